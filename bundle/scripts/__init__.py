@@ -1,0 +1,63 @@
+"""Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
+
+from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
+from .batch import FinalVolumeInferer, PrepareBiplanarBatch
+from .cascade import ProgressiveCascadeModel
+from .checkpoints import CascadeCheckpointLoader
+from .datalist import load_records
+from .demo_data import write_dataset
+from .encoder import MultiScaleXrayEncoder
+from .errors import CheckpointError, InputError, PretrainedWeightsError
+from .evaluation import EvaluationReport
+from .geometry import BiplanarGeometry
+from .losses import (
+    DRRReprojectionLoss,
+    GradientMagnitudeLoss,
+    MultiScaleLoss,
+    SSIMLoss,
+    Stage1Loss,
+    Stage2Loss,
+    Stage3Loss,
+    TriPlanarVGGLoss,
+)
+from .projector import lift, project
+from .ssim import structural_similarity
+from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
+from .transforms import AugmentUnpaired, LoadRecordd, PrepareXraysd, ProjectXraysd, ResampleToCubed
+
+__all__ = [
+    "AugmentUnpaired",
+    "BiplanarGeometry",
+    "CascadeCheckpointLoader",
+    "CheckpointError",
+    "DRRReprojectionLoss",
+    "EvaluationReport",
+    "FinalVolumeInferer",
+    "GradientMagnitudeLoss",
+    "InputError",
+    "LoadRecordd",
+    "MultiScaleLoss",
+    "MultiScaleXrayEncoder",
+    "PrepareBiplanarBatch",
+    "PrepareXraysd",
+    "PretrainedWeightsError",
+    "ProgressiveCascadeModel",
+    "ProjectXraysd",
+    "ResampleToCubed",
+    "SSIMLoss",
+    "Stage1Base64",
+    "Stage1Loss",
+    "Stage2Loss",
+    "Stage2Refiner128",
+    "Stage3Loss",
+    "Stage3Refiner256",
+    "TriPlanarVGGLoss",
+    "attenuation_to_hu",
+    "hu_to_attenuation",
+    "lift",
+    "load_records",
+    "project",
+    "scaled_to_hu",
+    "structural_similarity",
+    "write_dataset",
+]

@@ -1,0 +1,127 @@
+"""Cross-attention from the tokens of a volume to the feature maps of two X-rays, and the transformer layer around it."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from monai.networks.blocks import CrossAttentionBlock, MLPBlock, SABlock
+from torch import nn
+
+from .geometry import BiplanarGeometry
+
+TOKENS_BY_COLUMN = ("b a y z c -> a (b z) y c", "b x a z c -> a (b z) x c")
+"""For the frontal and the lateral view: token columns along the view's axis, grouped by position `a` across the film."""
+
+COLUMNS_TO_TOKENS = ("a (b z) y c -> b a y z c", "a (b z) x c -> b x a z c")
+
+
+class BiplanarCrossAttention(nn.Module):
+    """
+    Cross-attention of volume tokens with each view's feature map, the views' answers added.
+
+    In the "ray" form the tokens of one column, all of which the rays of one view cross, attend to the window of the
+    feature map that the column's shadow falls into; the column's cone-beam drift is part of the window. In the "dense"
+    form every token attends to the whole map. Both forms have the same weights.
+
+    Args:
+        hidden_size: width of a token.
+        num_heads: attention heads.
+        context_size: channels of the feature maps.
+        attention: "ray" or "dense".
+
+    Raises:
+        ValueError: when `attention` is neither.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, context_size: int, attention: str = "ray") -> None:
+        super().__init__()
+        if attention not in ("ray", "dense"):
+            raise ValueError(f"attention is {attention!r}, expected 'ray' or 'dense'.")
+        self.is_dense = attention == "dense"
+        self.attend = CrossAttentionBlock(
+            hidden_size, num_heads, context_input_size=context_size, use_flash_attention=True
+        )
+
+    def forward(self, tokens: torch.Tensor, context: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            tokens: `(B, N, N, N, hidden_size)`, along X, Y, Z.
+            context: `(B, V, H, W, context_size)`.
+            windows: `(N, K)` pixel indices from :func:`ray_windows`; not read in the dense form.
+
+        Returns:
+            The shape of `tokens`.
+        """
+        views = range(context.shape[1])
+        attend = self._attend_to_map if self.is_dense else self._attend_to_windows
+        return sum(attend(tokens, context[:, view], windows, view) for view in views)
+
+    def _attend_to_map(self, tokens: torch.Tensor, film: torch.Tensor, windows: torch.Tensor, view: int):
+        queries = rearrange(tokens, "b x y z c -> b (x y z) c")
+        return self.attend(queries, rearrange(film, "b h w c -> b (h w) c")).view_as(tokens)
+
+    def _attend_to_windows(self, tokens: torch.Tensor, film: torch.Tensor, windows: torch.Tensor, view: int):
+        columns = rearrange(tokens, TOKENS_BY_COLUMN[view])
+        answers = []
+        for queries, window in zip(columns, windows):
+            keys = film[:, :, window][:, windows]
+            answers.append(self.attend(queries, rearrange(keys, "b z k w c -> (b z) (k w) c")))
+        return rearrange(torch.stack(answers), COLUMNS_TO_TOKENS[view], b=len(tokens))
+
+
+class BiplanarTransformerLayer(nn.Module):
+    """
+    A pre-norm transformer layer: self-attention of the volume tokens, cross-attention with the X-rays, an MLP.
+
+    Args:
+        hidden_size: width of a token.
+        num_heads: attention heads.
+        mlp_dim: width of the MLP.
+        context_size: channels of the X-ray feature maps.
+        attention: "ray" or "dense", see :class:`BiplanarCrossAttention`.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, mlp_dim: int, context_size: int, attention: str = "ray"
+    ) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(hidden_size)
+        self.self_attention = SABlock(hidden_size, num_heads, use_flash_attention=True)
+        self.cross_norm = nn.LayerNorm(hidden_size)
+        self.cross_attention = BiplanarCrossAttention(hidden_size, num_heads, context_size, attention)
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.mlp = MLPBlock(hidden_size, mlp_dim)
+
+    def forward(self, tokens: torch.Tensor, context: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        """Shapes as in :meth:`BiplanarCrossAttention.forward`."""
+        flat = self.self_norm(tokens).flatten(1, 3)
+        tokens = tokens + self.self_attention(flat).view_as(tokens)
+        tokens = tokens + self.cross_attention(self.cross_norm(tokens), context, windows)
+        return tokens + self.mlp(self.mlp_norm(tokens))
+
+
+def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: torch.device) -> torch.Tensor:
+    """
+    The rows (or columns) of a film on which the shadow of each token of a cube falls, at any depth and in either view.
+
+    A cube that is centred on the isocentre casts shadows that are the same for both axes of the film and for both
+    views, so that one table serves them all. Film coordinates run against the volume's.
+
+    Args:
+        geometry: the set-up.
+        tokens: tokens along a side of the cube.
+        pixels: pixels of the feature map along a side of the detector.
+        device: where the table is wanted.
+
+    Returns:
+        `(tokens, K)` pixel indices, the window of token `i` along any axis of the volume, inside the map.
+    """
+    half = geometry.fov_mm / 2
+    edges = torch.linspace(half, -half, tokens + 1, dtype=torch.float64)
+    magnifications = torch.tensor([geometry.magnification(-half), geometry.magnification(half)], dtype=torch.float64)
+    shadow = (edges[:, None] * magnifications + geometry.detector_size_mm / 2) * pixels / geometry.detector_size_mm
+    shadow = torch.cat([shadow[:-1], shadow[1:]], dim=1) - 0.5
+    first, last = shadow.amin(1).floor().long(), shadow.amax(1).ceil().long()
+    width = min(int((last - first).max()) + 1, pixels)
+    first = ((first + last + 1 - width) // 2).clamp(0, pixels - width)
+    return (first[:, None] + torch.arange(width)).to(device)

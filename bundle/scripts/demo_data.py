@@ -1,0 +1,50 @@
+"""A dataset from one CT: the CT itself to train on, and deformations of it that training does not see."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.transforms import Randomizable
+from tqdm import tqdm
+
+from .files import write_ct, write_json
+
+ORIGINAL = "original"
+
+
+def write_dataset(
+    ct: str,
+    load: Callable[[dict[str, Any]], dict[str, Any]],
+    augment: Randomizable,
+    dataset_dir: str,
+    validation: int,
+    test: int,
+    seed: int,
+) -> None:
+    """
+    Writes deformed CTs and `datalist.json`: training holds the CT, validation and test hold different deformations of
+    it, and test also the CT itself, in the group "original".
+
+    Args:
+        ct: path of the CT.
+        load: the loading transforms, which bring it to the cube.
+        augment: the random transforms of training.
+        dataset_dir: where to write.
+        validation: number of deformations for validation.
+        test: number of deformations for the test.
+        seed: of the deformations; training draws from another.
+    """
+    ct = os.path.abspath(ct)
+    cube = load({"ct": ct})["ct"]
+    augment.set_random_state(seed=seed)
+    sections: dict[str, list[dict[str, str]]] = {"training": [{"ct": ct}], "validation": [], "test": []}
+    names = [(section, f"{section}_{i:02d}") for section, n in (("validation", validation), ("test", test)) for i in range(n)]
+    for section, name in tqdm(names, desc="Deforming the CT"):
+        deformed = augment({"ct": cube.clone()})["ct"]
+        write_ct(os.path.join(dataset_dir, f"{name}.nii.gz"), torch.as_tensor(deformed)[0], deformed.affine)
+        sections[section].append({"ct": f"{name}.nii.gz", "group": "unseen deformations"})
+    sections["test"].insert(0, {"ct": ct, "name": ORIGINAL, "group": ORIGINAL})
+    write_json(os.path.join(dataset_dir, "datalist.json"), sections)

@@ -1,0 +1,60 @@
+"""2-D features of the two X-rays at three scales, one encoder level for each stage of the cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from monai.networks.blocks import ResidualUnit
+from monai.networks.nets import UNet
+from torch import nn
+from torch.nn.functional import interpolate, pixel_unshuffle
+
+
+class MultiScaleXrayEncoder(nn.Module):
+    """
+    Features at a quarter, a half and the whole of the X-rays' resolution.
+
+    Level `k` belongs to stage `k`: it reads the X-rays and the level below it, never a level above, so that training a
+    later stage cannot move an earlier one. The two views share the weights.
+
+    Args:
+        channels: feature channels of each level, coarsest first.
+        context_channels: widths of the coarsest level's U-Net, which gives every level its view of the whole film.
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 16, 8), context_channels: Sequence[int] = (32, 64, 128)) -> None:
+        super().__init__()
+        self.shrinks = tuple(2**power for power in reversed(range(len(channels))))
+        coarsest = UNet(
+            spatial_dims=2,
+            in_channels=self.shrinks[0] ** 2,
+            out_channels=channels[0],
+            channels=context_channels,
+            strides=[2] * (len(context_channels) - 1),
+            num_res_units=1,
+        )
+        finer = [
+            ResidualUnit(2, shrink**2 + below, width, subunits=2)
+            for shrink, below, width in zip(self.shrinks[1:], channels, channels[1:])
+        ]
+        self.levels = nn.ModuleList([coarsest, *finer])
+
+    def forward(self, xrays: torch.Tensor, levels: int) -> list[torch.Tensor]:
+        """
+        Args:
+            xrays: `(B, V, H, W)`.
+            levels: how many levels to compute, coarsest first.
+
+        Returns:
+            One `(B, V, C, H / shrink, W / shrink)` per level.
+        """
+        films = rearrange(xrays, "b v h w -> (b v) 1 h w")
+        features: list[torch.Tensor] = []
+        for shrink, level in zip(self.shrinks[:levels], self.levels):
+            inputs = [pixel_unshuffle(films, shrink)]
+            if features:
+                inputs.append(interpolate(features[-1], scale_factor=2, mode="bilinear"))
+            features.append(level(torch.cat(inputs, dim=1)))
+        return [rearrange(f, "(b v) c h w -> b v c h w", v=xrays.shape[1]) for f in features]

@@ -1,0 +1,88 @@
+"""Writing results: each file gets its name only when it is whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import NibabelWriter
+from PIL import Image
+
+
+def write_whole(path: str, write: Callable[[str], Any]) -> None:
+    """Calls `write` with a temporary path of the same suffix beside `path`, then renames it; never leaves half a file."""
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
+    """
+    Args:
+        path: where to, `.nii` or `.nii.gz`.
+        hu: `(X, Y, Z)` in HU, written as 16-bit integers.
+        affine: `(4, 4)`, voxel index to RAS+ in mm.
+    """
+    writer = NibabelWriter(output_dtype=np.int16)
+    writer.set_data_array(hu.round().cpu().numpy().astype(np.int16), channel_dim=None)
+    writer.set_metadata({"affine": affine.cpu().numpy()}, resample=False)
+    write_whole(path, lambda temporary: writer.write(temporary))
+
+
+def write_film(path: str, film: torch.Tensor, pixel_mm: float) -> None:
+    """
+    A film `(H, W)` of line integrals as float NIfTI, which keeps its absolute scale. Stored column by row, as MONAI's
+    readers give pictures.
+    """
+    writer = NibabelWriter(output_dtype=np.float32)
+    writer.set_data_array(film.T.cpu().numpy(), channel_dim=None)
+    writer.set_metadata({"affine": np.diag([pixel_mm, pixel_mm, 1.0, 1.0])}, resample=False)
+    write_whole(path, lambda temporary: writer.write(temporary))
+
+
+def write_film_picture(path: str, film: torch.Tensor) -> None:
+    """A film `(H, W)` as 8-bit PNG to look at: its own range to black and white, bone white."""
+    film = film.float().cpu()
+    grey = (film - film.min()) / (film.max() - film.min()).clamp(min=1e-6)
+    picture = Image.fromarray((grey * 255).round().byte().numpy())
+    write_whole(path, lambda temporary: picture.save(temporary))
+
+
+def write_json(path: str, content: Any) -> None:
+    """JSON; a number that is not finite becomes null."""
+    text = json.dumps(_finite(content), indent=2)
+
+    def write(temporary: str) -> None:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+    write_whole(path, write)
+
+
+def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None) -> torch.Tensor:
+    """`(4, 4)` RAS+ affine of a cube of `size` voxels a side, centred on the isocentre or on `centre_mm`."""
+    voxel_mm = fov_mm / size
+    affine = torch.diag(torch.tensor([voxel_mm] * 3 + [1.0], dtype=torch.float64))
+    affine[:3, 3] = -voxel_mm * (size - 1) / 2
+    if centre_mm is not None:
+        affine[:3, 3] += centre_mm
+    return affine
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -1,0 +1,273 @@
+"""Losses of the three stages; each stage adds terms of higher frequency. All volumes are scaled to [0, 1]."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from urllib.error import URLError
+
+import torch
+import torchvision
+from ignite.metrics import Average
+from lpips import LPIPS
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, l1_loss
+
+from .attenuation import hu_to_attenuation, scaled_to_hu
+from .errors import PretrainedWeightsError
+from .geometry import BiplanarGeometry
+from .projector import project
+from .ssim import structural_similarity
+
+
+class SSIMLoss(nn.Module):
+    """One minus the 3-D structural similarity, see :func:`~scripts.ssim.structural_similarity`."""
+
+    def forward(self, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """Volumes `(B, 1, S, S, S)` with S of at least 11, to a scalar."""
+        return 1 - structural_similarity(prediction, truth).mean()
+
+
+class TriPlanarVGGLoss(nn.Module):
+    """
+    LPIPS distance (Zhang et al., 2018, arXiv:1801.03924) of axial, coronal and sagittal slices, on VGG-16 features.
+
+    MONAI's `PerceptualLoss` is the same with pretrained weights, but downloads them even when it is told not to.
+
+    Args:
+        weights: "pretrained" takes the ImageNet weights of torchvision, downloaded on first use; "untrained" leaves
+            VGG-16 at its random initialisation, fixed by `seed`, which is for trying things out without a network;
+            anything else is the path of a torchvision VGG-16 state dict.
+        fraction: share of the slices of each axis that is compared, drawn anew at each step.
+        seed: of the untrained mode.
+
+    Raises:
+        PretrainedWeightsError: when the weights cannot be had; the message says how to get them.
+    """
+
+    def __init__(self, weights: str = "pretrained", fraction: float = 0.5, seed: int = 0) -> None:
+        super().__init__()
+        self.fraction = fraction
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.lpips = LPIPS(net="vgg", pnet_rand=True, verbose=False)
+        if weights != "untrained":
+            self._load(_pretrained_vgg16() if weights == "pretrained" else _vgg16_from_file(weights))
+        self.requires_grad_(False)
+
+    def forward(self, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """Volumes `(B, 1, S, S, S)` with S of at least 16, to a scalar."""
+        return torch.stack([self._along(axis, prediction, truth) for axis in (2, 3, 4)]).mean()
+
+    def _along(self, axis: int, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        count = prediction.shape[axis]
+        drawn = torch.randperm(count)[: max(1, round(self.fraction * count))].to(prediction.device)
+        return self.lpips(*(self._slices(volume, axis, drawn) for volume in (prediction, truth))).mean()
+
+    @staticmethod
+    def _slices(volume: torch.Tensor, axis: int, drawn: torch.Tensor) -> torch.Tensor:
+        slices = volume.index_select(axis, drawn).movedim(axis, 1).flatten(0, 1)
+        return 2 * slices.expand(-1, 3, -1, -1) - 1
+
+    def _load(self, vgg16: Mapping[str, torch.Tensor]) -> None:
+        for name, parameter in self.lpips.net.named_parameters():
+            parameter.data.copy_(vgg16[f"features.{name.split('.', 1)[1]}"])
+
+
+class GradientMagnitudeLoss(nn.Module):
+    """Mean absolute difference of the gradients' magnitudes, by forward differences in scaled units per voxel."""
+
+    def forward(self, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """Volumes `(B, 1, S, S, S)`, to a scalar."""
+        return l1_loss(_gradient_magnitude(prediction), _gradient_magnitude(truth))
+
+
+class DRRReprojectionLoss(nn.Module):
+    """
+    Mean absolute difference between the X-rays and the projections of the volume, both as scaled line integrals.
+
+    Args:
+        geometry: the set-up of the X-rays.
+        hu_window: lowest and highest HU of the volume's scale.
+        xray_scale: line integral that the X-rays' scale calls 1.
+    """
+
+    def __init__(self, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float) -> None:
+        super().__init__()
+        self.geometry, self.hu_window, self.xray_scale = geometry, tuple(hu_window), xray_scale
+
+    def forward(self, prediction: torch.Tensor, xrays: torch.Tensor) -> torch.Tensor:
+        """A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar."""
+        drr = self.project(prediction)
+        return l1_loss(drr, adaptive_avg_pool2d(xrays, drr.shape[-1]))
+
+    def project(self, volume: torch.Tensor) -> torch.Tensor:
+        """Scaled line integrals of a scaled volume `(B, 1, S, S, S)`: `(B, 2, 2S, 2S)`."""
+        mu = hu_to_attenuation(scaled_to_hu(volume, self.hu_window))
+        return project(mu, self.geometry.with_pixels(2 * volume.shape[-1])) / self.xray_scale
+
+
+class Stage1Loss(nn.Module):
+    """
+    Weighted L1 and SSIM.
+
+    Args:
+        l1: weight of the mean absolute error.
+        ssim: weight of :class:`SSIMLoss`.
+    """
+
+    def __init__(self, l1: float = 1.0, ssim: float = 0.5) -> None:
+        super().__init__()
+        self.weights = {"l1": l1, "ssim": ssim}
+        self.ssim = SSIMLoss()
+
+    def terms(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each term by name, before its weight."""
+        return {"l1": l1_loss(prediction, truth), "ssim": self.ssim(prediction, truth)}
+
+    def forward(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> torch.Tensor:
+        """Volumes `(B, 1, S, S, S)` and X-rays `(B, 2, P, P)` to the weighted sum of the terms."""
+        return self.weigh(self.terms(prediction, truth, xrays))
+
+    def weigh(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return sum(self.weights[name] * term for name, term in terms.items())
+
+
+class Stage2Loss(Stage1Loss):
+    """
+    Stage 1's terms, and VGG.
+
+    Args:
+        l1: weight of the mean absolute error.
+        ssim: weight of :class:`SSIMLoss`.
+        vgg: weight of :class:`TriPlanarVGGLoss`.
+        vgg_weights: its `weights`.
+        vgg_fraction: its `fraction`.
+    """
+
+    def __init__(
+        self,
+        l1: float = 1.0,
+        ssim: float = 0.5,
+        vgg: float = 0.1,
+        vgg_weights: str = "pretrained",
+        vgg_fraction: float = 0.5,
+    ) -> None:
+        super().__init__(l1, ssim)
+        self.weights["vgg"] = vgg
+        self.vgg = TriPlanarVGGLoss(vgg_weights, vgg_fraction)
+
+    def terms(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {**super().terms(prediction, truth, xrays), "vgg": self.vgg(prediction, truth)}
+
+
+class Stage3Loss(Stage2Loss):
+    """
+    Stage 2's terms, gradient magnitude and DRR reprojection.
+
+    Args:
+        geometry: see :class:`DRRReprojectionLoss`, as the two next.
+        hu_window: lowest and highest HU of the volume's scale.
+        xray_scale: line integral that the X-rays' scale calls 1.
+        gradient: weight of :class:`GradientMagnitudeLoss`.
+        drr: weight of :class:`DRRReprojectionLoss`.
+        stage2: arguments of :class:`Stage2Loss`.
+    """
+
+    def __init__(
+        self,
+        geometry: BiplanarGeometry,
+        hu_window: Sequence[float],
+        xray_scale: float,
+        gradient: float = 0.2,
+        drr: float = 0.3,
+        **stage2,
+    ) -> None:
+        super().__init__(**stage2)
+        self.weights |= {"gradient": gradient, "drr": drr}
+        self.gradient = GradientMagnitudeLoss()
+        self.drr = DRRReprojectionLoss(geometry, hu_window, xray_scale)
+
+    def terms(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            **super().terms(prediction, truth, xrays),
+            "gradient": self.gradient(prediction, truth),
+            "drr": self.drr(prediction, xrays),
+        }
+
+
+class MultiScaleLoss(nn.Module):
+    """
+    The loss of one stage on the cascade's output, against the truth averaged to that stage's size.
+
+    After each call :attr:`terms` holds the total and every term by name, for the log.
+
+    Args:
+        stage: 1, 2 or 3.
+        arguments: those of :class:`Stage1Loss`, :class:`Stage2Loss` or :class:`Stage3Loss`.
+
+    Raises:
+        ValueError: when `stage` is none of them.
+    """
+
+    def __init__(self, stage: int, **arguments) -> None:
+        super().__init__()
+        losses = {1: Stage1Loss, 2: Stage2Loss, 3: Stage3Loss}
+        if stage not in losses:
+            raise ValueError(f"MultiScaleLoss: stage is {stage!r}, expected 1, 2 or 3.")
+        self.stage = stage
+        self.loss = losses[stage](**arguments)
+        self.terms: dict[str, float] = {}
+
+    def averages(self) -> dict[str, Average]:
+        """An Ignite metric for each term: its mean over an epoch, and over all processes."""
+        return {name: Average(lambda output, name=name: self.terms[name]) for name in ("loss", *self.loss.weights)}
+
+    def forward(self, volumes: Sequence[torch.Tensor], target: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            volumes: the cascade's output, at least as far as this stage.
+            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, and "xrays", `(B, 2, P, P)`.
+
+        Returns:
+            A scalar.
+        """
+        prediction = volumes[self.stage - 1]
+        truth = adaptive_avg_pool3d(target["ct"], prediction.shape[-1])
+        terms = self.loss.terms(prediction, truth, target["xrays"])
+        total = self.loss.weigh(terms)
+        self.terms = {name: term.item() for name, term in {"loss": total.detach(), **terms}.items()}
+        return total
+
+
+def _gradient_magnitude(volume: torch.Tensor) -> torch.Tensor:
+    core = volume[..., :-1, :-1, :-1]
+    steps = [volume[..., 1:, :-1, :-1] - core, volume[..., :-1, 1:, :-1] - core, volume[..., :-1, :-1, 1:] - core]
+    return torch.stack(steps).square().sum(0).add(1e-8).sqrt()
+
+
+def _pretrained_vgg16() -> Mapping[str, torch.Tensor]:
+    weights = torchvision.models.VGG16_Weights.IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, OSError, RuntimeError) as error:
+        cached = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(weights.url))
+        raise PretrainedWeightsError(
+            f"The VGG-16 weights of the perceptual loss could not be downloaded from {weights.url} ({error}). Either "
+            f"place that file at {cached}, or name it in the config as loss#vgg_weights, or set loss#vgg_weights to "
+            f"'untrained' to go on with random features, which is good for trying things out and not for results."
+        ) from error
+
+
+def _vgg16_from_file(path: str) -> Mapping[str, torch.Tensor]:
+    if not os.path.isfile(path):
+        raise PretrainedWeightsError(
+            f"loss#vgg_weights names {path}, which is not a file; expected a torchvision VGG-16 state dict, "
+            f"'pretrained' or 'untrained'."
+        )
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if "features.28.weight" not in state:
+        raise PretrainedWeightsError(
+            f"{path} holds no 'features.28.weight', so it is no torchvision VGG-16 state dict (vgg16-397923af.pth is)."
+        )
+    return state
