@@ -5,7 +5,7 @@ from .batch import FinalVolumeInferer, PrepareBiplanarBatch
 from .cascade import ProgressiveCascadeModel
 from .checkpoints import CascadeCheckpointLoader
 from .datalist import load_records
-from .demo_data import write_dataset
+from .demo_data import chest_ct, write_dataset
 from .encoder import MultiScaleXrayEncoder
 from .errors import CheckpointError, InputError, PretrainedWeightsError
 from .evaluation import EvaluationReport
@@ -20,9 +20,12 @@ from .losses import (
     Stage3Loss,
     TriPlanarVGGLoss,
 )
+from .progress import LossReport
 from .projector import lift, project
+from .postprocess import SaveReconstructiond, ToHUd
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
+from .tensorboard import TensorBoardPictures
 from .transforms import AugmentUnpaired, LoadRecordd, PrepareXraysd, ProjectXraysd, ResampleToCubed
 
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "GradientMagnitudeLoss",
     "InputError",
     "LoadRecordd",
+    "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
     "PrepareBiplanarBatch",
@@ -45,14 +49,18 @@ __all__ = [
     "ProjectXraysd",
     "ResampleToCubed",
     "SSIMLoss",
+    "SaveReconstructiond",
     "Stage1Base64",
     "Stage1Loss",
     "Stage2Loss",
     "Stage2Refiner128",
     "Stage3Loss",
     "Stage3Refiner256",
+    "TensorBoardPictures",
+    "ToHUd",
     "TriPlanarVGGLoss",
     "attenuation_to_hu",
+    "chest_ct",
     "hu_to_attenuation",
     "lift",
     "load_records",

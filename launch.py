@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+"""
+The launcher: makes the environment on first use, then runs the bundle's workflows, printing each line that it runs.
+
+    python launch.py demo       reconstruct a real chest CT from two projected X-rays, after a short training on it
+    python launch.py test       run the tests
+    python launch.py train      train one stage or all three
+    python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray
+    python launch.py evaluate   score trained weights on the test section of a dataset
+
+Research use only, not for diagnosis. Needs Python 3.10 or newer and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / ".venv"
+PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+REQUIREMENTS = ROOT / "requirements.txt"
+REQUIREMENTS_DEMO = ROOT / "requirements-demo.txt"
+CONFIGS = Path("bundle") / "configs"
+OVERLAY = "overlay.json"
+BUNDLE_ERROR = re.compile(r"^(?:scripts\.errors\.)?(?:Input|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M)
+
+
+class LaunchError(Exception):
+    """What went wrong, in one message for the user."""
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    try:
+        install()
+        arguments.verb(arguments)
+    except LaunchError as error:
+        print(f"\nlaunch.py: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nlaunch.py: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    verb = verbs.add_parser("demo", help="the whole path on a real chest CT, in about ten minutes")
+    verb.add_argument("--output", type=Path, default=ROOT / "output" / "demo", metavar="DIR")
+    verb.set_defaults(verb=demo)
+
+    verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest")
+    verb.add_argument("pytest", nargs=argparse.REMAINDER)
+    verb.set_defaults(verb=test)
+
+    verb = verbs.add_parser("train", help="train one stage, or all three in turn")
+    verb.add_argument("--stage", choices=["1", "2", "3", "all"], default="all")
+    verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
+    verb.add_argument("--tiny", action="store_true", help="small sizes and a short schedule, to try things out")
+    verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
+    verb.add_argument("--output", type=Path, default=ROOT / "output" / "train", metavar="DIR")
+    verb.set_defaults(verb=train)
+
+    verb = verbs.add_parser("infer", help="reconstruct a CT from two X-rays")
+    verb.add_argument("--frontal", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--lateral", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.set_defaults(verb=infer)
+
+    verb = verbs.add_parser("evaluate", help="score weights on the test section of a dataset")
+    verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="holds datalist.json")
+    verb.add_argument("--output", type=Path, default=ROOT / "output" / "evaluate", metavar="DIR")
+    verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.set_defaults(verb=evaluate)
+
+    arguments = parser.parse_args()
+    for name in ("output", "dataset_dir", "frontal", "lateral", "weights"):
+        if getattr(arguments, name, None) is not None:
+            setattr(arguments, name, getattr(arguments, name).resolve())
+    return arguments
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    output, started = arguments.output, time.monotonic()
+    print("One patient: the demo shows that the machinery works, not how well it does on people it has not seen.")
+    dataset = write_demo_dataset(output, CONFIGS / "demo.json")
+    train_stages([1, 2, 3], dataset, output, CONFIGS / "demo.json")
+    run_evaluation(dataset, output, output / "stage3_best.pth")
+    case = output / "cases" / "original"
+    for file in case.iterdir():
+        file.replace(output / file.name)
+    shutil.rmtree(output / "cases")
+    print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
+    print(
+        f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at {output / 'report.png'} and "
+        f"{output / 'xrays.png'}; the figures, with their definitions, are in {output / 'metrics.json'}.\n"
+        "These figures are of one patient: the network was trained on random deformations of this CT and scored on\n"
+        "others of the same CT. They show the machinery, not generalisation. Research use only, not for diagnosis."
+    )
+
+
+def test(arguments: argparse.Namespace) -> None:
+    if run([str(PYTHON), "-m", "pytest", *(arguments.pytest or ["tests"])], shown_as="python -m pytest") != 0:
+        raise LaunchError("tests failed; see above.")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    overlay = CONFIGS / "tiny.json" if arguments.tiny else None
+    stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
+    dataset = arguments.dataset_dir or write_demo_dataset(arguments.output, overlay)
+    train_stages(stages, dataset, arguments.output, overlay, arguments.gpus)
+    print(f"\nThe weights are in {arguments.output / f'stage{stages[-1]}_best.pth'}.")
+
+
+def infer(arguments: argparse.Namespace) -> None:
+    for name in ("frontal", "lateral"):
+        if not getattr(arguments, name).is_file():
+            raise LaunchError(f"--{name} {getattr(arguments, name)}: no such file.")
+    check_weights(arguments.weights)
+    bundle(
+        "run",
+        [CONFIGS / "inference.json", *overlay_beside(arguments.weights)],
+        arguments.output,
+        frontal=arguments.frontal,
+        lateral=arguments.lateral,
+        weights=arguments.weights,
+        output_dir=arguments.output,
+    )
+    print(f"\nWrote {arguments.output / 'ct.nii.gz'} and {arguments.output / 'preview.png'}. Research use only.")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    check_weights(arguments.weights)
+    run_evaluation(arguments.dataset_dir, arguments.output, arguments.weights)
+    print_summary(json.loads((arguments.output / "metrics.json").read_text(encoding="utf-8"))["summary"])
+    print(f"\nEvery case is in {arguments.output / 'metrics.csv'}.")
+
+
+def write_demo_dataset(output: Path, overlay: Path | None) -> Path:
+    dataset = output / "data"
+    configs = [CONFIGS / "train.json", *([overlay] if overlay else []), CONFIGS / "demo_data.json"]
+    bundle("run", configs, output, dataset_dir=dataset)
+    return dataset
+
+
+def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path | None, gpus: int = 1) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    if overlay:
+        shutil.copyfile(ROOT / overlay, output / OVERLAY)
+    else:
+        (output / OVERLAY).unlink(missing_ok=True)
+    for stage in stages:
+        configs = [CONFIGS / "train.json"]
+        configs += [CONFIGS / f"stage{stage}.json"] if stage > 1 else []
+        configs += [overlay] if overlay else []
+        configs += [CONFIGS / "multi_gpu_train.json"] if gpus > 1 else []
+        print(f"\n=== Stage {stage} ===")
+        bundle("training", configs, output, gpus, dataset_dir=dataset, ckpt_dir=output, output_dir=output)
+
+
+def run_evaluation(dataset: Path, output: Path, weights: Path) -> None:
+    configs = [CONFIGS / "train.json", CONFIGS / "evaluate.json", *overlay_beside(weights)]
+    bundle("run", configs, output, dataset_dir=dataset, weights=weights, output_dir=output)
+
+
+def overlay_beside(weights: Path) -> list[Path]:
+    """A training run leaves its overlay config beside its weights, so that their sizes are known again."""
+    overlay = weights.parent / OVERLAY
+    return [overlay] if overlay.is_file() else []
+
+
+def check_weights(weights: Path) -> None:
+    if not weights.is_file():
+        raise LaunchError(
+            f"{weights}: no such weights. Train them with `python launch.py train --stage all` (or see them work with "
+            f"`python launch.py demo`), then name them by --weights DIR/stage3_best.pth."
+        )
+
+
+def print_summary(summary: list[dict]) -> None:
+    print(f"\n{'group':<22}{'size':>5}  {'method':<20}{'cases':>6}{'PSNR dB':>18}{'SSIM':>8}{'MAE HU':>8}{'X2CT dB':>9}")
+    for entry in summary:
+        psnr = entry["psnr_db"]
+        interval = "" if psnr["low"] is None else f" ({psnr['low']:.1f}-{psnr['high']:.1f})"
+        print(
+            f"{entry['group']:<22}{entry['size']:>4}³  {entry['method']:<20}{entry['cases']:>6}"
+            f"{psnr['mean']:>6.2f}{interval:<12}{entry['ssim']['mean']:>8.3f}{entry['mae_hu']['mean']:>8.0f}"
+            f"{entry['psnr_x2ct_db']['mean']:>9.1f}"
+        )
+    print("PSNR: 3-D, whole cube, data range of the HU window, mean (95 % interval). X2CT: their convention, reads higher.")
+
+
+def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **overrides: Path) -> None:
+    """Runs one `monai.bundle run` line from the repository root."""
+    names = [config.as_posix() for config in configs]
+    line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(names) if len(names) > 1 else names[0]]
+    line += ["--bundle_root", "bundle", "--logging_file", (CONFIGS / "logging.conf").as_posix()]
+    line += [part for name, value in overrides.items() for part in (f"--{name}", value.as_posix())]
+    if gpus > 1:
+        line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", *line]
+    status = run([str(PYTHON), *line], shown_as=shlex.join(["python", *line]), error_log=output / "error.log")
+    if status != 0:
+        raise LaunchError(f"the command above ended with status {status}.")
+
+
+def run(command: list[str], shown_as: str, error_log: Path | None = None) -> int:
+    """
+    Runs a command from the repository root, its output passed on. With an `error_log` a Python traceback goes there,
+    and the message at its end becomes the error.
+    """
+    print(f"\n$ {shown_as}", flush=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    if error_log is None:
+        return subprocess.call(command, cwd=ROOT, env=environment)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    try:
+        traceback = pass_on(process)
+        status = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if status != 0 and traceback:
+        error_log.parent.mkdir(parents=True, exist_ok=True)
+        error_log.write_text(traceback, encoding="utf-8")
+        raise LaunchError(f"{message_of(traceback)}\n(The whole traceback is in {error_log}.)")
+    return status
+
+
+def pass_on(process: subprocess.Popen) -> str:
+    """Copies the process's stderr to ours up to the first traceback, and returns what follows."""
+    traceback, line = [], b""
+    while chunk := process.stderr.read1(4096):
+        line += chunk
+        *complete, line = re.split(rb"(?<=[\r\n])", line)
+        for piece in complete:
+            if traceback or piece.startswith(b"Traceback (most recent call last)"):
+                traceback.append(piece)
+            else:
+                sys.stderr.buffer.write(piece)
+                sys.stderr.buffer.flush()
+    return b"".join([*traceback, line] if traceback else []).decode("utf-8", "replace")
+
+
+def message_of(traceback: str) -> str:
+    """The bundle's own error where there is one (it stands first in a chain), else the last line."""
+    own = BUNDLE_ERROR.search(traceback)
+    return own.group(1).strip() if own else traceback.strip().splitlines()[-1]
+
+
+def install() -> None:
+    """Makes `.venv` and installs the requirements, unless that has been done for these very requirements."""
+    if sys.version_info < (3, 10):
+        raise LaunchError(f"Python {sys.version.split()[0]} found, 3.10 or newer expected.")
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + REQUIREMENTS_DEMO.read_bytes()).hexdigest()
+    marker = ENVIRONMENT / "installed-requirements.sha256"
+    if PYTHON.is_file() and marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+        return
+    print(f"Installing the requirements into {ENVIRONMENT}; this happens once and takes a few minutes.", flush=True)
+    if not PYTHON.is_file():
+        venv.create(ENVIRONMENT, with_pip=True)
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    for arguments in (["-r", REQUIREMENTS.name], ["--no-deps", "-r", REQUIREMENTS_DEMO.name]):
+        if run([*pip, *arguments], shown_as=shlex.join(["python", "-m", "pip", "install", *arguments])) != 0:
+            raise LaunchError("the requirements could not be installed; pip's message is above.")
+    marker.write_text(wanted, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
