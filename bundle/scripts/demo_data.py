@@ -40,8 +40,8 @@ def write_dataset(
     seed: int,
 ) -> None:
     """
-    Writes deformed CTs and `datalist.json`: training holds the CT, validation and test hold different deformations of
-    it, and test also the CT itself, in the group "original".
+    Writes the CT, brought to the cube, deformations of it, and `datalist.json`: training holds the CT, validation and
+    test hold different deformations, and test also the CT itself, in the group "original".
 
     Args:
         ct: path of the CT.
@@ -52,14 +52,14 @@ def write_dataset(
         test: number of deformations for the test.
         seed: of the deformations; training draws from another.
     """
-    ct = os.path.abspath(ct)
     cube = load({"ct": ct})["ct"]
+    write_ct(os.path.join(dataset_dir, f"{ORIGINAL}.nii.gz"), torch.as_tensor(cube)[0], cube.affine)
+    original = {"ct": f"{ORIGINAL}.nii.gz", "group": ORIGINAL}
     augment.set_random_state(seed=seed)
-    sections: dict[str, list[dict[str, str]]] = {"training": [{"ct": ct}], "validation": [], "test": []}
+    sections = {"training": [original], "validation": [], "test": [original]}
     names = [(section, f"{section}_{i:02d}") for section, n in (("validation", validation), ("test", test)) for i in range(n)]
     for section, name in tqdm(names, desc="Deforming the CT"):
         deformed = augment({"ct": cube.clone()})["ct"]
         write_ct(os.path.join(dataset_dir, f"{name}.nii.gz"), torch.as_tensor(deformed)[0], deformed.affine)
         sections[section].append({"ct": f"{name}.nii.gz", "group": "unseen deformations"})
-    sections["test"].insert(0, {"ct": ct, "name": ORIGINAL, "group": ORIGINAL})
     write_json(os.path.join(dataset_dir, "datalist.json"), sections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ignite.distributed as idist
 from ignite.engine import Engine
 from ignite.handlers import ProgressBar
 from ignite.metrics import Average
@@ -25,4 +26,5 @@ class LossReport:
     def attach(self, engine: Engine) -> None:
         for name in self.loss.names:
             Average(lambda output, name=name: self.loss.terms[name]).attach(engine, name)
-        ProgressBar(desc=self.desc).attach(engine, output_transform=lambda output: self.loss.terms)
+        if idist.get_rank() == 0:
+            ProgressBar(desc=self.desc).attach(engine, output_transform=lambda output: self.loss.terms)

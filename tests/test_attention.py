@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+import torch
+from scripts import BiplanarGeometry
+from scripts.attention import BiplanarCrossAttention, BiplanarTransformerLayer, ray_windows
+
+HIDDEN, HEADS, CONTEXT, TOKENS, PIXELS = 12, 3, 5, 4, 16
+WIDE = BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0)
+GEOMETRIES = {
+    "default": BiplanarGeometry(),
+    "wide cone": WIDE,
+    "AP and RL": BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0, views=("AP", "RL")),
+    "parallel": BiplanarGeometry(inf, inf, detector_size_mm=360.0),
+    "large detector": BiplanarGeometry(detector_size_mm=900.0),
+}
+
+
+def ray_mask(windows: torch.Tensor, view: int, pixels: int) -> torch.Tensor:
+    """`(tokens, pixels)`: which film pixels, row by row, each token of the flattened cube may see."""
+    tokens = len(windows)
+    seen = torch.zeros(tokens, pixels, dtype=torch.bool).scatter(1, windows, True)
+    x, y, z = (axis.flatten() for axis in torch.meshgrid(*[torch.arange(tokens)] * 3, indexing="ij"))
+    return (seen[z][:, :, None] & seen[(x, y)[view]][:, None, :]).flatten(1)
+
+
+def masked_dense_attention(attend: torch.nn.Module, queries: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor):
+    """Softmax attention written out, with the weights of MONAI's block."""
+    q, k, v = (
+        project(x).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        for project, x in ((attend.to_q, queries), (attend.to_k, keys), (attend.to_v, keys))
+    )
+    logits = q @ k.transpose(-1, -2) / (HIDDEN // HEADS) ** 0.5
+    answers = logits.masked_fill(~mask, -inf).softmax(-1) @ v
+    return attend.out_proj(answers.transpose(1, 2).flatten(2))
+
+
+def both_forms() -> tuple[BiplanarCrossAttention, BiplanarCrossAttention]:
+    ray, dense = (BiplanarCrossAttention(HIDDEN, HEADS, CONTEXT, form).double() for form in ("ray", "dense"))
+    dense.load_state_dict(ray.state_dict())
+    return ray, dense
+
+
+def random_tokens_and_films(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randn(batch, TOKENS, TOKENS, TOKENS, HIDDEN, dtype=torch.float64)
+    return tokens, torch.randn(batch, 2, PIXELS, PIXELS, CONTEXT, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+def test_ray_attention_is_dense_attention_under_the_mask_of_the_rays(geometry: BiplanarGeometry):
+    ray, _ = both_forms()
+    tokens, films = random_tokens_and_films()
+    windows = ray_windows(geometry, TOKENS, PIXELS, tokens.device)
+    assert windows.shape[1] < PIXELS
+    expected = sum(
+        masked_dense_attention(ray.attend, tokens.flatten(1, 3), films[:, v].flatten(1, 2), ray_mask(windows, v, PIXELS))
+        for v in (0, 1)
+    )
+    torch.testing.assert_close(ray(tokens, films, windows), expected.view_as(tokens))
+
+
+def test_dense_attention_is_the_same_without_a_mask():
+    _, dense = both_forms()
+    tokens, films = random_tokens_and_films()
+    everything = torch.ones(TOKENS**3, PIXELS**2, dtype=torch.bool)
+    expected = sum(
+        masked_dense_attention(dense.attend, tokens.flatten(1, 3), films[:, v].flatten(1, 2), everything) for v in (0, 1)
+    )
+    torch.testing.assert_close(dense(tokens, films, None), expected.view_as(tokens))
+
+
+def test_ray_attention_with_windows_over_the_whole_film_is_dense_attention():
+    ray, dense = both_forms()
+    tokens, films = random_tokens_and_films()
+    whole = torch.arange(PIXELS).expand(TOKENS, PIXELS)
+    torch.testing.assert_close(ray(tokens, films, whole), dense(tokens, films, whole))
+
+
+def test_a_token_answers_to_its_own_window_and_to_no_other_pixel():
+    ray, _ = both_forms()
+    tokens, films = random_tokens_and_films(batch=1)
+    windows = ray_windows(WIDE, TOKENS, PIXELS, tokens.device)
+    films.requires_grad_(True)
+    x, y, z = 3, 0, 1
+    ray(tokens, films, windows)[0, x, y, z].sum().backward()
+    for view, across in ((0, x), (1, y)):
+        read = films.grad[0, view].abs().sum(-1) > 0
+        expected = torch.zeros_like(read)
+        expected[windows[z][:, None], windows[across]] = True
+        assert torch.equal(read, expected)
+
+
+def test_every_pixel_in_the_shadow_of_the_cube_is_in_some_window():
+    windows = ray_windows(BiplanarGeometry(), 16, 128, torch.device("cpu"))
+    shadow = 360 * 1800 / (1600 - 180) / 480 * 128
+    inside = (torch.arange(128) - 63.5).abs() < shadow / 2
+    assert set(torch.arange(128)[inside].tolist()) <= set(windows.flatten().tolist())
+
+
+@pytest.mark.parametrize(("tokens", "pixels"), [(4, 16), (4, 128), (16, 128), (16, 100), (4, 6)])
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
+def test_the_shadow_of_every_point_falls_into_its_tokens_window(geometry: BiplanarGeometry, tokens: int, pixels: int):
+    windows = ray_windows(geometry, tokens, pixels, torch.device("cpu"))
+    assert windows.min() >= 0
+    assert windows.max() < pixels
+    points = (torch.rand(4000, 3, dtype=torch.float64) - 0.5) * geometry.fov_mm
+    token = ((points / geometry.fov_mm + 0.5) * tokens).long()
+    for view, (axis, across) in enumerate(((1, 0), (0, 1))):
+        towards_source = points[:, axis] * {"AP": 1, "PA": -1, "LL": 1, "RL": -1}[geometry.views[view]]
+        magnification = geometry.source_to_detector_mm / (geometry.source_to_isocentre_mm - towards_source)
+        magnification = torch.ones_like(towards_source) if geometry.is_parallel else magnification
+        for film_axis in (2, across):
+            shadow = -points[:, film_axis] * magnification / geometry.detector_size_mm * pixels + pixels / 2 - 0.5
+            window = windows[token[:, film_axis]]
+            for pixel in (shadow.floor(), shadow.ceil()):
+                assert (window == pixel.clamp(0, pixels - 1).long()[:, None]).any(1).all()
+
+
+def test_windows_name_no_pixel_twice():
+    for geometry in GEOMETRIES.values():
+        windows = ray_windows(geometry, 16, 128, torch.device("cpu"))
+        assert (windows.diff(dim=1) == 1).all()
+
+
+def test_windows_are_a_small_part_of_the_film():
+    """What makes attention affordable: a token of the design's cascade sees few of a film's pixels."""
+    for pixels in (128, 256, 512):
+        windows = ray_windows(BiplanarGeometry(), 16, pixels, torch.device("cpu"))
+        assert windows.shape[1] ** 2 < 0.05 * pixels**2
+
+
+def test_dense_and_ray_attention_have_the_same_parameters():
+    layers = [BiplanarTransformerLayer(HIDDEN, HEADS, 24, CONTEXT, form).state_dict() for form in ("ray", "dense")]
+    assert {k: v.shape for k, v in layers[0].items()} == {k: v.shape for k, v in layers[1].items()}
+
+
+def test_a_ray_cascades_weights_fit_a_dense_cascade(small_cascade):
+    ray, dense = small_cascade(attention="ray"), small_cascade(attention="dense")
+    dense.load_state_dict(ray.state_dict(), strict=True)
+    layers = [m for m in dense.modules() if isinstance(m, BiplanarCrossAttention)]
+    assert len(layers) == 3
+    assert all(layer.is_dense for layer in layers)
+
+
+@pytest.mark.parametrize("attention", ["sparse", "", None])
+def test_an_unknown_attention_is_refused(small_cascade, attention):
+    with pytest.raises(ValueError, match="expected 'ray' or 'dense'"):
+        BiplanarCrossAttention(HIDDEN, HEADS, CONTEXT, attention)
+    with pytest.raises(ValueError, match=repr(attention)):
+        small_cascade(attention=attention)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+from math import inf, nan
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from scripts import LoadRecordd, PrepareXraysd
+from scripts.files import cube_affine, write_ct, write_film, write_film_picture, write_json, write_whole
+from scripts.pictures import _slice, preview_figure, volume_figure, xray_figure
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def half_then_fail(path: str) -> None:
+    Path(path).write_text("half")
+    raise OSError("disk full")
+
+
+def test_a_file_appears_whole_under_its_name_and_suffix(tmp_path: Path):
+    seen = []
+
+    def write(path: str) -> None:
+        seen.append(path)
+        assert names(tmp_path / "new") == []
+        Path(path).write_text("whole")
+
+    write_whole(str(tmp_path / "new" / "a.nii.gz"), write)
+    assert names(tmp_path / "new") == ["a.nii.gz"]
+    assert (tmp_path / "new" / "a.nii.gz").read_text() == "whole"
+    assert seen[0].endswith(".nii.gz")
+
+
+def test_a_writer_that_fails_leaves_no_file(tmp_path: Path):
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(str(tmp_path / "a.txt"), half_then_fail)
+    assert names(tmp_path) == []
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(str(tmp_path / "a.txt"), half_then_fail)
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_an_interrupted_writer_leaves_no_file(tmp_path: Path):
+    def interrupted(path: str) -> None:
+        Path(path).write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(str(tmp_path / "a.txt"), interrupted)
+    assert names(tmp_path) == []
+
+
+def test_a_relative_path_starts_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_whole("a.txt", lambda path: Path(path).write_text("whole"))
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_ct_reads_back_in_hu_at_its_place(tmp_path: Path, suffix: str):
+    hu = torch.linspace(-1024, 1024, 5 * 6 * 7).reshape(5, 6, 7)
+    affine = cube_affine(5, 100.0, torch.tensor([3.0, -4.0, 12.0]))
+    write_ct(str(tmp_path / f"ct{suffix}"), hu, affine)
+    image = nibabel.load(tmp_path / f"ct{suffix}")
+    assert np.array_equal(image.get_fdata(), hu.round().numpy())
+    np.testing.assert_allclose(image.affine, affine.numpy(), rtol=1e-6)
+    assert image.get_data_dtype() == np.int16
+    assert image.header.get_xyzt_units()[0] == "mm"
+    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+
+
+def test_the_affine_of_a_cube_centres_it():
+    affine = cube_affine(8, 360.0, torch.tensor([1.0, 2.0, 3.0]))
+    corners = torch.tensor([[-0.5, -0.5, -0.5, 1.0], [7.5, 7.5, 7.5, 1.0]], dtype=torch.float64)
+    expected = torch.tensor([[-179.0, -178.0, -177.0], [181.0, 182.0, 183.0]], dtype=torch.float64)
+    torch.testing.assert_close((corners @ affine.T)[:, :3], expected)
+    assert torch.equal(cube_affine(8, 360.0), cube_affine(8, 360.0, torch.zeros(3)))
+
+
+def test_a_film_reads_back_as_the_film_with_its_absolute_scale(tmp_path: Path):
+    film = torch.rand(32, 32) * 8
+    write_film(str(tmp_path / "frontal.nii.gz"), film, pixel_mm=2.5)
+    record = LoadRecordd("frontal", 2)({"frontal": str(tmp_path / "frontal.nii.gz")})
+    read = PrepareXraysd("frontal", 32, 8.0, (1, 99), (0.0, 0.7))(record)["frontal"]
+    torch.testing.assert_close(read, film[None] / 8)
+    assert nibabel.load(tmp_path / "frontal.nii.gz").header.get_zooms()[:2] == (2.5, 2.5)
+
+
+def test_a_picture_of_a_film_spans_black_to_white_and_keeps_its_orientation(tmp_path: Path):
+    film = torch.full((20, 30), 3.0)
+    film[:5, :10] = 7.0
+    write_film_picture(str(tmp_path / "frontal.png"), film)
+    picture = np.asarray(Image.open(tmp_path / "frontal.png"))
+    assert picture.shape == (20, 30)
+    assert (picture[:5, :10] == 255).all()
+    assert picture[5:].max() == picture[:, 10:].max() == 0
+
+
+def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path):
+    content = {"a": nan, "b": [1.5, -inf, {"c": inf}], "d": (2, "x", None, True)}
+    write_json(str(tmp_path / "metrics.json"), content)
+    text = (tmp_path / "metrics.json").read_text()
+    assert json.loads(text) == {"a": None, "b": [1.5, None, {"c": None}], "d": [2, "x", None, True]}
+
+
+def save(figure: Figure, path: Path) -> np.ndarray:
+    write_whole(str(path), figure.savefig)
+    return np.asarray(Image.open(path).convert("L"), dtype=float)
+
+
+def test_every_picture_can_be_saved_and_shows_something(tmp_path: Path):
+    hu = {"stage 1": torch.rand(8, 8, 8) * 1000, "stage 2": torch.rand(16, 16, 16) * 1000}
+    truth, films = torch.rand(16, 16, 16) * 1000, torch.rand(2, 32, 32)
+    figures = {
+        "volumes.png": volume_figure(hu, truth, "A case"),
+        "without_truth.png": volume_figure(hu),
+        "films.png": xray_figure(films, {"stage 1": torch.rand(2, 16, 16)}, "A case"),
+        "preview.png": preview_figure(films, truth),
+    }
+    for name, figure in figures.items():
+        assert save(figure, tmp_path / name).std() > 10
+        assert "Research use only, not for diagnosis" in figure.get_suptitle()
+    assert names(tmp_path) == sorted(figures)
+
+
+@pytest.mark.parametrize(("axis", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
+def test_slices_show_the_patients_right_anterior_and_superior_at_the_left_and_top(axis: int, plane: str):
+    """Axial: right at the left, anterior at the top; coronal: right, superior; sagittal: anterior, superior."""
+    corner = torch.zeros(8, 8, 8)
+    corner[tuple(slice(None) if i == axis else slice(6, 8) for i in range(3))] = 1
+    shown = _slice(corner, axis)
+    assert shown[:2, :2].all(), plane
+    assert shown.sum() == 4
+
+
+@pytest.mark.parametrize(("axis", "left", "top"), [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+def test_columns_and_rows_of_a_slice_are_the_right_axes(axis: int, left: int, top: int):
+    volume = torch.zeros(8, 8, 8)
+    volume.select(left, 7).fill_(1)
+    assert torch.equal(_slice(volume, axis), torch.cat([torch.ones(8, 1), torch.zeros(8, 7)], 1))
+    volume = torch.zeros(8, 8, 8)
+    volume.select(top, 7).fill_(1)
+    assert torch.equal(_slice(volume, axis), torch.cat([torch.ones(1, 8), torch.zeros(7, 8)], 0))
+
+
+def test_the_error_shown_is_against_the_truth_averaged_to_the_volumes_size():
+    truth = torch.rand(16, 16, 16) * 1000
+    coarse = truth.reshape(8, 2, 8, 2, 8, 2).mean((1, 3, 5))
+    figure = volume_figure({"stage 1": coarse + 100}, truth)
+    shown = [place for place in figure.axes if "error of stage 1" in place.get_title()]
+    assert len(shown) == 1
+    np.testing.assert_allclose(shown[0].get_images()[0].get_array(), 100, atol=1e-3)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from math import inf, nan
+
+import pytest
+import torch
+from scripts import BiplanarGeometry, InputError
+
+REFUSED = {
+    "source_in_the_cube": ({"source_to_isocentre_mm": 180.0}, "source_to_isocentre_mm is 180.0"),
+    "source_behind_the_isocentre": ({"source_to_isocentre_mm": -1600.0}, "source_to_isocentre_mm is -1600.0"),
+    "detector_before_the_isocentre": ({"source_to_detector_mm": 1500.0}, "source_to_detector_mm is 1500.0"),
+    "detector_at_the_isocentre": ({"source_to_detector_mm": 1600.0}, "source_to_detector_mm is 1600.0"),
+    "detector_too_small": ({"detector_size_mm": 400.0}, "detector_size_mm is 400.0"),
+    "infinite_source_only": ({"source_to_isocentre_mm": inf}, "both infinite"),
+    "infinite_detector_only": ({"source_to_detector_mm": inf}, "both infinite"),
+    "unknown_frontal_view": ({"views": ("AX", "LL")}, "views are ('AX', 'LL')"),
+    "unknown_lateral_view": ({"views": ("PA", "XX")}, "views are ('PA', 'XX')"),
+    "swapped_views": ({"views": ("LL", "PA")}, "views are ('LL', 'PA')"),
+    "one_view": ({"views": ("PA",)}, "views are ('PA',)"),
+    "zero_field_of_view": ({"fov_mm": 0.0}, "fov_mm is 0.0"),
+    "negative_detector": ({"detector_size_mm": -480.0}, "detector_size_mm is -480.0"),
+    "infinite_detector_size": ({"detector_size_mm": inf}, "detector_size_mm is inf"),
+    "no_pixels": ({"detector_pixels": 0}, "detector_pixels is 0"),
+    "nan_field_of_view": ({"fov_mm": nan}, "fov_mm is nan"),
+    "nan_source": ({"source_to_isocentre_mm": nan}, "source_to_isocentre_mm is nan"),
+    "nan_detector": ({"source_to_detector_mm": nan}, "source_to_detector_mm is nan"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_built_is_refused_by_name_and_value(arguments: dict, message: str):
+    with pytest.raises(InputError) as caught:
+        BiplanarGeometry(**arguments)
+    assert message in str(caught.value)
+    assert "BiplanarGeometry" in str(caught.value)
+
+
+def test_a_too_small_detector_is_told_the_size_of_the_shadow():
+    shadow = 360 * 1800 / (1600 - 180)
+    with pytest.raises(InputError, match=f"{shadow:.1f} mm"):
+        BiplanarGeometry(detector_size_mm=shadow - 1)
+    BiplanarGeometry(detector_size_mm=shadow)
+
+
+def test_magnification_is_the_ratio_of_the_distances_from_the_source():
+    geometry = BiplanarGeometry(1000, 1250, detector_size_mm=600)
+    assert geometry.magnification(0.0) == pytest.approx(1.25)
+    assert geometry.magnification(100.0) == pytest.approx(1250 / 900)
+    assert geometry.magnification(-100.0) == pytest.approx(1250 / 1100)
+
+
+def test_magnification_of_a_tensor_is_that_of_its_elements():
+    geometry = BiplanarGeometry()
+    depths = torch.tensor([-150.0, 0.0, 150.0], dtype=torch.float64)
+    expected = [geometry.magnification(depth) for depth in depths.tolist()]
+    assert geometry.magnification(depths).tolist() == pytest.approx(expected)
+
+
+def test_magnification_of_a_detector_at_the_isocentre_of_a_distant_source_tends_to_that_of_a_parallel_beam():
+    parallel = BiplanarGeometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf)
+    distant = BiplanarGeometry(source_to_isocentre_mm=1e9, source_to_detector_mm=1e9 + 200)
+    for depth in (-180.0, 0.0, 180.0):
+        assert parallel.magnification(depth) == 1.0
+        assert distant.magnification(depth) == pytest.approx(1.0, abs=1e-6)
+    assert torch.equal(parallel.magnification(torch.tensor([-9.0, 9.0])), torch.ones(2))
+
+
+def test_a_parallel_beam_needs_a_detector_as_large_as_the_cube():
+    parallel = {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf, "fov_mm": 360.0}
+    assert BiplanarGeometry(**parallel, detector_size_mm=360.0).is_parallel
+    with pytest.raises(InputError, match="detector_size_mm"):
+        BiplanarGeometry(**parallel, detector_size_mm=350.0)
+
+
+@pytest.mark.parametrize(("views", "signs"), [(("AP", "LL"), (1, 1)), (("PA", "RL"), (-1, -1))])
+def test_the_source_is_anterior_for_ap_and_on_the_right_for_ll(views: tuple[str, str], signs: tuple[int, int]):
+    geometry = BiplanarGeometry(views=views)
+    assert (geometry.depth_sign(0), geometry.depth_sign(1)) == signs
+
+
+def test_another_number_of_pixels_covers_the_same_detector():
+    geometry = BiplanarGeometry(detector_pixels=512, views=("AP", "RL"))
+    coarse = geometry.with_pixels(128)
+    assert coarse.pixel_mm == pytest.approx(4 * geometry.pixel_mm)
+    assert coarse.with_pixels(512) == geometry
+
+
+def test_views_from_a_config_are_a_list_and_compare_as_a_tuple():
+    assert BiplanarGeometry(views=["PA", "LL"]) == BiplanarGeometry(views=("PA", "LL"))

@@ -1,0 +1,280 @@
+"""Films are compared with analytic line integrals; positions with the perspective of a point source."""
+
+from __future__ import annotations
+
+from math import inf
+
+import pytest
+import torch
+from scripts import BiplanarGeometry, InputError, lift, project
+
+VIEWS = (("AP", "LL"), ("PA", "RL"))
+WIDE = {"source_to_isocentre_mm": 700.0, "source_to_detector_mm": 1000.0, "detector_size_mm": 700.0}
+
+
+def parallel(size: int, fov_mm: float = 360.0) -> BiplanarGeometry:
+    """A parallel beam whose pixels lie on the cube's voxels."""
+    return BiplanarGeometry(inf, inf, fov_mm, detector_size_mm=fov_mm, detector_pixels=size)
+
+
+def centres(count: int, extent: float) -> torch.Tensor:
+    return (torch.arange(count, dtype=torch.float64) + 0.5) * extent / count - extent / 2
+
+
+def voxel_positions(size: int, fov_mm: float) -> tuple[torch.Tensor, ...]:
+    return torch.meshgrid(*[centres(size, fov_mm)] * 3, indexing="ij")
+
+
+def source_and_rays(geometry: BiplanarGeometry, view: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The source, and unit vectors to each pixel `(row, column, xyz)`, from the text of `BiplanarGeometry`."""
+    axis, across = ((1, 0), (0, 1))[view]
+    towards_source = {"AP": 1, "PA": -1, "LL": 1, "RL": -1}[geometry.views[view]]
+    source = torch.zeros(3, dtype=torch.float64)
+    source[axis] = towards_source * geometry.source_to_isocentre_mm
+    film = centres(geometry.detector_pixels, geometry.detector_size_mm)
+    pixels = torch.zeros(len(film), len(film), 3, dtype=torch.float64)
+    pixels[..., 2] = -film[:, None]
+    pixels[..., across] = -film
+    pixels[..., axis] = source[axis] - towards_source * geometry.source_to_detector_mm
+    rays = pixels - source
+    return source, rays / rays.norm(dim=-1, keepdim=True)
+
+
+def chord(centre: torch.Tensor, radius: float, source: torch.Tensor, rays: torch.Tensor) -> torch.Tensor:
+    """Length of each ray inside a sphere."""
+    to_centre = centre - source
+    along = rays @ to_centre
+    return 2 * (radius**2 - to_centre.dot(to_centre) + along**2).clamp(min=0).sqrt()
+
+
+def sphere(size: int, fov_mm: float, centre: torch.Tensor, radius: float) -> torch.Tensor:
+    """Occupancy, with an edge one voxel wide in place of the voxels' partial volumes."""
+    distance = sum((p - c) ** 2 for p, c in zip(voxel_positions(size, fov_mm), centre)).sqrt()
+    return ((radius - distance) * size / fov_mm + 0.5).clamp(0, 1)[None, None]
+
+
+def blob(size: int, fov_mm: float, centre: tuple[float, float, float], sigma: float) -> torch.Tensor:
+    squared = sum((p - c) ** 2 for p, c in zip(voxel_positions(size, fov_mm), centre))
+    return torch.exp(-squared / (2 * sigma**2))[None, None]
+
+
+def predicted_pixel(geometry: BiplanarGeometry, view: int, point: tuple[float, float, float]) -> tuple[float, float]:
+    """Row and column on which a point source casts the shadow of `point`."""
+    x, y, z = point
+    towards_source = {"AP": y, "PA": -y, "LL": x, "RL": -x}[geometry.views[view]]
+    magnification = geometry.source_to_detector_mm / (geometry.source_to_isocentre_mm - towards_source)
+    middle = (geometry.detector_pixels - 1) / 2
+    across = (x, y)[view]
+    return tuple(middle - coordinate * magnification / geometry.pixel_mm for coordinate in (z, across))
+
+
+def centroid(film: torch.Tensor) -> tuple[float, float]:
+    index = torch.arange(len(film), dtype=film.dtype)
+    return (film.sum(1) @ index / film.sum()).item(), (film.sum(0) @ index / film.sum()).item()
+
+
+def test_parallel_projection_is_the_sum_along_the_axis():
+    mu = torch.rand(2, 1, 12, 12, 12, dtype=torch.float64)
+    films = project(mu, parallel(12, fov_mm=60.0))
+    frontal = mu[:, 0].sum(2).flip(1, 2).transpose(1, 2) * 5.0
+    lateral = mu[:, 0].sum(1).flip(1, 2).transpose(1, 2) * 5.0
+    torch.testing.assert_close(films, torch.stack([frontal, lateral], 1), rtol=1e-10, atol=1e-10)
+
+
+def test_a_very_distant_source_gives_the_parallel_projection():
+    mu = torch.rand(1, 1, 12, 12, 12, dtype=torch.float64)
+    mu[:, :, [0, -1]], mu[:, :, :, [0, -1]], mu[..., [0, -1]] = 0, 0, 0
+    distant = BiplanarGeometry(1e11, 1e11 + 100, 60.0, detector_size_mm=60.0, detector_pixels=12)
+    torch.testing.assert_close(project(mu, distant), project(mu, parallel(12, 60.0)), rtol=1e-6, atol=1e-6)
+
+
+def test_the_count_of_slices_in_a_block_does_not_matter():
+    mu = torch.zeros(1, 1, 70, 70, 70, dtype=torch.float64)
+    mu[:, :, 35, :, 35] = mu[:, :, :, 35, 35] = 1
+    films = project(mu, parallel(70, 70.0))
+    assert films[0, 0, 34, 34].item() == pytest.approx(70)
+    assert films[0, 1, 34, 34].item() == pytest.approx(70)
+
+
+@pytest.mark.parametrize("arguments", [{}, WIDE], ids=["default", "wide cone"])
+def test_the_central_ray_through_a_box_integrates_to_length_times_attenuation(arguments: dict):
+    mu = torch.zeros(1, 1, 36, 36, 36, dtype=torch.float64)
+    mu[:, :, 4:32, 10:20, 6:30] = 0.03
+    films = project(mu, BiplanarGeometry(**arguments, detector_pixels=65))
+    assert films[0, 0, 32, 32].item() == pytest.approx(0.03 * 100, rel=1e-9)
+    assert films[0, 1, 32, 32].item() == pytest.approx(0.03 * 280, rel=1e-9)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_an_oblique_ray_through_a_slab_is_longer_by_its_cosine(view: int):
+    mu = torch.zeros(1, 1, 36, 36, 36, dtype=torch.float64)
+    mu[(..., slice(14, 22), slice(None)) if view == 0 else (slice(None), slice(None), slice(14, 22))] = 0.02
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=33)
+    film = project(mu, geometry)[0, view]
+    _, rays = source_and_rays(geometry, view)
+    expected = 0.02 * 80 / rays[..., (1, 0)[view]].abs()
+    inside = slice(8, 25)
+    assert expected[inside, inside].max() > 1.02 * expected[16, 16]
+    torch.testing.assert_close(film[inside, inside], expected[inside, inside], rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize("arguments", [{}, WIDE], ids=["default", "wide cone"])
+def test_rays_through_a_sphere_integrate_to_their_chords(arguments: dict, views: tuple[str, str]):
+    geometry = BiplanarGeometry(**arguments, detector_pixels=96, views=views)
+    centre, radius = torch.tensor([40.0, -55.0, 35.0], dtype=torch.float64), 90.0
+    films = project(sphere(96, geometry.fov_mm, centre, radius), geometry)[0]
+    for view, film in enumerate(films):
+        beam = source_and_rays(geometry, view)
+        expected = chord(centre, radius, *beam)
+        interior = expected > 1.5 * radius
+        assert interior.sum() > 300
+        error = (film - expected)[interior] / expected[interior]
+        assert error.abs().max() < 0.005
+        assert error.mean().abs() < 0.001
+        assert not film[chord(centre, radius + 2 * 3.75, *beam) == 0].any()
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_a_blob_lands_where_the_rays_from_the_source_say(views: tuple[str, str]):
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=128, views=views)
+    point = (60.0, 110.0, -80.0)
+    films = project(blob(72, geometry.fov_mm, point, sigma=5.0), geometry)[0]
+    for view, film in enumerate(films):
+        assert centroid(film) == pytest.approx(predicted_pixel(geometry, view, point), abs=0.05)
+
+
+def test_films_are_oriented_as_they_are_read():
+    """Right, anterior and superior of the patient are left, left and top of the films."""
+    mu = torch.zeros(1, 1, 16, 16, 16, dtype=torch.float64)
+    mu[:, :, 12:14, 11:13, 13:15] = 1
+    for views in VIEWS:
+        films = project(mu, BiplanarGeometry(detector_pixels=32, views=views))[0]
+        for film in films:
+            assert film[4:14, 4:14].max() > 1
+            assert not film[16:].any() and not film[:, 16:].any()
+
+
+def test_what_is_nearer_to_the_source_is_shown_larger():
+    anterior_right = blob(48, 360.0, (100.0, 100.0, 60.0), sigma=8.0)
+    rows = {}
+    for views in VIEWS:
+        films = project(anterior_right, BiplanarGeometry(**WIDE, detector_pixels=128, views=views))[0]
+        rows |= {name: centroid(film)[0] for name, film in zip(views, films)}
+    above_middle = {name: 63.5 - row for name, row in rows.items()}
+    for near, far in (("AP", "PA"), ("LL", "RL")):
+        assert above_middle[near] / above_middle[far] == pytest.approx((700 + 100) / (700 - 100), rel=0.02)
+
+
+def test_projection_is_linear():
+    geometry = BiplanarGeometry(detector_pixels=24)
+    a, b = torch.rand(2, 1, 1, 12, 12, 12, dtype=torch.float64)
+    torch.testing.assert_close(project(2 * a - 3 * b, geometry), 2 * project(a, geometry) - 3 * project(b, geometry))
+
+
+def test_lifting_is_linear():
+    geometry = BiplanarGeometry(detector_pixels=24)
+    a, b = torch.rand(2, 1, 2, 3, 24, 24, dtype=torch.float64)
+    lifted = lift(2 * a - 3 * b, geometry, 8)
+    torch.testing.assert_close(lifted, 2 * lift(a, geometry, 8) - 3 * lift(b, geometry, 8))
+
+
+def test_a_batch_is_projected_and_lifted_case_by_case():
+    geometry = BiplanarGeometry(detector_pixels=24)
+    mu = torch.rand(3, 1, 12, 12, 12, dtype=torch.float64)
+    films = project(mu, geometry)
+    torch.testing.assert_close(films, torch.cat([project(case[None], geometry) for case in mu]))
+    features = films[:, :, None]
+    torch.testing.assert_close(
+        lift(features, geometry, 8), torch.cat([lift(case[None], geometry, 8) for case in features])
+    )
+
+
+@pytest.mark.parametrize("arguments", [{}, {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf}])
+def test_the_gradient_of_projection_is_that_of_finite_differences(arguments: dict):
+    geometry = BiplanarGeometry(**arguments, detector_pixels=5)
+    mu = torch.rand(1, 1, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda volume: project(volume, geometry), mu, eps=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf}])
+def test_the_gradient_of_lifting_is_that_of_finite_differences(arguments: dict):
+    geometry = BiplanarGeometry(**arguments, detector_pixels=5)
+    features = torch.rand(1, 2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda films: lift(films, geometry, 3), features, eps=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_each_voxel_reads_the_detector_point_that_its_ray_hits(views: tuple[str, str]):
+    """A film that holds its own row and column numbers must lift to the perspective of each voxel."""
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=64, views=views)
+    index = torch.arange(64, dtype=torch.float64)
+    numbers = torch.stack([index[:, None].expand(64, 64), index.expand(64, 64)])
+    lifted = lift(numbers.expand(1, 2, 2, 64, 64), geometry, 18)[0]
+    positions = voxel_positions(18, geometry.fov_mm)
+    for i in torch.randint(0, 18, (50, 3)).tolist():
+        point = tuple(p[tuple(i)].item() for p in positions)
+        for view in (0, 1):
+            assert lifted[(view, slice(None), *i)].tolist() == pytest.approx(predicted_pixel(geometry, view, point))
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_a_bright_point_lifts_to_the_voxels_along_its_ray_only(view: int):
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=64)
+    row, column = 22, 39
+    films = torch.zeros(1, 2, 1, 64, 64, dtype=torch.float64)
+    films[0, view, 0, row, column] = 1
+    lifted = lift(films, geometry, 48)[0]
+    assert not lifted[1 - view].any()
+    positions = torch.stack(voxel_positions(48, geometry.fov_mm), -1)
+    source, rays = source_and_rays(geometry, view)
+    to_voxel = positions - source
+    off_ray = torch.linalg.cross(to_voxel, rays[row, column].expand_as(to_voxel)).norm(dim=-1)
+    lit = lifted[view, 0] > 0
+    assert off_ray[lit].max() < 2**0.5 * geometry.pixel_mm
+    assert lit[off_ray < 0.25 * geometry.pixel_mm].all()
+    assert (off_ray < 0.25 * geometry.pixel_mm).any()
+
+
+def test_lifted_parallel_films_carry_each_columns_sum_to_all_its_voxels():
+    mu = torch.rand(1, 1, 10, 10, 10, dtype=torch.float64)
+    geometry = parallel(10, 10.0)
+    lifted = lift(project(mu, geometry)[:, :, None], geometry, 10)[0, :, 0]
+    torch.testing.assert_close(lifted[0], mu[0, 0].sum(1, keepdim=True).expand(10, 10, 10))
+    torch.testing.assert_close(lifted[1], mu[0, 0].sum(0, keepdim=True).expand(10, 10, 10))
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_a_voxel_reads_the_spot_onto_which_it_is_projected(views: tuple[str, str]):
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=96, views=views)
+    index = torch.arange(96, dtype=torch.float64)
+    numbers = torch.stack([index[:, None].expand(96, 96), index.expand(96, 96)])
+    read_at = lift(numbers.expand(1, 2, 2, 96, 96), geometry, 24)[0]
+    for voxel in ((5, 18, 9), (20, 3, 17)):
+        mu = torch.zeros(1, 1, 24, 24, 24, dtype=torch.float64)
+        mu[(0, 0, *voxel)] = 1
+        for view, film in enumerate(project(mu, geometry)[0]):
+            assert centroid(film) == pytest.approx(read_at[(view, slice(None), *voxel)].tolist(), abs=0.05)
+
+
+def test_films_of_any_resolution_are_spread_over_the_detector():
+    geometry = BiplanarGeometry(detector_pixels=128)
+    ramp = {n: centres(n, geometry.detector_size_mm).expand(1, 2, 1, n, n) for n in (32, 128)}
+    coarse, fine = (lift(ramp[n], geometry, 12) for n in (32, 128))
+    torch.testing.assert_close(coarse, fine)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8, 8), (1, 2, 8, 8, 8), (1, 1, 8, 8, 9), (8, 8, 8)])
+def test_projecting_anything_but_a_single_channel_cube_is_refused(geometry: BiplanarGeometry, shape: tuple):
+    with pytest.raises(InputError) as caught:
+        project(torch.zeros(shape), geometry)
+    assert str(shape) in str(caught.value)
+    assert "(B, 1, S, S, S)" in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8, 8), (1, 1, 3, 8, 8), (1, 3, 3, 8, 8), (1, 2, 3, 8, 9)])
+def test_lifting_anything_but_two_square_films_is_refused(geometry: BiplanarGeometry, shape: tuple):
+    with pytest.raises(InputError) as caught:
+        lift(torch.zeros(shape), geometry, 8)
+    assert str(shape) in str(caught.value)
+    assert "(B, 2, C, P, P)" in str(caught.value)
