@@ -66,6 +66,9 @@ def _resolve(record: Any, where: str, folder: str, section: str) -> dict[str, An
         raise InputError(f"{where} lacks field '{missing}'; both views are needed, or neither and a 'ct'.")
     if "ct" not in record and (section != "test" or "frontal" not in record):
         raise InputError(f"{where} lacks field 'ct', which {section} needs.")
+    for field in IMAGE_FIELDS:
+        if field in record and not (isinstance(record[field], str) and record[field]):
+            raise InputError(f"{where}: field '{field}' is {record[field]!r}, expected the path of a file.")
     paths = {field: os.path.join(folder, record[field]) for field in IMAGE_FIELDS if field in record}
     for field, path in paths.items():
         if not os.path.exists(path):

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from math import cos, sin
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.data import CacheDataset, MetaTensor
+from monai.transforms import Compose, Orientationd, RandAffined
+from PIL import Image
+from scripts import (
+    AugmentUnpaired,
+    BiplanarGeometry,
+    InputError,
+    LoadRecordd,
+    PrepareXraysd,
+    ProjectXraysd,
+    ResampleToCubed,
+    hu_to_attenuation,
+    project,
+)
+from scripts.files import cube_affine
+from scripts.transforms import HAS_SCALE
+
+SIZE, FOV = 24, 360.0
+
+
+def nifti(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> str:
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return str(path)
+
+
+def png(path: Path, array: np.ndarray) -> str:
+    Image.fromarray(array).save(path)
+    return str(path)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 100, shape).astype(np.float32)
+
+
+def to_cube(path: str, size: int = SIZE, fov_mm: float = FOV) -> MetaTensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*of the cube")
+        load = Compose(
+            [LoadRecordd("ct", 3), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", size, fov_mm)]
+        )
+        return load({"ct": path})["ct"]
+
+
+def prepare(path: str, pixels: int, xray_scale: float = 8.0) -> torch.Tensor:
+    record = LoadRecordd("frontal", 2)({"frontal": path})
+    return PrepareXraysd("frontal", pixels, xray_scale, (1, 99), (0.0, 0.7))(record)["frontal"]
+
+
+# Loading
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (4, 5, 6, 1)])
+def test_a_volume_is_loaded_channel_first_with_its_values_and_place(tmp_path: Path, shape: tuple):
+    array = noise(*shape)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    ct = LoadRecordd("ct", 3)({"ct": nifti(tmp_path / "ct.nii.gz", array, affine)})["ct"]
+    assert ct.shape == (1, 4, 5, 6)
+    assert ct.dtype == torch.float32
+    np.testing.assert_array_equal(ct[0].numpy(), array.reshape(4, 5, 6))
+    np.testing.assert_allclose(ct.affine.numpy(), affine)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_grey_picture_is_loaded_with_its_values_whatever_its_depth(tmp_path: Path, dtype: type):
+    array = np.arange(48, dtype=dtype).reshape(6, 8) * (5 if dtype == np.uint8 else 1300)
+    film = LoadRecordd("frontal", 2)({"frontal": png(tmp_path / "film.png", array)})["frontal"]
+    assert film.shape == (1, 8, 6)
+    np.testing.assert_array_equal(film[0].numpy().T, array)
+    assert film.meta[HAS_SCALE] is False
+
+
+@pytest.mark.parametrize(("dtype", "has_scale"), [(np.float32, True), (np.float64, True), (np.int16, False)])
+def test_only_a_floating_point_file_has_an_absolute_scale(tmp_path: Path, dtype: type, has_scale: bool):
+    path = nifti(tmp_path / "film.nii.gz", noise(6, 8, 1).astype(dtype))
+    assert LoadRecordd("frontal", 2)({"frontal": path})["frontal"].meta[HAS_SCALE] is has_scale
+
+
+def test_a_field_that_a_record_lacks_is_left_out_only_when_it_may_be(tmp_path: Path):
+    record = {"ct": nifti(tmp_path / "ct.nii.gz", noise(4, 4, 4)), "name": "A"}
+    assert set(LoadRecordd(["frontal", "lateral"], 2, allow_missing_keys=True)(record)) == {"ct", "name"}
+    with pytest.raises(KeyError):
+        LoadRecordd(["frontal", "lateral"], 2)(record)
+
+
+def test_loading_leaves_the_given_record_as_it_was(tmp_path: Path):
+    record = {"ct": nifti(tmp_path / "ct.nii.gz", noise(4, 4, 4))}
+    LoadRecordd("ct", 3)(record)
+    assert isinstance(record["ct"], str)
+
+
+def with_value(value: float) -> np.ndarray:
+    array = noise(4, 5, 6)
+    array[1, 2, 3] = array[0, 0, 0] = value
+    return array
+
+
+def text_file(path: Path) -> str:
+    path.write_text("this is no image\n")
+    return str(path)
+
+
+REFUSED: dict[str, tuple[int, Callable[[Path], str], str]] = {
+    "missing file": (3, lambda folder: str(folder / "nowhere.nii.gz"), "does not exist"),
+    "text as volume": (3, lambda folder: text_file(folder / "a.nii.gz"), "cannot be read as an image"),
+    "text as picture": (2, lambda folder: text_file(folder / "a.png"), "cannot be read as an image"),
+    "empty folder": (3, lambda folder: str(folder), "cannot be read as an image"),
+    "channels": (3, lambda folder: nifti(folder / "a.nii.gz", noise(4, 5, 6, 2)), "shape (4, 5, 6, 2)"),
+    "flat volume": (3, lambda folder: nifti(folder / "a.nii.gz", noise(4, 5)), "shape (4, 5)"),
+    "volume as film": (2, lambda folder: nifti(folder / "a.nii.gz", noise(4, 5, 6)), "shape (4, 5, 6)"),
+    "NaN": (3, lambda folder: nifti(folder / "a.nii.gz", with_value(np.nan)), "holds 2 NaN or infinite values"),
+    "infinite": (3, lambda folder: nifti(folder / "a.nii.gz", with_value(-np.inf)), "holds 2 NaN or infinite values"),
+    "constant": (3, lambda folder: nifti(folder / "a.nii.gz", np.ones((4, 5, 6))), "empty or constant"),
+    "RGB": (2, lambda folder: png(folder / "a.png", noise(6, 8, 3).astype(np.uint8)), "shape (8, 6, 3)"),
+    "RGBA": (2, lambda folder: png(folder / "a.png", noise(6, 8, 4).astype(np.uint8)), "shape (8, 6, 4)"),
+    "black film": (2, lambda folder: png(folder / "a.png", np.zeros((6, 8), np.uint8)), "empty or constant"),
+}
+
+
+@pytest.mark.parametrize(("dims", "write", "found"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_no_usable_image_is_refused_by_file_field_and_finding(tmp_path: Path, dims: int, write, found: str):
+    path = write(tmp_path)
+    with pytest.raises(InputError) as caught:
+        LoadRecordd("thorax", dims)({"thorax": path})
+    for part in (path, "'thorax'", found):
+        assert part in str(caught.value)
+
+
+def test_an_empty_volume_is_refused_as_empty(tmp_path: Path):
+    path = nifti(tmp_path / "a.nii.gz", np.zeros((0, 4, 4), np.float32))
+    with pytest.raises(InputError, match="'ct'") as caught:
+        LoadRecordd("ct", 3)({"ct": path})
+    assert path in str(caught.value)
+
+
+# The cube
+
+
+def rotation(angle: float) -> np.ndarray:
+    turn = np.eye(4)
+    turn[:2, :2] = [[cos(angle), -sin(angle)], [sin(angle), cos(angle)]]
+    return turn
+
+
+ORIENTATIONS = {
+    "RAS": np.diag([4.0, 5.0, 6.0, 1.0]),
+    "LPS": np.diag([-4.0, -5.0, 6.0, 1.0]),
+    "permuted": np.array([[0, 0, 6.0, 0], [-4.0, 0, 0, 0], [0, 5.0, 0, 0], [0, 0, 0, 1.0]]),
+    "oblique": rotation(0.15) @ np.diag([4.0, 5.0, 6.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("axes", ORIENTATIONS.values(), ids=ORIENTATIONS.keys())
+def test_a_blob_stays_where_it_was_in_the_patient(tmp_path: Path, axes: np.ndarray):
+    shape, middle, at = (72, 60, 50), np.array([12.0, -30.0, 150.0]), np.array([62.0, 25.0, 110.0])
+    affine = axes.copy()
+    affine[:3, 3] = middle - axes[:3, :3] @ ((np.array(shape) - 1) / 2)
+    voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = voxels @ affine[:3, :3].T + affine[:3, 3]
+    array = -1024 + 1500 * np.exp(-((world - at) ** 2).sum(-1) / (2 * 15.0**2))
+    cube = to_cube(nifti(tmp_path / "ct.nii.gz", array.astype(np.float32), affine), size=48)
+
+    expected = cube_affine(48, FOV, torch.tensor(middle))
+    torch.testing.assert_close(cube.affine.double(), expected, rtol=1e-5, atol=1e-3)
+    voxels = np.stack(np.meshgrid(*[np.arange(48)] * 3, indexing="ij"), -1)
+    world = voxels @ expected[:3, :3].numpy().T + expected[:3, 3].numpy()
+    weight = cube[0].numpy() + 1024
+    np.testing.assert_allclose((world * weight[..., None]).sum((0, 1, 2)) / weight.sum(), at, atol=0.3)
+
+
+def test_outside_of_the_ct_is_air(tmp_path: Path):
+    affine = np.diag([10.0, 10.0, 10.0, 1.0])
+    cube = to_cube(nifti(tmp_path / "ct.nii.gz", np.abs(noise(20, 20, 20)), affine), size=36)
+    inside = torch.zeros(36, 36, 36, dtype=torch.bool)
+    inside[8:28, 8:28, 8:28] = True
+    assert (cube[0][~inside] == -1024).all()
+    assert (cube[0][inside] >= 0).all()
+
+
+def test_padding_below_air_is_air(tmp_path: Path):
+    array = noise(24, 24, 24)
+    array[:4] = -3024
+    cube = to_cube(nifti(tmp_path / "ct.nii.gz", array, cube_affine(24, FOV).numpy()))
+    assert (cube[0, :4] == -1024).all()
+    assert cube.min() == -1024
+
+
+@pytest.mark.parametrize("size", [24, 25])
+def test_a_ct_that_already_is_the_cube_comes_back_unchanged(tmp_path: Path, size: int):
+    array = noise(size, size, size).round()
+    cube = to_cube(nifti(tmp_path / "ct.nii.gz", array, cube_affine(size, FOV, torch.ones(3)).numpy()), size=size)
+    np.testing.assert_allclose(cube[0].numpy(), array, atol=0.02)
+
+
+def test_a_coarser_cube_averages_the_noise_and_keeps_the_mean(tmp_path: Path):
+    """Linear interpolation alone would leave at least 1/sqrt(8) = 35 % of the noise."""
+    array = noise(96, 96, 96) + 40
+    cube = to_cube(nifti(tmp_path / "ct.nii.gz", array), size=24, fov_mm=96.0)[0, 3:-3, 3:-3, 3:-3]
+    assert cube.mean().item() == pytest.approx(40, abs=1)
+    assert cube.std() < 10
+
+
+def test_smoothing_for_a_coarser_cube_does_not_darken_the_borders_of_the_ct(tmp_path: Path):
+    array = np.full((96, 96, 96), 40, np.float32)
+    array[48, 48, 48] = 41
+    cube = to_cube(nifti(tmp_path / "ct.nii.gz", array), size=24, fov_mm=96.0)
+    np.testing.assert_allclose(cube[0].numpy(), 40, atol=1)
+
+
+def test_a_ct_that_covers_little_of_the_cube_is_named_in_a_warning(tmp_path: Path):
+    path = nifti(tmp_path / "small.nii.gz", noise(20, 20, 20), np.diag([9.0, 9.0, 9.0, 1.0]))
+    record = LoadRecordd("ct", 3)({"ct": path})
+    with pytest.warns(UserWarning, match=re.escape(path)) as caught:
+        ResampleToCubed("ct", SIZE, FOV)(record)
+    for part in ("'ct'", "12%", "180 x 180 x 180 mm"):
+        assert part in str(caught[0].message)
+
+
+def test_a_ct_that_covers_most_of_the_cube_passes_without_a_warning(tmp_path: Path):
+    path = nifti(tmp_path / "large.nii.gz", noise(40, 40, 20), np.diag([9.0, 9.0, 9.5, 1.0]))
+    record = LoadRecordd("ct", 3)({"ct": path})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        ResampleToCubed("ct", SIZE, FOV)(record)
+
+
+# Augmentation and projection
+
+
+@pytest.fixture
+def geometry() -> BiplanarGeometry:
+    return BiplanarGeometry(detector_pixels=2 * SIZE)
+
+
+@pytest.fixture
+def pipeline(geometry: BiplanarGeometry) -> Compose:
+    """The training transforms, as the config puts them together, up to the projection."""
+    load = Compose(
+        [
+            LoadRecordd("ct", 3),
+            Orientationd("ct", "RAS", labels=None),
+            ResampleToCubed("ct", SIZE, FOV),
+            LoadRecordd(["frontal", "lateral"], 2, allow_missing_keys=True),
+            PrepareXraysd(["frontal", "lateral"], 2 * SIZE, 8.0, (1, 99), (0.0, 0.7), allow_missing_keys=True),
+        ]
+    )
+    augment = AugmentUnpaired(
+        [RandAffined("ct", prob=1.0, rotate_range=[0.2] * 3, translate_range=[2.0] * 3, padding_mode="border")]
+    )
+    return Compose([load, augment, ProjectXraysd(geometry, 8.0)]).flatten()
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[dict[str, str]]:
+    """A CT alone, and the same CT with films of its own."""
+    ct = nifti(tmp_path / "ct.nii.gz", noise(SIZE, SIZE, SIZE), cube_affine(SIZE, FOV).numpy())
+    films = {key: nifti(tmp_path / f"{key}.nii.gz", np.abs(noise(48, 48, 1))) for key in ("frontal", "lateral")}
+    return [{"ct": ct}, {"ct": ct, **films}]
+
+
+def test_the_cache_ends_before_the_augmentation(pipeline: Compose, records: list):
+    pipeline.set_random_state(seed=3)
+    dataset = CacheDataset(records, pipeline, num_workers=0, progress=False)
+    (alone, paired), (alone_again, paired_again) = ([dataset[i] for i in (0, 1)] for _ in range(2))
+    assert not torch.allclose(alone["ct"], alone_again["ct"])
+    assert not torch.allclose(alone["frontal"], alone_again["frontal"])
+    for key in ("ct", "frontal", "lateral"):
+        assert torch.equal(paired[key], paired_again[key])
+
+
+def test_real_xrays_keep_the_ct_and_the_films_they_came_with(pipeline: Compose, records: list):
+    pipeline.set_random_state(seed=3)
+    given = pipeline(records[1])
+    np.testing.assert_allclose(given["ct"][0].numpy(), nibabel.load(records[1]["ct"]).get_fdata(), atol=0.02)
+    for key in ("frontal", "lateral"):
+        film = nibabel.load(records[1][key]).get_fdata()[..., 0].T / 8
+        np.testing.assert_allclose(given[key][0].numpy(), film, rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["frontal", "lateral"])
+def test_a_record_with_any_xray_is_not_augmented(key: str):
+    augment = AugmentUnpaired([RandAffined("ct", prob=1.0, rotate_range=[0.2] * 3)])
+    ct = torch.rand(1, 8, 8, 8)
+    assert augment({"ct": ct, key: torch.zeros(1, 8, 8)})["ct"] is ct
+    assert not torch.allclose(augment({"ct": ct})["ct"], ct)
+
+
+def test_projected_xrays_are_those_of_the_augmented_ct(pipeline: Compose, records: list, geometry: BiplanarGeometry):
+    pipeline.set_random_state(seed=3)
+    record = pipeline(records[0])
+    expected = project(hu_to_attenuation(record["ct"].as_tensor()[None]), geometry)[0]
+    for key, film in zip(("frontal", "lateral"), expected):
+        assert record[key].shape == (1, 48, 48)
+        torch.testing.assert_close(torch.as_tensor(record[key]).as_subclass(torch.Tensor)[0] * 8.0, film)
+
+
+def test_a_seed_gives_the_same_augmentation(pipeline: Compose, records: list):
+    cubes = [pipeline.set_random_state(seed=seed)(records[0])["ct"] for seed in (3, 3, 4)]
+    assert torch.equal(cubes[0], cubes[1])
+    assert not torch.allclose(cubes[0], cubes[2])
+
+
+def test_xrays_are_projected_from_hu_that_were_not_clipped(geometry: BiplanarGeometry):
+    dense = torch.full((1, 8, 8, 8), 3000.0)
+    film = ProjectXraysd(geometry, xray_scale=1.0)({"ct": dense})["frontal"]
+    assert film[0, 23:25, 23:25].mean().item() == pytest.approx(4 * 0.02059 * FOV, rel=1e-3)
+
+
+# Preparation of X-rays
+
+
+def test_a_floating_point_film_keeps_its_absolute_scale(tmp_path: Path):
+    film = np.abs(noise(16, 16, 1))
+    prepared = prepare(nifti(tmp_path / "film.nii.gz", film), 16, xray_scale=4.0)
+    np.testing.assert_allclose(prepared[0].numpy(), film[..., 0].T / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_percentiles_of_an_integer_film_become_the_standard_range(tmp_path: Path, dtype: type):
+    array = np.random.default_rng(0).integers(20, 200, (64, 64)).astype(dtype) * (1 if dtype == np.uint8 else 200)
+    prepared = prepare(png(tmp_path / "film.png", array), 64)
+    low, high = np.percentile(prepared.numpy(), (1, 99))
+    assert (low, high) == (pytest.approx(0, abs=1e-5), pytest.approx(0.7, abs=1e-5))
+    order = np.argsort(array, axis=None, kind="stable")
+    assert (np.diff(prepared.numpy().ravel()[order]) >= 0).all()
+
+
+def test_brightness_and_contrast_of_an_integer_film_do_not_matter(tmp_path: Path):
+    array = np.random.default_rng(0).integers(0, 100, (16, 16))
+    plain = prepare(png(tmp_path / "a.png", array.astype(np.uint8)), 16)
+    other = prepare(png(tmp_path / "b.png", (array * 300 + 1000).astype(np.uint16)), 16)
+    torch.testing.assert_close(plain, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 64), (48, 40), (150, 90)])
+def test_films_of_other_sizes_are_brought_to_the_detectors_pixels(tmp_path: Path, height: int, width: int):
+    """A ramp from left to right stays one, from end to end."""
+    ramp = np.broadcast_to((np.arange(width) + 0.5) / width, (height, width)).T[..., None].astype(np.float32)
+    prepared = prepare(nifti(tmp_path / "film.nii.gz", ramp), 32, xray_scale=1.0)
+    assert prepared.shape == (1, 32, 32)
+    expected = ((torch.arange(32) + 0.5) / 32).expand(32, 32)
+    torch.testing.assert_close(prepared[0, :, 3:-3], expected[:, 3:-3], rtol=0, atol=1e-3)
+
+
+def test_a_finer_film_is_averaged_and_not_sampled(tmp_path: Path):
+    film = np.abs(noise(256, 256, 1))
+    prepared = prepare(nifti(tmp_path / "film.nii.gz", film), 32, xray_scale=1.0)
+    assert prepared.mean().item() == pytest.approx(film.mean(), rel=0.01)
+    assert prepared.std() < 0.15 * film.std()
+
+
+@pytest.mark.parametrize("suffix", ["png", "nii.gz"])
+def test_the_top_left_of_a_film_stays_at_the_top_left(tmp_path: Path, suffix: str):
+    array = np.zeros((32, 32), np.uint8)
+    array[:8, :16] = 200
+    path = tmp_path / f"film.{suffix}"
+    prepared = prepare(png(path, array) if suffix == "png" else nifti(path, array.T[..., None]), 32)[0]
+    bright = prepared > 0.35
+    assert bright[:8, :16].all()
+    assert bright.sum() == 8 * 16
