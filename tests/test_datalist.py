@@ -138,3 +138,18 @@ def test_a_series_folder_named_by_its_dicom_uid_keeps_its_whole_name(write, tmp_
         (tmp_path / uid).mkdir()
     records = load_records(write({"test": [{"ct": uid} for uid in uids]}), "test")
     assert [record["name"] for record in records] == list(uids)
+
+
+def test_cts_of_one_name_in_several_folders_keep_their_folders_name(write, tmp_path: Path):
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "ct.nii.gz").touch()
+    records = load_records(write({"test": [{"ct": "p1/ct.nii.gz"}, {"ct": "p2/ct.nii.gz"}]}), "test")
+    assert [record["name"] for record in records] == ["p1_ct", "p2_ct"]
+
+
+@pytest.mark.parametrize("name", ["", "../outside", "a/b", "a\\b", "..", 7])
+@pytest.mark.parametrize("field", ["name", "group"])
+def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
+    message = message_of(write({"training": [{**CT, field: name}]}))
+    assert f"training[0]: field '{field}' is {name!r}" in message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError
@@ -18,8 +19,8 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
     The records of one section, checked before any work begins. Relative paths start at the datalist's folder.
 
     A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`, or, in "test" only,
-    `frontal` and `lateral`. Optional are `name`, by default the CT's or frontal film's file name, and `group`, by default
-    the section; evaluation summarises each group by itself.
+    `frontal` and `lateral`. Optional are `name`, by default the path of the CT or frontal film as one word, and `group`,
+    by default the section; evaluation summarises each group by itself.
 
     Args:
         datalist: path of the JSON file.
@@ -27,7 +28,7 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
 
     Raises:
         InputError: when the file cannot be read, the section is missing or empty, a record has an unknown field, lacks
-            a view or the CT, or names a file that does not exist.
+            a view or the CT, names a file that does not exist, or has a name that cannot be a file's.
     """
     records = _read(datalist).get(section)
     if not isinstance(records, list) or not records:
@@ -73,5 +74,16 @@ def _resolve(record: Any, where: str, folder: str, section: str) -> dict[str, An
     for field, path in paths.items():
         if not os.path.exists(path):
             raise InputError(f"{where}: field '{field}' names {path}, which does not exist; correct the path.")
-    stem = os.path.basename(paths.get("ct") or paths["frontal"]).split(".")[0]
-    return {"name": stem, "group": section, **record, **paths}
+    record = {"name": _default_name(paths.get("ct") or paths["frontal"], folder), "group": section, **record, **paths}
+    for field in ("name", "group"):
+        value = record[field]
+        if not (isinstance(value, str) and value) or set(value) & set("/\\") or value in (".", ".."):
+            raise InputError(f"{where}: field '{field}' is {value!r}, expected text that can name a file, such as 'case_1'.")
+    return record
+
+
+def _default_name(path: str, folder: str) -> str:
+    """The path from the datalist's folder on, without its suffix, as one word; a folder's name has no suffix."""
+    if os.path.isfile(path):
+        path = os.path.splitext(path.removesuffix(".gz"))[0]
+    return "_".join(part for part in Path(os.path.relpath(path, folder)).parts if part != os.pardir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -17,6 +18,8 @@ from .errors import PretrainedWeightsError
 from .geometry import BiplanarGeometry
 from .projector import project
 from .ssim import structural_similarity
+
+VGG16 = torchvision.models.VGG16_Weights.IMAGENET1K_V1
 
 
 class SSIMLoss(nn.Module):
@@ -51,7 +54,7 @@ class TriPlanarVGGLoss(nn.Module):
             torch.manual_seed(seed)
             self.lpips = LPIPS(net="vgg", pnet_rand=True, verbose=False)
         if weights != "untrained":
-            self._load(_pretrained_vgg16() if weights == "pretrained" else _vgg16_from_file(weights))
+            self._load(_downloaded_vgg16() if weights == "pretrained" else weights)
         self.requires_grad_(False)
 
     def forward(self, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -68,9 +71,18 @@ class TriPlanarVGGLoss(nn.Module):
         slices = volume.index_select(axis, drawn).movedim(axis, 1).flatten(0, 1)
         return 2 * slices.expand(-1, 3, -1, -1) - 1
 
-    def _load(self, vgg16: Mapping[str, torch.Tensor]) -> None:
+    def _load(self, path: str) -> None:
+        vgg16 = _read_state_dict(path)
         for name, parameter in self.lpips.net.named_parameters():
-            parameter.data.copy_(vgg16[f"features.{name.split('.', 1)[1]}"])
+            name = f"features.{name.split('.', 1)[1]}"
+            found = vgg16.get(name)
+            if getattr(found, "shape", None) != parameter.shape:
+                shape = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+                raise PretrainedWeightsError(
+                    f"{path}: '{name}' {shape}, expected {tuple(parameter.shape)}; the file is no state dict of "
+                    f"torchvision's VGG-16 ({VGG16.url.rpartition('/')[2]} is)."
+                )
+            parameter.data.copy_(found)
 
 
 class GradientMagnitudeLoss(nn.Module):
@@ -242,28 +254,37 @@ def _gradient_magnitude(volume: torch.Tensor) -> torch.Tensor:
     return torch.stack(steps).square().sum(0).add(1e-8).sqrt()
 
 
-def _pretrained_vgg16() -> Mapping[str, torch.Tensor]:
-    weights = torchvision.models.VGG16_Weights.IMAGENET1K_V1
+def _downloaded_vgg16() -> str:
+    """Path of torchvision's ImageNet weights in the hub's folder, downloaded when they are not there."""
+    path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(VGG16.url))
+    if os.path.isfile(path):
+        return path
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        VGG16.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
-        cached = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(weights.url))
         raise PretrainedWeightsError(
-            f"The VGG-16 weights of the perceptual loss could not be downloaded from {weights.url} ({error}). Either "
-            f"place that file at {cached}, or name it in the config as loss#vgg_weights, or set loss#vgg_weights to "
+            f"The VGG-16 weights of the perceptual loss could not be downloaded from {VGG16.url} ({error}). Either "
+            f"place that file at {path}, or name it in the config as loss#vgg_weights, or set loss#vgg_weights to "
             f"'untrained' to go on with random features, which is good for trying things out and not for results."
         ) from error
+    return path
 
 
-def _vgg16_from_file(path: str) -> Mapping[str, torch.Tensor]:
+def _read_state_dict(path: str) -> Mapping[str, torch.Tensor]:
     if not os.path.isfile(path):
         raise PretrainedWeightsError(
             f"loss#vgg_weights names {path}, which is not a file; expected a torchvision VGG-16 state dict, "
             f"'pretrained' or 'untrained'."
         )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if "features.28.weight" not in state:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
         raise PretrainedWeightsError(
-            f"{path} holds no 'features.28.weight', so it is no torchvision VGG-16 state dict (vgg16-397923af.pth is)."
+            f"{path}: cannot be read as a checkpoint of VGG-16 ({type(error).__name__}); expected a torchvision "
+            f"state dict. Remove the file or replace it by {VGG16.url}."
+        ) from error
+    if not isinstance(state, Mapping):
+        raise PretrainedWeightsError(
+            f"{path}: holds a {type(state).__name__}, expected the state dict of torchvision's VGG-16."
         )
     return state

@@ -79,8 +79,8 @@ class ResampleToCubed(MapTransform):
     """
     Brings CTs to the model's cube: RAS+, centred on the middle of the CT, with air where the CT does not reach.
 
-    An axis that gets coarser is smoothed first (Gaussian, sigma half the excess ratio in voxels, as scikit-image's
-    `resize` does), then the cube is read by linear interpolation.
+    An axis that gets coarser is smoothed first, see :func:`smooth_for_coarser`, then the cube is read by linear
+    interpolation.
 
     Args:
         keys: fields with a CT in HU, channel first, with an affine.
@@ -94,7 +94,7 @@ class ResampleToCubed(MapTransform):
     def __init__(self, keys: KeysCollection, size: int, fov_mm: float) -> None:
         super().__init__(keys)
         self.size, self.fov_mm = size, fov_mm
-        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False, dtype=torch.float32)
+        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False, dtype=torch.float64)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(record)
@@ -110,11 +110,9 @@ class ResampleToCubed(MapTransform):
         centre = affine[:3, :3] @ ((torch.tensor(ct.shape[1:], dtype=torch.float64) - 1) / 2) + affine[:3, 3]
         target = torch.diag(torch.tensor([voxel_mm] * 3 + [1.0], dtype=torch.float64))
         target[:3, 3] = centre - voxel_mm * (self.size - 1) / 2
-        above_air = ct.clamp(min=AIR_HU) - AIR_HU
-        sigma = ((voxel_mm / spacing - 1) / 2).clamp(min=0)
-        above_air = GaussianSmooth(sigma.tolist())(above_air) if sigma.any() else above_air
+        above_air = smooth_for_coarser(ct.clamp(min=AIR_HU) - AIR_HU, (voxel_mm / spacing).tolist())
         cube = self.resample(above_air, dst_affine=target, spatial_size=[self.size] * 3)
-        return cube + AIR_HU
+        return (cube + AIR_HU).float()
 
     def _warn_when_small(self, field: str, ct: MetaTensor, spacing: torch.Tensor) -> None:
         extent = torch.tensor(ct.shape[1:]) * spacing
@@ -194,13 +192,29 @@ class PrepareXraysd(MapTransform):
     def _prepare(self, image: MetaTensor) -> torch.Tensor:
         film = image.as_tensor().transpose(1, 2)
         film = film / self.xray_scale if image.meta[HAS_SCALE] else self._standardise(film)
-        size = (self.pixels, self.pixels)
-        return interpolate(film[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+        film = smooth_for_coarser(film, [side / self.pixels for side in film.shape[1:]])
+        return interpolate(film[None], size=(self.pixels, self.pixels), mode="bilinear", align_corners=False)[0]
 
     def _standardise(self, film: torch.Tensor) -> torch.Tensor:
         low, high = np.percentile(film.numpy(), self.percentiles)
         bottom, top = self.standard_range
         return (film - low) / max(high - low, 1e-6) * (top - bottom) + bottom
+
+
+def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:
+    """
+    Anti-aliasing before an image is sampled more coarsely: Gaussian smoothing with sigma half the excess ratio, as
+    scikit-image's `resize` has it, its weights normalised over the image so that borders keep their level.
+
+    Args:
+        image: channel first.
+        ratios: coarse spacing / fine spacing of each spatial axis; at 1 and below an axis is left as it is.
+    """
+    sigma = [max(ratio - 1, 0) / 2 for ratio in ratios]
+    if not any(sigma):
+        return image
+    smooth = GaussianSmooth(sigma)
+    return smooth(image) / smooth(torch.ones_like(image[:1]))
 
 
 def _last_line(error: BaseException) -> str:
