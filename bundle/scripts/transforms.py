@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, GaussianSmooth, LoadImage, MapTransform, RandomizableTrait, SpatialResample, Transform
+from monai.transforms import Compose, LoadImage, MapTransform, RandomizableTrait, SpatialResample, Transform
+from monai.utils import convert_to_dst_type
+from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from .attenuation import hu_to_attenuation
@@ -203,18 +205,16 @@ class PrepareXraysd(MapTransform):
 
 def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:
     """
-    Anti-aliasing before an image is sampled more coarsely: Gaussian smoothing with sigma half the excess ratio, as
-    scikit-image's `resize` has it, its weights normalised over the image so that borders keep their level.
+    Anti-aliasing before an image is sampled more coarsely: Gaussian smoothing with sigma half the excess ratio, as in
+    scikit-image's `resize`; borders keep their level. SciPy's filter takes 1 s where MONAI's takes 20 s for a chest CT.
 
     Args:
         image: channel first.
         ratios: coarse spacing / fine spacing of each spatial axis; at 1 and below an axis is left as it is.
     """
-    sigma = [max(ratio - 1, 0) / 2 for ratio in ratios]
-    if not any(sigma):
-        return image
-    smooth = GaussianSmooth(sigma)
-    return smooth(image) / smooth(torch.ones_like(image[:1]))
+    sigma = [0.0, *(max(ratio - 1, 0) / 2 for ratio in ratios)]
+    smoothed = ndimage.gaussian_filter(image.cpu().numpy(), sigma, mode="nearest")
+    return convert_to_dst_type(smoothed, image)[0]
 
 
 def _last_line(error: BaseException) -> str:
