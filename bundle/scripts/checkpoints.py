@@ -26,7 +26,7 @@ class CascadeCheckpointLoader(CheckpointLoader):
 
     def __init__(self, path: str, network: torch.nn.Module, stage: int) -> None:
         super().__init__(load_path=path, load_dict={"network": network}, map_location="cpu", strict=True)
-        self.made_by = training_command(stage)
+        self.made_by = training_command(stage, os.path.dirname(path))
 
     def __call__(self, engine: Engine) -> None:
         if not os.path.isfile(self.load_path):
@@ -44,11 +44,12 @@ class CascadeCheckpointLoader(CheckpointLoader):
             ) from error
 
 
-def training_command(stage: int) -> str:
-    """The command that trains a stage, from the folder that holds the bundle."""
+def training_command(stage: int, ckpt_dir: str) -> str:
+    """The command that trains a stage, from the folder that holds the bundle, and leaves its checkpoint in `ckpt_dir`."""
     overlay = "" if stage == 1 else f",'bundle/configs/stage{stage}.json'"
     configs = f"\"['bundle/configs/train.json'{overlay}]\""
-    return f"python -m monai.bundle run training --config_file {configs} --bundle_root bundle --dataset_dir DIR"
+    line = f"python -m monai.bundle run training --config_file {configs} --bundle_root bundle"
+    return f"{line} --dataset_dir DIR --ckpt_dir {ckpt_dir} (with the overlay configs of this run, if it has any)"
 
 
 def _shortened(message: str, lines: int = 4) -> str:

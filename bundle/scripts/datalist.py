@@ -18,9 +18,8 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
     """
     The records of one section, checked before any work begins. Relative paths start at the datalist's folder.
 
-    A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`, or, in "test" only,
-    `frontal` and `lateral`. Optional are `name`, by default the path of the CT or frontal film as one word, and `group`,
-    by default the section; evaluation summarises each group by itself.
+    A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`, by
+    default the CT's path as one word, and `group`, by default the section; evaluation summarises each group by itself.
 
     Args:
         datalist: path of the JSON file.
@@ -65,8 +64,8 @@ def _resolve(record: Any, where: str, folder: str, section: str) -> dict[str, An
     if ("frontal" in record) != ("lateral" in record):
         missing = "lateral" if "frontal" in record else "frontal"
         raise InputError(f"{where} lacks field '{missing}'; both views are needed, or neither and a 'ct'.")
-    if "ct" not in record and (section != "test" or "frontal" not in record):
-        raise InputError(f"{where} lacks field 'ct', which {section} needs.")
+    if "ct" not in record:
+        raise InputError(f"{where} lacks field 'ct', the truth to train on or to score against.")
     for field in IMAGE_FIELDS:
         if field in record and not (isinstance(record[field], str) and record[field]):
             raise InputError(f"{where}: field '{field}' is {record[field]!r}, expected the path of a file.")
@@ -74,7 +73,7 @@ def _resolve(record: Any, where: str, folder: str, section: str) -> dict[str, An
     for field, path in paths.items():
         if not os.path.exists(path):
             raise InputError(f"{where}: field '{field}' names {path}, which does not exist; correct the path.")
-    record = {"name": _default_name(paths.get("ct") or paths["frontal"], folder), "group": section, **record, **paths}
+    record = {"name": _default_name(paths["ct"], folder), "group": section, **record, **paths}
     for field in ("name", "group"):
         value = record[field]
         if not (isinstance(value, str) and value) or set(value) & set("/\\") or value in (".", ".."):

@@ -47,7 +47,7 @@ class TriPlanarVGGLoss(nn.Module):
         PretrainedWeightsError: when the weights cannot be had; the message says how to get them.
     """
 
-    def __init__(self, weights: str = "pretrained", fraction: float = 0.5, seed: int = 0) -> None:
+    def __init__(self, weights: str = "pretrained", fraction: float = 0.1, seed: int = 0) -> None:
         super().__init__()
         self.fraction = fraction
         with torch.random.fork_rng(devices=[]):
@@ -162,7 +162,7 @@ class Stage2Loss(Stage1Loss):
         ssim: float = 0.5,
         vgg: float = 0.1,
         vgg_weights: str = "pretrained",
-        vgg_fraction: float = 0.5,
+        vgg_fraction: float = 0.1,
     ) -> None:
         super().__init__(l1, ssim)
         self.weights["vgg"] = vgg
