@@ -1,9 +1,14 @@
-"""Fixtures of the whole suite: the bundle on the path, a fixed seed, a small geometry and a small cascade."""
+"""
+Fixtures of the whole suite: the bundle on the path, a fixed seed, a small geometry, a small cascade, and a dataset of
+phantoms on which the three stages are trained once by their `monai.bundle run` lines.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
+from bundle_runs import OVERLAY, bundle_run, stage_configs  # noqa: E402
+from phantoms import write_phantoms  # noqa: E402
 from scripts import BiplanarGeometry, ProgressiveCascadeModel  # noqa: E402
 
 
@@ -58,3 +65,41 @@ def awaken() -> Callable[[torch.nn.Module], torch.nn.Module]:
         return module
 
     return fill
+
+
+@dataclass
+class Trained:
+    """What the three stages have left."""
+
+    folder: Path
+    """Holds the checkpoints and TensorBoard's files."""
+    logs: list[str]
+    """What each stage has printed."""
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of phantoms, see :func:`phantoms.write_phantoms`."""
+    folder = tmp_path_factory.mktemp("dataset")
+    write_phantoms(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of :data:`OVERLAY`."""
+    path = tmp_path_factory.mktemp("configs") / "overlay.json"
+    path.write_text(json.dumps(OVERLAY))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The three stages, trained one after the other by their lines alone."""
+    folder, logs = tmp_path_factory.mktemp("trained"), []
+    places = {"dataset_dir": dataset, "ckpt_dir": folder, "output_dir": folder}
+    for stage in (1, 2, 3):
+        run = bundle_run("training", stage_configs(stage, overlay), **places)
+        assert run.returncode == 0, run.stdout[-3000:]
+        logs.append(run.stdout)
+    return Trained(folder, logs)

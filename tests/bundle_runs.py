@@ -1,0 +1,73 @@
+"""The bundle's workflows, run as a user runs them, at sizes that take seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+ROOT = Path(__file__).resolve().parents[1]
+
+OVERLAY = {
+    "epochs": 2,
+    "learning_rate": 0.01,
+    "batch_size": 2,
+    "repeats": 2,
+    "num_workers": 0,
+    "device": "$torch.device('cpu')",
+    "vgg_weights": "untrained",
+    "vgg_fraction": 0.05,
+    "geometry#detector_pixels": 128,
+    "network_def#tokens": 4,
+    "network_def#num_layers": [1, 1, 1],
+    "network_def#num_heads": [2, 2, 2],
+    "network_def#hidden_size": 16,
+    "network_def#mlp_dim": 32,
+    "network_def#feature_channels": [8, 8, 8],
+    "network_def#context_channels": [8, 16],
+    "network_def#channels": [[8, 8, 8], [8, 8, 8, 8], [8, 8, 8, 8, 8]],
+    "network_def#detail_channels": 4,
+}
+"""The configuration of the `small_cascade`: a cascade of 16, 32 and 64 voxels."""
+
+
+def stage_configs(stage: int, *further: Path) -> list[str]:
+    """The config files of one stage, from the folder that holds the bundle."""
+    own = [] if stage == 1 else [f"bundle/configs/stage{stage}.json"]
+    return ["bundle/configs/train.json", *own, *map(str, further)]
+
+
+def bundle_run(
+    workflow: str, configs: list[str], folder: Path = ROOT, processes: int = 1, **overrides: Any
+) -> subprocess.CompletedProcess:
+    """One `python -m monai.bundle run` line, run from the folder that holds the bundle; its output is in `stdout`."""
+    line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(configs), "--bundle_root", "bundle"]
+    line += [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
+    if processes > 1:
+        line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *line]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, 2 // processes))}
+    return subprocess.run(
+        [sys.executable, *line], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def cause_of(error: BaseException, kind: type[Exception]) -> str:
+    """The message of the error of this kind from which another one came; the workflow engine wraps what is raised in it."""
+    while not isinstance(error, kind):
+        assert error.__cause__ is not None, f"no {kind.__name__} led to {error!r}"
+        error = error.__cause__
+    return str(error)
+
+
+def bundle_run_here(workflow: str, configs: list[str], **overrides: Any) -> ConfigWorkflow:
+    """The same in this process, for what is quick; gives the workflow after its run."""
+    paths = [str(ROOT / config) for config in configs]
+    texts = {name: str(value) if isinstance(value, Path) else value for name, value in overrides.items()}
+    run = ConfigWorkflow(paths, logging_file=False, run_id=workflow, bundle_root=str(ROOT / "bundle"), **texts)
+    run.initialize()
+    run.run()
+    return run

@@ -1,0 +1,52 @@
+"""A dataset of small phantoms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from scripts import BiplanarGeometry, hu_to_attenuation, project
+from scripts.files import cube_affine, write_ct, write_film
+
+
+def write_phantoms(folder: Path) -> None:
+    """
+    Phantoms of 24 voxels a side; `datalist.json`, in which every other record of validation and test has films of its
+    own; and `films_only.json`, whose last test record has films and no CT.
+    """
+    sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
+    for number, section in enumerate(["training", "training", "validation", "validation", "validation", *["test"] * 4]):
+        name = f"phantom_{number}"
+        hu = phantom(24, 0.03 * number - 0.1)
+        write_ct(str(folder / f"{name}.nii.gz"), hu, cube_affine(24, 360.0))
+        has_films = section != "training" and len(sections[section]) % 2 == 1
+        films = write_films(folder, name, hu) if has_films else {}
+        group = {"group": "with films" if has_films else "without films"} if section == "test" else {}
+        sections[section].append({"ct": f"{name}.nii.gz", **films, **group})
+    (folder / "datalist.json").write_text(json.dumps(sections))
+    films_only = [{key: value for key, value in record.items() if key != "ct"} for record in sections["test"][1:2]]
+    (folder / "films_only.json").write_text(json.dumps({**sections, "test": [*sections["test"], *films_only]}))
+
+
+def phantom(size: int, shift: float) -> torch.Tensor:
+    """A chest of ellipsoids in HU, `(size, size, size)`: air, body, two lungs of one size, spine. `shift` moves it."""
+    side = torch.linspace(-1, 1, size)
+    x, y, z = torch.meshgrid(side - shift, side + shift / 2, side, indexing="ij")
+    hu = torch.full((size, size, size), -1000.0)
+    hu[(x / 0.8) ** 2 + (y / 0.6) ** 2 < 1] = 40.0
+    hu[((x.abs() - 0.4) / 0.25) ** 2 + (y / 0.4) ** 2 + (z / 0.7) ** 2 < 1] = -800.0
+    hu[x**2 + (y + 0.4) ** 2 < 0.01] = 700.0
+    return hu
+
+
+def write_films(folder: Path, name: str, hu: torch.Tensor) -> dict[str, str]:
+    """
+    Both films of a CT as float NIfTI, 128 pixels a side, from a machine that reads a tenth more than the projector, so
+    that they can be told from projections; their paths by field.
+    """
+    films = 1.1 * project(hu_to_attenuation(hu[None, None]), BiplanarGeometry(detector_pixels=128))[0]
+    paths = {view: str(folder / f"{name}_{view}.nii.gz") for view in ("frontal", "lateral")}
+    for path, film in zip(paths.values(), films):
+        write_film(path, film, pixel_mm=3.75)
+    return paths

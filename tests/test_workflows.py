@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundle_runs import ROOT, bundle_run, bundle_run_here, cause_of, stage_configs
+from conftest import Trained
+from monai.bundle import ConfigParser, ConfigWorkflow
+from scripts import CheckpointError, InputError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+TERMS = {1: ["l1", "ssim"], 2: ["l1", "ssim", "vgg"], 3: ["l1", "ssim", "vgg", "gradient", "drr"]}
+EPOCHS, STEPS = 2, 2
+
+
+def checkpoint(trained: Trained, stage: int) -> dict[str, torch.Tensor]:
+    return torch.load(trained.folder / f"stage{stage}_best.pth", weights_only=True)
+
+
+def digest(tensors: list[torch.Tensor]) -> str:
+    """SHA-256 of the bytes of all."""
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+def read(configs: list[str], **overrides: str) -> ConfigParser:
+    """The merged configs, nothing evaluated yet."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / config) for config in configs])
+    parser.update({"bundle_root": str(ROOT / "bundle"), **overrides})
+    return parser
+
+
+def train_here(stage: int, overlay: Path, dataset: Path, folder: Path, **overrides) -> ConfigWorkflow:
+    places = {"dataset_dir": dataset, "ckpt_dir": folder, "output_dir": folder}
+    return bundle_run_here("training", stage_configs(stage, overlay), **places, **overrides)
+
+
+def validation_psnr(folder: Path, dataset: Path, overlay: Path, stage: int) -> float:
+    """Mean PSNR in dB of a stage's checkpoint over the validation cases, by a formula of its own."""
+    parser = read(stage_configs(stage, overlay), dataset_dir=str(dataset))
+    model = parser.get_parsed_content("network_def").eval()
+    model.up_to(stage).load_state_dict(torch.load(folder / f"stage{stage}_best.pth", weights_only=True), strict=True)
+    decibels = []
+    for record in parser.get_parsed_content("validate#dataset"):
+        with torch.no_grad():
+            volume = model(torch.as_tensor(record["xrays"])[None], stages=stage)[-1][0, 0].clamp(0, 1)
+        factor = 64 // len(volume)
+        blocks = np.asarray(record["ct"])[0].reshape(*[part for _ in range(3) for part in (len(volume), factor)])
+        decibels.append(-10 * np.log10(np.mean((volume.numpy() - blocks.mean((1, 3, 5))) ** 2)))
+    return float(np.mean(decibels))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_each_term_of_the_loss_is_in_the_log_of_every_epoch_by_name(trained: Trained, stage: int):
+    summaries = re.findall(r"Metrics -- (.*loss.*)", trained.logs[stage - 1])
+    assert len(summaries) == EPOCHS
+    for summary in summaries:
+        terms = {name: float(value) for name, value in re.findall(r"(\w+): (\S+)", summary)}
+        assert set(terms) == {"loss", *TERMS[stage]}
+        assert all(isfinite(value) and value > 0 for value in terms.values())
+
+
+@pytest.mark.parametrize(("stage", "weights"), [(1, [1, 0.5]), (2, [1, 0.5, 0.1]), (3, [1, 0.5, 0.1, 0.2, 0.3])])
+def test_the_logged_loss_is_the_sum_of_the_logged_terms_by_the_stages_weights(trained: Trained, stage: int, weights):
+    for summary in re.findall(r"Metrics -- (.*loss.*)", trained.logs[stage - 1]):
+        terms = {name: float(value) for name, value in re.findall(r"(\w+): (\S+)", summary)}
+        total = sum(weight * terms[name] for name, weight in zip(TERMS[stage], weights))
+        assert terms["loss"] == pytest.approx(total, abs=5e-4)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_progress_bar_names_the_stage_the_epoch_and_the_terms(trained: Trained, stage: int):
+    for epoch in range(1, EPOCHS + 1):
+        bars = re.findall(rf"Stage {stage} \[{epoch}/{EPOCHS}\]:[^\r\n]*", trained.logs[stage - 1])
+        assert any(all(f"{name}=" in bar for name in ["loss", *TERMS[stage]]) for bar in bars)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_each_stage_writes_its_best_weights_and_nothing_else_of_its_kind(trained: Trained, stage: int):
+    assert sorted(path.name for path in trained.folder.glob("*.p*t*")) == [f"stage{k}_best.pth" for k in (1, 2, 3)]
+    parts = {name.split(".")[0] + "." + ".".join(name.split(".")[1:3]) for name in checkpoint(trained, stage)}
+    expected = {f"encoder.levels.{k}" for k in range(stage)} | {f"stages.{k}" for k in range(stage)}
+    assert {part if part.startswith("encoder") else part.rsplit(".", 1)[0] for part in parts} == expected
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_next_stages_training_leaves_every_bit_of_a_stages_parameters(trained: Trained, stage: int):
+    before, after = checkpoint(trained, stage), checkpoint(trained, stage + 1)
+    assert set(before) < set(after)
+    assert digest(list(before.values())) == digest([after[name] for name in before])
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_next_stages_training_leaves_every_bit_of_a_stages_output(trained: Trained, small_cascade, stage: int):
+    xrays = torch.rand(1, 2, 128, 128, generator=torch.Generator().manual_seed(1))
+    outputs = []
+    for trained_stage in (stage, stage + 1):
+        model = small_cascade().eval()
+        model.up_to(trained_stage).load_state_dict(checkpoint(trained, trained_stage), strict=True)
+        with torch.no_grad():
+            outputs.append(model(xrays, stages=stage))
+    assert outputs[0][-1].std() > 0.01
+    assert digest(outputs[0]) == digest(outputs[1])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_each_stage_has_learned(trained: Trained, small_cascade, stage: int):
+    """From its start, which is zero in stage 1 and the upsampling of the stage before it in the others."""
+    weight = checkpoint(trained, stage)[f"stages.{stage - 1}.to_volume.conv.weight"]
+    assert not small_cascade().stages[stage - 1].to_volume.conv.weight.any()
+    assert weight.any()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_best_weights_are_those_of_the_best_validation(trained: Trained, dataset: Path, overlay: Path, stage: int):
+    logged = [float(value) for value in re.findall(r"Metrics -- psnr_db: (\S+)", trained.logs[stage - 1])]
+    assert len(logged) == EPOCHS
+    assert max(logged) == pytest.approx(validation_psnr(trained.folder, dataset, overlay, stage), abs=0.01)
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def events(trained: Trained, request: pytest.FixtureRequest) -> tuple[int, EventAccumulator]:
+    accumulator = EventAccumulator(str(trained.folder / "tensorboard" / f"stage{request.param}"))
+    accumulator.Reload()
+    return request.param, accumulator
+
+
+def test_tensorboard_holds_each_term_at_each_step_and_the_psnr_of_each_epoch(events):
+    stage, accumulator = events
+    scalars = {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
+    assert set(scalars) == {"psnr_db", *(prefix + name for name in ["loss", *TERMS[stage]] for prefix in ("", "step/"))}
+    for tag, found in scalars.items():
+        assert [scalar.step for scalar in found] == list(range(1, (STEPS if "/" in tag else 1) * EPOCHS + 1)), tag
+        assert all(isfinite(scalar.value) for scalar in found)
+    for epoch, scalar in enumerate(scalars["l1"]):
+        steps = scalars["step/l1"][epoch * STEPS : (epoch + 1) * STEPS]
+        assert scalar.value == pytest.approx(np.mean([step.value for step in steps]), rel=1e-5)
+
+
+def test_tensorboard_holds_the_slices_and_the_films_of_each_epoch(events):
+    _, accumulator = events
+    assert set(accumulator.Tags()["images"]) == {"slices", "X-rays and reprojections"}
+    for tag in accumulator.Tags()["images"]:
+        images = accumulator.Images(tag)
+        assert [image.step for image in images] == list(range(1, EPOCHS + 1))
+        assert all(min(image.width, image.height) > 300 for image in images)
+
+
+def test_a_missing_checkpoint_stops_the_next_stage_by_its_line(dataset: Path, overlay: Path, tmp_path: Path):
+    places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path / "output"}
+    run = bundle_run("training", stage_configs(2, overlay), **places)
+    assert run.returncode == 1
+    message = re.search(r"CheckpointError: (.*)", run.stdout)[1]
+    assert message.startswith(f"{tmp_path}/stage1_best.pth: no such checkpoint; expected the weights")
+    made_by = "python -m monai.bundle run training --config_file \"['bundle/configs/train.json']\" --bundle_root bundle"
+    assert made_by in message
+    assert not list(tmp_path.glob("*.pth"))
+
+
+@pytest.mark.parametrize(("stage", "config"), [(2, "train.json']"), (3, "train.json','bundle/configs/stage2.json']")])
+def test_a_checkpoint_of_other_sizes_stops_the_next_stage(
+    trained: Trained, dataset: Path, overlay: Path, tmp_path: Path, stage: int, config: str
+):
+    path = tmp_path / f"stage{stage - 1}_best.pth"
+    path.write_bytes((trained.folder / path.name).read_bytes())
+    with pytest.raises(RuntimeError) as caught:
+        train_here(stage, overlay, dataset, tmp_path, **{"network_def#hidden_size": 32})
+    message = cause_of(caught.value, CheckpointError)
+    assert message.startswith(f"{path}: does not fit the network")
+    assert "size mismatch" in message
+    assert config in message
+    assert [found.name for found in tmp_path.glob("*.pth")] == [path.name]
+
+
+def test_the_checkpoint_of_another_stage_stops_the_next_stage(trained, dataset: Path, overlay: Path, tmp_path: Path):
+    (tmp_path / "stage1_best.pth").write_bytes((trained.folder / "stage2_best.pth").read_bytes())
+    with pytest.raises(RuntimeError) as caught:
+        train_here(2, overlay, dataset, tmp_path)
+    assert "stage1_best.pth: does not fit the network" in cause_of(caught.value, CheckpointError)
+
+
+def test_a_ct_that_cannot_be_used_stops_training_by_its_name(dataset: Path, overlay: Path, tmp_path: Path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    records = {"training": [{"ct": "broken.nii.gz"}], "validation": [{"ct": str(dataset / "phantom_0.nii.gz")}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(records))
+    with pytest.raises(RuntimeError) as caught:
+        train_here(1, overlay, tmp_path, tmp_path / "output")
+    assert cause_of(caught.value, InputError).startswith(f"{tmp_path}/broken.nii.gz: field 'ct' cannot be read as an image")
+
+
+def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: Path):
+    mixed = {"dataset_dir": str(dataset), "train#dataset#data": "$scripts.load_records(@datalist, 'test')"}
+    batches = list(read(stage_configs(1, overlay), **mixed).get_parsed_content("train#dataloader"))
+    assert [(tuple(batch["xrays"].shape), tuple(batch["ct"].shape)) for batch in batches] == [
+        ((2, 2, 128, 128), (2, 1, 64, 64, 64))
+    ] * 2
+
+
+def test_two_processes_train_one_network_and_keep_one_set_of_logs(dataset: Path, overlay: Path, tmp_path: Path):
+    """Each of the three validation cases is scored once, and the file's keys are those of a single process."""
+    configs = stage_configs(1, overlay, Path("bundle/configs/multi_gpu_train.json"))
+    places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path}
+    run = bundle_run("training", configs, processes=2, **places)
+    assert run.returncode == 0, run.stdout[-3000:]
+    writers = {path.name.split(".")[-2] for path in tmp_path.rglob("events.out.tfevents*")}  # numbers of processes
+    assert len(writers) == 1
+    assert len(re.findall(r"Metrics -- .*loss", run.stdout)) == EPOCHS
+    logged = [float(value) for value in re.findall(r"Metrics -- psnr_db: (\S+)", run.stdout)]
+    assert len(logged) == EPOCHS
+    assert max(logged) == pytest.approx(validation_psnr(tmp_path, dataset, overlay, 1), abs=0.01)
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["stage1_best.pth"]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("further", [[], ["bundle/configs/multi_gpu_train.json"]], ids=["one process", "several"])
+def test_run_is_training(stage: int, further: list[str]):
+    parser = read([*stage_configs(stage), *further])
+    parser.resolve_macro_and_relative_ids()
+    assert parser["training"]
+    assert parser["run"] == parser["training"]
+
+
+@pytest.mark.parametrize(
+    ("configs", "kind"),
+    [*((stage_configs(stage), "train") for stage in (1, 2, 3)), (["bundle/configs/inference.json"], "infer")],
+    ids=["stage 1", "stage 2", "stage 3", "inference"],
+)
+def test_the_workflows_have_every_property_that_monai_asks_for(configs, kind: str, dataset: Path, overlay: Path, tmp_path):
+    places = {"bundle_root": str(ROOT / "bundle"), "dataset_dir": str(dataset), "output_dir": str(tmp_path)}
+    paths = [str(ROOT / config) for config in configs] + [str(overlay)] * (kind == "train")
+    workflow = ConfigWorkflow(paths, workflow_type=kind, logging_file=False, **places)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_an_overlay_changes_only_what_its_stage_changes(stage: int):
+    """The schedule of the README's table, which is in the configs and nowhere else."""
+    first, own = (read(stage_configs(number)).get() for number in (1, stage))
+    changed = {key for key in own if own[key] != first.get(key)}
+    assert changed == {"stage", "epochs", "learning_rate", "batch_size", "writes", "loss", "train"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [(1, (50, 1e-4, 8, 1.0, 0.5)), (2, (30, 5e-5, 4, 1.0, 0.5, 0.1)), (3, (20, 2e-5, 2, 1.0, 0.5, 0.1, 0.2, 0.3))],
+)
+def test_the_schedule_and_the_losses_weights_are_the_published_ones(stage: int, expected: tuple):
+    parser = read(stage_configs(stage))
+    schedule = [parser[name] for name in ("epochs", "learning_rate", "batch_size")]
+    assert (*schedule, *(parser["loss"][name] for name in TERMS[stage])) == expected
