@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 DISPLAY_WINDOW_HU = (-1000.0, 500.0)
 ERROR_RANGE_HU = 500.0
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
+PANEL_INCHES = 2.3
 NOTICE = "Research use only, not for diagnosis"
 
 
@@ -27,7 +29,7 @@ def volume_figure(volumes: Mapping[str, torch.Tensor], truth: torch.Tensor | Non
     columns: dict[str, torch.Tensor] = {} if truth is None else {f"truth {truth.shape[0]}³": truth}
     columns |= {f"{name} {volume.shape[0]}³": volume for name, volume in volumes.items()}
     errors = {} if truth is None else {f"error of {name}": _error(volume, truth) for name, volume in volumes.items()}
-    figure, axes = _grid(len(PLANES), len(columns) + len(errors), title)
+    figure, axes = _grid(len(PLANES), len(columns) + len(errors), title, bar_inches=0.85)
     for row, (plane, axis) in zip(axes, PLANES.items()):
         for place, (name, volume) in zip(row, columns.items()):
             low, high = DISPLAY_WINDOW_HU
@@ -37,10 +39,10 @@ def volume_figure(volumes: Mapping[str, torch.Tensor], truth: torch.Tensor | Non
             signed = place.imshow(_slice(error, axis), cmap="RdBu_r", vmin=-ERROR_RANGE_HU, vmax=ERROR_RANGE_HU)
             place.set_title(name if plane == "axial" else "", fontsize=9)
         row[0].set_ylabel(plane, fontsize=9)
-    figure.colorbar(shown, ax=axes[:, : len(columns)], location="bottom", shrink=0.4, aspect=40, label="HU")
+    figure.colorbar(shown, ax=axes[:, : len(columns)], location="bottom", shrink=0.5, aspect=40, pad=0.02, label="HU")
     if errors:
         label = "error in HU: red is too dense"
-        figure.colorbar(signed, ax=axes[:, len(columns) :], location="bottom", shrink=0.4, aspect=40, label=label)
+        figure.colorbar(signed, ax=axes[:, len(columns) :], location="bottom", shrink=0.5, aspect=40, pad=0.02, label=label)
     return figure
 
 
@@ -75,9 +77,11 @@ def preview_figure(xrays: torch.Tensor, hu: torch.Tensor, title: str = "") -> Fi
     return figure
 
 
-def _grid(rows: int, columns: int, title: str) -> tuple[Figure, "object"]:
-    figure = Figure(figsize=(2.3 * columns, 2.35 * rows + 0.9), layout="constrained", dpi=110)
-    figure.suptitle(f"{title}\n{NOTICE}" if title else NOTICE, fontsize=10)
+def _grid(rows: int, columns: int, title: str, bar_inches: float = 0.0) -> tuple[Figure, np.ndarray]:
+    heading = f"{title}\n{NOTICE}" if title else NOTICE
+    height = PANEL_INCHES * rows + 0.4 + 0.2 * len(heading.splitlines()) + bar_inches
+    figure = Figure(figsize=(PANEL_INCHES * columns + 0.2, height), layout="constrained", dpi=110)
+    figure.suptitle(heading, fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False)
     for place in axes.flat:
         _bare(place)
