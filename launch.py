@@ -33,7 +33,9 @@ REQUIREMENTS = ROOT / "requirements.txt"
 REQUIREMENTS_DEMO = ROOT / "requirements-demo.txt"
 CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
+TRACEBACK = b"Traceback (most recent call last)"
 BUNDLE_ERROR = re.compile(r"^(?:scripts\.errors\.)?(?:Input|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M)
+FIRST_ERROR = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(\S.*)", re.M)
 
 
 class LaunchError(Exception):
@@ -45,7 +47,7 @@ def main() -> int:
     try:
         install()
         arguments.verb(arguments)
-    except LaunchError as error:
+    except (LaunchError, OSError) as error:
         print(f"\nlaunch.py: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -63,7 +65,6 @@ def parse_arguments() -> argparse.Namespace:
     verb.set_defaults(verb=demo)
 
     verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest")
-    verb.add_argument("pytest", nargs=argparse.REMAINDER)
     verb.set_defaults(verb=test)
 
     verb = verbs.add_parser("train", help="train one stage, or all three in turn")
@@ -87,7 +88,10 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
     verb.set_defaults(verb=evaluate)
 
-    arguments = parser.parse_args()
+    arguments, further = parser.parse_known_args()
+    if further and arguments.verb is not test:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    arguments.pytest = further
     for name in ("output", "dataset_dir", "frontal", "lateral", "weights"):
         if getattr(arguments, name, None) is not None:
             setattr(arguments, name, getattr(arguments, name).resolve())
@@ -192,27 +196,28 @@ def check_weights(weights: Path) -> None:
 
 
 def print_summary(summary: list[dict]) -> None:
-    print(f"\n{'group':<22}{'size':>5}  {'method':<20}{'cases':>6}{'PSNR dB':>18}{'SSIM':>8}{'MAE HU':>8}{'X2CT dB':>9}")
+    scores = f"{'PSNR dB':>9}{'':<14}{'SSIM':>6}{'MAE HU':>8}{'X2CT dB':>9}"
+    print(f"\n{'group':<22}{'size':>5}  {'method':<20}{'cases':>6}{scores}")
     for entry in summary:
         psnr = entry["psnr_db"]
         interval = "" if psnr["low"] is None else f" ({psnr['low']:.1f}-{psnr['high']:.1f})"
         print(
             f"{entry['group']:<22}{entry['size']:>4}³  {entry['method']:<20}{entry['cases']:>6}"
-            f"{psnr['mean']:>6.2f}{interval:<12}{entry['ssim']['mean']:>8.3f}{entry['mae_hu']['mean']:>8.0f}"
+            f"{psnr['mean']:>9.2f}{interval:<14}{entry['ssim']['mean']:>6.3f}{entry['mae_hu']['mean']:>8.0f}"
             f"{entry['psnr_x2ct_db']['mean']:>9.1f}"
         )
-    print("PSNR: 3-D, whole cube, data range of the HU window, mean (95 % interval). X2CT: their convention, reads higher.")
+    print("PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval); the X2CT convention reads higher.")
 
 
 def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **overrides: Path) -> None:
     """Runs one `monai.bundle run` line from the repository root."""
     names = [config.as_posix() for config in configs]
     line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(names) if len(names) > 1 else names[0]]
-    line += ["--bundle_root", "bundle", "--logging_file", (CONFIGS / "logging.conf").as_posix()]
+    line += ["--bundle_root", "bundle"]
     line += [part for name, value in overrides.items() for part in (f"--{name}", value.as_posix())]
     if gpus > 1:
         line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", *line]
-    status = run([str(PYTHON), *line], shown_as=shlex.join(["python", *line]), error_log=output / "error.log")
+    status = run([str(PYTHON), *line], shown_as=shown(["python", *line]), error_log=output / "error.log")
     if status != 0:
         raise LaunchError(f"the command above ended with status {status}.")
 
@@ -234,32 +239,45 @@ def run(command: list[str], shown_as: str, error_log: Path | None = None) -> int
         process.terminate()
         process.wait()
         raise
-    if status != 0 and traceback:
+    if status == 0:
+        sys.stderr.write(traceback)
+    elif traceback:
         error_log.parent.mkdir(parents=True, exist_ok=True)
         error_log.write_text(traceback, encoding="utf-8")
         raise LaunchError(f"{message_of(traceback)}\n(The whole traceback is in {error_log}.)")
     return status
 
 
+def shown(command: list[str]) -> str:
+    """A command as one would type it, a list of config files in double quotes."""
+    plain = [part.startswith("['") and not set(part) & set('"$`\\') for part in command]
+    return " ".join(f'"{part}"' if is_plain else shlex.quote(part) for part, is_plain in zip(command, plain))
+
+
 def pass_on(process: subprocess.Popen) -> str:
-    """Copies the process's stderr to ours up to the first traceback, and returns what follows."""
-    traceback, line = [], b""
+    """Copies the process's stderr to ours, as it comes, up to the first traceback, and returns what follows."""
+    held = b""
     while chunk := process.stderr.read1(4096):
-        line += chunk
-        *complete, line = re.split(rb"(?<=[\r\n])", line)
-        for piece in complete:
-            if traceback or piece.startswith(b"Traceback (most recent call last)"):
-                traceback.append(piece)
-            else:
-                sys.stderr.buffer.write(piece)
-                sys.stderr.buffer.flush()
-    return b"".join([*traceback, line] if traceback else []).decode("utf-8", "replace")
+        passed, found, rest = (held + chunk).partition(TRACEBACK)
+        if found:
+            write_error(passed)
+            return (found + rest + process.stderr.read()).decode("utf-8", "replace")
+        kept = next(n for n in reversed(range(len(TRACEBACK))) if passed.endswith(TRACEBACK[:n]))
+        held = passed[len(passed) - kept :]
+        write_error(passed[: len(passed) - kept])
+    write_error(held)
+    return ""
+
+
+def write_error(output: bytes) -> None:
+    sys.stderr.buffer.write(output)
+    sys.stderr.buffer.flush()
 
 
 def message_of(traceback: str) -> str:
-    """The bundle's own error where there is one (it stands first in a chain), else the last line."""
-    own = BUNDLE_ERROR.search(traceback)
-    return own.group(1).strip() if own else traceback.strip().splitlines()[-1]
+    """The bundle's own error where there is one, else the first of a chain, which is its cause."""
+    error = BUNDLE_ERROR.search(traceback) or FIRST_ERROR.search(traceback)
+    return error.group(1).strip() if error else traceback.strip().splitlines()[-1]
 
 
 def install() -> None:
@@ -275,7 +293,7 @@ def install() -> None:
         venv.create(ENVIRONMENT, with_pip=True)
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     for arguments in (["-r", REQUIREMENTS.name], ["--no-deps", "-r", REQUIREMENTS_DEMO.name]):
-        if run([*pip, *arguments], shown_as=shlex.join(["python", "-m", "pip", "install", *arguments])) != 0:
+        if run([*pip, *arguments], shown_as=shown(["python", "-m", "pip", "install", *arguments])) != 0:
             raise LaunchError("the requirements could not be installed; pip's message is above.")
     marker.write_text(wanted, encoding="utf-8")
 

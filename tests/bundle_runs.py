@@ -49,14 +49,13 @@ def bundle_run(
     line += [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
     if processes > 1:
         line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *line]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, 2 // processes))}
-    return subprocess.run(
-        [sys.executable, *line], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": str(max(1, 2 // processes))}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    return subprocess.run([sys.executable, *line], cwd=folder, env=environment, **output)
 
 
 def cause_of(error: BaseException, kind: type[Exception]) -> str:
-    """The message of the error of this kind from which another one came; the workflow engine wraps what is raised in it."""
+    """The message of the error of this kind that led to another: the workflow engine wraps what is raised in it."""
     while not isinstance(error, kind):
         assert error.__cause__ is not None, f"no {kind.__name__} led to {error!r}"
         error = error.__cause__

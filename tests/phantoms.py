@@ -12,8 +12,8 @@ from scripts.files import cube_affine, write_ct, write_film
 
 def write_phantoms(folder: Path) -> None:
     """
-    Phantoms of 24 voxels a side; `datalist.json`, in which every other record of validation and test has films of its
-    own; and `films_only.json`, whose last test record has films and no CT.
+    Phantoms of 24 voxels a side and `datalist.json`, in which every other record of validation and test has films of
+    its own, and test two groups.
     """
     sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
     for number, section in enumerate(["training", "training", "validation", "validation", "validation", *["test"] * 4]):
@@ -25,8 +25,6 @@ def write_phantoms(folder: Path) -> None:
         group = {"group": "with films" if has_films else "without films"} if section == "test" else {}
         sections[section].append({"ct": f"{name}.nii.gz", **films, **group})
     (folder / "datalist.json").write_text(json.dumps(sections))
-    films_only = [{key: value for key, value in record.items() if key != "ct"} for record in sections["test"][1:2]]
-    (folder / "films_only.json").write_text(json.dumps({**sections, "test": [*sections["test"], *films_only]}))
 
 
 def phantom(size: int, shift: float) -> torch.Tensor:

@@ -191,7 +191,8 @@ def test_a_ct_that_cannot_be_used_stops_training_by_its_name(dataset: Path, over
     (tmp_path / "datalist.json").write_text(json.dumps(records))
     with pytest.raises(RuntimeError) as caught:
         train_here(1, overlay, tmp_path, tmp_path / "output")
-    assert cause_of(caught.value, InputError).startswith(f"{tmp_path}/broken.nii.gz: field 'ct' cannot be read as an image")
+    message = cause_of(caught.value, InputError)
+    assert message.startswith(f"{tmp_path}/broken.nii.gz: field 'ct' cannot be read as an image")
 
 
 def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: Path):
@@ -203,7 +204,7 @@ def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: 
 
 
 def test_two_processes_train_one_network_and_keep_one_set_of_logs(dataset: Path, overlay: Path, tmp_path: Path):
-    """Each of the three validation cases is scored once, and the file's keys are those of a single process."""
+    """Each of the three validation cases is scored once; the file's keys are those of a single process."""
     configs = stage_configs(1, overlay, Path("bundle/configs/multi_gpu_train.json"))
     places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path}
     run = bundle_run("training", configs, processes=2, **places)
@@ -231,7 +232,9 @@ def test_run_is_training(stage: int, further: list[str]):
     [*((stage_configs(stage), "train") for stage in (1, 2, 3)), (["bundle/configs/inference.json"], "infer")],
     ids=["stage 1", "stage 2", "stage 3", "inference"],
 )
-def test_the_workflows_have_every_property_that_monai_asks_for(configs, kind: str, dataset: Path, overlay: Path, tmp_path):
+def test_the_workflows_have_every_property_that_monai_asks_for(
+    configs: list[str], kind: str, dataset: Path, overlay: Path, tmp_path: Path
+):
     places = {"bundle_root": str(ROOT / "bundle"), "dataset_dir": str(dataset), "output_dir": str(tmp_path)}
     paths = [str(ROOT / config) for config in configs] + [str(overlay)] * (kind == "train")
     workflow = ConfigWorkflow(paths, workflow_type=kind, logging_file=False, **places)

@@ -14,8 +14,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from .attenuation import scaled_to_hu
 from .cascade import upsample
-from .datalist import load_records
-from .errors import InputError
 from .files import cube_affine, write_ct, write_film, write_film_picture, write_json, write_whole
 from .geometry import BiplanarGeometry
 from .losses import DRRReprojectionLoss
@@ -23,23 +21,6 @@ from .metrics import DEFINITIONS, mean_and_interval, truth_at, volume_metrics
 from .pictures import volume_figure, xray_figure
 
 IDENTITY_COLUMNS = ("case", "group", "size", "method")
-
-
-def records_with_truth(datalist: str, section: str) -> list[dict[str, Any]]:
-    """
-    The records of one section, as :func:`~scripts.datalist.load_records` gives them.
-
-    Raises:
-        InputError: as there, and when a record has no CT to be scored against.
-    """
-    records = load_records(datalist, section)
-    for i, record in enumerate(records):
-        if "ct" not in record:
-            raise InputError(
-                f"{datalist}: {section}[{i}] ('{record['name']}') lacks field 'ct', the truth to score against; name one, "
-                f"or reconstruct its films by inference.json instead."
-            )
-    return records
 
 
 def mean_volume(dataset: Dataset, draws: int) -> torch.Tensor:
@@ -131,9 +112,11 @@ class EvaluationReport:
         affine = record["ct"].affine.double()
         centre = (affine @ torch.tensor([(truth.shape[-1] - 1) / 2] * 3 + [1.0], dtype=torch.float64))[:3]
         named = {f"stage {stage}": volume.clamp(0, 1) for stage, volume in enumerate(volumes, start=1)}
-        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in (named | {"truth": truth}).items()}
+        volumes_and_truth = {**named, "truth": truth}
+        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in volumes_and_truth.items()}
         for name, hu in in_hu.items():
-            write_ct(os.path.join(folder, f"{name.replace(' ', '')}.nii.gz"), hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
+            path = os.path.join(folder, f"{name.replace(' ', '')}.nii.gz")
+            write_ct(path, hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
         for name, film in zip(("frontal", "lateral"), xrays[0] * self.xray_scale):
             write_film(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
             write_film_picture(os.path.join(folder, f"{name}.png"), film)

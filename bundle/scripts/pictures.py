@@ -39,10 +39,10 @@ def volume_figure(volumes: Mapping[str, torch.Tensor], truth: torch.Tensor | Non
             signed = place.imshow(_slice(error, axis), cmap="RdBu_r", vmin=-ERROR_RANGE_HU, vmax=ERROR_RANGE_HU)
             place.set_title(name if plane == "axial" else "", fontsize=9)
         row[0].set_ylabel(plane, fontsize=9)
-    figure.colorbar(shown, ax=axes[:, : len(columns)], location="bottom", shrink=0.5, aspect=40, pad=0.02, label="HU")
+    bar = {"location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.02}
+    figure.colorbar(shown, ax=axes[:, : len(columns)], label="HU", **bar)
     if errors:
-        label = "error in HU: red is too dense"
-        figure.colorbar(signed, ax=axes[:, len(columns) :], location="bottom", shrink=0.5, aspect=40, pad=0.02, label=label)
+        figure.colorbar(signed, ax=axes[:, len(columns) :], label="error in HU: red is too dense", **bar)
     return figure
 
 

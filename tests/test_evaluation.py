@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from bundle_runs import bundle_run_here, cause_of
+from conftest import Trained
+from scripts import CheckpointError, InputError
+from scripts.cascade import upsample
+from scripts.metrics import DEFINITIONS, truth_at, volume_metrics
+
+CASES = ["phantom_5", "phantom_6", "phantom_7", "phantom_8"]
+METHODS = [
+    (16, "stage 1"),
+    (16, "mean volume"),
+    (32, "stage 2"),
+    (32, "mean volume"),
+    (32, "upsampled stage 1"),
+    (64, "stage 3"),
+    (64, "mean volume"),
+    (64, "upsampled stage 2"),
+]
+
+
+@dataclass
+class Report:
+    """What an evaluation has left."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    def row(self, case: str, size: int, method: str) -> dict[str, Any]:
+        wanted = {"case": case, "size": size, "method": method}
+        return next(row for row in self.content["cases"] if wanted.items() <= row.items())
+
+    def volume(self, case: str, name: str) -> np.ndarray:
+        return nibabel.load(self.folder / "cases" / case / f"{name}.nii.gz").get_fdata()
+
+
+@pytest.fixture(scope="module")
+def evaluate(dataset: Path, overlay: Path, trained: Trained) -> Callable[..., Report]:
+    """Runs `evaluate.json` on the trained stages; arguments override."""
+
+    def run(folder: Path, **overrides: Any) -> Report:
+        configs = ["bundle/configs/train.json", "bundle/configs/evaluate.json", str(overlay)]
+        places = {"dataset_dir": dataset, "weights": trained.folder / "stage3_best.pth", "output_dir": folder}
+        bundle_run_here("run", configs, **{**places, **overrides})
+        return Report(folder, json.loads((folder / "metrics.json").read_text()))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def report(evaluate: Callable[..., Report], tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return evaluate(tmp_path_factory.mktemp("evaluation"), written_cases=2)
+
+
+def test_every_case_has_every_stage_beside_its_baselines(report: Report):
+    rows = [(row["case"], row["size"], row["method"]) for row in report.content["cases"]]
+    assert rows == [(case, size, method) for case in CASES for size, method in METHODS]
+
+
+def test_the_scores_are_those_of_the_networks_volumes(report: Report, trained: Trained, small_cascade):
+    """Network, films and truth brought together without the workflow."""
+    model = small_cascade().eval()
+    model.load_state_dict(torch.load(trained.folder / "stage3_best.pth", weights_only=True), strict=True)
+    case = "phantom_6"
+    films = [torch.tensor(report.volume(case, view)[..., 0].T) for view in ("frontal", "lateral")]
+    with torch.no_grad():
+        volumes = model(torch.stack(films)[None].float() / 8)
+    truth = (torch.tensor(report.volume(case, "truth"))[None, None].float() + 1024) / 2048
+    candidates = {f"stage {k}": volume for k, volume in enumerate(volumes, start=1)}
+    candidates |= {f"upsampled stage {k}": upsample(volumes[k - 1]) for k in (1, 2)}
+    for method, volume in candidates.items():
+        row = report.row(case, volume.shape[-1], method)
+        for name, value in volume_metrics(volume, truth_at(truth, volume.shape[-1]), (-1024, 1024)).items():
+            assert row[name] == pytest.approx(value, rel=2e-3), (method, name)
+
+
+@pytest.mark.parametrize("case", CASES[:2])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_scores_are_those_of_the_files(report: Report, case: str, stage: int):
+    """By formulas of its own on the NIfTI files, whose HU are rounded."""
+    hu, truth = report.volume(case, f"stage{stage}"), report.volume(case, "truth")
+    size = len(hu)
+    truth = truth.reshape(*[part for _ in range(3) for part in (size, 64 // size)]).mean((1, 3, 5))
+    row = report.row(case, size, f"stage {stage}")
+    assert row["psnr_db"] == pytest.approx(20 * np.log10(2048 / np.sqrt(np.mean((hu - truth) ** 2))), abs=0.01)
+    assert row["mae_hu"] == pytest.approx(np.abs(hu - truth).mean(), abs=0.5)
+    assert row["mae_bone_hu"] == pytest.approx(np.abs(hu - truth)[truth > 150].mean(), rel=0.02)
+
+
+def test_the_mean_volume_is_the_mean_of_the_training_records(evaluate: Callable[..., Report], report, tmp_path: Path):
+    """Trained on two test cases, without augmentation, it errs in each by half of their difference."""
+    records = "$scripts.load_records(@datalist, 'test')[:2]"
+    plain = {"augment": {"_target_": "Compose", "transforms": []}, "train#dataset#data": records, "mean_volume_draws": 2}
+    row = evaluate(tmp_path, **plain).row("phantom_5", 64, "mean volume")
+    difference = report.volume("phantom_5", "truth") - report.volume("phantom_6", "truth")
+    assert row["mae_hu"] == pytest.approx(np.abs(difference).mean() / 2, abs=0.2)
+    assert row["psnr_db"] == pytest.approx(20 * np.log10(2048 / np.sqrt(np.mean((difference / 2) ** 2))), abs=0.01)
+
+
+def test_json_and_csv_agree(report: Report):
+    with open(report.folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(report.content["cases"])
+    for written, row in zip(table, report.content["cases"]):
+        assert list(written) == list(row)
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert float(written[name]) == value
+            else:
+                assert written[name] in (str(value), "nan" if value is None else None)
+
+
+def test_every_score_has_its_definition(report: Report):
+    assert report.content["definitions"] == DEFINITIONS
+    assert report.content["hu_window"] == [-1024, 1024]
+    defined = {name.strip() for names in DEFINITIONS for name in names.split(",")}
+    tissues = {f"mae_{tissue}_hu" for tissue in ("air_and_lung", "soft", "bone")}
+    scores = set(report.content["cases"][0]) - {"case", "group", "size", "method"}
+    assert scores == defined - {"mae_<tissue>_hu"} | tissues
+
+
+def test_each_group_has_its_mean_and_its_students_interval(report: Report):
+    """Two cases a group: the interval's half is 12.706 standard errors, each half the distance of the two."""
+    summary = report.content["summary"]
+    assert [(entry["group"], entry["size"], entry["method"]) for entry in summary] == [
+        (group, size, method) for group in ("without films", "with films") for size, method in METHODS
+    ]
+    for entry in summary:
+        cases = CASES[0::2] if entry["group"] == "without films" else CASES[1::2]
+        for name in ("psnr_db", "ssim", "mae_hu", "reprojection_mae"):
+            first, second = (report.row(case, entry["size"], entry["method"])[name] for case in cases)
+            half = 12.7062 * abs(first - second) / 2
+            assert entry["cases"] == 2
+            assert entry[name]["mean"] == pytest.approx((first + second) / 2)
+            assert entry[name]["low"] == pytest.approx(entry[name]["mean"] - half, rel=1e-4, abs=1e-9)
+            assert entry[name]["high"] == pytest.approx(entry[name]["mean"] + half, rel=1e-4, abs=1e-9)
+
+
+def test_a_record_with_films_is_scored_on_its_own_films(report: Report, dataset: Path):
+    for view in ("frontal", "lateral"):
+        film = nibabel.load(dataset / f"phantom_6_{view}.nii.gz").get_fdata()
+        np.testing.assert_allclose(report.volume("phantom_6", view), film, rtol=1e-4, atol=1e-4)
+
+
+def test_a_record_without_films_is_scored_on_the_projections_of_its_ct(report: Report):
+    """The frontal film of a cone beam weighs about as much as the CT: the sum over pixels, less the magnification."""
+    mu = np.clip(report.volume("phantom_5", "truth") / 1000 + 1, 0, None) * 0.02059
+    film = report.volume("phantom_5", "frontal")
+    magnification = 1800 / 1600
+    assert film.sum() * 3.75**2 / magnification**2 == pytest.approx(mu.sum() * 5.625**3, rel=0.05)
+
+
+def test_written_cases_are_the_first_of_the_datalist_and_whole(report: Report):
+    folder = report.folder / "cases"
+    assert sorted(path.name for path in folder.iterdir()) == CASES[:2]
+    names = {"stage1.nii.gz", "stage2.nii.gz", "stage3.nii.gz", "truth.nii.gz", "report.png", "xrays.png"}
+    names |= {f"{view}.{suffix}" for view in ("frontal", "lateral") for suffix in ("nii.gz", "png")}
+    for case in folder.iterdir():
+        assert {path.name for path in case.iterdir()} == names
+
+
+def test_every_written_volume_lies_where_its_ct_lies(report: Report):
+    for name in ("stage1", "stage2", "stage3", "truth"):
+        image = nibabel.load(report.folder / "cases" / "phantom_5" / f"{name}.nii.gz")
+        size = image.shape[0]
+        np.testing.assert_allclose(image.affine[:3, :3], np.diag([360 / size] * 3))
+        np.testing.assert_allclose(image.affine[:3, 3], -180 + 180 / size)
+
+
+def test_the_size_of_the_batch_changes_no_score(evaluate: Callable[..., Report], report: Report, tmp_path: Path):
+    alike = "$[r for r in scripts.load_records(@datalist, 'test') if 'frontal' not in r]"
+    batched = evaluate(tmp_path, **{"evaluate#dataset#data": alike, "evaluate#dataloader#batch_size": 2})
+    assert [row["case"] for row in batched.content["cases"]] == [case for case in CASES[0::2] for _ in METHODS]
+    for row in batched.content["cases"]:
+        alone = report.row(row["case"], row["size"], row["method"])
+        if row["method"] != "mean volume":
+            assert row["psnr_db"] == pytest.approx(alone["psnr_db"], abs=1e-3)
+            assert row["reprojection_mae"] == pytest.approx(alone["reprojection_mae"], rel=1e-3)
+
+
+def test_an_earlier_stage_is_scored_by_its_own_weights(evaluate: Callable[..., Report], report: Report, trained, tmp_path):
+    early = evaluate(tmp_path, stage=2, weights=trained.folder / "stage2_best.pth")
+    assert {row["method"] for row in early.content["cases"]} == {method for size, method in METHODS if size < 64}
+    for case in CASES:
+        for size, method in ((16, "stage 1"), (32, "stage 2")):
+            assert early.row(case, size, method)["psnr_db"] == pytest.approx(report.row(case, size, method)["psnr_db"])
+
+
+def test_missing_weights_are_named(evaluate: Callable[..., Report], tmp_path: Path):
+    with pytest.raises(RuntimeError) as caught:
+        evaluate(tmp_path / "output", weights=tmp_path / "nowhere.pth")
+    assert cause_of(caught.value, CheckpointError).startswith(f"{tmp_path}/nowhere.pth: no such checkpoint")
+    assert not list(tmp_path.rglob("metrics.*"))
+
+
+def test_a_record_without_a_ct_is_refused_by_its_place(evaluate: Callable[..., Report], dataset: Path, tmp_path: Path):
+    records = json.loads((dataset / "datalist.json").read_text())
+    films_only = {key: value for key, value in records["test"][1].items() if key != "ct"}
+    for section in records.values():
+        for record in section:
+            record["ct"] = str(dataset / record["ct"])
+    records["test"].append(films_only)
+    (tmp_path / "datalist.json").write_text(json.dumps(records))
+    with pytest.raises(RuntimeError) as caught:
+        evaluate(tmp_path / "output", datalist=tmp_path / "datalist.json")
+    assert "test[4] lacks field 'ct', the truth" in cause_of(caught.value, InputError)
+    assert not list(tmp_path.rglob("metrics.*"))
+
+
+def test_the_files_hold_hu_of_the_window(report: Report):
+    for name in ("stage1", "stage2", "stage3", "truth"):
+        hu = report.volume("phantom_5", name)
+        assert -1024 <= hu.min() < hu.max() <= 1024
+    assert report.volume("phantom_5", "truth").max() == pytest.approx(700, abs=60)

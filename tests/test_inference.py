@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from math import inf, nan
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from bundle_runs import bundle_run_here, cause_of
+from conftest import Trained
+from PIL import Image
+from scripts import CheckpointError, FinalVolumeInferer, InputError, ToHUd
+from scripts.files import cube_affine, write_film, write_film_picture
+
+
+def infer(overlay: Path, weights: Path, output: Path, **films: Path) -> None:
+    """`inference.json` at the tests' sizes."""
+    configs = ["bundle/configs/inference.json", str(overlay)]
+    bundle_run_here("run", configs, weights=weights, output_dir=output, **films)
+
+
+@pytest.fixture(scope="module")
+def weights(trained: Trained) -> Path:
+    return trained.folder / "stage3_best.pth"
+
+
+@pytest.fixture(scope="module")
+def films(dataset: Path) -> dict[str, Path]:
+    """A pair of float films."""
+    return {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
+
+
+def line_integrals(films: dict[str, Path]) -> torch.Tensor:
+    """`(1, 2, 128, 128)`, read without the bundle."""
+    views = [nibabel.load(path).get_fdata()[..., 0].T for path in films.values()]
+    return torch.tensor(np.stack(views))[None].float()
+
+
+def pictures(films: dict[str, Path], folder: Path, size: tuple[int, int] = (128, 128)) -> dict[str, Path]:
+    """The films as 8-bit PNG of this width and height."""
+    paths = {view: folder / f"{view}.png" for view in films}
+    for path, film in zip(paths.values(), line_integrals(films)[0]):
+        write_film_picture(str(path), film)
+        Image.open(path).resize(size, Image.Resampling.BILINEAR).save(path)
+    return paths
+
+
+def test_float_films_give_the_cascades_volume_in_hu_at_its_place(overlay, weights, films, small_cascade, tmp_path):
+    infer(overlay, weights, tmp_path, **films)
+    model = small_cascade().eval()
+    model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+    with torch.no_grad():
+        volume = model(line_integrals(films) / 8)[-1][0, 0].clamp(0, 1)
+    image = nibabel.load(tmp_path / "ct.nii.gz")
+    assert image.shape == (64, 64, 64)
+    assert volume.std() > 0.01
+    np.testing.assert_allclose(image.get_fdata(), volume.numpy() * 2048 - 1024, atol=0.51)
+    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+    np.testing.assert_allclose(image.affine[:3, :3], np.diag([5.625] * 3))
+    np.testing.assert_allclose(image.affine @ [31.5, 31.5, 31.5, 1], [0, 0, 0, 1], atol=1e-4)
+
+
+def test_the_preview_shows_both_films_and_three_planes(overlay, weights, films, tmp_path: Path):
+    infer(overlay, weights, tmp_path, **films)
+    preview = np.asarray(Image.open(tmp_path / "preview.png").convert("L"), dtype=float)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png"]
+    assert preview.shape[1] > 4 * preview.shape[0] > 400
+    for panel in np.array_split(preview[preview.shape[0] // 4 :], 5, axis=1):
+        assert panel.std() > 10
+
+
+def test_pictures_of_any_size_give_a_volume(overlay, weights, films, tmp_path: Path):
+    infer(overlay, weights, tmp_path, **pictures(films, tmp_path, size=(90, 150)))
+    hu = nibabel.load(tmp_path / "ct.nii.gz").get_fdata()
+    assert hu.shape == (64, 64, 64)
+    assert hu.min() >= -1024 and hu.max() <= 1024 and hu.std() > 10
+
+
+def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, films, tmp_path: Path):
+    """An integer picture has no absolute scale: a darker, flatter one gives the same CT, as far as its 8 bits go."""
+    volumes = []
+    for name, gain, offset in (("plain", 1.0, 0.0), ("flat", 0.6, 50.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        paths = pictures(films, folder)
+        for path in paths.values():
+            Image.fromarray((np.asarray(Image.open(path)) * gain + offset).round().astype(np.uint8)).save(path)
+        infer(overlay, weights, folder, **paths)
+        volumes.append(nibabel.load(folder / "ct.nii.gz").get_fdata())
+    assert np.abs(volumes[0] - volumes[1]).mean() < 0.02 * volumes[0].std()
+
+
+def test_a_second_run_gives_the_same_bytes_of_image(overlay, weights, films, tmp_path: Path):
+    for name in ("first", "second"):
+        infer(overlay, weights, tmp_path / name, **films)
+    images = [nibabel.load(tmp_path / name / "ct.nii.gz").get_fdata() for name in ("first", "second")]
+    assert np.array_equal(*images)
+
+
+def spoil(kind: str, path: Path) -> Path:
+    """A film that cannot be used, in `path`'s folder."""
+    film = torch.rand(128, 128)
+    if kind in ("nan", "infinite"):
+        film[3, 5] = {"nan": nan, "infinite": inf}[kind]
+        write_film(str(path), film, 3.75)
+    elif kind == "constant":
+        write_film(str(path), torch.full((128, 128), 2.0), 3.75)
+    elif kind == "volume":
+        image = nibabel.Nifti1Image(np.random.default_rng(0).random((16, 16, 16)), np.eye(4))
+        nibabel.save(image, path)
+    elif kind == "colour":
+        path = path.with_name("film.png")
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    elif kind == "text":
+        path = path.with_name("film.png")
+        path.write_text("no picture")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "names a file that does not exist"),
+        ("nan", "holds 1 NaN or infinite values"),
+        ("infinite", "holds 1 NaN or infinite values"),
+        ("constant", "constant"),
+        ("volume", r"has shape (16, 16, 16), expected a single-channel image of 2 dimensions"),
+        ("colour", r"has shape (64, 64, 3), expected a single-channel image of 2 dimensions"),
+        ("text", "cannot be read as an image"),
+    ],
+)
+@pytest.mark.parametrize("view", ["frontal", "lateral"])
+def test_a_film_that_cannot_be_used_is_named_and_nothing_is_written(
+    overlay, weights, films, tmp_path: Path, kind: str, message: str, view: str
+):
+    path = spoil(kind, tmp_path / "film.nii.gz")
+    with pytest.raises(RuntimeError) as caught:
+        infer(overlay, weights, tmp_path / "output", **{**films, view: path})
+    found = cause_of(caught.value, InputError)
+    assert str(path) in found
+    assert f"'{view}'" in found
+    assert message in found
+    assert not list(tmp_path.glob("output/*"))
+
+
+@pytest.mark.parametrize("view", ["frontal", "lateral"])
+def test_one_view_alone_is_refused_by_the_name_of_the_other(overlay, weights, films, tmp_path: Path, view: str):
+    other = {"frontal": "lateral", "lateral": "frontal"}[view]
+    with pytest.raises(RuntimeError) as caught:
+        infer(overlay, weights, tmp_path / "output", dataset_dir=tmp_path, **{view: films[view]})
+    assert f"field '{other}' names a file that does not exist" in cause_of(caught.value, InputError)
+    assert not list(tmp_path.glob("output/*"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [({"network_def#hidden_size": 32}, "size mismatch"), ({"network_def#num_layers": [1, 1, 2]}, "Missing key")],
+)
+def test_weights_of_other_sizes_are_refused_and_nothing_is_written(
+    overlay, weights, films, tmp_path: Path, overrides: dict, message: str
+):
+    with pytest.raises(RuntimeError) as caught:
+        infer(overlay, weights, tmp_path / "output", **films, **overrides)
+    found = cause_of(caught.value, CheckpointError)
+    assert found.startswith(f"{weights}: does not fit the network of this configuration")
+    assert message in found
+    assert "stage3.json" in found
+    assert not list(tmp_path.glob("output/*"))
+
+
+def test_weights_of_an_earlier_stage_are_refused(overlay, trained: Trained, films, tmp_path: Path):
+    with pytest.raises(RuntimeError) as caught:
+        infer(overlay, trained.folder / "stage2_best.pth", tmp_path / "output", **films)
+    assert "does not fit the network" in cause_of(caught.value, CheckpointError)
+
+
+def test_missing_weights_are_named_with_the_command_that_makes_them(overlay, films, tmp_path: Path):
+    with pytest.raises(RuntimeError) as caught:
+        infer(overlay, tmp_path / "model.pt", tmp_path / "output", **films)
+    message = cause_of(caught.value, CheckpointError)
+    assert message.startswith(f"{tmp_path}/model.pt: no such checkpoint")
+    assert "python -m monai.bundle run training" in message
+
+
+def test_the_window_is_undone_and_what_lies_outside_is_clipped():
+    volume = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5]).expand(1, 5, 5, 5)
+    result = ToHUd((-1000.0, 1000.0), fov_mm=10.0)({"pred": volume, "image": "kept"})
+    assert torch.equal(result["pred"].as_tensor()[0, 2, 3], torch.tensor([-1000.0, -1000.0, -500.0, 1000.0, 1000.0]))
+    assert torch.equal(result["pred"].affine, cube_affine(5, 10.0))
+    assert result["image"] == "kept"
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_the_inferer_gives_the_last_volume_alone(small_cascade, awaken, stages: int):
+    model, xrays = awaken(small_cascade()), torch.rand(2, 2, 128, 128)
+    with torch.no_grad():
+        assert torch.equal(FinalVolumeInferer(stages)(xrays, model), model(xrays, stages=3)[stages - 1])

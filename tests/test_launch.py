@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import ast
+import importlib.util
+import io
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import nibabel
+import pytest
+from bundle_runs import ROOT
+from conftest import Trained
+from scripts import CheckpointError, InputError
+from torch.utils.data import DataLoader, Dataset
+
+SOURCE = ROOT / "launch.py"
+
+
+@pytest.fixture
+def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """The launcher, whose environment is the one that runs the tests."""
+    specification = importlib.util.spec_from_file_location("launch", SOURCE)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    monkeypatch.setattr(module, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(module, "ENVIRONMENT", tmp_path / "environment")
+    (tmp_path / "environment").mkdir()
+    (tmp_path / "environment" / "installed-requirements.sha256").write_text(requirements_digest(module))
+    return module
+
+
+def requirements_digest(launch: ModuleType) -> str:
+    return launch.hashlib.sha256(launch.REQUIREMENTS.read_bytes() + launch.REQUIREMENTS_DEMO.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def command(launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `launch.py` with these arguments in this process; gives its exit status."""
+
+    def run(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["launch.py", *map(str, arguments)])
+        return launch.main()
+
+    return run
+
+
+@pytest.fixture
+def weights(trained: Trained, overlay: Path, tmp_path: Path) -> Path:
+    """The trained cascade with its overlay config beside it, as a training run leaves them."""
+    shutil.copyfile(overlay, tmp_path / "overlay.json")
+    return Path(shutil.copyfile(trained.folder / "stage3_best.pth", tmp_path / "stage3_best.pth"))
+
+
+def test_it_needs_nothing_but_python():
+    tree = ast.parse(SOURCE.read_text(encoding="utf-8"), feature_version=(3, 10))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verb", "expected"),
+    [
+        (["demo"], "demo", {"output": ROOT / "output" / "demo"}),
+        (["train"], "train", {"stage": "all", "gpus": 1, "tiny": False, "dataset_dir": None}),
+        (["train", "--stage", "2", "--gpus", "4", "--tiny"], "train", {"stage": "2", "gpus": 4, "tiny": True}),
+        (["infer", "--frontal", "a", "--lateral", "b", "--output", "c"], "infer", {"frontal": Path.cwd() / "a"}),
+        (["evaluate", "--dataset_dir", "d"], "evaluate", {"weights": ROOT / "bundle" / "models" / "model.pt"}),
+        (["test"], "test", {"pytest": []}),
+        (["test", "-k", "words", "tests/test_files.py"], "test", {"pytest": ["-k", "words", "tests/test_files.py"]}),
+    ],
+)
+def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments, verb: str, expected: dict):
+    monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
+    found = launch.parse_arguments()
+    assert found.verb is getattr(launch, verb)
+    assert {name: getattr(found, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["paint"], ["train", "--stage", "4"], ["infer", "--frontal", "a", "--output", "c"], ["evaluate"], ["demo", "-k"]],
+)
+def test_arguments_that_make_no_sense_are_refused_before_any_work(command, arguments: list[str], capfd):
+    with pytest.raises(SystemExit) as caught:
+        command(*arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capfd.readouterr().err
+
+
+def test_a_second_install_does_nothing(launch: ModuleType, capfd):
+    before = sorted(launch.ENVIRONMENT.rglob("*"))
+    launch.install()
+    assert sorted(launch.ENVIRONMENT.rglob("*")) == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for Python is a shell script")
+@pytest.mark.parametrize("status", [0, 1])
+def test_changed_requirements_are_installed_and_a_failure_is_not_taken_for_done(launch, monkeypatch, tmp_path, status):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit {status}\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(launch, "PYTHON", python)
+    marker = launch.ENVIRONMENT / "installed-requirements.sha256"
+    marker.write_text("of other requirements")
+    if status:
+        with pytest.raises(launch.LaunchError, match="could not be installed"):
+            launch.install()
+        assert marker.read_text() == "of other requirements"
+    else:
+        launch.install()
+        launch.install()
+        calls = (tmp_path / "calls").read_text().splitlines()
+        assert [call.split("--disable-pip-version-check ")[1] for call in calls] == [
+            "-r requirements.txt",
+            "--no-deps -r requirements-demo.txt",
+        ]
+
+
+def run_python(launch: ModuleType, code: str, error_log: Path) -> int:
+    return launch.run([sys.executable, "-c", code], shown_as="python", error_log=error_log)
+
+
+def test_progress_is_passed_on_to_the_last_byte(launch: ModuleType, capfdbinary, tmp_path: Path):
+    progress = b"\rStage 1: 10 %\rStage 1: 100 %\nTrace of a line\r\x1b[KTraceback (most"
+    assert run_python(launch, f"import sys; sys.stderr.buffer.write({progress!r})", tmp_path / "error.log") == 0
+    assert capfdbinary.readouterr().err == progress
+    assert not (tmp_path / "error.log").exists()
+
+
+def test_progress_is_passed_on_as_it_comes(launch: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """A bar that has not reached its end of line is seen while the process still runs."""
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(shown))
+    wait = "import sys; sys.stderr.write('\\r 50 %'); sys.stderr.flush(); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    reader = threading.Thread(target=launch.pass_on, args=(process,))
+    reader.start()
+    deadline = time.monotonic() + 30
+    while not shown.getvalue() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    seen = shown.getvalue()
+    process.communicate()
+    reader.join()
+    assert seen == b"\r 50 %"
+
+
+def test_a_traceback_goes_to_the_log_and_its_message_becomes_the_error(launch: ModuleType, capfd, tmp_path: Path):
+    code = "import sys; print('before', file=sys.stderr); raise ValueError('what went wrong')"
+    with pytest.raises(launch.LaunchError) as caught:
+        run_python(launch, code, tmp_path / "new" / "error.log")
+    log = tmp_path / "new" / "error.log"
+    assert str(caught.value) == f"ValueError: what went wrong\n(The whole traceback is in {log}.)"
+    assert log.read_text().startswith("Traceback (most recent call last)")
+    assert capfd.readouterr().err == "before\n"
+
+
+def test_a_traceback_of_a_run_that_succeeds_is_shown_and_no_error(launch: ModuleType, capfd, tmp_path: Path):
+    code = "import sys, traceback\ntry: 1 / 0\nexcept ArithmeticError: traceback.print_exc()\nprint('on', file=sys.stderr)"
+    assert run_python(launch, code, tmp_path / "error.log") == 0
+    assert "ZeroDivisionError: division by zero\non\n" in capfd.readouterr().err
+    assert not (tmp_path / "error.log").exists()
+
+
+def test_a_status_without_a_traceback_is_handed_back(launch: ModuleType, tmp_path: Path):
+    assert run_python(launch, "raise SystemExit(7)", tmp_path / "error.log") == 7
+    assert not (tmp_path / "error.log").exists()
+
+
+class Broken(Dataset):
+    """A dataset that no item can be had of."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int):
+        try:
+            raise InputError("film.png: field 'frontal' holds 1 NaN or infinite values, expected none.")
+        except InputError as error:
+            raise RuntimeError("applying transform") from error
+
+
+def fail(chain: str) -> None:
+    if chain == "worker":
+        list(DataLoader(Broken(), num_workers=1))
+    try:
+        if chain == "cause":
+            raise FileNotFoundError("errno 2")
+        raise InputError("film.png: field 'frontal' holds 1 NaN or infinite values, expected none.")
+    except FileNotFoundError as error:
+        raise CheckpointError("stage1_best.pth: no such checkpoint.\nIt is made by: a command") from error
+    except InputError as error:
+        raise RuntimeError("Failed to evaluate ConfigExpression:\n\"$@evaluator.run()\"") from error
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        ("wrapped", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
+        ("worker", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
+        ("cause", "stage1_best.pth: no such checkpoint.\nIt is made by: a command"),
+    ],
+)
+def test_the_bundles_own_error_is_found_in_a_chain(launch: ModuleType, chain: str, message: str):
+    with pytest.raises(Exception) as caught:
+        fail(chain)
+    text = "".join(traceback.format_exception(caught.value))
+    assert launch.message_of(text[text.index("Traceback") :]) == message
+
+
+def test_another_error_is_told_by_the_first_of_its_chain(launch: ModuleType):
+    with pytest.raises(RuntimeError) as caught:
+        try:
+            raise MemoryError("out of memory")
+        except MemoryError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression:\n\"$@train#trainer.run()\"") from error
+    text = "".join(traceback.format_exception(caught.value))
+    assert launch.message_of(text) == "MemoryError: out of memory"
+    assert launch.message_of(text + "\n=======\nthe end of torchrun\n=======\n") == "MemoryError: out of memory"
+
+
+def test_the_printed_line_is_read_by_a_shell_as_the_line_that_runs(launch: ModuleType):
+    for line in (
+        ["python", "-m", "monai.bundle", "--config_file", "['a.json', 'b.json']", "--output_dir", "/tmp/a b"],
+        ["python", "--config_file", "['a.json', \"it's.json\"]"],
+        ["python", "--config_file", "['$HOME.json', '`a`.json']"],
+    ):
+        assert shlex.split(launch.shown(line)) == line
+    assert launch.shown(["--config_file", "['a.json']"]) == "--config_file \"['a.json']\""
+
+
+@pytest.mark.parametrize("given", ["frontal", "lateral"])
+def test_films_that_are_no_files_are_refused_at_once(command, weights: Path, dataset: Path, tmp_path: Path, given, capfd):
+    films = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
+    films[given] = tmp_path / "nowhere.png"
+    options = [part for view, path in films.items() for part in (f"--{view}", path)]
+    assert command("infer", *options, "--weights", weights, "--output", tmp_path / "output") == 1
+    output = capfd.readouterr()
+    assert output.err == f"\nlaunch.py: error: --{given} {tmp_path}/nowhere.png: no such file.\n"
+    assert "$ python" not in output.out
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("verb", ["infer", "evaluate"])
+def test_missing_weights_are_refused_at_once_with_the_command_that_makes_them(command, dataset, tmp_path, verb, capfd):
+    films = ["--frontal", dataset / "phantom_6_frontal.nii.gz", "--lateral", dataset / "phantom_6_lateral.nii.gz"]
+    own = films if verb == "infer" else ["--dataset_dir", dataset]
+    assert command(verb, *own, "--weights", tmp_path / "nowhere.pth", "--output", tmp_path / "output") == 1
+    error = capfd.readouterr().err
+    assert error.startswith(f"\nlaunch.py: error: {tmp_path}/nowhere.pth: no such weights.")
+    assert "python launch.py train" in error
+    assert not (tmp_path / "output").exists()
+
+
+def test_an_output_that_is_a_file_is_one_clear_error(command, dataset: Path, tmp_path: Path, capfd):
+    (tmp_path / "taken").write_text("a file")
+    assert command("train", "--dataset_dir", dataset, "--output", tmp_path / "taken") == 1
+    error = capfd.readouterr().err
+    assert error.startswith("\nlaunch.py: error: ")
+    assert str(tmp_path / "taken") in error
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_infer_writes_the_ct_and_prints_its_line(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
+    films = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
+    options = [part for view, path in films.items() for part in (f"--{view}", path)]
+    assert command("infer", *options, "--weights", weights, "--output", tmp_path / "a folder") == 0
+    assert nibabel.load(tmp_path / "a folder" / "ct.nii.gz").shape == (64, 64, 64)
+    assert sorted(path.name for path in (tmp_path / "a folder").iterdir()) == ["ct.nii.gz", "preview.png"]
+    output = capfd.readouterr().out
+    assert "Research use only" in output
+    lines = [shlex.split(line[2:]) for line in output.splitlines() if line.startswith("$ ")]
+    configs = str(["bundle/configs/inference.json", str(tmp_path / "overlay.json")])
+    expected = ["python", "-m", "monai.bundle", "run", "run", "--config_file", configs, "--bundle_root", "bundle"]
+    expected += [*map(str, options), "--weights", str(weights), "--output_dir", str(tmp_path / "a folder")]
+    assert lines == [expected]
+
+
+def test_a_bundles_error_ends_the_launcher_with_its_message(command, dataset: Path, tmp_path: Path, capfd):
+    """Stage 2 of an empty folder: the file, what was expected and the command; the traceback is in the log alone."""
+    assert command("train", "--stage", "2", "--tiny", "--dataset_dir", dataset, "--output", tmp_path / "output") == 1
+    output = capfd.readouterr()
+    error = output.err[output.err.index("launch.py: error:") :]
+    assert error.startswith(f"launch.py: error: {tmp_path}/output/stage1_best.pth: no such checkpoint; expected")
+    assert "python -m monai.bundle run training --config_file \"['bundle/configs/train.json']\"" in error
+    assert error.endswith(f"(The whole traceback is in {tmp_path}/output/error.log.)\n")
+    assert "Traceback" not in output.err
+    assert "['bundle/configs/train.json', 'bundle/configs/stage2.json', 'bundle/configs/tiny.json']" in output.out
+    assert "CheckpointError" in (tmp_path / "output" / "error.log").read_text()
+    assert not list((tmp_path / "output").rglob("*.pth"))
+
+
+def test_the_evaluations_table_shows_every_group_and_method(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
+    assert command("evaluate", "--dataset_dir", dataset, "--weights", weights, "--output", tmp_path / "output") == 0
+    table = capfd.readouterr().out.split("X2CT dB\n")[1]
+    rows = [line for line in table.splitlines() if line.startswith(("with films", "without films"))]
+    for name in ("stage 1", "stage 2", "stage 3", "upsampled stage 1", "upsampled stage 2"):
+        assert sum(f"³  {name} " in row for row in rows) == 2  # one for each group
+    assert sum("³  mean volume " in row for row in rows) == 6  # and each size
+    assert (tmp_path / "output" / "metrics.csv").is_file()
