@@ -57,9 +57,11 @@ def write_dataset(
     original = {"ct": f"{ORIGINAL}.nii.gz", "group": ORIGINAL}
     augment.set_random_state(seed=seed)
     sections = {"training": [original], "validation": [], "test": [original]}
-    names = [(section, f"{section}_{i:02d}") for section, n in (("validation", validation), ("test", test)) for i in range(n)]
+    counts = {"validation": validation, "test": test}
+    names = [(section, f"{section}_{i:02d}") for section, count in counts.items() for i in range(count)]
     for section, name in tqdm(names, desc="Deforming the CT"):
-        deformed = augment({"ct": cube.clone()})["ct"]
-        write_ct(os.path.join(dataset_dir, f"{name}.nii.gz"), torch.as_tensor(deformed)[0], deformed.affine)
+        deformed = torch.as_tensor(augment({"ct": cube.clone()})["ct"])
+        # With the cube's affine: the one that the transforms have tracked would undo the deformation on loading.
+        write_ct(os.path.join(dataset_dir, f"{name}.nii.gz"), deformed[0], cube.affine)
         sections[section].append({"ct": f"{name}.nii.gz", "group": "unseen deformations"})
     write_json(os.path.join(dataset_dir, "datalist.json"), sections)

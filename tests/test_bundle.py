@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripts
+import torch
+from bundle_runs import ROOT, bundle_run, stage_configs
+from monai.data import MetaTensor
+from packaging.requirements import Requirement
+from scripts import PrepareBiplanarBatch
+
+BUNDLE = ROOT / "bundle"
+CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
+
+
+def read(name: str) -> dict[str, Any]:
+    return json.loads((BUNDLE / "configs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def strings(content: Any) -> list[str]:
+    """Every text in a config."""
+    if isinstance(content, dict):
+        return [text for value in content.values() for text in strings(value)]
+    if isinstance(content, list):
+        return [text for value in content for text in strings(value)]
+    return [content] if isinstance(content, str) else []
+
+
+def test_the_bundle_works_when_copied_elsewhere_alone(dataset: Path, overlay: Path, tmp_path: Path):
+    shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.pth"))
+    places = {"dataset_dir": dataset, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "output"}
+    run = bundle_run("training", stage_configs(1, overlay), folder=tmp_path, epochs=1, **places)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert (tmp_path / "models" / "stage1_best.pth").is_file()
+
+
+def test_the_scripts_import_nothing_from_outside_the_bundle_but_its_requirements():
+    names = {"PIL": "pillow", "ignite": "pytorch-ignite"}
+    listed = [line.split("#")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    allowed = {Requirement(line).name for line in listed if line.strip()} | {"pillow", "scipy"}
+    for path in (BUNDLE / "scripts").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            for module in (module.split(".")[0] for module in modules):
+                assert module in sys.stdlib_module_names or names.get(module, module) in allowed, (path.name, module)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_names_only_what_the_scripts_have(path: Path):
+    for text in strings(json.loads(path.read_text(encoding="utf-8"))):
+        for name in re.findall(r"\bscripts\.([\w.]+)", text):
+            found = scripts
+            for part in name.split("."):
+                found = getattr(found, part)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_config_refers_to_another_file(path: Path):
+    """Such a reference would start at the working folder, and break where the bundle is copied to."""
+    for text in strings(json.loads(path.read_text(encoding="utf-8"))):
+        assert not (text.startswith("%") and ".json" in text)
+
+
+def test_the_public_names_are_there_and_in_order():
+    assert scripts.__all__ == sorted(scripts.__all__, key=lambda name: (name[0].islower(), name))
+    assert all(getattr(scripts, name).__doc__ for name in scripts.__all__)
+
+
+def test_inference_and_training_agree_on_what_they_share():
+    """Weights that training writes go into inference as the configs are."""
+    train, inference = read("train"), read("inference")
+    for name in ("geometry", "hu_window", "xray_scale"):
+        assert inference[name] == train[name]
+    assert inference["network_def"] == {k: v for k, v in train["network_def"].items() if k != "trained_stage"}
+    films = [t for c in (train["load"], inference["preprocessing"]) for t in c["transforms"] if "percentiles" in t]
+    films[0].pop("allow_missing_keys")
+    assert films[0] == films[1]
+
+
+def test_the_metadata_describes_the_network_of_the_configs():
+    formats, inference = read("metadata")["network_data_format"], read("inference")
+    pixels, network = inference["geometry"]["detector_pixels"], inference["network_def"]
+    sizes = [network["tokens"] * 2 ** (len(widths) - 1) for widths in network["channels"]]
+    assert sizes == [64, 128, 256]
+    assert formats["inputs"]["image"]["spatial_shape"] == [pixels, pixels]
+    assert formats["inputs"]["image"]["num_channels"] == len(inference["geometry"]["views"])
+    assert formats["outputs"]["pred"]["spatial_shape"] == [sizes[-1]] * 3
+
+
+def test_the_metadata_has_what_the_zoo_asks_for():
+    metadata = read("metadata")
+    assert metadata["version"] in metadata["changelog"]
+    for key in ("monai_version", "pytorch_version", "numpy_version", *metadata["required_packages_version"]):
+        found = metadata.get(key) or metadata["required_packages_version"][key]
+        assert re.fullmatch(r"\d+\.\d+(\.\d+)?", found), key
+    for key in ("task", "description", "authors", "copyright", "intended_use", "network_data_format"):
+        assert metadata[key]
+    assert "not for diagnosis" in metadata["intended_use"]
+    assert (BUNDLE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_metadatas_versions_lie_in_the_required_ranges():
+    metadata = read("metadata")
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    ranges = {requirement.name: requirement.specifier for requirement in map(Requirement, filter(None, lines))}
+    named = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
+    for name, found in {**named, **metadata["required_packages_version"]}.items():
+        assert found in ranges[name], name
+    assert "2.14.1" in ranges["torch"] and "0.29.1" in ranges["torchvision"]
+    for name, specifier in ranges.items():
+        assert version(name) in specifier, name
+
+
+def test_a_batch_becomes_films_target_and_the_stage_to_stop_after():
+    batch = {"xrays": MetaTensor(torch.rand(2, 2, 8, 8)), "ct": MetaTensor(torch.rand(2, 1, 4, 4, 4)), "name": ["a", "b"]}
+    films, target, further, arguments = PrepareBiplanarBatch(2)(batch, "cpu")
+    assert torch.equal(films, batch["xrays"].as_tensor())
+    assert torch.equal(target["ct"], batch["ct"].as_tensor())
+    assert type(films) is type(target["ct"]) is torch.Tensor
+    assert (further, arguments) == ((), {"stages": 2})
+    assert PrepareBiplanarBatch(1)(batch, "cpu", dtype=torch.float64)[0].dtype == torch.float64
