@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import isfinite, isinf
+from dataclasses import dataclass, fields, replace
+from math import cos, isfinite, isinf, radians, sin
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from .errors import InputError
 
 FRONTAL_VIEWS = ("AP", "PA")
 LATERAL_VIEWS = ("LL", "RL")
+LARGEST_ANGLE = 45.0
+
+Number = TypeVar("Number", float, np.ndarray, torch.Tensor)
+"""One coordinate, or an array of them: the geometry is plain arithmetic, which serves all three."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,9 @@ class BiplanarGeometry:
     Films are oriented as they are read: rows run from superior to inferior; the frontal view's columns run from the
     patient's right to the left, the lateral view's from anterior to posterior.
 
+    The distances and angles may differ between the cases of a batch: a tensor `(B,)` for a distance, `(B, 2, 3)` for
+    the angles. They may require gradients.
+
     Args:
         source_to_isocentre_mm: distance of the X-ray source from the centre of the cube.
         source_to_detector_mm: distance of the X-ray source from the detector (DICOM 0018,1110).
@@ -32,21 +41,33 @@ class BiplanarGeometry:
         detector_size_mm: side of the square detector.
         detector_pixels: pixels along a side of the detector.
         views: DICOM view positions of the two films: "AP" or "PA", then "LL" (left side at the detector) or "RL".
+        angles_deg: for each view, how far source and detector together are turned from the cube's axis: about the
+            patient's superior axis, then about the film's horizontal axis, then about the beam; right-handed, at most
+            45 degrees.
 
     Raises:
         InputError: when the cube reaches the source, the detector lies before the isocentre, the detector does not
-            cover the cube's shadow, or a view is unknown.
+            cover the shadow of the cube seen along its axis, a view is unknown, or an angle is too large.
     """
 
-    source_to_isocentre_mm: float = 1600.0
-    source_to_detector_mm: float = 1800.0
+    source_to_isocentre_mm: float | torch.Tensor = 1600.0
+    source_to_detector_mm: float | torch.Tensor = 1800.0
     fov_mm: float = 360.0
     detector_size_mm: float = 480.0
     detector_pixels: int = 512
     views: tuple[str, str] = ("PA", "LL")
+    angles_deg: tuple[tuple[float, float, float], ...] | torch.Tensor = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", tuple(self.views))
+        if not isinstance(self.angles_deg, torch.Tensor):
+            object.__setattr__(self, "angles_deg", tuple(tuple(map(float, angles)) for angles in self.angles_deg))
+        self._check_sizes_and_views()
+        self._check_angles()
+        self._check_distances()
+        self._check_shadow()
+
+    def _check_sizes_and_views(self) -> None:
         for name in ("fov_mm", "detector_size_mm", "detector_pixels"):
             value = getattr(self, name)
             if not (isfinite(value) and value > 0):
@@ -55,22 +76,41 @@ class BiplanarGeometry:
             raise InputError(
                 f"BiplanarGeometry: views are {self.views}, expected one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}."
             )
-        if isinf(self.source_to_isocentre_mm) != isinf(self.source_to_detector_mm):
+
+    def _check_angles(self) -> None:
+        shape = np.shape(self.angles_deg)
+        if shape[-2:] != (2, 3):
+            raise InputError(f"BiplanarGeometry: angles_deg has shape {tuple(shape)}, expected three for each view.")
+        largest = float(torch.as_tensor(self.angles_deg).abs().max())
+        if not largest <= LARGEST_ANGLE:
             raise InputError(
-                f"BiplanarGeometry: source_to_isocentre_mm is {self.source_to_isocentre_mm} and source_to_detector_mm "
-                f"{self.source_to_detector_mm}; a parallel beam has both infinite, a cone beam neither."
+                f"BiplanarGeometry: angles_deg holds {largest:g} degrees, expected at most {LARGEST_ANGLE:g} off the "
+                f"cube's axis; a view further off is nearer to another axis."
             )
-        if not self.source_to_isocentre_mm > self.fov_mm / 2:
+
+    def _check_distances(self) -> None:
+        source, detector = _bounds(self.source_to_isocentre_mm), _bounds(self.source_to_detector_mm)
+        if isinf(source[1]) != isinf(detector[1]):
             raise InputError(
-                f"BiplanarGeometry: source_to_isocentre_mm is {self.source_to_isocentre_mm}, which puts the source "
-                f"inside the cube of {self.fov_mm} mm; expected more than {self.fov_mm / 2}."
+                f"BiplanarGeometry: source_to_isocentre_mm is {source[1]} and source_to_detector_mm {detector[1]}; a "
+                f"parallel beam has both infinite, a cone beam neither."
             )
-        if not self.is_parallel and not self.source_to_detector_mm > self.source_to_isocentre_mm:
+        reach = self.fov_mm / 2 * (1 if self.is_along_axes else 3**0.5)
+        if not source[0] > reach:
             raise InputError(
-                f"BiplanarGeometry: source_to_detector_mm is {self.source_to_detector_mm}, which puts the detector "
-                f"before the isocentre; expected more than {self.source_to_isocentre_mm}."
+                f"BiplanarGeometry: source_to_isocentre_mm is {source[0]}, which puts the source inside the cube of "
+                f"{self.fov_mm} mm; expected more than {reach:g}."
             )
-        shadow = self.fov_mm * self.magnification(self.fov_mm / 2)
+        if not self.is_parallel:
+            gap = torch.as_tensor(self.source_to_detector_mm - self.source_to_isocentre_mm)
+            if not bool((gap > 0).all()):
+                raise InputError(
+                    f"BiplanarGeometry: source_to_detector_mm is {detector[0]}, which puts the detector before the "
+                    f"isocentre; expected more than {source[0]}."
+                )
+
+    def _check_shadow(self) -> None:
+        shadow = float(torch.as_tensor(self.fov_mm * self.magnification(self.fov_mm / 2)).max())
         if shadow > self.detector_size_mm * (1 + 1e-6):
             raise InputError(
                 f"BiplanarGeometry: detector_size_mm is {self.detector_size_mm}, but the cube of {self.fov_mm} mm casts "
@@ -79,13 +119,30 @@ class BiplanarGeometry:
 
     @property
     def is_parallel(self) -> bool:
-        return isinf(self.source_to_isocentre_mm)
+        return isinf(_bounds(self.source_to_isocentre_mm)[1])
+
+    @property
+    def is_along_axes(self) -> bool:
+        """Whether both views of every case look along the cube's axes."""
+        return not bool(torch.as_tensor(self.angles_deg).any())
+
+    @property
+    def requires_grad(self) -> bool:
+        return any(field.requires_grad for field in self._tensors().values())
+
+    @property
+    def cases(self) -> int | None:
+        """How many cases the geometry describes, each with its own values, or None when all share one set-up."""
+        sizes = {len(field) for field in self._tensors().values()}
+        if len(sizes) > 1:
+            raise InputError(f"BiplanarGeometry: its tensors describe {sorted(sizes)} cases, expected one number.")
+        return sizes.pop() if sizes else None
 
     @property
     def pixel_mm(self) -> float:
         return self.detector_size_mm / self.detector_pixels
 
-    def magnification(self, depth_mm: float | torch.Tensor) -> float | torch.Tensor:
+    def magnification(self, depth_mm: Number) -> Number:
         """Magnification on the detector of a plane `depth_mm` from the isocentre towards the source."""
         if self.is_parallel:
             return depth_mm * 0.0 + 1.0
@@ -95,6 +152,102 @@ class BiplanarGeometry:
         """+1 where the source of the view lies on the positive side of its axis (anterior, right), else -1."""
         return 1.0 if self.views[view] in ("AP", "LL") else -1.0
 
+    def shadow(self, point: tuple[Number, Number, Number], view: int) -> tuple[Number, Number]:
+        """
+        Where a point of the patient is projected to.
+
+        Args:
+            point: X, Y, Z in mm from the isocentre, each a number or an array of any shape.
+            view: 0 for the frontal view, 1 for the lateral.
+
+        Returns:
+            Film coordinates in mm from the middle of the detector: along a row, and along a column.
+        """
+        x, y, z = _times(_transposed(self.rotation(view)), point)
+        across, depth = (x, y * self.depth_sign(view)) if view == 0 else (y, x * self.depth_sign(view))
+        magnification = self.magnification(depth)
+        return -across * magnification, -z * magnification
+
+    def ray(self, along_row: Number, along_column: Number, view: int) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
+        """
+        The ray to a point of the detector, the inverse of :meth:`shadow`.
+
+        Args:
+            along_row: film coordinate in mm from the middle of the detector.
+            along_column: the same along a column.
+            view: 0 for the frontal view, 1 for the lateral.
+
+        Returns:
+            Where the ray crosses the plane through the isocentre, and its step per mm of depth towards the source, both
+            as X, Y, Z in mm.
+        """
+        middle, sign = self.magnification(0.0), self.depth_sign(view)
+        origin = (-along_row / middle, along_row * 0.0, -along_column / middle)
+        step = (along_row / self.source_to_detector_mm, along_row * 0.0 + sign, along_column / self.source_to_detector_mm)
+        if view == 1:
+            origin, step = ((vector[1], vector[0], vector[2]) for vector in (origin, step))
+        rotation = self.rotation(view)
+        return _times(rotation, origin), _times(rotation, step)
+
+    def rotation(self, view: int) -> tuple[tuple[Number, ...], ...]:
+        """Rows of the 3 x 3 rotation that turns the view from the cube's axis to where it is."""
+        yaw, pitch, roll = (_cosine_and_sine(self._angle(view, k)) for k in range(3))
+        about_z = _rotation(*yaw, 2)
+        about_horizontal, about_beam = _rotation(*pitch, view), _rotation(*roll, 1 - view)
+        return _product(about_z, _product(about_horizontal, about_beam))
+
     def with_pixels(self, detector_pixels: int) -> BiplanarGeometry:
         """The same detector, read out with another number of pixels."""
         return replace(self, detector_pixels=detector_pixels)
+
+    def case(self, index: int) -> BiplanarGeometry:
+        """The set-up of one case of a batch."""
+        return replace(self, **{name: field[index : index + 1] for name, field in self._tensors().items()})
+
+    def broadcast(self, dimensions: int) -> BiplanarGeometry:
+        """The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape."""
+        shaped = {
+            name: field.reshape(field.shape[:1] + (1,) * dimensions + field.shape[1:])
+            for name, field in self._tensors().items()
+        }
+        return replace(self, **shaped)
+
+    def _angle(self, view: int, index: int) -> float | torch.Tensor:
+        return self.angles_deg[..., view, index] if isinstance(self.angles_deg, torch.Tensor) else self.angles_deg[view][index]
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def _bounds(value: float | torch.Tensor) -> tuple[float, float]:
+    return (float(value.min()), float(value.max())) if isinstance(value, torch.Tensor) else (value, value)
+
+
+def _cosine_and_sine(degrees: float | torch.Tensor):
+    if isinstance(degrees, torch.Tensor):
+        return degrees.deg2rad().cos(), degrees.deg2rad().sin()
+    return cos(radians(degrees)), sin(radians(degrees))
+
+
+def _rotation(cosine, sine, axis: int):
+    """Right-handed rotation about one axis."""
+    zero = cosine * 0.0
+    one = zero + 1.0
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    rows = [[one if i == j else zero for j in range(3)] for i in range(3)]
+    rows[first][first], rows[first][second] = cosine, -sine
+    rows[second][first], rows[second][second] = sine, cosine
+    return tuple(map(tuple, rows))
+
+
+def _product(a, b):
+    return tuple(tuple(sum(a[i][k] * b[k][j] for k in range(3)) for j in range(3)) for i in range(3))
+
+
+def _transposed(rows):
+    return tuple(zip(*rows))
+
+
+def _times(rows, vector):
+    return tuple(sum(entry * coordinate for entry, coordinate in zip(row, vector)) for row in rows)
