@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from einops import rearrange
 from monai.networks.blocks import CrossAttentionBlock, MLPBlock, SABlock
@@ -104,8 +105,8 @@ def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: to
     """
     The rows (or columns) of a film on which the shadow of each token of a cube falls, at any depth and in either view.
 
-    A cube that is centred on the isocentre casts shadows that are the same for both axes of the film and for both
-    views, so that one table serves them all. Film coordinates run against the volume's.
+    A cube that is centred on the isocentre casts shadows that are nearly the same for both axes of the film and for both
+    views, so that one table serves them all, and every case of a batch. Film coordinates run against the volume's.
 
     Args:
         geometry: the set-up.
@@ -116,12 +117,28 @@ def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: to
     Returns:
         `(tokens, K)` pixel indices, the window of token `i` along any axis of the volume, inside the map.
     """
-    half = geometry.fov_mm / 2
-    edges = torch.linspace(half, -half, tokens + 1, dtype=torch.float64)
-    magnifications = torch.tensor([geometry.magnification(-half), geometry.magnification(half)], dtype=torch.float64)
-    shadow = (edges[:, None] * magnifications + geometry.detector_size_mm / 2) * pixels / geometry.detector_size_mm
-    shadow = torch.cat([shadow[:-1], shadow[1:]], dim=1) - 0.5
-    first, last = shadow.amin(1).floor().long(), shadow.amax(1).ceil().long()
+    lowest, highest = _shadow_bounds(geometry, tokens)
+    pixel_mm = geometry.detector_size_mm / pixels
+    first = np.floor(lowest / pixel_mm + (pixels - 1) / 2).astype(int)
+    last = np.ceil(highest / pixel_mm + (pixels - 1) / 2).astype(int)
     width = min(int((last - first).max()) + 1, pixels)
-    first = ((first + last + 1 - width) // 2).clamp(0, pixels - width)
-    return (first[:, None] + torch.arange(width)).to(device)
+    first = ((first + last + 1 - width) // 2).clip(0, pixels - width)
+    return torch.from_numpy(first[:, None] + np.arange(width)).to(device)
+
+
+def _shadow_bounds(geometry: BiplanarGeometry, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Lowest and highest film coordinate in mm of each token's layer, over both film axes, views and all cases: two `(N,)`.
+    A projection maps the corners of a convex cell to the corners of its shadow.
+    """
+    edges = np.linspace(-geometry.fov_mm / 2, geometry.fov_mm / 2, tokens + 1)
+    corners = np.meshgrid(edges, edges, edges, indexing="ij")
+    lowest, highest = np.full(tokens, np.inf), np.full(tokens, -np.inf)
+    for case in geometry.cases_apart():
+        for view, across in ((0, 0), (1, 1)):
+            for shadow, axis in zip(case.shadow(corners, view), (across, 2)):
+                layers = np.moveaxis(shadow, axis, 0).reshape(tokens + 1, -1)
+                low, high = layers.min(1), layers.max(1)
+                lowest = np.minimum(lowest, np.minimum(low[:-1], low[1:]))
+                highest = np.maximum(highest, np.maximum(high[:-1], high[1:]))
+    return lowest, highest

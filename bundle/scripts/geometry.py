@@ -200,9 +200,10 @@ class BiplanarGeometry:
         """The same detector, read out with another number of pixels."""
         return replace(self, detector_pixels=detector_pixels)
 
-    def case(self, index: int) -> BiplanarGeometry:
-        """The set-up of one case of a batch."""
-        return replace(self, **{name: field[index : index + 1] for name, field in self._tensors().items()})
+    def cases_apart(self) -> list[BiplanarGeometry]:
+        """The set-up of each case, in plain numbers, without gradients; a single one when all cases share it."""
+        numbers = {name: field.tolist() for name, field in self._tensors().items()}
+        return [replace(self, **{name: values[i] for name, values in numbers.items()}) for i in range(self.cases or 1)]
 
     def broadcast(self, dimensions: int) -> BiplanarGeometry:
         """The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape."""

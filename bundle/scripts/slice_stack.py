@@ -165,7 +165,7 @@ def _weights(
     For each view, once when all cases share a set-up, else for each case. Projection interpolates between voxels, the
     lift between pixels.
     """
-    set_ups = [geometry] if geometry.cases is None else [geometry.case(i) for i in range(geometry.cases)]
+    set_ups = geometry.cases_apart()
     return [[_view_weights(set_up, view, like, size, pixels, project) for view in range(2)] for set_up in set_ups]
 
 
