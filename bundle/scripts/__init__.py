@@ -23,6 +23,7 @@ from .losses import (
 )
 from .progress import LossReport
 from .projector import lift, project
+from .region import Region
 from .postprocess import SaveReconstructiond, ToHUd
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
@@ -48,6 +49,7 @@ __all__ = [
     "PretrainedWeightsError",
     "ProgressiveCascadeModel",
     "ProjectXraysd",
+    "Region",
     "ResampleToCubed",
     "SSIMLoss",
     "SaveReconstructiond",

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from .geometry import BiplanarGeometry
+from .region import Region
 
 WORKING_SET = {"cpu": 2**20, "cuda": 2**25}
 """Values of an intermediate result that are held at a time; on a CPU few enough for its caches."""
@@ -30,46 +31,55 @@ class Taps(NamedTuple):
     weight: torch.Tensor
 
 
+class Resampling(NamedTuple):
+    """A separable resampling of each slice: along the film's rows, and along its columns (the volume's Z)."""
+
+    across: Taps
+    upright: Taps
+
+
 class Weights(NamedTuple):
     """The weights of one view, from the voxels of each slice to the film's pixels, and the other way."""
 
-    to_film: Taps
-    to_slices: Taps
+    to_film: Resampling
+    to_slices: Resampling
 
 
-def project_along_axes(volume: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
+def project_along_axes(volume: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
     """
     Reads each slice by linear interpolation where the rays of a film's pixels meet it, and sums over the slices.
 
     Args:
-        volume: `(B, S, S, S)`, RAS+.
+        volume: `(B, X, Y, Z)`, RAS+, the voxels of a region of the cube; the rest of the cube is zero.
         geometry: a set-up along the axes.
+        region: where these voxels are.
 
     Returns:
         `(B, 2, P, P)`; the length of each ray in a slice is the caller's to multiply with.
     """
-    return _Project.apply(volume, _weights(geometry, volume, volume.shape[-1], geometry.detector_pixels, True))
+    pixels = geometry.detector_pixels
+    return _Project.apply(volume, _weights(geometry, region, pixels, volume, interpolate_voxels=True))
 
 
-def lift_along_axes(films: torch.Tensor, geometry: BiplanarGeometry, size: int) -> torch.Tensor:
+def lift_along_axes(films: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
     """
     Reads each film by linear interpolation where the rays of the voxels hit it.
 
     Args:
         films: `(B, 2, C, P, P)`.
         geometry: a set-up along the axes.
-        size: voxels along a side of the cube.
+        region: the voxels that are wanted.
 
     Returns:
-        `(B, 2, C, size, size, size)`, RAS+.
+        `(B, 2, C, X, Y, Z)`, RAS+.
     """
-    return _Lift.apply(films, _weights(geometry, films, size, films.shape[-1], False))
+    return _Lift.apply(films, region.shape, _weights(geometry, region, films.shape[-1], films, interpolate_voxels=False))
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, volume: torch.Tensor, weights: list[list[Weights]]) -> torch.Tensor:
-        ctx.weights, ctx.size = weights, volume.shape[-1]
+        ctx.weights, ctx.shape = weights, volume.shape
         return torch.cat([
             torch.stack([_slices_to_films(cases, view, taps.to_film) for view, taps in enumerate(views)], dim=1)
             for cases, views in zip(volume.tensor_split(len(weights)), weights)
@@ -78,7 +88,7 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
-        volume = gradient.new_zeros(len(gradient), ctx.size, ctx.size, ctx.size)
+        volume = gradient.new_zeros(ctx.shape)
         parts = (tensor.tensor_split(len(ctx.weights)) for tensor in (gradient, volume))
         for films, cubes, views in zip(*parts, ctx.weights):
             for view, taps in enumerate(views):
@@ -89,10 +99,9 @@ class _Project(torch.autograd.Function):
 
 class _Lift(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, films: torch.Tensor, weights: list[list[Weights]]) -> torch.Tensor:
+    def forward(ctx, films: torch.Tensor, shape: tuple[int, int, int], weights: list[list[Weights]]) -> torch.Tensor:
         ctx.weights = weights
-        size = weights[0][0].to_slices.index.shape[1]
-        volumes = films.new_empty(*films.shape[:3], size, size, size)
+        volumes = films.new_empty(*films.shape[:3], *shape)
         for case, cubes, views in zip(films, volumes, weights * (len(films) // len(weights))):
             for view, taps in enumerate(views):
                 for place, voxels in _films_to_slices(case[view], view, taps.to_slices):
@@ -105,46 +114,51 @@ class _Lift(torch.autograd.Function):
         return torch.stack([
             torch.stack([_slices_to_films(case[view], view, taps.to_film) for view, taps in enumerate(views)])
             for case, views in zip(gradient, ctx.weights * (len(gradient) // len(ctx.weights)))
-        ]), None
+        ]), None, None
 
 
-def _slices_to_films(volumes: torch.Tensor, view: int, taps: Taps) -> torch.Tensor:
-    """`(N, S, S, S)` to `(N, P, P)`."""
-    count, size, pixels = len(volumes), volumes.shape[-1], taps.index.shape[1]
-    voxel_rows = volumes.to(taps.weight.dtype).reshape(-1, size)
+def _slices_to_films(volumes: torch.Tensor, view: int, resampling: Resampling) -> torch.Tensor:
+    """`(N, X, Y, Z)` to `(N, P, P)`."""
+    across, upright = resampling
+    count, pixels = len(volumes), across.index.shape[1]
+    _, x, y, z = volumes.shape
+    voxel_rows = volumes.to(across.weight.dtype).reshape(-1, z)
     films = voxel_rows.new_zeros(pixels, count * pixels)
-    volume_start = _counted(count, voxel_rows.device)[:, None, None] * size**2
-    for start, index, weight in _blocks(taps, count * pixels * size):
-        local = _counted(len(index), index.device)[:, None, None, None]
-        index, weight = index[:, None], weight[:, None].expand(-1, count, -1, -1)
-        across = volume_start + (index * size + (local + start) if view == 0 else (local + start) * size + index)
-        in_columns = _weighted_sums(voxel_rows, across.flatten(0, 2), weight.flatten(0, 2))
+    volume_start = _counted(count, voxel_rows.device)[:, None, None] * (x * y)
+    for block in _blocks(len(across.index), count * pixels * z, voxel_rows.device):
+        slices = torch.arange(block.start, block.stop, dtype=torch.int32, device=voxel_rows.device)[:, None, None, None]
+        index = across.index[block][:, None]
+        rows = volume_start + (index * y + slices if view == 0 else slices * y + index)
+        weight = across.weight[block][:, None].expand_as(rows)
+        in_columns = _weighted_sums(voxel_rows, rows.flatten(0, 2), weight.flatten(0, 2))
         upright_rows = in_columns.T.contiguous().view(-1, count * pixels)
-        upright = (index * len(index) + local)[:, 0].transpose(0, 1)
-        films += _weighted_sums(upright_rows, upright.flatten(1), weight[:, 0].transpose(0, 1).flatten(1))
+        rows = upright.index[block] * len(slices) + (slices[:, 0] - block.start)
+        weight = upright.weight[block]
+        films += _weighted_sums(upright_rows, rows.transpose(0, 1).flatten(1), weight.transpose(0, 1).flatten(1))
     return films.view(pixels, count, pixels).transpose(0, 1).to(volumes.dtype)
 
 
 def _films_to_slices(
-    films: torch.Tensor, view: int, taps: Taps
+    films: torch.Tensor, view: int, resampling: Resampling
 ) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
-    """`(N, P, P)` to `(N, S, S, S)`, a few slices at a time, each with its place."""
-    count, size, pixels = len(films), taps.index.shape[1], films.shape[-1]
-    film_rows = films.to(taps.weight.dtype).transpose(0, 1).reshape(pixels, -1)
-    film_start = _counted(count, films.device)[:, None, None] * pixels
-    for start, index, weight in _blocks(taps, count * pixels * size):
-        upright, upright_weight = index.transpose(0, 1), weight.transpose(0, 1)
-        in_rows = _weighted_sums(film_rows, upright.flatten(0, 1), upright_weight.flatten(0, 1))
-        film_columns = in_rows.view(size, -1).T.contiguous()
-        across = index + _counted(len(index), index.device)[:, None, None] * (count * pixels)
-        place = slice(start, start + len(index))
+    """`(N, P, P)` to `(N, X, Y, Z)`, a few slices at a time, each with its place."""
+    across, upright = resampling
+    count, pixels, z = len(films), films.shape[-1], upright.index.shape[1]
+    film_rows = films.to(across.weight.dtype).transpose(0, 1).reshape(pixels, -1)
+    film_start = _counted(count, films.device)[:, None, None, None] * pixels
+    for block in _blocks(len(across.index), count * pixels * z, films.device):
+        index, weight = upright.index[block].transpose(0, 1), upright.weight[block].transpose(0, 1)
+        in_rows = _weighted_sums(film_rows, index.flatten(0, 1), weight.flatten(0, 1))
+        film_columns = in_rows.view(z, -1).T.contiguous()
+        index, weight = across.index[block], across.weight[block]
+        rows = index + _counted(len(index), films.device)[:, None, None] * (count * pixels)
         if view == 0:
-            across, weight, place = across.transpose(0, 1), upright_weight, (slice(None), slice(None), place)
+            rows, weight, place = rows.transpose(0, 1), weight.transpose(0, 1), (slice(None), slice(None), block)
         else:
-            place = (slice(None), place)
-        shape = (count, *across.shape[:2], size)
-        across, weight = across + film_start[..., None], weight.expand(count, -1, -1, -1)
-        yield place, _weighted_sums(film_columns, across.flatten(0, 2), weight.flatten(0, 2)).view(shape)
+            place = (slice(None), block)
+        rows = film_start + rows
+        voxels = _weighted_sums(film_columns, rows.flatten(0, 2), weight.expand_as(rows).flatten(0, 2))
+        yield place, voxels.view(*rows.shape[:3], z)
 
 
 def _weighted_sums(rows: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -152,40 +166,41 @@ def _weighted_sums(rows: torch.Tensor, index: torch.Tensor, weight: torch.Tensor
     return embedding_bag(index, rows, mode="sum", per_sample_weights=weight)
 
 
-def _blocks(taps: Taps, values_per_slice: int) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """The tables of a few slices at a time, with the number of the first."""
-    count = max(1, WORKING_SET[taps.index.device.type] // values_per_slice)
-    return zip(range(0, len(taps.index), count), taps.index.split(count), taps.weight.split(count))
+def _blocks(slices: int, values_per_slice: int, device: torch.device) -> Iterator[slice]:
+    """A few slices at a time."""
+    count = max(1, WORKING_SET[device.type] // values_per_slice)
+    return (slice(start, min(start + count, slices)) for start in range(0, slices, count))
 
 
 def _weights(
-    geometry: BiplanarGeometry, like: torch.Tensor, size: int, pixels: int, project: bool
+    geometry: BiplanarGeometry, region: Region, pixels: int, like: torch.Tensor, interpolate_voxels: bool
 ) -> list[list[Weights]]:
-    """
-    For each view, once when all cases share a set-up, else for each case. Projection interpolates between voxels, the
-    lift between pixels.
-    """
+    """For each view, once when all cases share a set-up, else for each case."""
     set_ups = geometry.cases_apart()
-    return [[_view_weights(set_up, view, like, size, pixels, project) for view in range(2)] for set_up in set_ups]
+    return [[_view_weights(g, view, region, pixels, like, interpolate_voxels) for view in range(2)] for g in set_ups]
 
 
 def _view_weights(
-    geometry: BiplanarGeometry, view: int, like: torch.Tensor, size: int, pixels: int, project: bool
+    geometry: BiplanarGeometry, view: int, region: Region, pixels: int, like: torch.Tensor, interpolate_voxels: bool
 ) -> Weights:
     """
-    Film and slice have the same grid along rows and columns, so that one table serves both. A tent whose half width is
-    the distance of two voxels interpolates between voxels; its transpose is the same tent in units of pixels.
+    Interpolation between voxels, for projection, or between pixels, for the lift, and its transpose: a tent whose half
+    width is the distance of two voxels, or of two pixels, in the cells of either side.
     """
-    voxel, pixel = (_centred(count, like.device) for count in (size, pixels))
-    voxel_mm, pixel_mm = geometry.fov_mm / size, geometry.detector_size_mm / pixels
-    magnification = geometry.magnification(voxel * voxel_mm * geometry.depth_sign(view))[:, None]
+    main, across = (1, 0) if view == 0 else (0, 1)
+    depth, *in_plane = (region.centres(axis, geometry.fov_mm, like.device) for axis in (main, across, 2))
+    voxel_mm, pixel_mm = geometry.fov_mm / region.size, geometry.detector_size_mm / pixels
+    magnification = geometry.magnification(depth * geometry.depth_sign(view))[:, None]
     voxels_per_pixel = pixel_mm / (voxel_mm * magnification)
-    half_width = torch.ones_like(voxels_per_pixel) if project else voxels_per_pixel
-    voxel_of_pixel = (size - 1) / 2 - pixel * voxels_per_pixel
-    pixel_of_voxel = (pixels - 1) / 2 - voxel / voxels_per_pixel
-    return Weights(
-        _tents(voxel_of_pixel, half_width, size, like), _tents(pixel_of_voxel, half_width / voxels_per_pixel, pixels, like)
-    )
+    half_width = torch.ones_like(magnification) if interpolate_voxels else voxels_per_pixel
+    middle, film_mm = (pixels - 1) / 2, _centred(pixels, like.device) * pixel_mm
+    to_film, to_slices = [], []
+    for voxels in in_plane:
+        voxel_of_pixel = (-film_mm / magnification - voxels[0]) / voxel_mm
+        pixel_of_voxel = middle - voxels * magnification / pixel_mm
+        to_film.append(_tents(voxel_of_pixel, half_width, len(voxels), like))
+        to_slices.append(_tents(pixel_of_voxel, half_width / voxels_per_pixel, pixels, like))
+    return Weights(Resampling(*to_film), Resampling(*to_slices))
 
 
 def _tents(centre: torch.Tensor, half_width: torch.Tensor, count: int, like: torch.Tensor) -> Taps:
