@@ -45,8 +45,9 @@ def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascad
             "hidden_size": 16,
             "mlp_dim": 32,
             "feature_channels": (8, 8, 8),
-            "context_channels": (8, 16),
-            "channels": ((8, 8, 8), (8, 8, 8, 8), (8, 8, 8, 8, 8)),
+            "encoder_channels": (8, 16),
+            "context_channels": (8, 8, 8),
+            "local_channels": (8, 8, 4),
             "detail_channels": 4,
         }
         return ProgressiveCascadeModel(**{"geometry": geometry, **sizes, **arguments})

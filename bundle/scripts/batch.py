@@ -9,6 +9,9 @@ import torch
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 
+from .cascade import NUMBER_OF_STAGES
+from .region import Region
+
 
 class PrepareBiplanarBatch(PrepareBatch):
     """
@@ -16,10 +19,12 @@ class PrepareBiplanarBatch(PrepareBatch):
 
     Args:
         stages: the stage to stop after.
+        crop: side, in voxels of that stage, of the random part of the volume that is decoded and scored, the same for a
+            batch and in the target and the network's arguments as `region`; None for the whole volume.
     """
 
-    def __init__(self, stages: int) -> None:
-        self.stages = stages
+    def __init__(self, stages: int, crop: int | None = None) -> None:
+        self.stages, self.crop = stages, crop
 
     def __call__(
         self,
@@ -27,12 +32,22 @@ class PrepareBiplanarBatch(PrepareBatch):
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], tuple, dict[str, int]]:
+    ) -> tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]:
         target = {
             key: torch.as_tensor(batchdata[key]).as_subclass(torch.Tensor).to(device, non_blocking=non_blocking, **kwargs)
             for key in ("ct", "xrays")
         }
-        return target["xrays"], target, (), {"stages": self.stages}
+        arguments: dict[str, Any] = {"stages": self.stages}
+        if self.crop is not None:
+            size = target["ct"].shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
+            arguments["region"] = target["region"] = random_region(size, self.crop)
+        return target["xrays"], target, (), arguments
+
+
+def random_region(size: int, side: int) -> Region:
+    """A cube of `side` voxels at a random even place of a cube of `size`, drawn by torch's generator."""
+    start = tuple(2 * int(torch.randint((size - side) // 2 + 1, ())) for _ in range(3))
+    return Region(size, start, tuple(first + side for first in start))
 
 
 class FinalVolumeInferer(Inferer):

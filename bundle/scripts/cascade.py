@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, interpolate
 
 from .encoder import MultiScaleXrayEncoder
 from .errors import InputError
 from .geometry import BiplanarGeometry
-from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
+from .region import Region
+from .stages import EVIDENCE, Stage1Base64, Stage2Refiner128, Stage3Refiner256
 
 STAGES = (Stage1Base64, Stage2Refiner128, Stage3Refiner256)
+NUMBER_OF_STAGES = len(STAGES)
 
 
 class ProgressiveCascadeModel(nn.Module):
@@ -23,23 +24,26 @@ class ProgressiveCascadeModel(nn.Module):
     A stage owns its level of the encoder; :meth:`up_to` is the part of the network that a stage's checkpoint holds.
 
     Args:
-        geometry: the set-up of both views; `detector_pixels` is the side of the X-rays, twice that of the last volume.
+        geometry: the set-up of both views; `detector_pixels` is the side of the X-rays, eight times that of the first
+            stage's volume.
         tokens: volume tokens along a side, in every stage.
         num_layers: transformer layers of each stage.
         num_heads: attention heads of each stage.
         hidden_size: width of a token.
         mlp_dim: width of the transformer layers' MLP.
         feature_channels: X-ray feature channels of each stage.
-        context_channels: widths of the encoder's U-Net, see :class:`~scripts.encoder.MultiScaleXrayEncoder`.
-        channels: widths of each stage's pyramid, finest first; their number sets the stage's size,
-            `tokens * 2 ** (len(channels) - 1)`.
+        encoder_channels: widths of the encoder's U-Net, see :class:`~scripts.encoder.MultiScaleXrayEncoder`.
+        context_channels: widths of the context path's pyramid, finest first, in every stage.
+        local_channels: width of each stage's local path.
         detail_channels: width of the last stage's detail enhancer.
-        attention: "ray" or "dense".
-        checkpointing: gradient checkpointing of each stage.
+        feature_dropout: share of the lifted feature channels that are dropped in training.
+        attention: "ray", "dense" or "none", which leaves the ViT out.
+        checkpointing: gradient checkpointing of each stage's transformer.
+        evidence: what the stages read, see :class:`~scripts.stages.VolumeStage`.
         trained_stage: the one stage (1, 2 or 3) to train; all else is frozen. None leaves everything trainable.
 
     Raises:
-        ValueError: when the sizes of the stages do not double, or do not fit the X-rays.
+        ValueError: when the X-rays' pixels are no multiple of eight, or the sizes do not fit the tokens.
     """
 
     def __init__(
@@ -51,36 +55,44 @@ class ProgressiveCascadeModel(nn.Module):
         hidden_size: int = 192,
         mlp_dim: int = 768,
         feature_channels: Sequence[int] = (32, 16, 8),
-        context_channels: Sequence[int] = (32, 64, 128),
-        channels: Sequence[Sequence[int]] = ((16, 32, 64), (16, 32, 64, 128), (8, 16, 32, 64, 128)),
+        encoder_channels: Sequence[int] = (32, 64, 128),
+        context_channels: Sequence[int] = (16, 32, 64, 128, 128),
+        local_channels: Sequence[int] = (16, 16, 8),
         detail_channels: int = 8,
+        feature_dropout: float = 0.1,
         attention: str = "ray",
         checkpointing: Sequence[bool] = (False, False, True),
+        evidence: Sequence[str] = EVIDENCE,
         trained_stage: int | None = None,
     ) -> None:
         super().__init__()
         self.geometry = geometry
-        self.sizes = tuple(tokens * 2 ** (len(widths) - 1) for widths in channels)
-        expected = tuple(geometry.detector_pixels // divisor for divisor in (8, 4, 2))
-        if self.sizes != expected:
+        self.sizes = tuple(geometry.detector_pixels // divisor for divisor in (8, 4, 2))
+        if geometry.detector_pixels % 8:
             raise ValueError(
-                f"ProgressiveCascadeModel: {tokens} tokens and channels {channels} give volumes of {self.sizes} voxels "
-                f"a side, but X-rays of {geometry.detector_pixels} pixels go with {expected}."
+                f"ProgressiveCascadeModel: the X-rays have {geometry.detector_pixels} pixels a side, expected a multiple of "
+                f"8, since the volumes have an eighth, a quarter and a half of them."
             )
-        self.encoder = MultiScaleXrayEncoder(feature_channels, context_channels)
+        self.encoder = MultiScaleXrayEncoder(feature_channels, encoder_channels)
         self.stages = nn.ModuleList(
             stage(
                 size=self.sizes[k],
-                tokens=tokens,
-                num_layers=num_layers[k],
-                num_heads=num_heads[k],
-                hidden_size=hidden_size,
-                mlp_dim=mlp_dim,
-                channels=channels[k],
+                context={
+                    "size": self.sizes[0],
+                    "tokens": tokens,
+                    "channels": context_channels,
+                    "num_layers": num_layers[k],
+                    "num_heads": num_heads[k],
+                    "hidden_size": hidden_size,
+                    "mlp_dim": mlp_dim,
+                    "feature_pixels": 2 * self.sizes[k],
+                    "attention": attention,
+                    "checkpointing": checkpointing[k],
+                },
+                local_channels=local_channels[k],
                 feature_channels=feature_channels[k],
-                feature_pixels=2 * self.sizes[k],
-                attention=attention,
-                checkpointing=checkpointing[k],
+                feature_dropout=feature_dropout,
+                evidence=evidence,
                 **({"detail_channels": detail_channels} if stage is Stage3Refiner256 else {}),
             )
             for k, stage in enumerate(STAGES)
@@ -93,16 +105,24 @@ class ProgressiveCascadeModel(nn.Module):
                 part.requires_grad_(True)
 
     def forward(
-        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, stages: int = 3
+        self,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry | None = None,
+        stages: int = 3,
+        region: Region | None = None,
+        slabs: int = 1,
     ) -> list[torch.Tensor]:
         """
         Args:
             xrays: scaled line integrals, `(B, 2, P, P)`, frontal then lateral.
             geometry: the set-up of these X-rays, the model's own by default.
             stages: the stage to stop after.
+            region: the part of the last volume that is wanted, the whole by default.
+            slabs: in how many parts to compute the last volume, which takes less memory.
 
         Returns:
-            Each stage's volume, `(B, 1, S, S, S)`, RAS+, scaled to about [0, 1], coarsest first.
+            Each stage's volume, `(B, 1, S, S, S)`, RAS+, scaled to about [0, 1], coarsest first; the last as large as
+            the region.
 
         Raises:
             InputError: when the X-rays have another shape.
@@ -116,10 +136,11 @@ class ProgressiveCascadeModel(nn.Module):
                 f"{pixels}): frontal and lateral, each {pixels} pixels a side."
             )
         volumes: list[torch.Tensor] = []
-        for stage, features in zip(self.stages, self.encoder(xrays, stages)):
-            films = avg_pool2d(xrays, pixels // features.shape[-1])[:, :, None]
-            base = [upsample(volumes[-1])] if volumes else []
-            volumes.append(stage(features, films, geometry, *base))
+        features = self.encoder(xrays, stages)
+        for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
+            previous = volumes[-1] if volumes else None
+            part = {"region": region, "slabs": slabs} if number == stages else {}
+            volumes.append(stage(level, xrays, geometry, previous, **part))
         return volumes
 
     def up_to(self, stage: int) -> nn.ModuleDict:
@@ -147,8 +168,3 @@ class ProgressiveCascadeModel(nn.Module):
     def _check_stage(self, stage: int) -> None:
         if stage not in range(1, len(self.stages) + 1):
             raise ValueError(f"ProgressiveCascadeModel: stage is {stage!r}, expected 1, 2 or 3.")
-
-
-def upsample(volume: torch.Tensor) -> torch.Tensor:
-    """Trilinear upsampling to twice the size: what a stage starts from."""
-    return interpolate(volume, scale_factor=2, mode="trilinear")

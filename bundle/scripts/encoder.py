@@ -21,18 +21,18 @@ class MultiScaleXrayEncoder(nn.Module):
 
     Args:
         channels: feature channels of each level, coarsest first.
-        context_channels: widths of the coarsest level's U-Net, which gives every level its view of the whole film.
+        unet_channels: widths of the coarsest level's U-Net, which gives every level its view of the whole film.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 16, 8), context_channels: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(self, channels: Sequence[int] = (32, 16, 8), unet_channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
         self.shrinks = tuple(2**power for power in reversed(range(len(channels))))
         coarsest = UNet(
             spatial_dims=2,
             in_channels=self.shrinks[0] ** 2,
             out_channels=channels[0],
-            channels=context_channels,
-            strides=[2] * (len(context_channels) - 1),
+            channels=unet_channels,
+            strides=[2] * (len(unet_channels) - 1),
             num_res_units=1,
         )
         finer = [

@@ -13,12 +13,12 @@ from monai.data import Dataset, decollate_batch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .attenuation import scaled_to_hu
-from .cascade import upsample
 from .files import cube_affine, write_ct, write_film, write_film_picture, write_json, write_whole
 from .geometry import BiplanarGeometry
 from .losses import DRRReprojectionLoss
 from .metrics import DEFINITIONS, mean_and_interval, truth_at, volume_metrics
 from .pictures import volume_figure, xray_figure
+from .stages import upsample
 
 IDENTITY_COLUMNS = ("case", "group", "size", "method")
 

@@ -17,6 +17,8 @@ from .attenuation import hu_to_attenuation, scaled_to_hu
 from .errors import PretrainedWeightsError
 from .geometry import BiplanarGeometry
 from .projector import project
+from .region import Region
+from .stages import upsample
 from .ssim import structural_similarity
 
 VGG16 = torchvision.models.VGG16_Weights.IMAGENET1K_V1
@@ -107,15 +109,35 @@ class DRRReprojectionLoss(nn.Module):
         super().__init__()
         self.geometry, self.hu_window, self.xray_scale = geometry, tuple(hu_window), xray_scale
 
-    def forward(self, prediction: torch.Tensor, xrays: torch.Tensor) -> torch.Tensor:
-        """A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar."""
-        drr = self.project(prediction)
+    def forward(
+        self,
+        prediction: torch.Tensor,
+        xrays: torch.Tensor,
+        base: torch.Tensor | None = None,
+        region: Region | None = None,
+    ) -> torch.Tensor:
+        """
+        A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar.
+
+        With a `region` the prediction holds that part, and `base`, a whole volume, the rest: line integrals are linear,
+        so that those of the base and those of what the part changes add up.
+        """
+        if region is None:
+            drr = self.project(prediction)
+        else:
+            change = self._attenuation(prediction) - self._attenuation(region.of(base))
+            drr = self.project(base) + self._project(change, region)
         return l1_loss(drr, adaptive_avg_pool2d(xrays, drr.shape[-1]))
 
     def project(self, volume: torch.Tensor) -> torch.Tensor:
         """Scaled line integrals of a scaled volume `(B, 1, S, S, S)`: `(B, 2, 2S, 2S)`."""
-        mu = hu_to_attenuation(scaled_to_hu(volume, self.hu_window))
-        return project(mu, self.geometry.with_pixels(2 * volume.shape[-1])) / self.xray_scale
+        return self._project(self._attenuation(volume), Region.whole(volume.shape[-1]))
+
+    def _attenuation(self, volume: torch.Tensor) -> torch.Tensor:
+        return hu_to_attenuation(scaled_to_hu(volume, self.hu_window))
+
+    def _project(self, mu: torch.Tensor, region: Region) -> torch.Tensor:
+        return project(mu, self.geometry.with_pixels(2 * region.size), region) / self.xray_scale
 
 
 class Stage1Loss(nn.Module):
@@ -132,13 +154,15 @@ class Stage1Loss(nn.Module):
         self.weights = {"l1": l1, "ssim": ssim}
         self.ssim = SSIMLoss()
 
-    def terms(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each term by name, before its weight."""
+    def terms(
+        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop
+    ) -> dict[str, torch.Tensor]:
+        """Each term by name, before its weight. A crop has the `base` and `region` of :class:`DRRReprojectionLoss`."""
         return {"l1": l1_loss(prediction, truth), "ssim": self.ssim(prediction, truth)}
 
-    def forward(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> torch.Tensor:
-        """Volumes `(B, 1, S, S, S)` and X-rays `(B, 2, P, P)` to the weighted sum of the terms."""
-        return self.weigh(self.terms(prediction, truth, xrays))
+    def forward(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
+        """Volumes `(B, 1, X, Y, Z)` and X-rays `(B, 2, P, P)` to the weighted sum of the terms."""
+        return self.weigh(self.terms(prediction, truth, xrays, **crop))
 
     def weigh(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return sum(self.weights[name] * term for name, term in terms.items())
@@ -168,7 +192,9 @@ class Stage2Loss(Stage1Loss):
         self.weights["vgg"] = vgg
         self.vgg = TriPlanarVGGLoss(vgg_weights, vgg_fraction)
 
-    def terms(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(
+        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop
+    ) -> dict[str, torch.Tensor]:
         return {**super().terms(prediction, truth, xrays), "vgg": self.vgg(prediction, truth)}
 
 
@@ -199,11 +225,13 @@ class Stage3Loss(Stage2Loss):
         self.gradient = GradientMagnitudeLoss()
         self.drr = DRRReprojectionLoss(geometry, hu_window, xray_scale)
 
-    def terms(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor) -> dict[str, torch.Tensor]:
+    def terms(
+        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop
+    ) -> dict[str, torch.Tensor]:
         return {
             **super().terms(prediction, truth, xrays),
             "gradient": self.gradient(prediction, truth),
-            "drr": self.drr(prediction, xrays),
+            "drr": self.drr(prediction, xrays, **crop),
         }
 
 
@@ -235,14 +263,19 @@ class MultiScaleLoss(nn.Module):
         """
         Args:
             volumes: the cascade's output, at least as far as this stage.
-            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, and "xrays", `(B, 2, P, P)`.
+            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays", `(B, 2, P, P)`, and,
+                when the stage's volume is only a part, its "region".
 
         Returns:
             A scalar.
         """
-        prediction = volumes[self.stage - 1]
-        truth = adaptive_avg_pool3d(target["ct"], prediction.shape[-1])
-        terms = self.loss.terms(prediction, truth, target["xrays"])
+        prediction, region = volumes[self.stage - 1], target.get("region")
+        crop = {}
+        if region is not None and self.stage > 1:
+            crop = {"base": upsample(volumes[self.stage - 2]), "region": region}
+        region = region or Region.whole(prediction.shape[-1])
+        truth = region.of(adaptive_avg_pool3d(target["ct"], region.size))
+        terms = self.loss.terms(prediction, truth, target["xrays"], **crop)
         total = self.loss.weigh(terms)
         self.terms = {name: term.item() for name, term in {"loss": total.detach(), **terms}.items()}
         return total

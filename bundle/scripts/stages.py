@@ -10,152 +10,135 @@ from monai.networks.blocks import Convolution
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import nn
-from torch.nn.functional import avg_pool3d, interpolate
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, avg_pool3d, interpolate, leaky_relu
 from torch.utils.checkpoint import checkpoint
 
 from .attention import BiplanarTransformerLayer, ray_windows
 from .geometry import BiplanarGeometry
 from .projector import lift
+from .region import Region
 
 VIEWS = 2
-ACTIVATION = ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})
+SLOPE = 0.1
+ACTIVATION = ("LeakyReLU", {"negative_slope": SLOPE, "inplace": True})
 NORM = ("instance", {"affine": True})
+EVIDENCE = ("xrays", "features", "positions")
 
 
 class VolumeStage(nn.Module):
     """
     Predicts a volume from X-rays and their features, as a correction of the volume so far.
 
-    Known geometry first: the raw X-rays and their learned features are lifted into the cube, beside the volume so far,
-    and a convolutional pyramid takes them down to the tokens' grid and up again. A ViT works on the tokens there, with
-    cross-attention to the X-ray features. What the ViT adds to the pyramid starts at zero.
+    Two paths. The context path sees the whole cube at the first stage's size and ends in features of that size. The
+    local path works at the stage's own size by a few convolutions without normalisation over the volume, so that any
+    region of the volume can be computed by itself.
 
     Args:
         size: voxels along a side of the cube.
-        tokens: volume tokens along a side; `size / tokens` is the patch, a power of two.
-        num_layers: transformer layers.
-        num_heads: attention heads of a layer.
-        hidden_size: width of a token.
-        mlp_dim: width of a layer's MLP.
-        channels: width of the pyramid at each resolution, finest first, as many as halvings in a patch, plus one.
+        context: arguments of :class:`ContextNetwork`, less `input_channels`.
+        local_channels: width of the local path.
         feature_channels: channels of the X-ray features.
-        feature_pixels: side of the X-ray feature maps.
-        attention: "ray" or "dense", see :class:`~scripts.attention.BiplanarCrossAttention`.
-        checkpointing: recompute each transformer layer in the backward pass instead of storing it.
-        input_channels: channels of the volume so far, 0 in the first stage.
+        feature_dropout: share of the X-ray features' channels that are dropped in training.
+        evidence: what the stage reads, of "xrays" (lifted), "features" (learned, lifted) and "positions" (a learned map
+            of the tokens' positions).
+        is_first: whether there is no volume so far.
 
     Raises:
-        ValueError: when `channels` do not fit the patch.
+        ValueError: when `evidence` names something else, or neither X-rays nor features.
     """
+
+    margin = 2
+    """How many voxels around a region the local path reads."""
 
     def __init__(
         self,
         size: int,
-        tokens: int,
-        num_layers: int,
-        num_heads: int,
-        hidden_size: int,
-        mlp_dim: int,
-        channels: Sequence[int],
+        context: dict,
+        local_channels: int,
         feature_channels: int,
-        feature_pixels: int,
-        attention: str = "ray",
-        checkpointing: bool = False,
-        input_channels: int = 1,
+        feature_dropout: float = 0.0,
+        evidence: Sequence[str] = EVIDENCE,
+        is_first: bool = False,
     ) -> None:
         super().__init__()
-        if size != tokens * 2 ** (len(channels) - 1):
-            raise ValueError(
-                f"{type(self).__name__}: {len(channels)} channels make a patch of {2 ** (len(channels) - 1)} voxels, "
-                f"expected size / tokens = {size} / {tokens}."
-            )
-        self.size, self.tokens, self.checkpointing = size, tokens, checkpointing
-        evidence = input_channels + VIEWS * (1 + feature_channels)
-        self.stem = TwoConv(3, evidence, channels[0], ACTIVATION, NORM, bias=True)
-        self.down = nn.ModuleList(
-            Down(3, fine, coarse, ACTIVATION, NORM, bias=True) for fine, coarse in zip(channels, channels[1:])
+        if not set(evidence) <= set(EVIDENCE) or not set(evidence) & {"xrays", "features"}:
+            raise ValueError(f"{type(self).__name__}: evidence is {evidence}, expected some of {EVIDENCE}.")
+        self.size, self.reads_xrays, self.reads_features = size, "xrays" in evidence, "features" in evidence
+        self.dropout = nn.Dropout3d(feature_dropout)
+        volume_and_xrays = (0 if is_first else 1) + VIEWS * self.reads_xrays
+        lifted = feature_channels if self.reads_features else 0
+        self.context = ContextNetwork(
+            input_channels=volume_and_xrays,
+            lifted_channels=lifted,
+            feature_channels=feature_channels,
+            has_positions="positions" in evidence,
+            **context,
         )
-        self.up = nn.ModuleList(
-            UpCat(3, coarse, fine, fine, ACTIVATION, NORM, bias=True, upsample="nontrainable", halves=False)
-            for fine, coarse in zip(channels, channels[1:])
-        )
-        self.to_volume = zero_initialised(Convolution(3, channels[0], 1, kernel_size=1, conv_only=True))
+        self.stem = EvidenceStem(volume_and_xrays + self.context.channels, lifted, local_channels)
+        self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
+        self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
 
-        self.to_tokens = nn.Linear(channels[-1], hidden_size)
-        self.token_position = nn.Parameter(torch.zeros(tokens, tokens, tokens, hidden_size))
-        self.context_norm = nn.LayerNorm(feature_channels)
-        self.view_embedding = nn.Parameter(torch.zeros(VIEWS, 1, 1, feature_channels))
-        position = build_sincos_position_embedding([feature_pixels] * 2, feature_channels, spatial_dims=2)
-        self.register_buffer(
-            "film_position", position.detach().view(feature_pixels, feature_pixels, -1), persistent=False
-        )
-        self.layers = nn.ModuleList(
-            BiplanarTransformerLayer(hidden_size, num_heads, mlp_dim, feature_channels, attention)
-            for _ in range(num_layers)
-        )
-        self.token_norm = nn.LayerNorm(hidden_size)
-        self.from_tokens = zero_initialised(nn.Linear(hidden_size, channels[-1]))
-
-    def residual(
-        self, base: torch.Tensor | None, features: torch.Tensor, films: torch.Tensor, geometry: BiplanarGeometry
+    def forward(
+        self,
+        features: torch.Tensor,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry,
+        previous: torch.Tensor | None = None,
+        region: Region | None = None,
+        slabs: int = 1,
     ) -> torch.Tensor:
         """
         Args:
-            base: the volume so far, `(B, 1, size, size, size)`, or None in the first stage.
             features: `(B, 2, C, P, P)`, this stage's level of the X-ray encoder.
-            films: `(B, 2, 1, P, P)`, the X-rays at the features' resolution.
+            xrays: `(B, 2, H, H)`.
             geometry: the set-up of both views.
+            previous: the volume of the stage before, `(B, 1, size / 2, size / 2, size / 2)`; None in the first stage.
+            region: the part of the volume that is wanted; by default the whole.
+            slabs: in how many parts to compute it, one after the other, to save memory.
 
         Returns:
-            The correction, `(B, 1, size, size, size)`.
+            `(B, 1, X, Y, Z)`, scaled to about [0, 1].
         """
-        evidence = lift(torch.cat([films, features], dim=2), geometry, self.size).flatten(1, 2)
-        if base is not None:
-            evidence = torch.cat([base, evidence], dim=1)
-        pyramid = [self.stem(evidence)]
-        for down in self.down:
-            pyramid.append(down(pyramid[-1]))
-        volume = pyramid.pop()
-        volume = volume + self._global_context(volume, features, geometry)
-        for up in reversed(self.up):
-            volume = up(volume, pyramid.pop())
-        return self.to_volume(volume)
+        lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else None
+        context = self._context(features, lifted, xrays, geometry, previous)
+        parts = [
+            self._decode(part, context, lifted, xrays, geometry, previous)
+            for part in (region or Region.whole(self.size)).slabs(slabs)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _global_context(self, volume: torch.Tensor, features: torch.Tensor, geometry: BiplanarGeometry):
-        context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
-        context = context + self.view_embedding + self.film_position
-        windows = ray_windows(geometry, self.tokens, features.shape[-1], features.device)
-        tokens = self.to_tokens(rearrange(volume, "b c x y z -> b x y z c")) + self.token_position
-        for layer in self.layers:
-            if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(layer, tokens, context, windows, use_reentrant=False)
-            else:
-                tokens = layer(tokens, context, windows)
-        return rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")
+    def _context(self, features, lifted, xrays, geometry, previous) -> torch.Tensor:
+        size = self.context.size
+        seen = [] if previous is None else [adaptive_avg_pool3d(previous, size)]
+        if self.reads_xrays:
+            seen.append(lift_xrays(xrays, geometry, Region.whole(size)))
+        return self.context(seen, lifted, features, geometry)
+
+    def _decode(self, part: Region, context, lifted, xrays, geometry, previous) -> torch.Tensor:
+        wide = part.widened(self.margin, multiple=2)
+        base = None if previous is None else upsample_region(previous, wide)
+        films = lift_xrays(xrays, geometry, wide) if self.reads_xrays else None
+        seen = [tensor for tensor in (upsample_region(context, wide), base, films) if tensor is not None]
+        hidden = self.convolution(self.stem(seen, lifted, geometry, wide))
+        volume = self.to_volume(hidden) if base is None else base + self.to_volume(hidden)
+        return part.within(wide).of(self._finish(volume, xrays, geometry, wide))
+
+    def _finish(self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region):
+        return volume
 
 
 class Stage1Base64(VolumeStage):
-    """The base: a volume from the X-rays alone. Arguments as in :class:`VolumeStage`, less `input_channels`."""
+    """The base: a volume from the X-rays alone. Arguments as in :class:`VolumeStage`, less `is_first`."""
 
     def __init__(self, size: int = 64, **network) -> None:
-        super().__init__(size=size, input_channels=0, **network)
-
-    def forward(self, features: torch.Tensor, films: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
-        """Shapes as in :meth:`VolumeStage.residual`; the volume is scaled to about [0, 1]."""
-        return self.residual(None, features, films, geometry)
+        super().__init__(size=size, is_first=True, **network)
 
 
 class Stage2Refiner128(VolumeStage):
-    """The texture: base + residual. Arguments as in :class:`VolumeStage`."""
+    """The texture: base + residual; starts as the trilinear upsampling. Arguments as in :class:`VolumeStage`."""
 
     def __init__(self, size: int = 128, **network) -> None:
         super().__init__(size=size, **network)
-
-    def forward(
-        self, features: torch.Tensor, films: torch.Tensor, geometry: BiplanarGeometry, base: torch.Tensor
-    ) -> torch.Tensor:
-        """Shapes as in :meth:`VolumeStage.residual`. Starts as the identity on `base`."""
-        return base + self.residual(base, features, films, geometry)
 
 
 class Stage3Refiner256(VolumeStage):
@@ -168,16 +151,185 @@ class Stage3Refiner256(VolumeStage):
         network: as in :class:`VolumeStage`.
     """
 
+    margin = 6
+
     def __init__(self, size: int = 256, detail_channels: int = 8, **network) -> None:
         super().__init__(size=size, **network)
         self.detail_enhancer = DetailEnhancer(detail_channels)
 
+    def _finish(self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region):
+        return volume + self.detail_enhancer(volume, lift_xrays(xrays, geometry, region))
+
+
+class ContextNetwork(nn.Module):
+    """
+    Features of the whole cube: a convolutional pyramid (MONAI's U-Net blocks) over lifted evidence, and beside it, at the
+    resolution of the tokens, a ViT with cross-attention to the X-ray features. What the ViT adds starts at zero.
+
+    Args:
+        size: voxels along a side of the cube.
+        tokens: tokens along a side; `size / tokens` is a power of two.
+        channels: width of the pyramid at each resolution, finest first.
+        num_layers: transformer layers.
+        num_heads: attention heads of a layer.
+        hidden_size: width of a token.
+        mlp_dim: width of a layer's MLP.
+        feature_channels: channels of the X-ray features.
+        feature_pixels: side of the X-ray feature maps.
+        attention: "ray" or "dense", see :class:`~scripts.attention.BiplanarCrossAttention`; "none" leaves the ViT out.
+        checkpointing: recompute each transformer layer in the backward pass instead of storing it.
+        input_channels: channels of the volumes that are seen.
+        lifted_channels: channels of the features that are lifted, 0 for none.
+        has_positions: whether the tokens have a learned map of their positions, which starts at zero.
+
+    Raises:
+        ValueError: when the pyramid does not reach the tokens' resolution.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        tokens: int,
+        channels: Sequence[int],
+        num_layers: int,
+        num_heads: int,
+        hidden_size: int,
+        mlp_dim: int,
+        feature_channels: int,
+        feature_pixels: int,
+        attention: str,
+        checkpointing: bool,
+        input_channels: int,
+        lifted_channels: int,
+        has_positions: bool,
+    ) -> None:
+        super().__init__()
+        sides = [size / 2**level for level in range(len(channels))]
+        if tokens not in sides or sides[-1] != int(sides[-1]):
+            raise ValueError(
+                f"ContextNetwork: {len(channels)} channels make a pyramid of {[f'{side:g}' for side in sides]} voxels a "
+                f"side, expected whole numbers and {tokens}, the number of tokens, among them."
+            )
+        self.size, self.channels, self.token_level = size, channels[0], sides.index(tokens)
+        self.stem = EvidenceStem(input_channels, lifted_channels, channels[0])
+        self.entry = Convolution(3, channels[0], channels[0], act=ACTIVATION, norm=NORM, adn_ordering="NA")
+        self.down = nn.ModuleList(Down(3, a, b, ACTIVATION, NORM, bias=True) for a, b in zip(channels, channels[1:]))
+        self.up = nn.ModuleList(
+            UpCat(3, coarse, fine, fine, ACTIVATION, NORM, bias=True, upsample="nontrainable", halves=False)
+            for fine, coarse in zip(channels, channels[1:])
+        )
+        self.vit = None
+        if attention != "none":
+            self.vit = BiplanarTransformer(
+                tokens, channels[self.token_level], num_layers, num_heads, hidden_size, mlp_dim, feature_channels,
+                feature_pixels, attention, checkpointing, has_positions,
+            )
+
     def forward(
-        self, features: torch.Tensor, films: torch.Tensor, geometry: BiplanarGeometry, base: torch.Tensor
+        self,
+        seen: Sequence[torch.Tensor],
+        lifted: torch.Tensor | None,
+        features: torch.Tensor,
+        geometry: BiplanarGeometry,
     ) -> torch.Tensor:
-        """Shapes as in :meth:`VolumeStage.residual`. Starts as the identity on `base`."""
-        volume = base + self.residual(base, features, films, geometry)
-        return volume + self.detail_enhancer(volume, lift(films, geometry, self.size).flatten(1, 2))
+        """Volumes of this size, and the features `(B, 2, C, P, P)` to lift and to attend to: `(B, channels, S, S, S)`."""
+        pyramid = [self.entry(self.stem(seen, lifted, geometry, Region.whole(self.size)))]
+        for down in self.down:
+            pyramid.append(down(pyramid[-1]))
+        if self.vit is not None:
+            pyramid[self.token_level] = self.vit(pyramid[self.token_level], features, geometry)
+        volume = pyramid.pop()
+        for up in reversed(self.up):
+            volume = up(volume, pyramid.pop())
+        return volume
+
+
+class BiplanarTransformer(nn.Module):
+    """
+    Adds to a volume what a ViT over its voxels, the tokens, learns from them and from both X-rays' features; zero at the
+    start. Arguments as in :class:`ContextNetwork`; `channels` is the width of the volume.
+    """
+
+    def __init__(
+        self,
+        tokens: int,
+        channels: int,
+        num_layers: int,
+        num_heads: int,
+        hidden_size: int,
+        mlp_dim: int,
+        feature_channels: int,
+        feature_pixels: int,
+        attention: str,
+        checkpointing: bool,
+        has_positions: bool,
+    ) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        self.to_tokens = nn.Linear(channels, hidden_size)
+        self.token_position = nn.Parameter(torch.zeros(tokens, tokens, tokens, hidden_size)) if has_positions else None
+        self.context_norm = nn.LayerNorm(feature_channels)
+        self.view_embedding = nn.Parameter(torch.zeros(VIEWS, 1, 1, feature_channels))
+        position = build_sincos_position_embedding([feature_pixels] * 2, feature_channels, spatial_dims=2)
+        self.register_buffer(
+            "film_position", position.detach().view(feature_pixels, feature_pixels, -1), persistent=False
+        )
+        self.layers = nn.ModuleList(
+            BiplanarTransformerLayer(hidden_size, num_heads, mlp_dim, feature_channels, attention)
+            for _ in range(num_layers)
+        )
+        self.token_norm = nn.LayerNorm(hidden_size)
+        self.from_tokens = zero_initialised(nn.Linear(hidden_size, channels))
+
+    def forward(self, volume: torch.Tensor, features: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
+        """A volume `(B, C, N, N, N)` and features `(B, 2, F, P, P)` to a volume of the first's shape."""
+        context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
+        context = context + self.view_embedding + self.film_position
+        windows = ray_windows(geometry, volume.shape[-1], features.shape[-1], features.device)
+        tokens = self.to_tokens(rearrange(volume, "b c x y z -> b x y z c"))
+        if self.token_position is not None:
+            tokens = tokens + self.token_position
+        for layer in self.layers:
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(layer, tokens, context, windows, use_reentrant=False)
+            else:
+                tokens = layer(tokens, context, windows)
+        return volume + rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")
+
+
+class EvidenceStem(nn.Module):
+    """
+    The first layer of either path: a convolution of the volumes that are seen, plus learned X-ray features, which enter
+    starting at zero. Their linear map is taken on the films, before the lift, where it costs least.
+
+    Args:
+        seen_channels: channels of the volumes, 0 for none.
+        lifted_channels: channels of the features, 0 for none.
+        channels: width of the layer.
+    """
+
+    def __init__(self, seen_channels: int, lifted_channels: int, channels: int) -> None:
+        super().__init__()
+        self.of_seen = Convolution(3, seen_channels, channels, conv_only=True) if seen_channels else None
+        self.of_features = None
+        if lifted_channels:
+            self.of_features = nn.ModuleList(
+                zero_initialised(nn.Conv2d(lifted_channels, channels, 1)) for _ in range(VIEWS)
+            )
+
+    def forward(
+        self,
+        seen: Sequence[torch.Tensor],
+        features: torch.Tensor | None,
+        geometry: BiplanarGeometry,
+        region: Region,
+    ) -> torch.Tensor:
+        """Volumes of the region and features `(B, 2, C, P, P)` to `(B, channels, X, Y, Z)`."""
+        hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else 0
+        if self.of_features is not None:
+            films = torch.stack([of_view(features[:, view]) for view, of_view in enumerate(self.of_features)], dim=1)
+            hidden = hidden + lift(films, geometry, region.size, region).sum(1)
+        return leaky_relu(hidden, SLOPE)
 
 
 class DetailEnhancer(nn.Module):
@@ -188,13 +340,39 @@ class DetailEnhancer(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.convolutions = TwoConv(3, 1 + VIEWS, channels, ACTIVATION, NORM, bias=True)
+        self.convolutions = TwoConv(3, 1 + VIEWS, channels, ACTIVATION, norm=None, bias=True)
         self.to_volume = zero_initialised(Convolution(3, channels, 1, kernel_size=1, conv_only=True))
 
     def forward(self, volume: torch.Tensor, lifted: torch.Tensor) -> torch.Tensor:
-        """`(B, 1, S, S, S)` and `(B, 2, S, S, S)` to the detail, `(B, 1, S, S, S)`."""
+        """`(B, 1, X, Y, Z)` and `(B, 2, X, Y, Z)`, all sides even, to the detail, `(B, 1, X, Y, Z)`."""
         evidence = torch.cat([volume, high_band(lifted)], dim=1)
         return high_band(self.to_volume(self.convolutions(evidence)))
+
+
+def lift_xrays(xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
+    """X-rays `(B, 2, H, H)`, averaged to two pixels a voxel, laid into the region: `(B, 2, X, Y, Z)`."""
+    films = adaptive_avg_pool2d(xrays, 2 * region.size)
+    return lift(films[:, :, None], geometry, region.size, region)[:, :, 0]
+
+
+def upsample(volume: torch.Tensor) -> torch.Tensor:
+    """Trilinear upsampling to twice the size: what a refining stage starts from."""
+    return interpolate(volume, scale_factor=2, mode="trilinear")
+
+
+def upsample_region(volume: torch.Tensor, region: Region) -> torch.Tensor:
+    """The region's voxels of a coarser volume `(B, C, s, s, s)`, trilinearly upsampled: `(B, C, X, Y, Z)`."""
+    factor = region.size // volume.shape[-1]
+    if factor == 1:
+        return region.of(volume)
+    coarse = Region(
+        volume.shape[-1],
+        tuple(max(0, first // factor - 1) for first in region.start),
+        tuple(min(volume.shape[-1], -(-last // factor) + 1) for last in region.stop),
+    )
+    fine = Region(region.size, *(tuple(factor * edge for edge in edges) for edges in (coarse.start, coarse.stop)))
+    upsampled = interpolate(coarse.of(volume), scale_factor=factor, mode="trilinear")
+    return region.within(fine).of(upsampled)
 
 
 def high_band(volume: torch.Tensor) -> torch.Tensor:
