@@ -35,6 +35,8 @@ CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
 TRACEBACK = b"Traceback (most recent call last)"
 BUNDLE_ERROR = re.compile(r"^(?:scripts\.errors\.)?(?:Input|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M)
+RANK = re.compile(r"^\[rank\d+\]: ?", re.M)
+RANK_AT_END = re.compile(rb"\[rank\d+\]: $")
 FIRST_ERROR = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(\S.*)", re.M)
 
 
@@ -260,7 +262,7 @@ def pass_on(process: subprocess.Popen) -> str:
     while chunk := process.stderr.read1(4096):
         passed, found, rest = (held + chunk).partition(TRACEBACK)
         if found:
-            write_error(passed)
+            write_error(RANK_AT_END.sub(b"", passed))
             return (found + rest + process.stderr.read()).decode("utf-8", "replace")
         kept = next(n for n in reversed(range(len(TRACEBACK))) if passed.endswith(TRACEBACK[:n]))
         held = passed[len(passed) - kept :]
@@ -276,6 +278,7 @@ def write_error(output: bytes) -> None:
 
 def message_of(traceback: str) -> str:
     """The bundle's own error where there is one, else the first of a chain, which is its cause."""
+    traceback = RANK.sub("", traceback)  # torchrun's processes put their number before each line
     error = BUNDLE_ERROR.search(traceback) or FIRST_ERROR.search(traceback)
     return error.group(1).strip() if error else traceback.strip().splitlines()[-1]
 
