@@ -101,7 +101,7 @@ def test_the_scores_are_those_of_the_files(report: Report, case: str, stage: int
 def test_the_mean_volume_is_the_mean_of_the_training_records(evaluate: Callable[..., Report], report, tmp_path: Path):
     """Trained on two test cases, without augmentation, it errs in each by half of their difference."""
     records = "$scripts.load_records(@datalist, 'test')[:2]"
-    plain = {"augment": {"_target_": "Compose", "transforms": []}, "train#dataset#data": records}
+    plain = {"augment": {"_target_": "Compose", "transforms": []}, "evaluate#training_dataset#data": records}
     row = evaluate(tmp_path, **plain, mean_volume_draws=2).row("phantom_5", 64, "mean volume")
     difference = report.volume("phantom_5", "truth") - report.volume("phantom_6", "truth")
     assert row["mae_hu"] == pytest.approx(np.abs(difference).mean() / 2, abs=0.2)
