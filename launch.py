@@ -33,8 +33,11 @@ REQUIREMENTS = ROOT / "requirements.txt"
 REQUIREMENTS_DEMO = ROOT / "requirements-demo.txt"
 CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
+SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
 TRACEBACK = b"Traceback (most recent call last)"
 BUNDLE_ERROR = re.compile(r"^(?:scripts\.errors\.)?(?:Input|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M)
+RANK = re.compile(r"^\[rank\d+\]: ?", re.M)
+RANK_AT_END = re.compile(rb"\[rank\d+\]: $")
 FIRST_ERROR = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(\S.*)", re.M)
 
 
@@ -201,12 +204,17 @@ def print_summary(summary: list[dict]) -> None:
     for entry in summary:
         psnr = entry["psnr_db"]
         interval = "" if psnr["low"] is None else f" ({psnr['low']:.1f}-{psnr['high']:.1f})"
+        means = [formatted(entry[name]["mean"], places) for name, places in SUMMARY_COLUMNS.items()]
         print(
             f"{entry['group']:<22}{entry['size']:>4}³  {entry['method']:<20}{entry['cases']:>6}"
-            f"{psnr['mean']:>9.2f}{interval:<14}{entry['ssim']['mean']:>6.3f}{entry['mae_hu']['mean']:>8.0f}"
-            f"{entry['psnr_x2ct_db']['mean']:>9.1f}"
+            f"{means[0]:>9}{interval:<14}{means[1]:>6}{means[2]:>8}{means[3]:>9}"
         )
     print("PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval); the X2CT convention reads higher.")
+
+
+def formatted(value: float | None, places: int) -> str:
+    """A number, or a dash for one that is not finite, which the report holds as null."""
+    return "-" if value is None else f"{value:.{places}f}"
 
 
 def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **overrides: Path) -> None:
@@ -260,7 +268,7 @@ def pass_on(process: subprocess.Popen) -> str:
     while chunk := process.stderr.read1(4096):
         passed, found, rest = (held + chunk).partition(TRACEBACK)
         if found:
-            write_error(passed)
+            write_error(RANK_AT_END.sub(b"", passed))
             return (found + rest + process.stderr.read()).decode("utf-8", "replace")
         kept = next(n for n in reversed(range(len(TRACEBACK))) if passed.endswith(TRACEBACK[:n]))
         held = passed[len(passed) - kept :]
@@ -276,6 +284,7 @@ def write_error(output: bytes) -> None:
 
 def message_of(traceback: str) -> str:
     """The bundle's own error where there is one, else the first of a chain, which is its cause."""
+    traceback = RANK.sub("", traceback)  # torchrun's processes put their number before each line
     error = BUNDLE_ERROR.search(traceback) or FIRST_ERROR.search(traceback)
     return error.group(1).strip() if error else traceback.strip().splitlines()[-1]
 

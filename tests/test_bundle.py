@@ -112,7 +112,7 @@ def test_the_metadatas_versions_lie_in_the_required_ranges():
     metadata = read("metadata")
     lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     ranges = {requirement.name: requirement.specifier for requirement in map(Requirement, filter(None, lines))}
-    named = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
+    named = {name: metadata[f"{key}_version"] for name, key in (("monai",) * 2, ("torch", "pytorch"), ("numpy",) * 2)}
     for name, found in {**named, **metadata["required_packages_version"]}.items():
         assert found in ranges[name], name
     assert "2.14.1" in ranges["torch"] and "0.29.1" in ranges["torchvision"]
@@ -121,7 +121,7 @@ def test_the_metadatas_versions_lie_in_the_required_ranges():
 
 
 def test_a_batch_becomes_films_target_and_the_stage_to_stop_after():
-    batch = {"xrays": MetaTensor(torch.rand(2, 2, 8, 8)), "ct": MetaTensor(torch.rand(2, 1, 4, 4, 4)), "name": ["a", "b"]}
+    batch = {"xrays": MetaTensor(torch.rand(2, 2, 8, 8)), "ct": MetaTensor(torch.rand(2, 1, 4, 4, 4))}
     films, target, further, arguments = PrepareBiplanarBatch(2)(batch, "cpu")
     assert torch.equal(films, batch["xrays"].as_tensor())
     assert torch.equal(target["ct"], batch["ct"].as_tensor())

@@ -48,10 +48,10 @@ def test_without_the_wheel_the_ct_is_asked_for_by_name(monkeypatch: pytest.Monke
 
 
 def test_the_dataset_is_read_by_the_datalist(written: Path):
-    names = {s: [r["name"] for r in load_records(str(written / "datalist.json"), s)] for s in ("training", "validation")}
-    assert names == {"training": ["original"], "validation": ["validation_00", "validation_01"]}
-    test = load_records(str(written / "datalist.json"), "test")
-    assert [(record["name"], record["group"]) for record in test] == [
+    sections = {s: load_records(str(written / "datalist.json"), s) for s in ("training", "validation", "test")}
+    assert [record["name"] for record in sections["training"]] == ["original"]
+    assert [record["name"] for record in sections["validation"]] == ["validation_00", "validation_01"]
+    assert [(record["name"], record["group"]) for record in sections["test"]] == [
         ("original", "original"),
         *((f"test_{k:02d}", "unseen deformations") for k in range(3)),
     ]

@@ -101,8 +101,8 @@ def test_the_scores_are_those_of_the_files(report: Report, case: str, stage: int
 def test_the_mean_volume_is_the_mean_of_the_training_records(evaluate: Callable[..., Report], report, tmp_path: Path):
     """Trained on two test cases, without augmentation, it errs in each by half of their difference."""
     records = "$scripts.load_records(@datalist, 'test')[:2]"
-    plain = {"augment": {"_target_": "Compose", "transforms": []}, "train#dataset#data": records, "mean_volume_draws": 2}
-    row = evaluate(tmp_path, **plain).row("phantom_5", 64, "mean volume")
+    plain = {"augment": {"_target_": "Compose", "transforms": []}, "evaluate#training_dataset#data": records}
+    row = evaluate(tmp_path, **plain, mean_volume_draws=2).row("phantom_5", 64, "mean volume")
     difference = report.volume("phantom_5", "truth") - report.volume("phantom_6", "truth")
     assert row["mae_hu"] == pytest.approx(np.abs(difference).mean() / 2, abs=0.2)
     assert row["psnr_db"] == pytest.approx(20 * np.log10(2048 / np.sqrt(np.mean((difference / 2) ** 2))), abs=0.01)
@@ -189,7 +189,9 @@ def test_the_size_of_the_batch_changes_no_score(evaluate: Callable[..., Report],
             assert row["reprojection_mae"] == pytest.approx(alone["reprojection_mae"], rel=1e-3)
 
 
-def test_an_earlier_stage_is_scored_by_its_own_weights(evaluate: Callable[..., Report], report: Report, trained, tmp_path):
+def test_an_earlier_stage_is_scored_by_its_own_weights(
+    evaluate: Callable[..., Report], report: Report, trained: Trained, tmp_path: Path
+):
     early = evaluate(tmp_path, stage=2, weights=trained.folder / "stage2_best.pth")
     assert {row["method"] for row in early.content["cases"]} == {method for size, method in METHODS if size < 64}
     for case in CASES:

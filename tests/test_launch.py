@@ -88,7 +88,7 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["paint"], ["train", "--stage", "4"], ["infer", "--frontal", "a", "--output", "c"], ["evaluate"], ["demo", "-k"]],
+    [[], ["paint"], ["train", "--stage", "4"], ["infer", "--frontal", "a"], ["evaluate"], ["demo", "-k"]],
 )
 def test_arguments_that_make_no_sense_are_refused_before_any_work(command, arguments: list[str], capfd):
     with pytest.raises(SystemExit) as caught:
@@ -165,8 +165,17 @@ def test_a_traceback_goes_to_the_log_and_its_message_becomes_the_error(launch: M
     assert capfd.readouterr().err == "before\n"
 
 
+def test_the_error_of_one_of_several_processes_is_told_without_its_number(launch: ModuleType, capfd, tmp_path: Path):
+    chain = "Traceback (most recent call last):\n  File 'a.py', line 1\nMemoryError: out of memory\n\nTraceback\n"
+    numbered = "".join(f"[rank1]: {line}\n" for line in chain.splitlines())
+    code = f"import sys; sys.stderr.write('Stage 1\\r' + {numbered!r}); sys.exit(1)"
+    with pytest.raises(launch.LaunchError, match="^MemoryError: out of memory\n"):
+        run_python(launch, code, tmp_path / "error.log")
+    assert capfd.readouterr().err == "Stage 1\r"
+
+
 def test_a_traceback_of_a_run_that_succeeds_is_shown_and_no_error(launch: ModuleType, capfd, tmp_path: Path):
-    code = "import sys, traceback\ntry: 1 / 0\nexcept ArithmeticError: traceback.print_exc()\nprint('on', file=sys.stderr)"
+    code = "import sys, traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()\nprint('on', file=sys.stderr)"
     assert run_python(launch, code, tmp_path / "error.log") == 0
     assert "ZeroDivisionError: division by zero\non\n" in capfd.readouterr().err
     assert not (tmp_path / "error.log").exists()
@@ -240,7 +249,7 @@ def test_the_printed_line_is_read_by_a_shell_as_the_line_that_runs(launch: Modul
 
 
 @pytest.mark.parametrize("given", ["frontal", "lateral"])
-def test_films_that_are_no_files_are_refused_at_once(command, weights: Path, dataset: Path, tmp_path: Path, given, capfd):
+def test_films_that_are_no_files_are_refused_at_once(command, weights, dataset, tmp_path: Path, given: str, capfd):
     films = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
     films[given] = tmp_path / "nowhere.png"
     options = [part for view, path in films.items() for part in (f"--{view}", path)]
@@ -300,7 +309,7 @@ def test_a_bundles_error_ends_the_launcher_with_its_message(command, dataset: Pa
     assert not list((tmp_path / "output").rglob("*.pth"))
 
 
-def test_the_evaluations_table_shows_every_group_and_method(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
+def test_the_evaluations_table_shows_every_group_and_method(command, weights: Path, dataset: Path, tmp_path, capfd):
     assert command("evaluate", "--dataset_dir", dataset, "--weights", weights, "--output", tmp_path / "output") == 0
     table = capfd.readouterr().out.split("X2CT dB\n")[1]
     rows = [line for line in table.splitlines() if line.startswith(("with films", "without films"))]

@@ -24,8 +24,8 @@ IDENTITY_COLUMNS = ("case", "group", "size", "method")
 
 
 def mean_volume(dataset: Dataset, draws: int) -> torch.Tensor:
-    """The mean truth `(1, 1, S, S, S)` of `draws` training records, as they come out of the training transforms."""
-    volumes = (torch.as_tensor(dataset[i % len(dataset)]["ct"]) for i in range(draws))
+    """The mean truth `(1, 1, S, S, S)` of `draws` records spread over the dataset, as they come out of its transforms."""
+    volumes = (torch.as_tensor(dataset[i * len(dataset) // draws]["ct"]) for i in range(draws))
     return sum(volumes)[None] / draws
 
 

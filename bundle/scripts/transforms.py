@@ -12,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, MapTransform, RandomizableTrait, SpatialResample, Transform
-from monai.utils import convert_to_dst_type
+from monai.utils import convert_to_dst_type, convert_to_tensor
 from scipy import ndimage
 from torch.nn.functional import interpolate
 
@@ -151,7 +151,7 @@ class ProjectXraysd(Transform):
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if all(key in record for key in XRAY_KEYS):
             return dict(record)
-        hu = torch.as_tensor(record[self.ct_key])[None]
+        hu = convert_to_tensor(record[self.ct_key])[None]
         films = project(hu_to_attenuation(hu), self.geometry)[0] / self.xray_scale
         return {**record, "frontal": films[:1], "lateral": films[1:]}
 
