@@ -28,8 +28,9 @@ OVERLAY = {
     "network_def#hidden_size": 16,
     "network_def#mlp_dim": 32,
     "network_def#feature_channels": [8, 8, 8],
-    "network_def#context_channels": [8, 16],
-    "network_def#channels": [[8, 8, 8], [8, 8, 8, 8], [8, 8, 8, 8, 8]],
+    "network_def#encoder_channels": [8, 16],
+    "network_def#context_channels": [8, 8, 8],
+    "network_def#local_channels": [8, 8, 4],
     "network_def#detail_channels": 4,
 }
 """The configuration of the `small_cascade`: a cascade of 16, 32 and 64 voxels."""

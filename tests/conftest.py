@@ -49,6 +49,7 @@ def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascad
             "context_channels": (8, 8, 8),
             "local_channels": (8, 8, 4),
             "detail_channels": 4,
+            "feature_dropout": 0.0,
         }
         return ProgressiveCascadeModel(**{"geometry": geometry, **sizes, **arguments})
 

@@ -88,12 +88,10 @@ def test_inference_and_training_agree_on_what_they_share():
 
 def test_the_metadata_describes_the_network_of_the_configs():
     formats, inference = read("metadata")["network_data_format"], read("inference")
-    pixels, network = inference["geometry"]["detector_pixels"], inference["network_def"]
-    sizes = [network["tokens"] * 2 ** (len(widths) - 1) for widths in network["channels"]]
-    assert sizes == [64, 128, 256]
+    pixels = inference["geometry"]["detector_pixels"]
     assert formats["inputs"]["image"]["spatial_shape"] == [pixels, pixels]
     assert formats["inputs"]["image"]["num_channels"] == len(inference["geometry"]["views"])
-    assert formats["outputs"]["pred"]["spatial_shape"] == [sizes[-1]] * 3
+    assert formats["outputs"]["pred"]["spatial_shape"] == [pixels // 2] * 3
 
 
 def test_the_metadata_has_what_the_zoo_asks_for():

@@ -9,7 +9,7 @@ CHANNELS = (8, 6, 4)
 
 @pytest.fixture
 def encoder() -> MultiScaleXrayEncoder:
-    return MultiScaleXrayEncoder(CHANNELS, context_channels=(8, 16)).eval()
+    return MultiScaleXrayEncoder(CHANNELS, unet_channels=(8, 16)).eval()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import torch
 from bundle_runs import bundle_run_here, cause_of
 from conftest import Trained
 from scripts import CheckpointError, InputError
-from scripts.cascade import upsample
+from scripts.stages import upsample
 from scripts.metrics import DEFINITIONS, truth_at, volume_metrics
 
 CASES = ["phantom_5", "phantom_6", "phantom_7", "phantom_8"]

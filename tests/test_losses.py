@@ -16,6 +16,7 @@ from scripts import (
     InputError,
     MultiScaleLoss,
     PretrainedWeightsError,
+    Region,
     SSIMLoss,
     Stage1Loss,
     Stage2Loss,
@@ -363,3 +364,34 @@ def test_every_term_is_reported_by_name(small_geometry: BiplanarGeometry):
 def test_a_loss_of_a_stage_that_does_not_exist_is_refused(stage):
     with pytest.raises(ValueError, match=f"stage is {stage!r}, expected 1, 2 or 3"):
         MultiScaleLoss(stage)
+
+
+def test_the_drr_loss_of_a_part_is_that_of_the_whole_with_the_part_in_it(small_geometry: BiplanarGeometry):
+    """Exact, although attenuation is clamped at air and so not linear in HU."""
+    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    base, whole = torch.rand(2, 2, 1, 16, 16, 16, dtype=torch.float64) - 0.1
+    xrays, region = films_of(torch.rand_like(base), small_geometry), Region(16, (2, 0, 5), (10, 7, 16))
+    part = region.of(whole).clone().requires_grad_()
+    together = base.clone()
+    region.of(together).copy_(part.detach())
+    together.requires_grad_()
+    of_part, of_whole = loss(part, xrays, base, region), loss(together, xrays)
+    torch.testing.assert_close(of_part, of_whole)
+    of_part.backward()
+    of_whole.backward()
+    torch.testing.assert_close(part.grad, region.of(together.grad))
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_part_of_the_volume_is_compared_with_that_part_of_the_truth(stage: int, small_geometry: BiplanarGeometry):
+    geometry = {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
+    vgg = {"vgg_weights": "untrained", "vgg_fraction": 1.0}
+    loss = MultiScaleLoss(stage, **({**geometry, **vgg} if stage == 3 else {}))
+    truth = smooth_pair(size=32)[0]
+    region = Region(32, (3, 0, 16), (19, 16, 32))
+    volumes = [None] * (stage - 1) + [region.of(truth)]
+    if stage == 3:
+        volumes[1] = avg_pool3d(truth, 2)
+    loss(volumes, {"ct": truth, "xrays": torch.rand(1, 2, 64, 64), "region": region})
+    assert loss.terms["l1"] == 0
+    assert loss.terms["ssim"] == pytest.approx(0, abs=1e-6)
