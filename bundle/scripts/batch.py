@@ -45,7 +45,14 @@ class PrepareBiplanarBatch(PrepareBatch):
 
 
 def random_region(size: int, side: int) -> Region:
-    """A cube of `side` voxels at a random even place of a cube of `size`, drawn by torch's generator."""
+    """
+    A cube of `side` voxels at a random even place of a cube of `size`, drawn by torch's generator.
+
+    Raises:
+        ValueError: when `side` is larger than the cube.
+    """
+    if side > size:
+        raise ValueError(f"crop is {side} voxels, expected at most the {size} of the stage's volume, or null for all.")
     start = tuple(2 * int(torch.randint((size - side) // 2 + 1, ())) for _ in range(3))
     return Region(size, start, tuple(first + side for first in start))
 
@@ -56,12 +63,15 @@ class FinalVolumeInferer(Inferer):
 
     Args:
         stages: the stage to stop after.
+        slabs: in how many parts the last volume is computed, see :class:`~scripts.cascade.ProgressiveCascadeModel`.
+        bfloat16: whether to compute in bfloat16 where PyTorch's autocast does, on a CPU too, as MONAI's `amp` does not.
     """
 
-    def __init__(self, stages: int = 3) -> None:
+    def __init__(self, stages: int = 3, slabs: int = 1, bfloat16: bool = False) -> None:
         super().__init__()
-        self.stages = stages
+        self.stages, self.slabs, self.bfloat16 = stages, slabs, bfloat16
 
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """X-rays `(B, 2, P, P)` to the scaled volume `(B, 1, S, S, S)`."""
-        return network(inputs, *args, stages=self.stages, **kwargs)[-1]
+        """X-rays `(B, 2, P, P)` to the scaled volume `(B, 1, S, S, S)`, float32."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return network(inputs, *args, stages=self.stages, slabs=self.slabs, **kwargs)[-1].float()
