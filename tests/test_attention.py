@@ -55,10 +55,16 @@ def test_ray_attention_is_dense_attention_under_the_mask_of_the_rays(geometry: B
     windows = ray_windows(geometry, TOKENS, PIXELS, tokens.device)
     assert windows.shape[1] < PIXELS
     expected = sum(
-        masked_dense_attention(ray.attend, tokens.flatten(1, 3), films[:, v].flatten(1, 2), ray_mask(windows, v, PIXELS))
+        masked_dense_attention(ray.block, tokens.flatten(1, 3), films[:, v].flatten(1, 2), ray_mask(windows, v, PIXELS))
         for v in (0, 1)
     )
     torch.testing.assert_close(ray(tokens, films, windows), expected.view_as(tokens))
+
+
+def test_attention_on_the_side_of_the_queries_is_monais_block():
+    layer = both_forms()[0]
+    queries, keys = torch.randn(3, 7, HIDDEN, dtype=torch.float64), torch.randn(3, 20, CONTEXT, dtype=torch.float64)
+    torch.testing.assert_close(layer.attend(queries, keys), layer.block(queries, keys))
 
 
 def test_dense_attention_is_the_same_without_a_mask():
@@ -66,7 +72,7 @@ def test_dense_attention_is_the_same_without_a_mask():
     tokens, films = random_tokens_and_films()
     everything = torch.ones(TOKENS**3, PIXELS**2, dtype=torch.bool)
     expected = sum(
-        masked_dense_attention(dense.attend, tokens.flatten(1, 3), films[:, v].flatten(1, 2), everything) for v in (0, 1)
+        masked_dense_attention(dense.block, tokens.flatten(1, 3), films[:, v].flatten(1, 2), everything) for v in (0, 1)
     )
     torch.testing.assert_close(dense(tokens, films, None), expected.view_as(tokens))
 

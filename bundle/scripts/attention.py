@@ -7,13 +7,14 @@ import torch
 from einops import rearrange
 from monai.networks.blocks import CrossAttentionBlock, MLPBlock, SABlock
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from .geometry import BiplanarGeometry
 
-TOKENS_BY_COLUMN = ("b a y z c -> a (b z) y c", "b x a z c -> a (b z) x c")
-"""For the frontal and the lateral view: token columns along the view's axis, grouped by position `a` across the film."""
+TOKENS_BY_COLUMN = ("b a y z c -> (b z a) y c", "b x a z c -> (b z a) x c")
+"""For the frontal and the lateral view: one sequence for each token column along the view's axis."""
 
-COLUMNS_TO_TOKENS = ("a (b z) y c -> b a y z c", "a (b z) x c -> b x a z c")
+COLUMNS_TO_TOKENS = ("(b z a) y c -> b a y z c", "(b z a) x c -> b x a z c")
 
 
 class BiplanarCrossAttention(nn.Module):
@@ -22,7 +23,12 @@ class BiplanarCrossAttention(nn.Module):
 
     In the "ray" form the tokens of one column, all of which the rays of one view cross, attend to the window of the
     feature map that the column's shadow falls into; the column's cone-beam drift is part of the window. In the "dense"
-    form every token attends to the whole map. Both forms have the same weights.
+    form every token attends to the whole map. Both forms have the same weights, those of MONAI's
+    :class:`~monai.networks.blocks.CrossAttentionBlock`.
+
+    The block's linear maps of keys and values are moved to the side of the queries and the answers:
+    `q (W f) = (q W) f`. This gives the same numbers, and a map has far more pixels than a cube has tokens, each pixel in
+    many windows, and fewer channels than a head.
 
     Args:
         hidden_size: width of a token.
@@ -39,7 +45,7 @@ class BiplanarCrossAttention(nn.Module):
         if attention not in ("ray", "dense"):
             raise ValueError(f"attention is {attention!r}, expected 'ray' or 'dense'.")
         self.is_dense = attention == "dense"
-        self.attend = CrossAttentionBlock(
+        self.block = CrossAttentionBlock(
             hidden_size, num_heads, context_input_size=context_size, use_flash_attention=True
         )
 
@@ -63,11 +69,20 @@ class BiplanarCrossAttention(nn.Module):
 
     def _attend_to_windows(self, tokens: torch.Tensor, film: torch.Tensor, windows: torch.Tensor, view: int):
         columns = rearrange(tokens, TOKENS_BY_COLUMN[view])
-        answers = []
-        for queries, window in zip(columns, windows):
-            keys = film[:, :, window][:, windows]
-            answers.append(self.attend(queries, rearrange(keys, "b z k w c -> (b z) (k w) c")))
-        return rearrange(torch.stack(answers), COLUMNS_TO_TOKENS[view], b=len(tokens))
+        keys = rearrange(film[:, windows][:, :, :, windows], "b z k a w c -> (b z a) (k w) c")
+        return rearrange(self.attend(columns, keys), COLUMNS_TO_TOKENS[view], b=len(tokens), a=tokens.shape[3])
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """What the block gives for `(N, Q, hidden_size)` queries and `(N, K, context_size)` keys, which are its values."""
+        heads = self.block.num_heads
+        to_key, to_value = (
+            rearrange(layer.weight, "(h d) c -> h d c", h=heads) for layer in (self.block.to_k, self.block.to_v)
+        )
+        asked = rearrange(self.block.to_q(queries), "n q (h d) -> n q h d", h=heads)
+        asked = rearrange(torch.einsum("nqhd,hdc->nqhc", asked, to_key), "n q h c -> n 1 (q h) c")
+        answers = scaled_dot_product_attention(asked, keys[:, None], keys[:, None], scale=self.block.scale)
+        answers = rearrange(answers, "n 1 (q h) c -> n q h c", h=heads)
+        return self.block.out_proj(torch.einsum("nqhc,hdc->nqhd", answers, to_value).flatten(2))
 
 
 class BiplanarTransformerLayer(nn.Module):

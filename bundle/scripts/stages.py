@@ -74,7 +74,7 @@ class VolumeStage(nn.Module):
             has_positions="positions" in evidence,
             **context,
         )
-        self.stem = EvidenceStem(volume_and_xrays + self.context.channels, lifted, local_channels)
+        self.stem = EvidenceStem(volume_and_xrays, lifted, local_channels, self.context.channels)
         self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
         self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
 
@@ -118,8 +118,8 @@ class VolumeStage(nn.Module):
         wide = part.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
         films = lift_xrays(xrays, geometry, wide) if self.reads_xrays else None
-        seen = [tensor for tensor in (upsample_region(context, wide), base, films) if tensor is not None]
-        hidden = self.convolution(self.stem(seen, lifted, geometry, wide))
+        seen = [tensor for tensor in (base, films) if tensor is not None]
+        hidden = self.convolution(self.stem(seen, lifted, geometry, wide, context))
         volume = self.to_volume(hidden) if base is None else base + self.to_volume(hidden)
         return part.within(wide).of(self._finish(volume, xrays, geometry, wide))
 
@@ -299,17 +299,20 @@ class BiplanarTransformer(nn.Module):
 
 class EvidenceStem(nn.Module):
     """
-    The first layer of either path: a convolution of the volumes that are seen, plus learned X-ray features, which enter
-    starting at zero. Their linear map is taken on the films, before the lift, where it costs least.
+    The first layer of either path: a convolution of the volumes that are seen, plus linear maps of a coarser volume and
+    of learned X-ray features, the latter starting at zero. The maps are taken before upsampling and lift, with which
+    they commute and after which they would cost far more.
 
     Args:
         seen_channels: channels of the volumes, 0 for none.
         lifted_channels: channels of the features, 0 for none.
         channels: width of the layer.
+        context_channels: channels of the coarser volume, 0 for none.
     """
 
-    def __init__(self, seen_channels: int, lifted_channels: int, channels: int) -> None:
+    def __init__(self, seen_channels: int, lifted_channels: int, channels: int, context_channels: int = 0) -> None:
         super().__init__()
+        self.of_context = nn.Conv3d(context_channels, channels, 1) if context_channels else None
         self.of_seen = Convolution(3, seen_channels, channels, conv_only=True) if seen_channels else None
         self.of_features = None
         if lifted_channels:
@@ -323,9 +326,12 @@ class EvidenceStem(nn.Module):
         features: torch.Tensor | None,
         geometry: BiplanarGeometry,
         region: Region,
+        context: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Volumes of the region and features `(B, 2, C, P, P)` to `(B, channels, X, Y, Z)`."""
+        """Volumes of the region, features `(B, 2, C, P, P)`, a whole coarser volume: `(B, channels, X, Y, Z)`."""
         hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else 0
+        if self.of_context is not None:
+            hidden = hidden + upsample_region(self.of_context(context), region)
         if self.of_features is not None:
             films = torch.stack([of_view(features[:, view]) for view, of_view in enumerate(self.of_features)], dim=1)
             hidden = hidden + lift(films, geometry, region.size, region).sum(1)
