@@ -1,0 +1,274 @@
+"""
+What stage 1, its ablations and MONAI's networks learn in the same time, scored on patients they never saw. See
+learning.md.
+
+    python benchmarks/learning.py --dataset_dir DIR --minutes 30 --output OUT [--methods mean stage1 unet] [--markdown]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+import torch  # noqa: E402
+from baselines import BASELINES, LiftedNetwork  # noqa: E402
+from ignite.engine import Engine, Events  # noqa: E402
+from monai.bundle import ConfigParser  # noqa: E402
+from monai.data import CacheDataset, DataLoader  # noqa: E402
+from monai.engines import SupervisedTrainer  # noqa: E402
+from patients import ENDLESS, DeformedPatients, Record, left_out, records_in  # noqa: E402
+from scripts import PrepareBiplanarBatch  # noqa: E402
+from scripts.evaluation import mean_volume  # noqa: E402
+from scripts.files import write_json  # noqa: E402
+from scripts.metrics import mean_and_interval, truth_at, volume_metrics  # noqa: E402
+from table import Table  # noqa: E402
+from torch import nn  # noqa: E402
+
+CASCADES: dict[str, dict[str, Any]] = {
+    "stage1": {},
+    "without_vit": {"attention": "none"},
+    "without_features": {"evidence": ["xrays", "positions"]},
+    "without_xrays": {"evidence": ["features", "positions"]},
+    "without_positions": {"evidence": ["xrays", "features"]},
+    "dense": {"attention": "dense"},
+}
+"""Stage 1 and its ablations, by the arguments that differ."""
+METHODS = ("mean", "nearest", "stage1", *BASELINES, *(name for name in CASCADES if name != "stage1"))
+METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU"}
+GROUPS = ("unseen", "seen")
+COLUMNS = {
+    "method": 18, "folds": 5, "steps": 6, "s/step": 6,
+    **{f"{group} {metric}": 22 for group in GROUPS for metric in METRICS.values()},
+}  # fmt: skip
+MEAN_DRAWS = 32
+SEEN_DEFORMATIONS = 2
+
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From X-rays `(1, 2, P, P)` and the truth, which only the nearest patient is allowed to see, to a volume."""
+
+
+def main() -> None:
+    options = _arguments()
+    config = configuration(options)
+    records = records_in(options.dataset_dir)
+    loaded = CacheDataset(records, config.get_parsed_content("load"), num_workers=None, progress=False)
+    for fold, patients in enumerate(left_out(records, options.folds)):
+        for method in options.methods:
+            path = options.output / f"fold{fold}_{method}.json"
+            if not _is_done(path, options):
+                print(f"fold {fold}, {method}: unseen are {', '.join(sorted(patients))}", flush=True)
+                result = run(method, [*loaded], patients, options)
+                write_json(str(path), {"method": method, "fold": fold, **_settings(options), **result})
+    print_table(options)
+
+
+def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
+    """
+    The bundle's training configuration, stage 1, with other arguments of the network. The CTs have twice the voxels of
+    the stage, half of what they have in training, and are projected to films of full size.
+    """
+    config = ConfigParser()
+    overlays = ["tiny.json"] if options.tiny else []
+    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", *overlays)])
+    if options.size:
+        config["geometry#detector_pixels"] = 8 * options.size
+    config["volume_size"] = config["geometry#detector_pixels"] // 4
+    config["network_def"].update(network)
+    return config
+
+
+def run(method: str, loaded: Sequence[Record], patients: set[str], options: argparse.Namespace) -> dict[str, Any]:
+    """
+    Trains a method on all but these patients and scores it.
+
+    Returns:
+        Steps, seconds a step, and for the "unseen" patients and unseen deformations of the "seen" ones every metric of
+        every case by patient.
+    """
+    config = configuration(options, **CASCADES.get(method, {}))
+    augment, project = (config.get_parsed_content(name) for name in ("augment", "project"))
+    training = DeformedPatients([record for record in loaded if record["group"] not in patients], augment, project)
+    size = config.get_parsed_content("geometry").detector_pixels // 8
+    if method == "mean":
+        predict, effort = _always(truth_at(mean_volume(training, MEAN_DRAWS), size)), {}
+    elif method == "nearest":
+        predict, effort = _nearest([_truth(project(record), size) for record in training.records]), {}
+    else:
+        predict, effort = train(method, config, training, options)
+    cases = {
+        "unseen": (project(record) for record in loaded if record["group"] in patients),
+        "seen": (
+            training.deformed(index, ENDLESS + SEEN_DEFORMATIONS * index + number)
+            for index in range(len(training.records))
+            for number in range(SEEN_DEFORMATIONS)
+        ),
+    }
+    return {**effort, **{group: score(predict, samples, size, config["hu_window"]) for group, samples in cases.items()}}
+
+
+def train(
+    method: str, config: ConfigParser, training: DeformedPatients, options: argparse.Namespace
+) -> tuple[Predict, dict[str, float]]:
+    """The trained network, and what it took."""
+    torch.manual_seed(options.seed)
+    network = build(method, config)
+    clock = StepClock(60 * options.minutes, method)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=DataLoader(training, batch_size=options.batch_size),
+        network=network,
+        optimizer=torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=options.learning_rate),
+        loss_function=config.get_parsed_content("loss"),
+        prepare_batch=PrepareBiplanarBatch(1),
+        decollate=False,
+    )
+    clock.attach(trainer)
+    trainer.run()
+    return partial(_predict, network.eval()), {"steps": clock.steps, "seconds_per_step": clock.seconds / clock.steps}
+
+
+def build(method: str, config: ConfigParser) -> nn.Module:
+    """An untrained network; the first volume that it gives is stage 1's."""
+    if method in CASCADES:
+        return config.get_parsed_content("network_def")
+    geometry = config.get_parsed_content("geometry")
+    size = geometry.detector_pixels // 8
+    return LiftedNetwork(BASELINES[method](size), geometry, size)
+
+
+class StepClock:
+    """
+    Ends a training when its steps have taken so long; loading, deforming and projecting, which are the same for every
+    method, do not count. Prints a line a minute.
+
+    Args:
+        limit: seconds.
+        name: what the lines begin with.
+    """
+
+    def __init__(self, limit: float, name: str) -> None:
+        self.limit, self.name, self.seconds, self.steps = limit, name, 0.0, 0
+        self.started = self.printed = perf_counter()
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+
+    def _start(self, engine: Engine) -> None:
+        self.started = perf_counter()
+
+    def _stop(self, engine: Engine) -> None:
+        now = perf_counter()
+        self.seconds, self.steps = self.seconds + now - self.started, self.steps + 1
+        if now - self.printed > 60:
+            self.printed = now
+            loss = engine.state.output["loss"].item()
+            print(f"  {self.name}: {self.seconds:.0f} of {self.limit:.0f} s, {self.steps} steps, {loss:.4f}", flush=True)
+        if self.seconds >= self.limit:
+            engine.terminate()
+
+
+def score(
+    predict: Predict, samples: Iterable[Record], size: int, hu_window: Sequence[float]
+) -> dict[str, list[dict[str, float]]]:
+    """The metrics of every sample, by patient."""
+    scores = defaultdict(list)
+    for sample in samples:
+        truth = _truth(sample, size)
+        volume = predict(torch.as_tensor(sample["xrays"])[None], truth)
+        scores[sample["group"]].append(volume_metrics(volume, truth, hu_window))
+    return dict(scores)
+
+
+def print_table(options: argparse.Namespace) -> None:
+    """A row for each method, over the folds that are done; intervals are over patients."""
+    table = Table(COLUMNS, options.markdown)
+    for method in options.methods:
+        paths = (options.output / f"fold{fold}_{method}.json" for fold in range(options.folds))
+        results = [json.loads(path.read_text()) for path in paths if path.is_file()]
+        effort = {}
+        if "steps" in results[0]:
+            effort["steps"] = round(fmean(result["steps"] for result in results))
+            effort["s/step"] = fmean(result["seconds_per_step"] for result in results)
+        cells = {
+            f"{group} {column}": _mean_over_patients([result[group] for result in results], metric)
+            for group in GROUPS
+            for metric, column in METRICS.items()
+        }
+        table.add(method=method, folds=len(results), **effort, **cells)
+
+
+def _mean_over_patients(folds: Sequence[dict[str, list[dict[str, float]]]], metric: str) -> str:
+    """Mean and 95 % interval of the patients' means."""
+    values = defaultdict(list)
+    for fold in folds:
+        for patient, cases in fold.items():
+            values[patient] += [case[metric] for case in cases]
+    found = mean_and_interval([fmean(of_patient) for of_patient in values.values()])
+    return "{mean:.4g} ({low:.4g} to {high:.4g})".format(**found)
+
+
+@torch.no_grad()
+def _predict(network: nn.Module, xrays: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    return network(xrays, stages=1)[0]
+
+
+def _always(volume: torch.Tensor) -> Predict:
+    return lambda xrays, truth: volume
+
+
+def _nearest(volumes: Sequence[torch.Tensor]) -> Predict:
+    """Of these volumes the one with the smallest squared error."""
+    return lambda xrays, truth: min(volumes, key=lambda volume: float((volume - truth).square().mean()))
+
+
+def _truth(sample: Record, size: int) -> torch.Tensor:
+    return truth_at(torch.as_tensor(sample["ct"]).as_subclass(torch.Tensor)[None], size)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("minutes", "folds", "size", "tiny", "batch_size", "learning_rate", "seed")
+    return {name: getattr(options, name) for name in names}
+
+
+def _is_done(path: Path, options: argparse.Namespace) -> bool:
+    """Whether there is a result with these settings; with other settings it is in the way."""
+    if not path.is_file():
+        return False
+    kept, wanted = json.loads(path.read_text()), _settings(options)
+    other = {name: kept[name] for name in wanted if kept[name] != wanted[name]}
+    if other:
+        raise SystemExit(f"{path} was made with {other}; choose another --output, or delete that file.")
+    return True
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of CTs, *.nii.gz")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "learning", help="keeps a JSON a fold and method")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of training steps, for each fold and method")
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--size", type=int, help="voxels along a side of the first stage, by default the bundle's")
+    parser.add_argument("--tiny", action="store_true", help="the small network of tiny.json, to see that it works")
+    parser.add_argument("--batch_size", type=int, default=2)
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--markdown", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The benchmarks of the cascade, at sizes that take seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.transforms import Compose, RandRotated
+from phantoms import phantom
+from scripts.files import cube_affine, write_ct
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from baselines import BASELINES, LiftedNetwork  # noqa: E402
+from cascade import Case, measure  # noqa: E402
+from patients import DeformedPatients, left_out, records_in  # noqa: E402
+from planning import plan  # noqa: E402
+
+
+def benchmark(name: str, *arguments: object) -> str:
+    """What a benchmark prints."""
+    line = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    run = subprocess.run(line, stdout=subprocess.PIPE, encoding="utf-8", env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    assert run.returncode == 0
+    return run.stdout
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_a_planned_convolution_has_its_arithmetic_and_its_memory():
+    convolution = nn.Conv3d(4, 8, 3, padding=1, bias=False).requires_grad_(False)
+    volume = torch.rand(1, 4, 64, 64, 64)
+    planned = plan([convolution], lambda copy: lambda: copy(volume))
+    assert planned.flops == 2 * 64**3 * 27 * 4 * 8
+    assert planned.peak_bytes == pytest.approx(4 * (8 * 64**3 + 27 * 4 * 8), rel=0.01)
+
+
+def test_a_planned_step_counts_gradients_and_the_optimizers_state():
+    def step_of(layer: nn.Module):
+        optimizer = torch.optim.AdamW(layer.parameters())
+
+        def step() -> None:
+            layer(torch.rand(1, 1024)).sum().backward()
+            optimizer.step()
+
+        return step
+
+    assert plan([nn.Linear(1024, 1024)], step_of).peak_bytes > 4 * 4 * 1024**2
+
+
+def test_attention_counts_both_of_its_products_and_five_in_the_backward_pass():
+    query = nn.Parameter(torch.rand(2, 3, 16, 8))
+    attend = nn.ParameterList([query])
+
+    def forward(copy: nn.ParameterList):
+        return lambda: scaled_dot_product_attention(copy[0], copy[0], copy[0])
+
+    def both(copy: nn.ParameterList):
+        return lambda: forward(copy)().sum().backward()
+
+    product = 2 * 2 * 3 * 16 * 16 * 8
+    assert plan([attend], forward).flops == 2 * product
+    assert plan([attend], both).flops == 7 * product
+
+
+def test_planning_leaves_the_modules_and_the_next_step_as_they_were():
+    layer = nn.Linear(4, 4)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    plan([layer], lambda copy: lambda: copy(torch.ones(1, 4)).sum().backward())
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert torch.tensor(3.5).item() == 3.5 and layer.weight.grad is None
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_plan_of_a_training_step_grows_with_the_batch(stage: int):
+    one, two = (measure(Case("planned", "cascade", stage, "bfloat16", batch, quick=True), 1) for batch in (1, 2))
+    assert two["flops"] == pytest.approx(2 * one["flops"], rel=0.05)
+    assert one["planned"] < two["planned"] < 2 * one["planned"]
+
+
+def test_a_crop_takes_less_of_everything():
+    whole, crop = (measure(Case("planned", "cascade", 3, "float32", crop=crop, quick=True), 1) for crop in (None, 32))
+    assert crop["flops"] < whole["flops"] / 2 and crop["planned"] < whole["planned"]
+
+
+def test_the_cascades_benchmark_prints_a_positive_row_for_every_case():
+    options = ("--quick", "--markdown", "--stages", 1, "--dtypes", "float32", "--repeats", 1)
+    printed = benchmark("cascade.py", *options, "--networks", "cascade", "--parts", "training")
+    head, _, peak, step = map(cells, printed.splitlines())
+    row = dict(zip(head, step))
+    assert peak[:2] == ["peak", "matrix product"]
+    assert (row["what"], row["network"], row["size"], row["batch"]) == ("training", "cascade", "16", "1")
+    assert all(float(row[name]) > 0 for name in ("seconds", "GFLOP", "memory GiB", "imports GiB", "planned GB"))
+
+
+@pytest.mark.parametrize("name", ["unet", "attention_unet"])
+def test_a_baseline_turns_xrays_into_a_volume(name: str, geometry):
+    network = LiftedNetwork(BASELINES[name](16), geometry, 16)
+    (volume,) = network(torch.rand(2, 2, 128, 128))
+    assert volume.shape == (2, 1, 16, 16, 16)
+
+
+def test_every_patient_is_left_out_once_with_all_scans(tmp_path: Path):
+    for name in ("a_s1", "a_s2", "b", "c_south"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    records = records_in(tmp_path)
+    assert [record["group"] for record in records] == ["a", "a", "b", "c_south"]
+    folds = left_out(records, 2)
+    assert sorted(patient for fold in folds for patient in fold) == ["a", "b", "c_south"]
+    with pytest.raises(ValueError, match="expected 2 to 3"):
+        left_out(records, 4)
+
+
+def test_deformations_depend_on_the_step_alone():
+    records = [{"ct": torch.rand(1, 8, 8, 8), "name": str(number)} for number in range(3)]
+
+    def sequence() -> DeformedPatients:
+        return DeformedPatients(records, RandRotated("ct", range_x=1.0, prob=1.0), Compose([]))
+
+    forwards, shuffled = sequence(), sequence()
+    samples = {step: forwards[step] for step in range(6)}
+    for step in (4, 0, 5, 1):
+        assert samples[step]["name"] == shuffled[step]["name"]
+        assert torch.equal(samples[step]["ct"], shuffled[step]["ct"])
+    assert {samples[step]["name"] for step in range(3)} == {"0", "1", "2"}
+    assert not any(torch.equal(samples[0]["ct"], samples[step]["ct"]) for step in range(1, 6))
+
+
+def test_learning_scores_unseen_and_seen_patients_and_keeps_what_is_done(tmp_path: Path):
+    for number, name in enumerate(("a_s1", "a_s2", "b")):
+        write_ct(str(tmp_path / f"{name}.nii.gz"), phantom(24, 0.05 * number), cube_affine(24, 360.0))
+    options = ("--dataset_dir", tmp_path, "--output", tmp_path, "--tiny", "--folds", 2, "--markdown")
+    options += ("--minutes", 0.005, "--methods", "mean", "nearest", "stage1", "unet")
+    first = benchmark("learning.py", *options).splitlines()
+    rows = [dict(zip(cells(first[-6]), cells(row))) for row in first[-4:]]
+    assert [row["method"] for row in rows] == ["mean", "nearest", "stage1", "unet"]
+    assert all(row["folds"] == "2" and float(row["unseen PSNR dB"].split()[0]) > 5 for row in rows)
+    assert all(float(row["steps"]) > 0 and float(row["s/step"]) > 0 for row in rows[2:])
+    result = json.loads((tmp_path / "fold0_stage1.json").read_text())
+    assert list(result["unseen"]) == ["a"] and len(result["unseen"]["a"]) == 2
+    assert list(result["seen"]) == ["b"] and len(result["seen"]["b"]) == 2
+    assert benchmark("learning.py", *options).splitlines() == first[-6:]
