@@ -30,7 +30,7 @@ def project_rays(volume: torch.Tensor, geometry: BiplanarGeometry, view: int) ->
         `(B, P, P)`, in units of the volume times mm.
     """
     film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, volume)
-    origin, step = geometry.broadcast(2).ray(film_mm[None, :], film_mm[:, None], view)
+    origin, step = geometry.broadcast(2, film_mm).ray(film_mm[None, :], film_mm[:, None], view)
     main, across = (1, 0) if view == 0 else (0, 1)
     half, size = geometry.fov_mm / 2, volume.shape[-1]
     slices = volume.movedim(main + 1, 0)
@@ -61,14 +61,14 @@ def lift_rays(films: torch.Tensor, geometry: BiplanarGeometry, view: int, size: 
     Returns:
         `(B, C, S, S, S)`, RAS+.
     """
-    geometry = geometry.broadcast(3)
-    centre = centres(size, geometry.fov_mm, films)
+    centre = centres(size, geometry.fov_mm, films.new_empty(0, dtype=torch.promote_types(films.dtype, torch.float32)))
+    geometry = geometry.broadcast(3, centre)
 
     def lifted(films: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         point = (x[:, None, None], centre[:, None], centre)
         grid = torch.stack(torch.broadcast_tensors(*geometry.shadow(point, view)), -1) / (geometry.detector_size_mm / 2)
         grid = grid.reshape(-1, len(x), size, size, 2).expand(len(films), -1, -1, -1, -1).flatten(1, 2)
-        return grid_sample(films, grid.to(films.dtype), align_corners=False).unflatten(2, (len(x), size))
+        return grid_sample(films.to(grid.dtype), grid, align_corners=False).to(films.dtype).unflatten(2, (len(x), size))
 
     blocks = [checkpoint(lifted, films, x, use_reentrant=False) for x in centre.split(SLICES_PER_BLOCK)]
     return torch.cat(blocks, dim=2)
@@ -76,7 +76,7 @@ def lift_rays(films: torch.Tensor, geometry: BiplanarGeometry, view: int, size: 
 
 def _sample(slices: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """`(T, B, A, Z)` slices at `(T, B or 1, P, P, 2)` positions in [-1, 1]: `(T, B, P, P)`."""
-    grid = grid.expand(-1, slices.shape[1], -1, -1, -1).flatten(0, 1).to(slices.dtype)
+    grid = grid.expand(-1, slices.shape[1], -1, -1, -1).flatten(0, 1)
     return grid_sample(slices.flatten(0, 1)[:, None], grid, align_corners=False)[:, 0].unflatten(0, slices.shape[:2])
 
 

@@ -22,6 +22,8 @@ def project(mu: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
     """
     Line integrals of attenuation along the rays from the source to the centre of each detector pixel.
 
+    Rays are followed through the whole cube, also where a turned cube's corner reaches behind the detector.
+
     Args:
         mu: linear attenuation in 1/mm, `(B, 1, X, Y, Z)`, a cube in RAS+.
         geometry: the set-up; its `fov_mm` is the cube's side.
@@ -70,7 +72,7 @@ def lift(features: torch.Tensor, geometry: BiplanarGeometry, size: int) -> torch
 def _ray_length(geometry: BiplanarGeometry, volume: torch.Tensor) -> torch.Tensor:
     """Length of each ray in a slice of the cube, `(P, P)` or `(B, 1, P, P)`: thickness / cosine of the ray's angle."""
     film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, volume)
-    distance = geometry.broadcast(3).source_to_detector_mm
+    distance = geometry.broadcast(3, film_mm).source_to_detector_mm
     slope_squared = (film_mm[:, None] / distance) ** 2 + (film_mm / distance) ** 2
     return geometry.fov_mm / volume.shape[-1] * torch.sqrt(1 + slope_squared)
 
