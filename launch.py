@@ -31,6 +31,7 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 REQUIREMENTS = ROOT / "requirements.txt"
 REQUIREMENTS_DEMO = ROOT / "requirements-demo.txt"
+REQUIREMENTS_PEERS = ROOT / "requirements-peers.txt"
 CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
 SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
@@ -48,7 +49,7 @@ class LaunchError(Exception):
 def main() -> int:
     arguments = parse_arguments()
     try:
-        install()
+        install(with_peers=arguments.verb is test)
         arguments.verb(arguments)
     except (LaunchError, OSError) as error:
         print(f"\nlaunch.py: error: {error}", file=sys.stderr)
@@ -289,22 +290,36 @@ def message_of(traceback: str) -> str:
     return error.group(1).strip() if error else traceback.strip().splitlines()[-1]
 
 
-def install() -> None:
-    """Makes `.venv` and installs the requirements, unless that has been done for these very requirements."""
+def install(with_peers: bool = False) -> None:
+    """Makes `.venv` and installs the requirements, save those files that have been installed as they are now."""
     if sys.version_info < (3, 10):
         raise LaunchError(f"Python {sys.version.split()[0]} found, 3.10 or newer expected.")
-    wanted = hashlib.sha256(REQUIREMENTS.read_bytes() + REQUIREMENTS_DEMO.read_bytes()).hexdigest()
+    wanted: dict[Path, list[str]] = {REQUIREMENTS: [], REQUIREMENTS_DEMO: ["--no-deps"]}
+    if with_peers:
+        wanted[REQUIREMENTS_PEERS] = ["--no-deps"]
     marker = ENVIRONMENT / "installed-requirements.sha256"
-    if PYTHON.is_file() and marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+    done = marker.read_text(encoding="utf-8").splitlines() if PYTHON.is_file() and marker.is_file() else []
+    missing = {file: options for file, options in wanted.items() if checksum(file) not in done}
+    if not missing:
         return
     print(f"Installing the requirements into {ENVIRONMENT}; this happens once and takes a few minutes.", flush=True)
     if not PYTHON.is_file():
         venv.create(ENVIRONMENT, with_pip=True)
-    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for arguments in (["-r", REQUIREMENTS.name], ["--no-deps", "-r", REQUIREMENTS_DEMO.name]):
-        if run([*pip, *arguments], shown_as=shown(["python", "-m", "pip", "install", *arguments])) != 0:
-            raise LaunchError("the requirements could not be installed; pip's message is above.")
-    marker.write_text(wanted, encoding="utf-8")
+    for file, options in missing.items():
+        pip_install([*options, "-r", file.name])
+        done = [line for line in done if not line.endswith(file.name)] + [checksum(file)]
+        marker.write_text("\n".join(done) + "\n", encoding="utf-8")
+
+
+def checksum(file: Path) -> str:
+    """As `sha256sum` prints it."""
+    return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}"
+
+
+def pip_install(arguments: list[str]) -> None:
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    if run(command, shown_as=shown(["python", "-m", "pip", "install", *arguments])) != 0:
+        raise LaunchError("the requirements could not be installed; pip's message is above.")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,32 @@ REFUSED = {
     "nan_field_of_view": ({"fov_mm": nan}, "fov_mm is nan"),
     "nan_source": ({"source_to_isocentre_mm": nan}, "source_to_isocentre_mm is nan"),
     "nan_detector": ({"source_to_detector_mm": nan}, "source_to_detector_mm is nan"),
+    "large_angle": ({"angles_deg": ((0, 0, 0), (0, -46, 0))}, "angles_deg holds 46 degrees"),
+    "nan_angle": ({"angles_deg": ((0, 0, nan), (0, 0, 0))}, "angles_deg holds nan degrees"),
+    "angles_of_one_view": ({"angles_deg": ((0, 0, 0),)}, "angles_deg has shape (1, 3)"),
+    "angles_without_views": ({"angles_deg": (0, 0, 0)}, "angles_deg has shape (3,)"),
+    "uneven_angles": ({"angles_deg": ((0, 0, 0), (0, 0))}, "angles_deg has shape rows of different lengths"),
+    "angles_of_cases_in_plain_numbers": ({"angles_deg": [[[0] * 3] * 2] * 4}, "angles_deg has shape (4, 2, 3)"),
+    "angles_of_one_case_as_a_tensor": ({"angles_deg": torch.zeros(2, 3)}, "angles_deg has shape (2, 3)"),
+    "source_in_the_corner_of_a_turned_cube": (
+        {"source_to_isocentre_mm": 300.0, "detector_size_mm": 3000.0, "angles_deg": ((45, 0, 0), (0, 0, 0))},
+        "source_to_isocentre_mm is 300.0",
+    ),
+    "one_source_in_the_cube": ({"source_to_isocentre_mm": torch.tensor([1600.0, 100.0])}, "isocentre_mm is 100.0"),
+    "one_detector_before_the_isocentre": (
+        {"source_to_isocentre_mm": torch.tensor([1600.0, 1850.0])},
+        "more than source_to_isocentre_mm, tensor([1600., 1850.])",
+    ),
+    "one_detector_too_small": ({"source_to_isocentre_mm": torch.tensor([1600.0, 1400.0])}, "a shadow of 531.1 mm"),
+    "cone_and_parallel_cases": (
+        {"source_to_isocentre_mm": torch.tensor([1600.0, inf]), "source_to_detector_mm": torch.tensor([1800.0, inf])},
+        "the cases of a batch are of one kind",
+    ),
+    "a_tensor_without_cases": ({"source_to_isocentre_mm": torch.tensor(1600.0)}, "'source_to_isocentre_mm': ()"),
+    "different_numbers_of_cases": (
+        {"source_to_isocentre_mm": torch.tensor([1600.0] * 3), "angles_deg": torch.zeros(2, 2, 3)},
+        "{'source_to_isocentre_mm': (3,), 'angles_deg': (2, 2, 3)}",
+    ),
 }
 
 
@@ -88,3 +114,25 @@ def test_another_number_of_pixels_covers_the_same_detector():
 
 def test_views_from_a_config_are_a_list_and_compare_as_a_tuple():
     assert BiplanarGeometry(views=["PA", "LL"]) == BiplanarGeometry(views=("PA", "LL"))
+
+
+@pytest.mark.parametrize("views", [("AP", "LL"), ("PA", "RL")])
+def test_a_ray_passes_through_the_points_whose_shadow_is_its_pixel(views: tuple[str, str]):
+    geometry = BiplanarGeometry(views=views, angles_deg=((9.0, -7.0, 4.0), (-8.0, 6.0, 12.0)))
+    for view in (0, 1):
+        origin, step = geometry.ray(-70.0, 110.0, view)
+        for depth in (-150.0, 0.0, 90.0):
+            point = tuple(o + depth * s for o, s in zip(origin, step))
+            assert geometry.shadow(point, view) == pytest.approx((-70.0, 110.0))
+
+
+def test_cases_apart_are_the_rows_of_the_batch_in_plain_numbers():
+    angles = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [[0.0] * 3, [7.0, 8.0, 9.0]]])
+    geometry = BiplanarGeometry(torch.tensor([1600.0, 1650.0], requires_grad=True), angles_deg=angles, fov_mm=300.0)
+    assert geometry.cases == 2
+    assert geometry.cases_apart() == [
+        BiplanarGeometry(1600.0, angles_deg=((1, 2, 3), (4, 5, 6)), fov_mm=300.0),
+        BiplanarGeometry(1650.0, angles_deg=((0, 0, 0), (7, 8, 9)), fov_mm=300.0),
+    ]
+    assert BiplanarGeometry().cases is None
+    assert BiplanarGeometry().cases_apart() == [BiplanarGeometry()]

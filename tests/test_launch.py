@@ -34,12 +34,14 @@ def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module, "PYTHON", Path(sys.executable))
     monkeypatch.setattr(module, "ENVIRONMENT", tmp_path / "environment")
     (tmp_path / "environment").mkdir()
-    (tmp_path / "environment" / "installed-requirements.sha256").write_text(requirements_digest(module))
+    (tmp_path / "environment" / "installed-requirements.sha256").write_text(checksums(module))
     return module
 
 
-def requirements_digest(launch: ModuleType) -> str:
-    return launch.hashlib.sha256(launch.REQUIREMENTS.read_bytes() + launch.REQUIREMENTS_DEMO.read_bytes()).hexdigest()
+def checksums(launch: ModuleType) -> str:
+    """The content of the file that says which requirements are installed, in the form of `sha256sum`."""
+    files = (launch.REQUIREMENTS, launch.REQUIREMENTS_DEMO, launch.REQUIREMENTS_PEERS)
+    return "".join(f"{launch.hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
 
 
 @pytest.fixture
@@ -97,34 +99,67 @@ def test_arguments_that_make_no_sense_are_refused_before_any_work(command, argum
     assert "usage:" in capfd.readouterr().err
 
 
-def test_a_second_install_does_nothing(launch: ModuleType, capfd):
+@pytest.mark.parametrize("with_peers", [False, True])
+def test_a_second_install_does_nothing(launch: ModuleType, with_peers: bool, capfd):
     before = sorted(launch.ENVIRONMENT.rglob("*"))
-    launch.install()
+    launch.install(with_peers)
     assert sorted(launch.ENVIRONMENT.rglob("*")) == before
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in for Python is a shell script")
-@pytest.mark.parametrize("status", [0, 1])
-def test_changed_requirements_are_installed_and_a_failure_is_not_taken_for_done(launch, monkeypatch, tmp_path, status):
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit {status}\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(launch, "PYTHON", python)
-    marker = launch.ENVIRONMENT / "installed-requirements.sha256"
-    marker.write_text("of other requirements")
-    if status:
-        with pytest.raises(launch.LaunchError, match="could not be installed"):
-            launch.install()
-        assert marker.read_text() == "of other requirements"
-    else:
-        launch.install()
-        launch.install()
-        calls = (tmp_path / "calls").read_text().splitlines()
-        assert [call.split("--disable-pip-version-check ")[1] for call in calls] == [
-            "-r requirements.txt",
-            "--no-deps -r requirements-demo.txt",
-        ]
+@pytest.fixture
+def marker(launch: ModuleType) -> Path:
+    return launch.ENVIRONMENT / "installed-requirements.sha256"
+
+
+@pytest.fixture
+def pip_calls(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], list[str]]:
+    """Installs, with a Python that ends with the given status, and gives pip's arguments of all calls so far."""
+    if os.name == "nt":
+        pytest.skip("the stand-in for Python is a shell script")
+    monkeypatch.setattr(launch, "PYTHON", tmp_path / "python")
+
+    def calls(status: int = 0, with_peers: bool = False) -> list[str]:
+        launch.PYTHON.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit {status}\n')
+        launch.PYTHON.chmod(0o755)
+        launch.install(with_peers)
+        lines = (tmp_path / "calls").read_text().splitlines()
+        return [line.split("--disable-pip-version-check ")[1] for line in lines]
+
+    return calls
+
+
+def test_changed_requirements_are_installed_once(launch: ModuleType, marker: Path, pip_calls):
+    marker.write_text("of another version\n")
+    expected = ["-r requirements.txt", "--no-deps -r requirements-demo.txt"]
+    assert pip_calls() == expected
+    assert pip_calls() == expected
+
+
+def test_only_the_file_that_has_changed_is_installed_again(launch: ModuleType, marker: Path, pip_calls):
+    marker.write_text(checksums(launch).replace(checksums(launch)[:8], "00000000", 1))
+    assert pip_calls(with_peers=True) == ["-r requirements.txt"]
+    assert sorted(marker.read_text().splitlines()) == sorted(checksums(launch).splitlines())
+
+
+def test_the_peers_are_installed_for_the_tests_alone(launch: ModuleType, monkeypatch, tmp_path, marker, pip_calls):
+    marker.write_text("of another version\n")
+    assert not any("peers" in call for call in pip_calls())
+    assert pip_calls(with_peers=True)[2:] == ["--no-deps -r requirements-peers.txt"]
+    wanted = []
+    monkeypatch.setattr(launch, "install", lambda with_peers: wanted.append(with_peers))
+    for arguments in (["test"], ["train"]):
+        monkeypatch.setattr(launch, arguments[0], lambda arguments: None)
+        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
+        launch.main()
+    assert wanted == [True, False]
+
+
+def test_a_failed_install_is_not_taken_for_done(launch: ModuleType, marker: Path, pip_calls):
+    marker.write_text("of another version\n")
+    with pytest.raises(launch.LaunchError, match="could not be installed"):
+        pip_calls(status=1)
+    assert marker.read_text() == "of another version\n"
 
 
 def run_python(launch: ModuleType, code: str, error_log: Path) -> int:

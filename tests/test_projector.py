@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 import pytest
 import torch
-from scripts import BiplanarGeometry, InputError, lift, project
+from scipy.spatial.transform import Rotation
+from scripts import BiplanarGeometry, InputError, Region, lift, project
+from scripts.oblique import lift_rays, project_rays
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 VIEWS = (("AP", "LL"), ("PA", "RL"))
 WIDE = {"source_to_isocentre_mm": 700.0, "source_to_detector_mm": 1000.0, "detector_size_mm": 700.0}
+PARALLEL = {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf}
+TURNED = {"angles_deg": ((7.0, -4.0, 3.0), (-6.0, 5.0, 10.0))}
+PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-5)]
+SET_UPS = pytest.mark.parametrize(
+    "arguments", [{}, WIDE, PARALLEL, TURNED, PARALLEL | TURNED], ids=["default", "wide", "parallel", "turned", "both"]
+)
 
 
 def parallel(size: int, fov_mm: float = 360.0) -> BiplanarGeometry:
@@ -36,8 +47,14 @@ def source_and_rays(geometry: BiplanarGeometry, view: int) -> tuple[torch.Tensor
     pixels[..., 2] = -film[:, None]
     pixels[..., across] = -film
     pixels[..., axis] = source[axis] - towards_source * geometry.source_to_detector_mm
-    rays = pixels - source
-    return source, rays / rays.norm(dim=-1, keepdim=True)
+    rotation = torch.as_tensor(turn(geometry, view).as_matrix())
+    rays = (pixels - source) @ rotation.T
+    return rotation @ source, rays / rays.norm(dim=-1, keepdim=True)
+
+
+def turn(geometry: BiplanarGeometry, view: int) -> Rotation:
+    """About the superior axis, then the film's turned horizontal axis, then the turned beam."""
+    return Rotation.from_euler(("ZXY", "ZYX")[view], geometry.angles_deg[view], degrees=True)
 
 
 def chord(centre: torch.Tensor, radius: float, source: torch.Tensor, rays: torch.Tensor) -> torch.Tensor:
@@ -60,7 +77,7 @@ def blob(size: int, fov_mm: float, centre: tuple[float, float, float], sigma: fl
 
 def predicted_pixel(geometry: BiplanarGeometry, view: int, point: tuple[float, float, float]) -> tuple[float, float]:
     """Row and column on which a point source casts the shadow of `point`."""
-    x, y, z = point
+    x, y, z = turn(geometry, view).inv().apply(point)
     towards_source = {"AP": y, "PA": -y, "LL": x, "RL": -x}[geometry.views[view]]
     magnification = geometry.source_to_detector_mm / (geometry.source_to_isocentre_mm - towards_source)
     middle = (geometry.detector_pixels - 1) / 2
@@ -119,10 +136,11 @@ def test_an_oblique_ray_through_a_slab_is_longer_by_its_cosine(view: int):
 
 
 @pytest.mark.parametrize("views", VIEWS)
-@pytest.mark.parametrize("arguments", [{}, WIDE], ids=["default", "wide cone"])
-def test_rays_through_a_sphere_integrate_to_their_chords(arguments: dict, views: tuple[str, str]):
+@pytest.mark.parametrize("middle", [(0.0, 0.0, 0.0), (40.0, -55.0, 35.0)], ids=["central", "off centre"])
+@pytest.mark.parametrize("arguments", [{}, WIDE, WIDE | TURNED], ids=["default", "wide cone", "turned"])
+def test_rays_through_a_sphere_integrate_to_their_chords(arguments: dict, middle: tuple, views: tuple[str, str]):
     geometry = BiplanarGeometry(**arguments, detector_pixels=96, views=views)
-    centre, radius = torch.tensor([40.0, -55.0, 35.0], dtype=torch.float64), 90.0
+    centre, radius = torch.tensor(middle, dtype=torch.float64), 90.0
     films = project(sphere(96, geometry.fov_mm, centre, radius), geometry)[0]
     for view, film in enumerate(films):
         beam = source_and_rays(geometry, view)
@@ -135,9 +153,23 @@ def test_rays_through_a_sphere_integrate_to_their_chords(arguments: dict, views:
         assert not film[chord(centre, radius + 2 * 3.75, *beam) == 0].any()
 
 
+@pytest.mark.parametrize("depth", [-120.0, 0.0, 120.0])
 @pytest.mark.parametrize("views", VIEWS)
-def test_a_blob_lands_where_the_rays_from_the_source_say(views: tuple[str, str]):
-    geometry = BiplanarGeometry(**WIDE, detector_pixels=128, views=views)
+def test_a_small_object_is_magnified_by_its_place_between_source_and_detector(views: tuple[str, str], depth: float):
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=256, views=views)
+    height = 100.0
+    for view, name in enumerate(views):
+        point = [0.0, 0.0, height]
+        point[(1, 0)[view]] = depth
+        row, _ = centroid(project(blob(90, geometry.fov_mm, point, sigma=5.0), geometry)[0, view])
+        from_source = 700.0 - depth if name in ("AP", "LL") else 700.0 + depth
+        assert (127.5 - row) * geometry.pixel_mm / height == pytest.approx(1000.0 / from_source, rel=1e-3)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize("arguments", [WIDE, WIDE | TURNED], ids=["along axes", "turned"])
+def test_a_blob_lands_where_the_rays_from_the_source_say(arguments: dict, views: tuple[str, str]):
+    geometry = BiplanarGeometry(**arguments, detector_pixels=128, views=views)
     point = (60.0, 110.0, -80.0)
     films = project(blob(72, geometry.fov_mm, point, sigma=5.0), geometry)[0]
     for view, film in enumerate(films):
@@ -190,24 +222,98 @@ def test_a_batch_is_projected_and_lifted_case_by_case():
     )
 
 
-@pytest.mark.parametrize("arguments", [{}, {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf}])
+@SET_UPS
 def test_the_gradient_of_projection_is_that_of_finite_differences(arguments: dict):
     geometry = BiplanarGeometry(**arguments, detector_pixels=5)
     mu = torch.rand(1, 1, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda volume: project(volume, geometry), mu, eps=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf}])
+@SET_UPS
 def test_the_gradient_of_lifting_is_that_of_finite_differences(arguments: dict):
     geometry = BiplanarGeometry(**arguments, detector_pixels=5)
     features = torch.rand(1, 2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda films: lift(films, geometry, 3), features, eps=1e-3, atol=1e-6)
 
 
+@SET_UPS
+def test_the_gradients_are_the_adjoint_operations(arguments: dict):
+    """<A x, y> = <x, A' y> for unrelated x and y, with A' the backward pass."""
+    geometry = BiplanarGeometry(**arguments, detector_pixels=31)
+    volume = torch.rand(2, 1, 14, 14, 14, dtype=torch.float64, requires_grad=True)
+    features = torch.rand(2, 2, 3, 31, 31, dtype=torch.float64, requires_grad=True)
+    for x, image in ((volume, project(volume, geometry)), (features, lift(features, geometry, 14))):
+        y = torch.randn_like(image)
+        (adjoint,) = torch.autograd.grad(image, x, y)
+        torch.testing.assert_close((image * y).sum(), (x * adjoint).sum(), rtol=1e-12, atol=0)
+
+
+TWO_SOURCES = {"source": [703.0, 761.0], "detector": [1004.0, 1091.0]}
+"""No ray meets the middle of a voxel, where linear interpolation has no derivative."""
+
+TWO_TURNS = {"angles": [[[7.0, -4.0, 3.0], [-6.0, 5.0, 9.0]], [[-2.0, 8.0, -5.0], [3.0, -7.0, 1.0]]]}
+NO_TURN = {"angles": [[[0.0] * 3] * 2] * 2}
+
+
+@pytest.mark.parametrize("turns", [TWO_TURNS, NO_TURN], ids=["turned", "along axes"])
+@pytest.mark.parametrize("operation", ["project", "lift"])
+def test_the_gradient_in_the_geometry_is_that_of_finite_differences(operation: str, turns: dict):
+    """In the distances and the angles of two cases, each with its own."""
+    volumes, films = torch.rand(2, 1, 6, 6, 6).double(), torch.rand(2, 2, 1, 7, 7).double()
+
+    def operate(*values: torch.Tensor) -> torch.Tensor:
+        source, detector, angles = values
+        geometry = BiplanarGeometry(source, detector, 300.0, 700.0, 7, angles_deg=angles)
+        return project(volumes, geometry) if operation == "project" else lift(films, geometry, 4)
+
+    values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (TWO_SOURCES | turns).values()]
+    assert torch.autograd.gradcheck(operate, values, eps=1e-5, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("turns", [{}, TWO_TURNS], ids=["along axes", "turned"])
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_a_batch_with_a_geometry_for_each_case_is_what_its_cases_are_alone(turns: dict, dtype, tolerance: float):
+    """The geometry's own precision does not matter to that of the result."""
+    source, detector, *angles = (torch.tensor(v, dtype=torch.float64) for v in (TWO_SOURCES | turns).values())
+    fixed = {"fov_mm": 300.0, "detector_size_mm": 700.0, "detector_pixels": 21}
+    together = BiplanarGeometry(source, detector, **fixed, **({"angles_deg": angles[0]} if angles else {}))
+    mu, features = torch.rand(2, 1, 9, 9, 9, dtype=dtype), torch.rand(2, 2, 2, 21, 21, dtype=dtype)
+    films, volumes = project(mu, together), lift(features, together, 6)
+    for i in range(2):
+        turned = {"angles_deg": angles[0][i].tolist()} if angles else {}
+        alone = BiplanarGeometry(source[i].item(), detector[i].item(), **fixed, **turned)
+        film, volume = project(mu[i : i + 1], alone), lift(features[i : i + 1], alone, 6)
+        torch.testing.assert_close(films[i : i + 1], film, rtol=0, atol=tolerance * film.max().item())
+        torch.testing.assert_close(volumes[i : i + 1], volume, rtol=0, atol=tolerance)
+    assert not torch.allclose(project(mu[:1], alone), films[:1], rtol=1e-3)
+
+
 @pytest.mark.parametrize("views", VIEWS)
-def test_each_voxel_reads_the_detector_point_that_its_ray_hits(views: tuple[str, str]):
+@pytest.mark.parametrize("arguments", [{}, WIDE, PARALLEL], ids=["default", "wide", "parallel"])
+@pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
+def test_the_general_path_along_the_axes_is_the_fast_path(arguments: dict, views, dtype, tolerance: float):
+    geometry = BiplanarGeometry(**arguments, detector_pixels=40, views=views)
+    mu, features = torch.rand(2, 1, 21, 21, 21, dtype=dtype), torch.rand(2, 2, 3, 40, 40, dtype=dtype)
+    films, volumes = project(mu, geometry), lift(features, geometry, 17)
+    for view in (0, 1):
+        general = project_rays(mu[:, 0], geometry, view, Region.whole(mu.shape[-1]))
+        torch.testing.assert_close(general, films[:, view], rtol=0, atol=tolerance * films.max().item())
+        general = lift_rays(features[:, view], geometry, view, Region.whole(17))
+        torch.testing.assert_close(general, volumes[:, view], rtol=0, atol=tolerance)
+
+
+def test_a_turn_by_a_tiny_angle_hardly_changes_the_film():
+    mu = blob(24, 360.0, (50.0, 30.0, -20.0), sigma=40.0)
+    along_axes = BiplanarGeometry(detector_pixels=32)
+    turned = replace(along_axes, angles_deg=((1e-6,) * 3,) * 2)
+    torch.testing.assert_close(project(mu, turned), project(mu, along_axes), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize("arguments", [{}, TURNED], ids=["along axes", "turned"])
+def test_each_voxel_reads_the_detector_point_that_its_ray_hits(arguments: dict, views: tuple[str, str]):
     """A film that holds its own row and column numbers must lift to the perspective of each voxel."""
-    geometry = BiplanarGeometry(**WIDE, detector_pixels=64, views=views)
+    geometry = BiplanarGeometry(700.0, 1000.0, detector_size_mm=900.0, **arguments, detector_pixels=64, views=views)
     index = torch.arange(64, dtype=torch.float64)
     numbers = torch.stack([index[:, None].expand(64, 64), index.expand(64, 64)])
     lifted = lift(numbers.expand(1, 2, 2, 64, 64), geometry, 18)[0]
@@ -257,6 +363,23 @@ def test_a_voxel_reads_the_spot_onto_which_it_is_projected(views: tuple[str, str
             assert centroid(film) == pytest.approx(read_at[(view, slice(None), *voxel)].tolist(), abs=0.05)
 
 
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize("arguments", [WIDE, WIDE | TURNED], ids=["along axes", "turned"])
+def test_a_point_found_by_lifting_is_projected_to_the_pixels_it_came_from(arguments: dict, views: tuple[str, str]):
+    """Where the rays of a pixel in each view meet, a voxel lights up in both lifts; its shadow is those pixels."""
+    geometry = BiplanarGeometry(**arguments, detector_pixels=70, views=views)
+    point = (-50.0, 85.0, 40.0)
+    pixels = [[round(index) for index in predicted_pixel(geometry, view, point)] for view in (0, 1)]
+    films = torch.zeros(1, 2, 1, 70, 70, dtype=torch.float64)
+    for view, (row, column) in enumerate(pixels):
+        films[0, view, 0, row, column] = 1
+    where_rays_meet = lift(films, geometry, 72).prod(dim=1)
+    found = torch.stack(voxel_positions(72, geometry.fov_mm))[:, where_rays_meet[0, 0] > 0.5 * where_rays_meet.max()]
+    assert found.mean(1).tolist() == pytest.approx(point, abs=10)
+    for film, pixel in zip(project(where_rays_meet, geometry)[0], pixels):
+        assert list(divmod(int(film.argmax()), 70)) == pixel
+
+
 def test_films_of_any_resolution_are_spread_over_the_detector():
     geometry = BiplanarGeometry(detector_pixels=128)
     ramp = {n: centres(n, geometry.detector_size_mm).expand(1, 2, 1, n, n) for n in (32, 128)}
@@ -278,3 +401,67 @@ def test_lifting_anything_but_two_square_films_is_refused(geometry: BiplanarGeom
         lift(torch.zeros(shape), geometry, 8)
     assert str(shape) in str(caught.value)
     assert "(B, 2, C, P, P)" in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [{}, TURNED], ids=["along axes", "turned"])
+def test_under_autocast_coordinates_stay_exact_and_only_the_features_are_rounded(arguments: dict):
+    geometry = BiplanarGeometry(**arguments, detector_pixels=48)
+    mu = torch.rand(1, 1, 20, 20, 20).bfloat16()
+    features = torch.rand(1, 2, 2, 48, 48).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        films, volumes = project(mu, geometry), lift(features, geometry, 20)
+    assert films.dtype == torch.float32
+    assert volumes.dtype == torch.bfloat16
+    torch.testing.assert_close(films, project(mu.float(), geometry), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(volumes.float(), lift(features.float(), geometry, 20), rtol=2**-8, atol=2**-8)
+
+
+@pytest.mark.parametrize("arguments", [{}, TURNED], ids=["along axes", "turned"])
+def test_gradients_keep_the_dtype_of_what_they_belong_to(arguments: dict):
+    geometry = BiplanarGeometry(**arguments, detector_pixels=24)
+    mu = torch.rand(1, 1, 10, 10, 10).bfloat16().requires_grad_()
+    features = torch.rand(1, 2, 2, 24, 24).bfloat16().requires_grad_()
+    (project(mu, geometry).sum() + lift(features, geometry, 10).float().sum()).backward()
+    assert mu.grad.dtype == features.grad.dtype == torch.bfloat16
+    assert mu.grad.float().min() > 0
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many values the largest tensor holds that any operation makes, views aside."""
+
+    values = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), named=None):
+        result = function(*arguments, **(named or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.values = max(self.values, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.mark.parametrize("arguments", [{}, TURNED], ids=["along axes", "turned"])
+def test_nothing_larger_than_the_volume_is_ever_held(arguments: dict):
+    """The samples of all rays would be 5 times the volume of 128³."""
+    geometry = BiplanarGeometry(**arguments, detector_pixels=288)
+    mu = torch.rand(1, 1, 128, 128, 128, requires_grad=True)
+    with LargestTensor() as largest:
+        project(mu, geometry).sum().backward()
+    assert largest.values <= mu.numel() < 288**2 * 128 / 5
+
+
+def test_lifting_holds_nothing_larger_than_its_result():
+    features = torch.rand(1, 2, 2, 128, 128, requires_grad=True)
+    for arguments in ({}, TURNED):
+        with LargestTensor() as largest:
+            lift(features, BiplanarGeometry(**arguments, detector_pixels=128), 96).sum().backward()
+        assert largest.values <= 2 * 2 * 96**3
+
+
+@pytest.mark.parametrize("operation", ["project", "lift"])
+def test_a_geometry_of_another_number_of_cases_is_refused(operation: str):
+    geometry = BiplanarGeometry(torch.tensor([1600.0, 1610.0]), detector_pixels=8)
+    with pytest.raises(InputError, match=f"{operation}: the geometry describes 2 cases, expected the batch's 3"):
+        if operation == "project":
+            project(torch.zeros(3, 1, 4, 4, 4), geometry)
+        else:
+            lift(torch.zeros(3, 2, 1, 8, 8), geometry, 4)

@@ -42,8 +42,9 @@ class BiplanarGeometry:
         detector_pixels: pixels along a side of the detector.
         views: DICOM view positions of the two films: "AP" or "PA", then "LL" (left side at the detector) or "RL".
         angles_deg: for each view, how far source and detector together are turned from the cube's axis: about the
-            patient's superior axis, then about the film's horizontal axis, then about the beam; right-handed, at most
-            45 degrees.
+            patient's superior axis, then about the film's horizontal axis, then about the beam, each as turned by the
+            angles before; right-handed about the axis's positive direction (right, anterior, superior), at most 45
+            degrees.
 
     Raises:
         InputError: when the cube reaches the source, the detector lies before the isocentre, the detector does not
@@ -60,10 +61,11 @@ class BiplanarGeometry:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", tuple(self.views))
-        if not isinstance(self.angles_deg, torch.Tensor):
-            object.__setattr__(self, "angles_deg", tuple(tuple(map(float, angles)) for angles in self.angles_deg))
         self._check_sizes_and_views()
         self._check_angles()
+        if not isinstance(self.angles_deg, torch.Tensor):
+            object.__setattr__(self, "angles_deg", tuple(tuple(map(float, angles)) for angles in self.angles_deg))
+        self._check_cases()
         self._check_distances()
         self._check_shadow()
 
@@ -78,22 +80,37 @@ class BiplanarGeometry:
             )
 
     def _check_angles(self) -> None:
-        shape = np.shape(self.angles_deg)
-        if shape[-2:] != (2, 3):
-            raise InputError(f"BiplanarGeometry: angles_deg has shape {tuple(shape)}, expected three for each view.")
-        largest = float(torch.as_tensor(self.angles_deg).abs().max())
+        try:
+            shape = tuple(np.shape(self.angles_deg))
+        except ValueError:
+            shape = "rows of different lengths"
+        is_per_case = isinstance(self.angles_deg, torch.Tensor)
+        if shape[-2:] != (2, 3) or (len(shape) > 2) != is_per_case:
+            raise InputError(
+                f"BiplanarGeometry: angles_deg has shape {shape}, expected three for each view, (2, 3), or a tensor "
+                f"(B, 2, 3) for the cases of a batch."
+            )
+        largest = float(torch.as_tensor(self.angles_deg).detach().abs().max())
         if not largest <= LARGEST_ANGLE:
             raise InputError(
                 f"BiplanarGeometry: angles_deg holds {largest:g} degrees, expected at most {LARGEST_ANGLE:g} off the "
                 f"cube's axis; a view further off is nearer to another axis."
             )
 
+    def _check_cases(self) -> None:
+        shapes = {name: tuple(field.shape) for name, field in self._tensors().items()}
+        if () in shapes.values() or len({shape[0] for shape in shapes.values()}) > 1:
+            raise InputError(
+                f"BiplanarGeometry: its tensors have the shapes {shapes}, expected one number of cases, first in each."
+            )
+
     def _check_distances(self) -> None:
         source, detector = _bounds(self.source_to_isocentre_mm), _bounds(self.source_to_detector_mm)
-        if isinf(source[1]) != isinf(detector[1]):
+        if len({isinf(bound) for bound in source + detector}) > 1:
             raise InputError(
-                f"BiplanarGeometry: source_to_isocentre_mm is {source[1]} and source_to_detector_mm {detector[1]}; a "
-                f"parallel beam has both infinite, a cone beam neither."
+                f"BiplanarGeometry: source_to_isocentre_mm is {self.source_to_isocentre_mm} and source_to_detector_mm "
+                f"{self.source_to_detector_mm}; a parallel beam has both infinite, a cone beam neither, and the cases "
+                f"of a batch are of one kind."
             )
         reach = self.fov_mm / 2 * (1 if self.is_along_axes else 3**0.5)
         if not source[0] > reach:
@@ -102,15 +119,15 @@ class BiplanarGeometry:
                 f"{self.fov_mm} mm; expected more than {reach:g}."
             )
         if not self.is_parallel:
-            gap = torch.as_tensor(self.source_to_detector_mm - self.source_to_isocentre_mm)
-            if not bool((gap > 0).all()):
+            gap = _bounds(self.source_to_detector_mm - self.source_to_isocentre_mm)[0]
+            if not gap > 0:
                 raise InputError(
-                    f"BiplanarGeometry: source_to_detector_mm is {detector[0]}, which puts the detector before the "
-                    f"isocentre; expected more than {source[0]}."
+                    f"BiplanarGeometry: source_to_detector_mm is {self.source_to_detector_mm}, which puts the detector "
+                    f"before the isocentre; expected more than source_to_isocentre_mm, {self.source_to_isocentre_mm}."
                 )
 
     def _check_shadow(self) -> None:
-        shadow = float(torch.as_tensor(self.fov_mm * self.magnification(self.fov_mm / 2)).max())
+        shadow = _bounds(self.fov_mm * self.magnification(self.fov_mm / 2))[1]
         if shadow > self.detector_size_mm * (1 + 1e-6):
             raise InputError(
                 f"BiplanarGeometry: detector_size_mm is {self.detector_size_mm}, but the cube of {self.fov_mm} mm casts "
@@ -133,10 +150,7 @@ class BiplanarGeometry:
     @property
     def cases(self) -> int | None:
         """How many cases the geometry describes, each with its own values, or None when all share one set-up."""
-        sizes = {len(field) for field in self._tensors().values()}
-        if len(sizes) > 1:
-            raise InputError(f"BiplanarGeometry: its tensors describe {sorted(sizes)} cases, expected one number.")
-        return sizes.pop() if sizes else None
+        return next((len(field) for field in self._tensors().values()), None)
 
     @property
     def pixel_mm(self) -> float:
@@ -205,10 +219,13 @@ class BiplanarGeometry:
         numbers = {name: field.tolist() for name, field in self._tensors().items()}
         return [replace(self, **{name: values[i] for name, values in numbers.items()}) for i in range(self.cases or 1)]
 
-    def broadcast(self, dimensions: int) -> BiplanarGeometry:
-        """The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape."""
+    def broadcast(self, dimensions: int, like: torch.Tensor) -> BiplanarGeometry:
+        """
+        The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape, and
+        of the dtype and on the device of `like`.
+        """
         shaped = {
-            name: field.reshape(field.shape[:1] + (1,) * dimensions + field.shape[1:])
+            name: field.to(like).reshape(field.shape[:1] + (1,) * dimensions + field.shape[1:])
             for name, field in self._tensors().items()
         }
         return replace(self, **shaped)
@@ -222,7 +239,10 @@ class BiplanarGeometry:
 
 
 def _bounds(value: float | torch.Tensor) -> tuple[float, float]:
-    return (float(value.min()), float(value.max())) if isinstance(value, torch.Tensor) else (value, value)
+    """The smallest and the largest of the cases."""
+    if not isinstance(value, torch.Tensor):
+        return value, value
+    return float(value.detach().min()), float(value.detach().max())
 
 
 def _cosine_and_sine(degrees: float | torch.Tensor):

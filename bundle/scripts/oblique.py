@@ -32,7 +32,7 @@ def project_rays(volume: torch.Tensor, geometry: BiplanarGeometry, view: int, re
         `(B, P, P)`, in units of the volume times mm.
     """
     film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, volume)
-    origin, step = geometry.broadcast(2).ray(film_mm[None, :], film_mm[:, None], view)
+    origin, step = geometry.broadcast(2, film_mm).ray(film_mm[None, :], film_mm[:, None], view)
     main, across = (1, 0) if view == 0 else (0, 1)
     x_y_z = [region.centres(axis, geometry.fov_mm, volume.device).to(volume.dtype) for axis in range(3)]
     depth, across_mm, z_mm = x_y_z[main], x_y_z[across], x_y_z[2]
@@ -64,14 +64,16 @@ def lift_rays(films: torch.Tensor, geometry: BiplanarGeometry, view: int, region
     Returns:
         `(B, C, X, Y, Z)`, RAS+.
     """
-    geometry = geometry.broadcast(3)
-    all_x, y, z = (region.centres(axis, geometry.fov_mm, films.device).to(films.dtype) for axis in range(3))
+    dtype = torch.promote_types(films.dtype, torch.float32)
+    all_x, y, z = (region.centres(axis, geometry.fov_mm, films.device).to(dtype) for axis in range(3))
+    geometry = geometry.broadcast(3, all_x)
 
     def lifted(films: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         point = (x[:, None, None], y[:, None], z)
         grid = torch.stack(torch.broadcast_tensors(*geometry.shadow(point, view)), -1) / (geometry.detector_size_mm / 2)
         grid = grid.reshape(-1, len(x), len(y), len(z), 2).expand(len(films), -1, -1, -1, -1).flatten(1, 2)
-        return grid_sample(films, grid.to(films.dtype), align_corners=False).unflatten(2, (len(x), len(y)))
+        volume = grid_sample(films.to(grid.dtype), grid, align_corners=False).to(films.dtype)
+        return volume.unflatten(2, (len(x), len(y)))
 
     blocks = [checkpoint(lifted, films, x, use_reentrant=False) for x in all_x.split(SLICES_PER_BLOCK)]
     return torch.cat(blocks, dim=2)
@@ -79,7 +81,7 @@ def lift_rays(films: torch.Tensor, geometry: BiplanarGeometry, view: int, region
 
 def _sample(slices: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """`(T, B, A, Z)` slices at `(T, B or 1, P, P, 2)` positions in [-1, 1]: `(T, B, P, P)`."""
-    grid = grid.expand(-1, slices.shape[1], -1, -1, -1).flatten(0, 1).to(slices.dtype)
+    grid = grid.expand(-1, slices.shape[1], -1, -1, -1).flatten(0, 1)
     return grid_sample(slices.flatten(0, 1)[:, None], grid, align_corners=False)[:, 0].unflatten(0, slices.shape[:2])
 
 

@@ -23,6 +23,8 @@ def project(mu: torch.Tensor, geometry: BiplanarGeometry, region: Region | None 
     """
     Line integrals of attenuation along the rays from the source to the centre of each detector pixel.
 
+    Rays are followed through the whole cube, also where a turned cube's corner reaches behind the detector.
+
     Args:
         mu: linear attenuation in 1/mm, `(B, 1, X, Y, Z)`, a cube in RAS+, or the `region` of one.
         geometry: the set-up; its `fov_mm` is the cube's side.
@@ -80,7 +82,7 @@ def lift(
 def _ray_length(geometry: BiplanarGeometry, size: int, like: torch.Tensor) -> torch.Tensor:
     """Length of each ray in a slice of the cube, `(P, P)` or `(B, 1, P, P)`: thickness / cosine of the ray's angle."""
     film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, like)
-    distance = geometry.broadcast(3).source_to_detector_mm
+    distance = geometry.broadcast(3, film_mm).source_to_detector_mm
     slope_squared = (film_mm[:, None] / distance) ** 2 + (film_mm / distance) ** 2
     return geometry.fov_mm / size * torch.sqrt(1 + slope_squared)
 
