@@ -12,7 +12,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -112,8 +112,8 @@ class Work:
             self.optimizer.step()
 
 
-def main() -> None:
-    options = _arguments()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
     if options.case:
         print(json.dumps(measure(Case(**json.loads(options.case)), options.repeats)))
         return
@@ -212,7 +212,7 @@ def _matrix_product(case: Case, repeats: int) -> dict[str, float]:
     """The fastest of some large square matrix products."""
     side = 512 if case.quick else 4096
     a, b = (torch.rand(side, side).to(getattr(torch, case.dtype)) for _ in range(2))
-    return {"flops": 2 * side**3, "seconds": min(_timed(lambda: a @ b) for _ in range(repeats + 2))}
+    return {"flops": 2 * side**3, "seconds": min(_timed(lambda: a @ b) for _ in range(3 * repeats))}
 
 
 def _peak_bytes() -> int:
@@ -241,7 +241,7 @@ def _cells(result: dict[str, float], peak: float | None) -> dict[str, object]:
     return cells
 
 
-def _arguments() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--stages", nargs="+", type=int, choices=(1, 2, 3), default=(1, 2, 3))
@@ -251,7 +251,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it works")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--case", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From X-rays `(1, 2, P, P)` and the truth, which only the nearest patient is allowed to see, to a volume."""
 
 
-def main() -> None:
-    options = _arguments()
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
     config = configuration(options)
     records = records_in(options.dataset_dir)
     loaded = CacheDataset(records, config.get_parsed_content("load"), num_workers=None, progress=False)
@@ -254,7 +254,7 @@ def _is_done(path: Path, options: argparse.Namespace) -> bool:
     return True
 
 
-def _arguments() -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of CTs, *.nii.gz")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "learning", help="keeps a JSON a fold and method")
@@ -267,7 +267,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", action="store_true")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
