@@ -1,6 +1,6 @@
 """
-One measurement, in this process alone: `python benchmarks/measure.py '{"projector": "nanodrr", "size": 64, ...}'` prints
-the result as JSON. :mod:`projector` runs it for every row of its tables.
+One measurement, in this process alone: `python benchmarks/measure.py '{"projector": "nanodrr", "size": 64, ...}'`
+prints the result as JSON. :mod:`projector` runs it for every row of its tables.
 """
 
 from __future__ import annotations

@@ -137,7 +137,8 @@ def short(value: float) -> str:
 def table(rows: Iterator[dict[str, str]]) -> str:
     """Markdown; spaces at the end of a column's name, which tell columns apart, are dropped."""
     rows = list(rows)
-    lines = [[name.strip() for name in rows[0]], ["---", *["---:"] * (len(rows[0]) - 1)], *[row.values() for row in rows]]
+    heading, rule = [name.strip() for name in rows[0]], ["---"] + ["---:"] * (len(rows[0]) - 1)
+    lines = [heading, rule, *(row.values() for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
