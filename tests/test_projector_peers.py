@@ -135,7 +135,7 @@ def test_the_central_ray_through_a_full_cube_measures_its_side(projector: str):
 @pytest.mark.parametrize("angles", [ALONG_AXES, TURNED], ids=["along axes", "off axes"])
 @pytest.mark.parametrize(("projector", "limit"), [(OURS, 0.002), (NANODRR, 0.002), (RTK, 0.002), (SIDDON, 0.02)])
 def test_every_projector_finds_the_known_integrals_of_a_smooth_body(projector: str, limit: float, angles: tuple):
-    """Siddon's voxels are constant, which is an order less accurate than interpolation."""
+    """Siddon's voxels are constant: along the axes, where rays cross the same few rows of voxels, that is coarser."""
     if projector != OURS:
         need(projector)
     geometry = BiplanarGeometry(**DISTANT_DETECTOR, detector_pixels=96, angles_deg=angles)
