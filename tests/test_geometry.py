@@ -7,6 +7,7 @@ import torch
 from scripts import BiplanarGeometry, InputError
 
 REFUSED = {
+    "half_a_pixel": ({"detector_pixels": 12.5}, "detector_pixels is 12.5"),
     "source_in_the_cube": ({"source_to_isocentre_mm": 180.0}, "source_to_isocentre_mm is 180.0"),
     "source_behind_the_isocentre": ({"source_to_isocentre_mm": -1600.0}, "source_to_isocentre_mm is -1600.0"),
     "detector_before_the_isocentre": ({"source_to_detector_mm": 1500.0}, "source_to_detector_mm is 1500.0"),

@@ -465,3 +465,8 @@ def test_a_geometry_of_another_number_of_cases_is_refused(operation: str):
             project(torch.zeros(3, 1, 4, 4, 4), geometry)
         else:
             lift(torch.zeros(3, 2, 1, 8, 8), geometry, 4)
+
+
+def test_a_lift_into_no_voxel_is_refused(geometry: BiplanarGeometry):
+    with pytest.raises(InputError, match="0 voxels a side"):
+        lift(torch.zeros(1, 2, 1, 8, 8), geometry, 0)

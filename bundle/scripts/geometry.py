@@ -74,6 +74,8 @@ class BiplanarGeometry:
             value = getattr(self, name)
             if not (isfinite(value) and value > 0):
                 raise InputError(f"BiplanarGeometry: {name} is {value}, expected a positive number.")
+        if self.detector_pixels != int(self.detector_pixels):
+            raise InputError(f"BiplanarGeometry: detector_pixels is {self.detector_pixels}, expected a whole number.")
         if len(self.views) != 2 or self.views[0] not in FRONTAL_VIEWS or self.views[1] not in LATERAL_VIEWS:
             raise InputError(
                 f"BiplanarGeometry: views are {self.views}, expected one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}."

@@ -67,10 +67,13 @@ def lift(
         `(B, 2, C, X, Y, Z)` in RAS+, constant along each ray, in the features' precision.
 
     Raises:
-        InputError: when `features` do not hold two square films, or the geometry describes another number of cases.
+        InputError: when `features` do not hold two square films, there is no voxel, or the geometry describes another
+            number of cases.
     """
     if features.ndim != 5 or features.shape[1] != VIEWS or features.shape[3] != features.shape[4]:
         raise InputError(f"lift: the films have shape {tuple(features.shape)}, expected (B, 2, C, P, P).")
+    if size < 1:
+        raise InputError(f"lift: the cube has {size} voxels a side, expected at least 1.")
     _check_cases(geometry, len(features), "lift")
     region = region or Region.whole(size)
     with torch.autocast(features.device.type, enabled=False):
