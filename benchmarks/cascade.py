@@ -12,7 +12,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -204,7 +204,7 @@ def _seconds(work: Work, repeats: int) -> float:
     return first if first > LONG else median(_timed(work) for _ in range(repeats))
 
 
-def _timed(work) -> float:
+def _timed(work: Callable[[], object]) -> float:
     start = perf_counter()
     work()
     return perf_counter() - start

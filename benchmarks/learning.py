@@ -257,7 +257,7 @@ def _is_done(path: Path, options: argparse.Namespace) -> bool:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of CTs, *.nii.gz")
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "learning", help="keeps a JSON a fold and method")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "learning", help="a JSON for each fold and method")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training steps, for each fold and method")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
