@@ -91,7 +91,9 @@ class Work:
         region: the crop, None for the whole.
     """
 
-    def __init__(self, case: Case, network: nn.Module, loss: nn.Module | None, size: int, region: Region | None) -> None:
+    def __init__(
+        self, case: Case, network: nn.Module, loss: nn.Module | None, size: int, region: Region | None
+    ) -> None:
         self.case, self.network, self.loss = case, network, loss
         self.target = {"xrays": torch.rand(case.batch, 2, 2 * size, 2 * size)}
         self.arguments: dict = {"stages": 1 if case.is_baseline else case.stage}
