@@ -28,7 +28,7 @@ class LiftedNetwork(nn.Module):
         self.network, self.geometry, self.size = network, geometry, size
 
     def forward(self, xrays: torch.Tensor, stages: int = 1) -> list[torch.Tensor]:
-        """X-rays `(B, 2, P, P)` to one volume `(B, 1, S, S, S)`, in a list as from the first of a cascade's `stages`."""
+        """X-rays `(B, 2, P, P)` to one volume `(B, 1, S, S, S)`, in a list as a cascade's first stage gives it."""
         if stages != 1:
             raise ValueError(f"LiftedNetwork: stages is {stages}, expected 1, its only one.")
         return [self.network(lift_xrays(xrays, self.geometry, Region.whole(self.size)))]

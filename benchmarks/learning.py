@@ -175,7 +175,8 @@ class StepClock:
         if now - self.printed > 60:
             self.printed = now
             loss = engine.state.output["loss"].item()
-            print(f"  {self.name}: {self.seconds:.0f} of {self.limit:.0f} s, {self.steps} steps, {loss:.4f}", flush=True)
+            spent = f"{self.seconds:.0f} of {self.limit:.0f} s"
+            print(f"  {self.name}: {spent}, {self.steps} steps, loss {loss:.4f}", flush=True)
         if self.seconds >= self.limit:
             engine.terminate()
 
@@ -257,7 +258,8 @@ def _is_done(path: Path, options: argparse.Namespace) -> bool:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of CTs, *.nii.gz")
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "learning", help="keeps a JSON a fold and method")
+    kept = ROOT / "output" / "learning"
+    parser.add_argument("--output", type=Path, default=kept, help="keeps a JSON for each fold and method")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training steps, for each fold and method")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
