@@ -29,6 +29,7 @@ OVERLAY = {
     "network_def#mlp_dim": 32,
     "network_def#feature_channels": [8, 8, 8],
     "network_def#encoder_channels": [8, 16],
+    "network_def#context_size": 16,
     "network_def#context_channels": [8, 8, 8],
     "network_def#local_channels": [8, 8, 4],
     "network_def#detail_channels": 4,

@@ -46,6 +46,7 @@ def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascad
             "mlp_dim": 32,
             "feature_channels": (8, 8, 8),
             "encoder_channels": (8, 16),
+            "context_size": 16,
             "context_channels": (8, 8, 8),
             "local_channels": (8, 8, 4),
             "detail_channels": 4,

@@ -33,6 +33,7 @@ class ProgressiveCascadeModel(nn.Module):
         mlp_dim: width of the transformer layers' MLP.
         feature_channels: X-ray feature channels of each stage.
         encoder_channels: widths of the encoder's U-Net, see :class:`~scripts.encoder.MultiScaleXrayEncoder`.
+        context_size: voxels along a side of the context path's volume, in every stage.
         context_channels: widths of the context path's pyramid, finest first, in every stage.
         local_channels: width of each stage's local path.
         detail_channels: width of the last stage's detail enhancer.
@@ -56,7 +57,8 @@ class ProgressiveCascadeModel(nn.Module):
         mlp_dim: int = 768,
         feature_channels: Sequence[int] = (32, 16, 8),
         encoder_channels: Sequence[int] = (32, 64, 128),
-        context_channels: Sequence[int] = (16, 32, 64, 128, 128),
+        context_size: int = 32,
+        context_channels: Sequence[int] = (32, 64, 128, 128),
         local_channels: Sequence[int] = (16, 16, 8),
         detail_channels: int = 8,
         feature_dropout: float = 0.1,
@@ -78,7 +80,7 @@ class ProgressiveCascadeModel(nn.Module):
             stage(
                 size=self.sizes[k],
                 context={
-                    "size": self.sizes[0],
+                    "size": context_size,
                     "tokens": tokens,
                     "channels": context_channels,
                     "num_layers": num_layers[k],

@@ -29,9 +29,9 @@ class VolumeStage(nn.Module):
     """
     Predicts a volume from X-rays and their features, as a correction of the volume so far.
 
-    Two paths. The context path sees the whole cube at the first stage's size and ends in features of that size. The
-    local path works at the stage's own size by a few convolutions without normalisation over the volume, so that any
-    region of the volume can be computed by itself.
+    Two paths. The context path sees the whole cube at a coarse size and ends in features of that size. The local path
+    works at the stage's own size by a few convolutions without normalisation over the volume, so that any region of the
+    volume can be computed by itself.
 
     Args:
         size: voxels along a side of the cube.
