@@ -12,7 +12,6 @@ import torchvision
 from lpips import LPIPS
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, l1_loss
-from torch.utils.checkpoint import checkpoint
 
 from .attenuation import hu_to_attenuation, scaled_to_hu
 from .errors import PretrainedWeightsError
@@ -67,9 +66,7 @@ class TriPlanarVGGLoss(nn.Module):
     def _along(self, axis: int, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         count = prediction.shape[axis]
         drawn = torch.randperm(count)[: max(1, round(self.fraction * count))].to(prediction.device)
-        slices = [self._slices(volume, axis, drawn) for volume in (prediction, truth)]
-        # VGG's activations of three axes would be the largest part of what a training step holds.
-        return checkpoint(self.lpips, *slices, use_reentrant=False).mean()
+        return self.lpips(*(self._slices(volume, axis, drawn) for volume in (prediction, truth))).mean()
 
     @staticmethod
     def _slices(volume: torch.Tensor, axis: int, drawn: torch.Tensor) -> torch.Tensor:
