@@ -117,13 +117,13 @@ class VolumeStage(nn.Module):
     def _decode(self, part: Region, context, lifted, xrays, geometry, previous) -> torch.Tensor:
         wide = part.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
-        films = lift_xrays(xrays, geometry, wide) if self.reads_xrays else None
-        seen = [tensor for tensor in (base, films) if tensor is not None]
+        films = lift_xrays(xrays, geometry, wide)
+        seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
         hidden = self.convolution(self.stem(seen, lifted, geometry, wide, context))
         volume = self.to_volume(hidden) if base is None else base + self.to_volume(hidden)
-        return part.within(wide).of(self._finish(volume, xrays, geometry, wide))
+        return part.within(wide).of(self._finish(volume, films))
 
-    def _finish(self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region):
+    def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
         return volume
 
 
@@ -157,8 +157,8 @@ class Stage3Refiner256(VolumeStage):
         super().__init__(size=size, **network)
         self.detail_enhancer = DetailEnhancer(detail_channels)
 
-    def _finish(self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region):
-        return volume + self.detail_enhancer(volume, lift_xrays(xrays, geometry, region))
+    def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
+        return volume + self.detail_enhancer(volume, films)
 
 
 class ContextNetwork(nn.Module):
@@ -170,17 +170,10 @@ class ContextNetwork(nn.Module):
         size: voxels along a side of the cube.
         tokens: tokens along a side; `size / tokens` is a power of two.
         channels: width of the pyramid at each resolution, finest first.
-        num_layers: transformer layers.
-        num_heads: attention heads of a layer.
-        hidden_size: width of a token.
-        mlp_dim: width of a layer's MLP.
-        feature_channels: channels of the X-ray features.
-        feature_pixels: side of the X-ray feature maps.
         attention: "ray" or "dense", see :class:`~scripts.attention.BiplanarCrossAttention`; "none" leaves the ViT out.
-        checkpointing: recompute each transformer layer in the backward pass instead of storing it.
         input_channels: channels of the volumes that are seen.
         lifted_channels: channels of the features that are lifted, 0 for none.
-        has_positions: whether the tokens have a learned map of their positions, which starts at zero.
+        transformer: further arguments of :class:`BiplanarTransformer`.
 
     Raises:
         ValueError: when the pyramid does not reach the tokens' resolution.
@@ -191,17 +184,10 @@ class ContextNetwork(nn.Module):
         size: int,
         tokens: int,
         channels: Sequence[int],
-        num_layers: int,
-        num_heads: int,
-        hidden_size: int,
-        mlp_dim: int,
-        feature_channels: int,
-        feature_pixels: int,
         attention: str,
-        checkpointing: bool,
         input_channels: int,
         lifted_channels: int,
-        has_positions: bool,
+        **transformer,
     ) -> None:
         super().__init__()
         sides = [size / 2**level for level in range(len(channels))]
@@ -220,10 +206,8 @@ class ContextNetwork(nn.Module):
         )
         self.vit = None
         if attention != "none":
-            self.vit = BiplanarTransformer(
-                tokens, channels[self.token_level], num_layers, num_heads, hidden_size, mlp_dim, feature_channels,
-                feature_pixels, attention, checkpointing, has_positions,
-            )
+            width = channels[self.token_level]
+            self.vit = BiplanarTransformer(tokens=tokens, channels=width, attention=attention, **transformer)
 
     def forward(
         self,
@@ -247,7 +231,20 @@ class ContextNetwork(nn.Module):
 class BiplanarTransformer(nn.Module):
     """
     Adds to a volume what a ViT over its voxels, the tokens, learns from them and from both X-rays' features; zero at the
-    start. Arguments as in :class:`ContextNetwork`; `channels` is the width of the volume.
+    start.
+
+    Args:
+        tokens: tokens along a side.
+        channels: width of the volume.
+        num_layers: transformer layers.
+        num_heads: attention heads of a layer.
+        hidden_size: width of a token.
+        mlp_dim: width of a layer's MLP.
+        feature_channels: channels of the X-ray features.
+        feature_pixels: side of the X-ray feature maps.
+        attention: "ray" or "dense".
+        checkpointing: recompute each layer in the backward pass instead of storing it.
+        has_positions: whether the tokens have a learned map of their positions, which starts at zero.
     """
 
     def __init__(
