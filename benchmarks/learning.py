@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,8 +25,9 @@ import torch  # noqa: E402
 from baselines import BASELINES, LiftedNetwork  # noqa: E402
 from ignite.engine import Engine, Events  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
-from monai.data import CacheDataset, DataLoader  # noqa: E402
+from monai.data import CacheDataset, DataLoader, json_hashing  # noqa: E402
 from monai.engines import SupervisedTrainer  # noqa: E402
+from monai.transforms import Compose, Transform  # noqa: E402
 from patients import ENDLESS, DeformedPatients, Record, left_out, records_in  # noqa: E402
 from scripts import PrepareBiplanarBatch  # noqa: E402
 from scripts.evaluation import mean_volume  # noqa: E402
@@ -34,13 +35,15 @@ from scripts.files import write_json  # noqa: E402
 from scripts.metrics import mean_and_interval, truth_at, volume_metrics  # noqa: E402
 from table import Table  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils.data import Subset  # noqa: E402
 
 CASCADES: dict[str, dict[str, Any]] = {
     "stage1": {},
     "without_vit": {"attention": "none"},
-    "without_features": {"evidence": ["xrays", "positions"]},
-    "without_xrays": {"evidence": ["features", "positions"]},
-    "without_positions": {"evidence": ["xrays", "features"]},
+    "without_features": {"evidence": ["xrays", "positions", "reprojection"]},
+    "without_xrays": {"evidence": ["features", "positions", "reprojection"]},
+    "without_positions": {"evidence": ["xrays", "features", "reprojection"]},
+    "without_reprojection": {"evidence": ["xrays", "features", "positions"]},
     "dense": {"attention": "dense"},
 }
 """Stage 1 and its ablations, by the arguments that differ."""
@@ -48,7 +51,7 @@ METHODS = ("mean", "nearest", "stage1", *BASELINES, *(name for name in CASCADES 
 METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU"}
 GROUPS = ("unseen", "seen")
 COLUMNS = {
-    "method": 18, "folds": 5, "steps": 6, "s/step": 6,
+    "method": 20, "folds": 5, "steps": 6, "s/step": 6,
     **{f"{group} {metric}": 22 for group in GROUPS for metric in METRICS.values()},
 }  # fmt: skip
 MEAN_DRAWS = 32
@@ -64,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = records_in(options.dataset_dir)
     loaded = CacheDataset(records, config.get_parsed_content("load"), num_workers=None, progress=False)
     for fold, patients in enumerate(left_out(records, options.folds)):
+        if options.only and fold not in options.only:
+            continue
         for method in options.methods:
             path = options.output / f"fold{fold}_{method}.json"
             if not _is_done(path, options):
@@ -98,10 +103,16 @@ def run(method: str, loaded: Sequence[Record], patients: set[str], options: argp
     """
     config = configuration(options, **CASCADES.get(method, {}))
     augment, project = (config.get_parsed_content(name) for name in ("augment", "project"))
-    training = DeformedPatients([record for record in loaded if record["group"] not in patients], augment, project)
     size = config.get_parsed_content("geometry").detector_pixels // 8
+    seen = [record for record in loaded if record["group"] not in patients]
+    made_by = {name: config[name] for name in ("geometry", "volume_size", "load", "augment", "project")}
+    made_of = json_hashing({**made_by, "names": [record["name"] for record in seen], "size": size})
+    folder = options.output / "deformations" / made_of.decode()
+    training = DeformedPatients(
+        seen, Compose([augment, project, ResizeTruth(size)]), options.deformations * len(seen), folder
+    )
     if method == "mean":
-        predict, effort = _always(truth_at(mean_volume(training, MEAN_DRAWS), size)), {}
+        predict, effort = _always(mean_volume(Subset(training, range(training.count)), MEAN_DRAWS)), {}
     elif method == "nearest":
         predict, effort = _nearest([_truth(project(record), size) for record in training.records]), {}
     else:
@@ -148,10 +159,21 @@ def build(method: str, config: ConfigParser) -> nn.Module:
     return LiftedNetwork(BASELINES[method](size), geometry, size)
 
 
+class ResizeTruth(Transform):
+    """Averages the CT of a sample to `size` voxels a side, which is all that stage 1 is compared with."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, sample: Record) -> Record:
+        return {**sample, "ct": _truth(sample, self.size)[0]}
+
+
 class StepClock:
     """
     Ends a training when its steps have taken so long; loading, deforming and projecting, which are the same for every
-    method, do not count. Prints a line a minute.
+    method, do not count. The clock is the process's CPU time over the number of its threads, which other load does not
+    lengthen. Prints a line a minute.
 
     Args:
         limit: seconds.
@@ -160,18 +182,20 @@ class StepClock:
 
     def __init__(self, limit: float, name: str) -> None:
         self.limit, self.name, self.seconds, self.steps = limit, name, 0.0, 0
-        self.started = self.printed = perf_counter()
+        self.threads = torch.get_num_threads()
+        self.started, self.printed = process_time(), perf_counter()
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
 
     def _start(self, engine: Engine) -> None:
-        self.started = perf_counter()
+        self.started = process_time()
 
     def _stop(self, engine: Engine) -> None:
         now = perf_counter()
-        self.seconds, self.steps = self.seconds + now - self.started, self.steps + 1
+        self.seconds += (process_time() - self.started) / self.threads
+        self.steps += 1
         if now - self.printed > 60:
             self.printed = now
             loss = engine.state.output["loss"].item()
@@ -199,6 +223,8 @@ def print_table(options: argparse.Namespace) -> None:
     for method in options.methods:
         paths = (options.output / f"fold{fold}_{method}.json" for fold in range(options.folds))
         results = [json.loads(path.read_text()) for path in paths if path.is_file()]
+        if not results:
+            continue
         effort = {}
         if "steps" in results[0]:
             effort["steps"] = round(fmean(result["steps"] for result in results))
@@ -240,8 +266,8 @@ def _truth(sample: Record, size: int) -> torch.Tensor:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("minutes", "folds", "size", "tiny", "batch_size", "learning_rate", "seed")
-    return {name: getattr(options, name) for name in names}
+    names = ("minutes", "folds", "deformations", "size", "tiny", "batch_size", "learning_rate", "seed")
+    return {name: getattr(options, name) for name in names} | {"threads": torch.get_num_threads()}
 
 
 def _is_done(path: Path, options: argparse.Namespace) -> bool:
@@ -262,6 +288,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=kept, help="keeps a JSON for each fold and method")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training steps, for each fold and method")
     parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--only", nargs="+", type=int, help="folds to train in this run, by default all")
+    parser.add_argument("--deformations", type=int, default=100, help="of each training CT")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--size", type=int, help="voxels along a side of the first stage, by default the bundle's")
     parser.add_argument("--tiny", action="store_true", help="the small network of tiny.json, to see that it works")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.transforms import Compose
+from monai.data import PersistentDataset
+from monai.transforms import Compose, Lambda
 from torch.utils.data import Dataset
 
 Record = dict[str, Any]
@@ -35,26 +36,33 @@ def left_out(records: Sequence[Record], folds: int) -> list[set[str]]:
 
 class DeformedPatients(Dataset):
     """
-    An endless sequence of random deformations, in which the step alone decides what comes: each record once in a
-    turn, in a new order every turn.
+    A sequence of random deformations in which the step alone decides what comes: each record once in a turn, in a new
+    order every turn. When all have come, they come again. They are kept on disk, since making one takes as long as
+    several training steps.
 
     Args:
         records: loaded ones.
-        augment: random MONAI transforms.
-        project: what makes a training sample of a deformed record.
+        deform: random transforms, up to a training sample.
+        count: how many deformations there are.
+        folder: where they are kept; one for the same records and transforms only.
     """
 
-    def __init__(self, records: Sequence[Record], augment: Callable, project: Callable) -> None:
-        self.records, self.transform = list(records), Compose([augment, project])
+    def __init__(self, records: Sequence[Record], deform: Compose, count: int, folder: Path) -> None:
+        self.records, self.deform, self.count = list(records), deform, count
+        steps = [{"step": step} for step in range(count)]
+        self.kept = PersistentDataset(steps, Lambda(self._at, track_meta=False), folder)
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, step: int) -> Record:
-        turn, place = divmod(step, len(self.records))
-        return self.deformed(np.random.RandomState(turn).permutation(len(self.records))[place], step)
+        return self.kept[step % self.count]
 
     def deformed(self, index: int, seed: int) -> Record:
         """A record, deformed as the seed has it."""
-        self.transform.set_random_state(seed=seed)
-        return self.transform(self.records[index])
+        self.deform.set_random_state(seed=seed)
+        return self.deform(self.records[index])
+
+    def _at(self, item: dict[str, int]) -> Record:
+        turn, place = divmod(item["step"], len(self.records))
+        return self.deformed(np.random.RandomState(turn).permutation(len(self.records))[place], item["step"])

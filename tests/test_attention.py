@@ -5,7 +5,7 @@ from math import inf
 import pytest
 import torch
 from scripts import BiplanarGeometry
-from scripts.attention import BiplanarCrossAttention, BiplanarTransformerLayer, ray_windows
+from scripts.attention import BiplanarCrossAttention, BiplanarTransformerLayer, ray_windows, reduced
 
 HIDDEN, HEADS, CONTEXT, TOKENS, PIXELS = 12, 3, 5, 4, 16
 WIDE = BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0)
@@ -96,6 +96,22 @@ def test_a_token_answers_to_its_own_window_and_to_no_other_pixel():
         expected = torch.zeros_like(read)
         expected[windows[z][:, None], windows[across]] = True
         assert torch.equal(read, expected)
+
+
+@pytest.mark.parametrize("side", [4, 5, 2])
+def test_self_attention_reads_the_averages_of_eight_tokens(side: int):
+    tokens = torch.randn(2, side, side, side, HIDDEN, dtype=torch.float64)
+    half = -(-side // 2)
+    expected = torch.stack(
+        [
+            tokens[:, 2 * x : 2 * x + 2, 2 * y : 2 * y + 2, 2 * z : 2 * z + 2].mean((1, 2, 3))
+            for x in range(half)
+            for y in range(half)
+            for z in range(half)
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(reduced(tokens), expected)
 
 
 def test_every_pixel_in_the_shadow_of_the_cube_is_in_some_window():

@@ -117,19 +117,22 @@ def test_every_patient_is_left_out_once_with_all_scans(tmp_path: Path):
         left_out(records, 4)
 
 
-def test_deformations_depend_on_the_step_alone():
+def test_deformations_depend_on_the_step_alone(tmp_path: Path):
     records = [{"ct": torch.rand(1, 8, 8, 8), "name": str(number)} for number in range(3)]
 
-    def sequence() -> DeformedPatients:
-        return DeformedPatients(records, RandRotated("ct", range_x=1.0, prob=1.0), Compose([]))
+    def sequence(folder: str) -> DeformedPatients:
+        return DeformedPatients(records, Compose([RandRotated("ct", range_x=1.0, prob=1.0)]), 6, tmp_path / folder)
 
-    forwards, shuffled = sequence(), sequence()
+    forwards, shuffled = sequence("forwards"), sequence("shuffled")
     samples = {step: forwards[step] for step in range(6)}
     for step in (4, 0, 5, 1):
         assert samples[step]["name"] == shuffled[step]["name"]
         assert torch.equal(samples[step]["ct"], shuffled[step]["ct"])
     assert {samples[step]["name"] for step in range(3)} == {"0", "1", "2"}
     assert not any(torch.equal(samples[0]["ct"], samples[step]["ct"]) for step in range(1, 6))
+    again = sequence("forwards")
+    again.records.clear()
+    assert all(torch.equal(again[step]["ct"], samples[step % 6]["ct"]) for step in (3, 7, 12))
 
 
 def test_learning_scores_unseen_and_seen_patients_and_keeps_what_is_done(tmp_path: Path, capsys):

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scripts import BiplanarGeometry, Region, Stage1Base64, Stage2Refiner128, Stage3Refiner256
+from scripts import BiplanarGeometry, Region, Stage1Base64, Stage2Refiner128, Stage3Refiner256, hu_to_attenuation, project
+from scripts.reprojection import Reprojection
 from scripts.stages import VolumeStage, high_band, upsample, upsample_region
 from torch.nn.functional import avg_pool3d, interpolate
 
@@ -21,7 +22,8 @@ CONTEXT = {
     "attention": "ray",
     "checkpointing": False,
 }
-SIZES = {"size": 32, "context": CONTEXT, "local_channels": 6, "feature_channels": 8}
+REPROJECTION = Reprojection((-1024, 1024), 8.0)
+SIZES = {"size": 32, "reprojection": REPROJECTION, "context": CONTEXT, "local_channels": 6, "feature_channels": 8}
 FIRST = {**SIZES, "size": 16}
 REGION = Region(32, (3, 10, 21), (12, 32, 30))
 
@@ -117,6 +119,37 @@ def test_a_stage_reads_the_evidence_that_it_is_told_to(
     assert moved == moving
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_refiner_sees_what_its_base_lacks_of_the_xrays(reads: bool, evidence, geometry, previous, awaken: Build):
+    stage = awaken(Stage2Refiner128(**SIZES, evidence=("features", *(["reprojection"] if reads else []))))
+    features, xrays = evidence
+    volumes = [run(stage, features, films, geometry, previous) for films in (xrays, xrays.flip(-1))]
+    assert torch.equal(*volumes) is not reads
+
+
+def test_stage_1_ends_closer_to_its_xrays(evidence, geometry):
+    body = torch.full((1, 1, 16, 16, 16), -1000.0)
+    body[..., 3:13, 5:11, :] = 0.0
+    xrays = project(hu_to_attenuation(body), geometry) / 8.0
+    stage = Stage1Base64(**FIRST)
+    torch.nn.init.constant_(stage.to_volume.conv.bias, 0.2)
+    errors = []
+    for relaxation in (0.0, 1.0):
+        torch.nn.init.constant_(stage.relaxation, relaxation)
+        volume = run(stage, evidence[0], xrays, geometry)
+        films = REPROJECTION.films(REPROJECTION.attenuation(volume), geometry, Region.whole(16), 32)
+        errors.append((films - xrays).abs().mean())
+    assert errors[1] < 0.5 * errors[0]
+
+
+@pytest.mark.parametrize("region", [Region(16, (3, 0, 7), (9, 16, 8)), None], ids=str)
+def test_a_region_of_stage_1_is_that_part_of_the_whole(region: Region | None, evidence, geometry, awaken: Build):
+    stage = awaken(Stage1Base64(**FIRST))
+    whole = run(stage, *evidence, geometry)
+    parts = run(stage, *evidence, geometry, region=region, slabs=3)
+    torch.testing.assert_close(parts, (region or Region.whole(16)).of(whole), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("evidence_read", [(), ("positions",), ("xrays", "films")])
 def test_evidence_that_gives_no_volume_is_refused(evidence_read: tuple):
     with pytest.raises(ValueError, match="evidence is"):
@@ -149,7 +182,8 @@ def local_reach(stage: VolumeStage, evidence, geometry, previous, voxel: tuple[i
     held = torch.rand(1, 8, 16, 16, 16)
     region = Region.whole(stage.size)
     lifted = features if stage.reads_features else None
-    stage._decode(region, held, lifted, xrays, geometry, previous)[(0, 0, *voxel)].backward()
+    ratio = stage.reprojection.ratio(previous, xrays, geometry, stage.size)
+    stage._decode(region, held, lifted, xrays, geometry, previous, ratio)[(0, 0, *voxel)].backward()
     return (features.grad.abs().sum((0, 2)) > 0) | (xrays.grad.abs().sum(0) > 0)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from einops import rearrange
-from monai.networks.blocks import CrossAttentionBlock, MLPBlock, SABlock
+from monai.networks.blocks import CrossAttentionBlock, MLPBlock
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import avg_pool3d, scaled_dot_product_attention
 
 from .geometry import BiplanarGeometry
 
@@ -89,6 +89,9 @@ class BiplanarTransformerLayer(nn.Module):
     """
     A pre-norm transformer layer: self-attention of the volume tokens, cross-attention with the X-rays, an MLP.
 
+    In self-attention, keys and values are the averages of 2 x 2 x 2 tokens, at an eighth of the cost (spatial reduction,
+    Wang et al., 2021, arXiv:2102.12122).
+
     Args:
         hidden_size: width of a token.
         num_heads: attention heads.
@@ -102,7 +105,7 @@ class BiplanarTransformerLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.self_norm = nn.LayerNorm(hidden_size)
-        self.self_attention = SABlock(hidden_size, num_heads, use_flash_attention=True)
+        self.self_attention = CrossAttentionBlock(hidden_size, num_heads, use_flash_attention=True)
         self.cross_norm = nn.LayerNorm(hidden_size)
         self.cross_attention = BiplanarCrossAttention(hidden_size, num_heads, context_size, attention)
         self.mlp_norm = nn.LayerNorm(hidden_size)
@@ -110,10 +113,17 @@ class BiplanarTransformerLayer(nn.Module):
 
     def forward(self, tokens: torch.Tensor, context: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
         """Shapes as in :meth:`BiplanarCrossAttention.forward`."""
-        flat = self.self_norm(tokens).flatten(1, 3)
-        tokens = tokens + self.self_attention(flat).view_as(tokens)
+        normed = self.self_norm(tokens)
+        attended = self.self_attention(normed.flatten(1, 3), reduced(normed))
+        tokens = tokens + attended.view_as(tokens)
         tokens = tokens + self.cross_attention(self.cross_norm(tokens), context, windows)
         return tokens + self.mlp(self.mlp_norm(tokens))
+
+
+def reduced(tokens: torch.Tensor) -> torch.Tensor:
+    """Averages over 2 x 2 x 2 tokens: `(B, N, N, N, C)` to a sequence `(B, ceil(N / 2)³, C)`."""
+    averages = avg_pool3d(rearrange(tokens, "b x y z c -> b c x y z"), 2, ceil_mode=True)
+    return rearrange(averages, "b c x y z -> b (x y z) c")
 
 
 def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: torch.device) -> torch.Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from monai.utils import ensure_tuple_rep
 from torch import nn
 
 from .encoder import MultiScaleXrayEncoder
 from .errors import InputError
 from .geometry import BiplanarGeometry
 from .region import Region
+from .reprojection import Reprojection
 from .stages import EVIDENCE, Stage1Base64, Stage2Refiner128, Stage3Refiner256
 
 STAGES = (Stage1Base64, Stage2Refiner128, Stage3Refiner256)
@@ -26,11 +28,13 @@ class ProgressiveCascadeModel(nn.Module):
     Args:
         geometry: the set-up of both views; `detector_pixels` is the side of the X-rays, eight times that of the first
             stage's volume.
-        tokens: volume tokens along a side, in every stage.
+        hu_window: lowest and highest HU of the volumes' scale.
+        xray_scale: line integral that the X-rays' scale calls 1.
+        tokens: volume tokens along a side, one number for all stages or one for each.
         num_layers: transformer layers of each stage.
         num_heads: attention heads of each stage.
-        hidden_size: width of a token.
-        mlp_dim: width of the transformer layers' MLP.
+        hidden_size: width of a token, one for all stages or one for each.
+        mlp_dim: width of the transformer layers' MLP, one for all stages or one for each.
         feature_channels: X-ray feature channels of each stage.
         encoder_channels: widths of the encoder's U-Net, see :class:`~scripts.encoder.MultiScaleXrayEncoder`.
         context_size: voxels along a side of the context path's volume, in every stage.
@@ -50,16 +54,18 @@ class ProgressiveCascadeModel(nn.Module):
     def __init__(
         self,
         geometry: BiplanarGeometry,
-        tokens: int = 16,
+        hu_window: Sequence[float] = (-1024, 1024),
+        xray_scale: float = 8.0,
+        tokens: int | Sequence[int] = (8, 16, 16),
         num_layers: Sequence[int] = (4, 6, 8),
         num_heads: Sequence[int] = (4, 8, 8),
-        hidden_size: int = 192,
-        mlp_dim: int = 768,
-        feature_channels: Sequence[int] = (32, 16, 8),
-        encoder_channels: Sequence[int] = (32, 64, 128),
+        hidden_size: int | Sequence[int] = 192,
+        mlp_dim: int | Sequence[int] = 768,
+        feature_channels: Sequence[int] = (16, 16, 8),
+        encoder_channels: Sequence[int] = (16, 32, 64),
         context_size: int = 32,
-        context_channels: Sequence[int] = (32, 64, 128, 128),
-        local_channels: Sequence[int] = (16, 16, 8),
+        context_channels: Sequence[int] = (16, 32, 64, 128),
+        local_channels: Sequence[int] = (8, 16, 8),
         detail_channels: int = 8,
         feature_dropout: float = 0.1,
         attention: str = "ray",
@@ -75,18 +81,20 @@ class ProgressiveCascadeModel(nn.Module):
                 f"ProgressiveCascadeModel: the X-rays have {geometry.detector_pixels} pixels a side, expected a multiple of "
                 f"8, since the volumes have an eighth, a quarter and a half of them."
             )
+        tokens, hidden_size, mlp_dim = (ensure_tuple_rep(each, len(STAGES)) for each in (tokens, hidden_size, mlp_dim))
         self.encoder = MultiScaleXrayEncoder(feature_channels, encoder_channels)
         self.stages = nn.ModuleList(
             stage(
                 size=self.sizes[k],
+                reprojection=Reprojection(hu_window, xray_scale),
                 context={
                     "size": context_size,
-                    "tokens": tokens,
+                    "tokens": tokens[k],
                     "channels": context_channels,
                     "num_layers": num_layers[k],
                     "num_heads": num_heads[k],
-                    "hidden_size": hidden_size,
-                    "mlp_dim": mlp_dim,
+                    "hidden_size": hidden_size[k],
+                    "mlp_dim": mlp_dim[k],
                     "feature_pixels": 2 * self.sizes[k],
                     "attention": attention,
                     "checkpointing": checkpointing[k],

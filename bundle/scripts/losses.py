@@ -13,11 +13,10 @@ from lpips import LPIPS
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, l1_loss
 
-from .attenuation import hu_to_attenuation, scaled_to_hu
 from .errors import PretrainedWeightsError
 from .geometry import BiplanarGeometry
-from .projector import project
 from .region import Region
+from .reprojection import Reprojection
 from .stages import upsample
 from .ssim import structural_similarity
 
@@ -107,7 +106,7 @@ class DRRReprojectionLoss(nn.Module):
 
     def __init__(self, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float) -> None:
         super().__init__()
-        self.geometry, self.hu_window, self.xray_scale = geometry, tuple(hu_window), xray_scale
+        self.geometry, self.reprojection = geometry, Reprojection(hu_window, xray_scale)
 
     def forward(
         self,
@@ -125,19 +124,17 @@ class DRRReprojectionLoss(nn.Module):
         if region is None:
             drr = self.project(prediction)
         else:
-            change = self._attenuation(prediction) - self._attenuation(region.of(base))
-            drr = self.project(base) + self._project(change, region)
+            attenuation = self.reprojection.attenuation
+            change = attenuation(prediction) - attenuation(region.of(base))
+            drr = self.project(base) + self._films(change, region)
         return l1_loss(drr, adaptive_avg_pool2d(xrays, drr.shape[-1]))
 
     def project(self, volume: torch.Tensor) -> torch.Tensor:
         """Scaled line integrals of a scaled volume `(B, 1, S, S, S)`: `(B, 2, 2S, 2S)`."""
-        return self._project(self._attenuation(volume), Region.whole(volume.shape[-1]))
+        return self._films(self.reprojection.attenuation(volume), Region.whole(volume.shape[-1]))
 
-    def _attenuation(self, volume: torch.Tensor) -> torch.Tensor:
-        return hu_to_attenuation(scaled_to_hu(volume, self.hu_window))
-
-    def _project(self, mu: torch.Tensor, region: Region) -> torch.Tensor:
-        return project(mu, self.geometry.with_pixels(2 * region.size), region) / self.xray_scale
+    def _films(self, mu: torch.Tensor, region: Region) -> torch.Tensor:
+        return self.reprojection.films(mu, self.geometry, region, region.size)
 
 
 class Stage1Loss(nn.Module):

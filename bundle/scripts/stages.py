@@ -11,18 +11,20 @@ from monai.networks.blocks.pos_embed_utils import build_sincos_position_embeddin
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, avg_pool3d, interpolate, leaky_relu
+from torch.nn.utils import convert_conv3d_weight_memory_format
 from torch.utils.checkpoint import checkpoint
 
 from .attention import BiplanarTransformerLayer, ray_windows
 from .geometry import BiplanarGeometry
 from .projector import lift
 from .region import Region
+from .reprojection import Reprojection
 
 VIEWS = 2
 SLOPE = 0.1
 ACTIVATION = ("LeakyReLU", {"negative_slope": SLOPE, "inplace": True})
 NORM = ("instance", {"affine": True})
-EVIDENCE = ("xrays", "features", "positions")
+EVIDENCE = ("xrays", "features", "positions", "reprojection")
 
 
 class VolumeStage(nn.Module):
@@ -35,12 +37,14 @@ class VolumeStage(nn.Module):
 
     Args:
         size: voxels along a side of the cube.
+        reprojection: how volumes are compared with the X-rays.
         context: arguments of :class:`ContextNetwork`, less `input_channels`.
         local_channels: width of the local path.
         feature_channels: channels of the X-ray features.
         feature_dropout: share of the X-ray features' channels that are dropped in training.
-        evidence: what the stage reads, of "xrays" (lifted), "features" (learned, lifted) and "positions" (a learned map
-            of the tokens' positions).
+        evidence: what the stage reads, of "xrays" (lifted), "features" (learned, lifted), "positions" (a learned map of
+            the tokens' positions) and "reprojection" (the correction that the X-rays call for, by the projections of
+            the volume so far).
         is_first: whether there is no volume so far.
 
     Raises:
@@ -53,6 +57,7 @@ class VolumeStage(nn.Module):
     def __init__(
         self,
         size: int,
+        reprojection: Reprojection,
         context: dict,
         local_channels: int,
         feature_channels: int,
@@ -63,7 +68,9 @@ class VolumeStage(nn.Module):
         super().__init__()
         if not set(evidence) <= set(EVIDENCE) or not set(evidence) & {"xrays", "features"}:
             raise ValueError(f"{type(self).__name__}: evidence is {evidence}, expected some of {EVIDENCE}.")
-        self.size, self.reads_xrays, self.reads_features = size, "xrays" in evidence, "features" in evidence
+        self.size, self.reprojection = size, reprojection
+        self.reads_xrays, self.reads_features = "xrays" in evidence, "features" in evidence
+        self.reads_reprojection = "reprojection" in evidence
         self.dropout = nn.Dropout3d(feature_dropout)
         volume_and_xrays = (0 if is_first else 1) + VIEWS * self.reads_xrays
         lifted = feature_channels if self.reads_features else 0
@@ -74,9 +81,12 @@ class VolumeStage(nn.Module):
             has_positions="positions" in evidence,
             **context,
         )
-        self.stem = EvidenceStem(volume_and_xrays, lifted, local_channels, self.context.channels)
+        correction = 0 if is_first else int(self.reads_reprojection)
+        self.stem = EvidenceStem(volume_and_xrays + correction, lifted, local_channels, self.context.channels)
         self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
         self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
+        for part in (self.stem, self.convolution, self.to_volume):
+            convert_conv3d_weight_memory_format(part, torch.channels_last_3d)
 
     def forward(
         self,
@@ -101,8 +111,11 @@ class VolumeStage(nn.Module):
         """
         lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else None
         context = self._context(features, lifted, xrays, geometry, previous)
+        ratio = None
+        if previous is not None and self.reads_reprojection:
+            ratio = self.reprojection.ratio(previous, xrays, geometry, self.size)
         parts = [
-            self._decode(part, context, lifted, xrays, geometry, previous)
+            self._decode(part, context, lifted, xrays, geometry, previous, ratio)
             for part in (region or Region.whole(self.size)).slabs(slabs)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
@@ -114,11 +127,13 @@ class VolumeStage(nn.Module):
             seen.append(lift_xrays(xrays, geometry, Region.whole(size)))
         return self.context(seen, lifted, features, geometry)
 
-    def _decode(self, part: Region, context, lifted, xrays, geometry, previous) -> torch.Tensor:
+    def _decode(self, part: Region, context, lifted, xrays, geometry, previous, ratio) -> torch.Tensor:
         wide = part.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
         films = lift_xrays(xrays, geometry, wide)
         seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
+        if ratio is not None:
+            seen.append(self.reprojection.correction(base, ratio, geometry, wide))
         hidden = self.convolution(self.stem(seen, lifted, geometry, wide, context))
         volume = self.to_volume(hidden) if base is None else base + self.to_volume(hidden)
         return part.within(wide).of(self._finish(volume, films))
@@ -128,10 +143,35 @@ class VolumeStage(nn.Module):
 
 
 class Stage1Base64(VolumeStage):
-    """The base: a volume from the X-rays alone. Arguments as in :class:`VolumeStage`, less `is_first`."""
+    """
+    The base: a volume from the X-rays alone, which then takes some steps towards agreement with them.
 
-    def __init__(self, size: int = 64, **network) -> None:
+    Args:
+        size: voxels along a side of the cube.
+        consistency_steps: how many corrections by reprojection follow, each with a learned relaxation that starts at 1;
+            none without "reprojection" in the evidence.
+        network: as in :class:`VolumeStage`, less `is_first`.
+    """
+
+    def __init__(self, size: int = 64, consistency_steps: int = 2, **network) -> None:
         super().__init__(size=size, is_first=True, **network)
+        self.relaxation = nn.Parameter(torch.ones(consistency_steps if self.reads_reprojection else 0))
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry,
+        previous: torch.Tensor | None = None,
+        region: Region | None = None,
+        slabs: int = 1,
+    ) -> torch.Tensor:
+        """As in :meth:`VolumeStage.forward`. The whole is computed for any region, since a ray crosses all of it."""
+        volume, whole = super().forward(features, xrays, geometry, slabs=slabs), Region.whole(self.size)
+        for relaxation in self.relaxation:
+            ratio = self.reprojection.ratio(volume, xrays, geometry, self.size)
+            volume = volume + relaxation * self.reprojection.correction(volume, ratio, geometry, whole)
+        return volume if region is None else region.of(volume)
 
 
 class Stage2Refiner128(VolumeStage):
@@ -155,7 +195,7 @@ class Stage3Refiner256(VolumeStage):
 
     def __init__(self, size: int = 256, detail_channels: int = 8, **network) -> None:
         super().__init__(size=size, **network)
-        self.detail_enhancer = DetailEnhancer(detail_channels)
+        self.detail_enhancer = convert_conv3d_weight_memory_format(DetailEnhancer(detail_channels), torch.channels_last_3d)
 
     def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
         return volume + self.detail_enhancer(volume, films)

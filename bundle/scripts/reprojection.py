@@ -1,0 +1,75 @@
+"""What a volume's own X-rays say about it: its projections in the X-rays' scale, and the correction that they call for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from .attenuation import hu_to_attenuation, scaled_to_hu
+from .geometry import BiplanarGeometry
+from .projector import lift, project
+from .region import Region
+
+LEAST = 0.0025
+"""Scaled line integral, some millimetres of tissue, below which a film tells nothing: it is added to both films."""
+LARGEST_RATIO = 4.0
+
+
+class Reprojection:
+    """
+    Compares scaled volumes with scaled X-rays at two pixels a voxel.
+
+    Args:
+        hu_window: lowest and highest HU of the volumes' scale.
+        xray_scale: line integral that the X-rays' scale calls 1.
+    """
+
+    def __init__(self, hu_window: Sequence[float], xray_scale: float) -> None:
+        self.hu_window, self.xray_scale = tuple(hu_window), xray_scale
+
+    def attenuation(self, volume: torch.Tensor) -> torch.Tensor:
+        """Linear attenuation in 1/mm of a scaled volume."""
+        return hu_to_attenuation(scaled_to_hu(volume, self.hu_window))
+
+    def films(self, mu: torch.Tensor, geometry: BiplanarGeometry, region: Region, size: int) -> torch.Tensor:
+        """Scaled line integrals, `(B, 2, 2 size, 2 size)`, of the attenuation in a region."""
+        return project(mu, geometry.with_pixels(2 * size), region) / self.xray_scale
+
+    def ratio(self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, size: int) -> torch.Tensor:
+        """
+        X-rays over the volume's own projections, between 1 / 4 and 4.
+
+        Args:
+            volume: a whole one, scaled, `(B, 1, s, s, s)`.
+            xrays: `(B, 2, P, P)`.
+            geometry: the set-up.
+            size: the films have twice as many pixels.
+
+        Returns:
+            `(B, 2, 2 size, 2 size)`, 1 where they agree.
+        """
+        films = self.films(self.attenuation(volume), geometry, Region.whole(volume.shape[-1]), size)
+        ratio = (adaptive_avg_pool2d(xrays, 2 * size) + LEAST) / (films + LEAST)
+        return ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+
+    def correction(
+        self, volume: torch.Tensor, ratio: torch.Tensor, geometry: BiplanarGeometry, region: Region
+    ) -> torch.Tensor:
+        """
+        What to add to a region of a volume, so that it agrees better with both X-rays: attenuation is multiplied by the
+        geometric mean of the ratios of the two rays through a voxel, one step of the multiplicative algebraic
+        reconstruction technique for all rays at a time (Gordon, Bender and Herman, 1970; Lent, 1977). Zero in air, and
+        where both ratios are 1.
+
+        Args:
+            volume: the region's part of the volume, scaled, `(B, 1, X, Y, Z)`.
+            ratio: from :meth:`ratio` of the whole.
+            geometry: the set-up.
+            region: which part.
+        """
+        lowest, highest = self.hu_window
+        factor = lift(ratio[:, :, None], geometry, region.size, region).prod(dim=1).sqrt()
+        above_air = (scaled_to_hu(volume, self.hu_window) + 1000).clamp(min=0) / (highest - lowest)
+        return above_air * (factor - 1)
