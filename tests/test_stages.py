@@ -20,7 +20,6 @@ CONTEXT = {
     "mlp_dim": 32,
     "feature_pixels": 64,
     "attention": "ray",
-    "checkpointing": False,
 }
 REPROJECTION = Reprojection((-1024, 1024), 8.0)
 SIZES = {"size": 32, "reprojection": REPROJECTION, "context": CONTEXT, "local_channels": 6, "feature_channels": 8}

@@ -43,7 +43,7 @@ class ProgressiveCascadeModel(nn.Module):
         detail_channels: width of the last stage's detail enhancer.
         feature_dropout: share of the lifted feature channels that are dropped in training.
         attention: "ray", "dense" or "none", which leaves the ViT out.
-        checkpointing: gradient checkpointing of each stage's transformer.
+        checkpointing: gradient checkpointing of each stage.
         evidence: what the stages read, see :class:`~scripts.stages.VolumeStage`.
         trained_stage: the one stage (1, 2 or 3) to train; all else is frozen. None leaves everything trainable.
 
@@ -97,8 +97,8 @@ class ProgressiveCascadeModel(nn.Module):
                     "mlp_dim": mlp_dim[k],
                     "feature_pixels": 2 * self.sizes[k],
                     "attention": attention,
-                    "checkpointing": checkpointing[k],
                 },
+                checkpointing=checkpointing[k],
                 local_channels=local_channels[k],
                 feature_channels=feature_channels[k],
                 feature_dropout=feature_dropout,

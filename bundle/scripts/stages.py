@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -38,10 +39,11 @@ class VolumeStage(nn.Module):
     Args:
         size: voxels along a side of the cube.
         reprojection: how volumes are compared with the X-rays.
-        context: arguments of :class:`ContextNetwork`, less `input_channels`.
+        context: arguments of :class:`ContextNetwork` that the stage itself does not give.
         local_channels: width of the local path.
         feature_channels: channels of the X-ray features.
         feature_dropout: share of the X-ray features' channels that are dropped in training.
+        checkpointing: recompute each transformer layer and the local path in the backward pass instead of storing them.
         evidence: what the stage reads, of "xrays" (lifted), "features" (learned, lifted), "positions" (a learned map of
             the tokens' positions) and "reprojection" (the correction that the X-rays call for, by the projections of
             the volume so far).
@@ -62,13 +64,14 @@ class VolumeStage(nn.Module):
         local_channels: int,
         feature_channels: int,
         feature_dropout: float = 0.0,
+        checkpointing: bool = False,
         evidence: Sequence[str] = EVIDENCE,
         is_first: bool = False,
     ) -> None:
         super().__init__()
         if not set(evidence) <= set(EVIDENCE) or not set(evidence) & {"xrays", "features"}:
             raise ValueError(f"{type(self).__name__}: evidence is {evidence}, expected some of {EVIDENCE}.")
-        self.size, self.reprojection = size, reprojection
+        self.size, self.reprojection, self.checkpointing = size, reprojection, checkpointing
         self.reads_xrays, self.reads_features = "xrays" in evidence, "features" in evidence
         self.reads_reprojection = "reprojection" in evidence
         self.dropout = nn.Dropout3d(feature_dropout)
@@ -79,6 +82,7 @@ class VolumeStage(nn.Module):
             lifted_channels=lifted,
             feature_channels=feature_channels,
             has_positions="positions" in evidence,
+            checkpointing=checkpointing,
             **context,
         )
         correction = 0 if is_first else int(self.reads_reprojection)
@@ -114,11 +118,16 @@ class VolumeStage(nn.Module):
         ratio = None
         if previous is not None and self.reads_reprojection:
             ratio = self.reprojection.ratio(previous, xrays, geometry, self.size)
+        decode = partial(checkpoint, self._decode, use_reentrant=False) if self._recomputes else self._decode
         parts = [
-            self._decode(part, context, lifted, xrays, geometry, previous, ratio)
+            decode(part, context, lifted, xrays, geometry, previous, ratio)
             for part in (region or Region.whole(self.size)).slabs(slabs)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    @property
+    def _recomputes(self) -> bool:
+        return self.checkpointing and torch.is_grad_enabled()
 
     def _context(self, features, lifted, xrays, geometry, previous) -> torch.Tensor:
         size = self.context.size
