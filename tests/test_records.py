@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,61 @@ def test_relative_paths_start_at_the_datalists_folder(write, tmp_path: Path, mon
     assert load_records(datalist, "training")[0]["ct"] == str(tmp_path / "patient_1.nii.gz")
 
 
-def test_absolute_paths_stay(write, tmp_path: Path):
+def test_absolute_paths_inside_the_folder_stay_without_a_word(write, tmp_path: Path):
     ct = str(tmp_path / "patient_1.nii.gz")
-    assert load_records(write({"training": [{"ct": ct}]}), "training")[0]["ct"] == ct
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_records(write({"training": [{"ct": ct}]}), "training")[0]["ct"] == ct
+
+
+@pytest.fixture
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CT that lies in another folder than the datalist."""
+    path = tmp_path_factory.mktemp("elsewhere") / "ct.nii.gz"
+    path.touch()
+    return path
+
+
+def test_absolute_paths_outside_of_the_folder_are_used_with_one_warning(write, outside: Path):
+    datalist = write({"training": [CT, {"ct": str(outside), "name": "A"}, {"ct": str(outside), "name": "B"}]})
+    with pytest.warns(UserWarning) as caught:
+        records = load_records(datalist, "training")
+    assert [record["ct"] for record in records[1:]] == [str(outside)] * 2
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith(f"{datalist}: training[1]: field 'ct' is {outside}, outside the folder")
+    assert str(Path(datalist).parent) in message
+    assert "1 more" in message
+
+
+def test_a_relative_path_that_leaves_the_folder_is_refused(write, outside: Path):
+    up = os.path.relpath(outside, outside.parents[1] / "any")
+    message = message_of(write({"training": [CT, {"ct": up}]}))
+    assert f"training[1]: field 'ct' is '{up}'" in message
+    assert "outside the folder of the datalist; expected a path inside" in message
+
+
+def test_a_link_that_leaves_the_folder_is_refused_with_where_it_leads(write, tmp_path: Path, outside: Path):
+    (tmp_path / "link.png").symlink_to(outside)
+    (tmp_path / "folder").symlink_to(outside.parent)
+    for field, path in (("lateral", "link.png"), ("ct", "folder/ct.nii.gz")):
+        message = message_of(write({"training": [{**CT, **FILMS, field: path}]}))
+        assert f"training[0]: field '{field}' is '{path}', which leads to {outside}, outside" in message
+
+
+def test_links_and_parents_that_stay_in_the_folder_are_allowed(write, tmp_path: Path):
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "patient_1.nii.gz")
+    for path in ("link.nii.gz", f"../{tmp_path.name}/patient_1.nii.gz"):
+        assert os.path.samefile(
+            load_records(write({"training": [{"ct": path}]}), "training")[0]["ct"], tmp_path / "patient_1.nii.gz"
+        )
+
+
+def test_a_folder_that_is_itself_reached_by_a_link_is_no_way_out(write, tmp_path: Path, outside: Path):
+    write({"training": [CT]})
+    (outside.parent / "data").symlink_to(tmp_path)
+    datalist = str(outside.parent / "data" / "datalist.json")
+    assert load_records(datalist, "training")[0]["ct"] == str(outside.parent / "data" / "patient_1.nii.gz")
 
 
 def test_name_and_group_default_to_the_file_and_the_section(write):
