@@ -37,7 +37,7 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
     """
     records = section_of(read_datalist(datalist), datalist, section)
     loaded = [resolve_record(record, datalist, section, i) for i, record in enumerate(records)]
-    warn_of_paths_outside(loaded, datalist, section)
+    warn_of_paths_outside(records, datalist, section)
     return loaded
 
 
@@ -99,14 +99,14 @@ def resolve_record(record: Any, datalist: str, section: str, index: int) -> dict
     return resolved
 
 
-def warn_of_paths_outside(records: Sequence[dict[str, Any]], datalist: str, section: str) -> None:
-    """One warning for all paths of a section's resolved records that lie outside the datalist's folder."""
+def warn_of_paths_outside(records: Sequence[Any], datalist: str, section: str) -> None:
+    """One warning for all absolute paths of a section's records that lie outside the datalist's folder."""
     folder = os.path.dirname(os.path.abspath(datalist))
     outside = [
         f"{section}[{i}]: field '{field}' is {record[field]}"
         for i, record in enumerate(records)
         for field in IMAGE_FIELDS
-        if field in record and not is_inside(record[field], folder)
+        if isinstance(record, dict) and _is_absolute(record.get(field)) and not is_inside(record[field], folder)
     ]
     if outside:
         further = f" So do {len(outside) - 1} more of this section." if len(outside) > 1 else ""
@@ -124,6 +124,10 @@ def is_inside(path: str, folder: str) -> bool:
         return os.path.commonpath([os.path.realpath(path), folder]) == folder
     except ValueError:  # two drives of Windows have no path in common
         return False
+
+
+def _is_absolute(path: Any) -> bool:
+    return isinstance(path, str) and os.path.isabs(path)
 
 
 def _check_fields(record: Any, where: str) -> None:
