@@ -248,8 +248,8 @@ def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **ov
 
 def run(command: list[str], shown_as: str, error_log: Path | None = None, folder: Path = ROOT) -> int:
     """
-    Runs a command from a folder, by default the repository root, its output passed on. With an `error_log` a Python traceback goes there,
-    and the message at its end becomes the error.
+    Runs a command from a folder, by default the repository root, its output passed on. With an `error_log` a Python
+    traceback goes there, and the message at its end becomes the error.
     """
     print(f"\n$ {shown_as}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}

@@ -64,11 +64,11 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected a folder of studies.")
     if datalist.exists() and not overwrite:
-        raise InputError(f"{datalist}: is there already. Add --overwrite to replace it, or --datalist FILE to write another.")
+        raise InputError(f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE.")
     records, left_out = find_records(folder)
     _print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
     if not records:
-        raise InputError(f"{folder}: no CT found, expected at least one (see bundle/docs/quickstart.md for their names).")
+        raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/quickstart.md).")
     sections = split_by_patient([record.patient for record in records], fractions, seed)
     members = {name: [r for r in records if r.patient in patients] for name, patients in sections.items()}
     write_json(str(datalist), {name: [_fields(r, folder, datalist) for r in found] for name, found in members.items()})
@@ -104,7 +104,7 @@ def split_by_patient(patients: Iterable[str], fractions: Sequence[float], seed: 
         InputError: when fractions are not three finite numbers, none negative and that of training above 0.
     """
     if len(fractions) != 3 or not all(math.isfinite(f) and f >= 0 for f in fractions) or fractions[0] == 0:
-        raise InputError(f"fractions {list(fractions)}: expected three numbers, none negative, that of training above 0.")
+        raise InputError(f"fractions {list(fractions)}: expected three numbers, none negative, the first above 0.")
     ordered = sorted(set(patients))
     wanted = [fraction / sum(fractions) * len(ordered) for fraction in fractions]
     counts = [0, 0, 0]
@@ -120,22 +120,21 @@ def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
     paths, left_out = [], []
 
     def refuse(error: OSError) -> None:
-        left_out.append(LeftOut(_relative(error.filename, folder), f"cannot be listed ({error.strerror})"))
+        place = Path(os.path.relpath(error.filename, folder)).as_posix()
+        left_out.append(LeftOut(place, f"cannot be listed ({error.strerror})"))
 
     for place, names, files in os.walk(folder, onerror=refuse):
+        here = Path(os.path.relpath(place, folder))
         links = [name for name in names if os.path.islink(os.path.join(place, name))]
-        left_out += [LeftOut(_relative(os.path.join(place, n), folder), "a link to a folder is not followed") for n in links]
+        left_out += [LeftOut((here / name).as_posix(), "a link to a folder is not followed") for name in links]
         names[:] = [name for name in names if name not in links and not name.startswith(".")]
-        for path in (os.path.join(place, name) for name in files if not name.startswith(".")):
-            if not os.path.exists(path) or not is_inside(path, str(folder)):
-                left_out.append(LeftOut(_relative(path, folder), f"is a link to {os.path.realpath(path)}, outside or missing"))
+        for path in ((here / name).as_posix() for name in files if not name.startswith(".")):
+            target = os.path.realpath(folder / path)
+            if os.path.exists(target) and is_inside(target, str(folder)):
+                paths.append(path)
             else:
-                paths.append(_relative(path, folder))
+                left_out.append(LeftOut(path, f"is a link to {target}, which is outside or missing"))
     return sorted(paths), left_out
-
-
-def _relative(path: str, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _reason_of_other(path: str) -> str:

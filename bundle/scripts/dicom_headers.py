@@ -20,7 +20,7 @@ VIEW_OF_POSITION = {
     "LATERAL": "lateral",
     "LAT": "lateral",
 }
-TAGS = ["ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "ViewPosition"]
+TAGS = ["ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "ViewPosition"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Header:
     patient: str
     study: str
     series: str
+    day: str
     modality: str
     view_position: str
     is_localizer: bool
@@ -38,6 +39,10 @@ class Header:
     @property
     def folder(self) -> str:
         return str(PurePosixPath(self.path).parent)
+
+    @property
+    def series_key(self) -> tuple[str, ...]:
+        return self.patient, self.study, self.series, self.modality
 
     @property
     def is_film(self) -> bool:
@@ -63,6 +68,7 @@ def read_header(folder: Path, path: str) -> Header | LeftOut:
         texts["PatientID"],
         texts["StudyInstanceUID"],
         texts["SeriesInstanceUID"],
+        texts["StudyDate"],
         texts["Modality"].upper(),
         texts["ViewPosition"].upper(),
         "LOCALIZER" in texts["ImageType"].upper(),
@@ -86,11 +92,11 @@ def describe_headers(headers: Sequence[Header]) -> list[Image | LeftOut]:
     """
     series, folders = defaultdict(list), defaultdict(set)
     for header in headers:
-        series[header.patient, header.study, header.series].append(header)
-        folders[header.folder].add((header.patient, header.study, header.series))
+        series[header.series_key].append(header)
+        folders[header.folder].add(header.series_key)
     found: list[Image | LeftOut] = []
     for members in series.values():
-        if all(header.modality == "CT" for header in members):
+        if members[0].modality == "CT":
             found.append(_describe_series(members, folders))
         else:
             found += [_describe_film(header) for header in members]
@@ -110,7 +116,7 @@ def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image
     elif len(folders[first.folder]) > 1:
         reason = f"shares its folder with {len(folders[first.folder]) - 1} other series, expected a folder of its own"
     else:
-        return Image(first.patient, first.study, "ct", first.folder)
+        return Image(first.patient, first.study, "ct", first.folder, first.day)
     path = first.path if len(slices) == 1 else places[0]
     return LeftOut(path, f"CT series {first.series} ({len(slices)} files) {reason}")
 
@@ -122,4 +128,4 @@ def _describe_film(header: Header) -> Image | LeftOut:
     if view is None:
         expected = ", ".join(VIEW_OF_POSITION)
         return LeftOut(header.path, f"its View Position is '{header.view_position}', expected one of {expected}")
-    return Image(header.patient, header.study, view, header.path)
+    return Image(header.patient, header.study, view, header.path, header.day)

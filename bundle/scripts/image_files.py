@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-import itk
 import nibabel
 
 from .studies import Image, LeftOut
@@ -27,8 +26,9 @@ VIEW_OF_WORD = {
     "rl": "lateral",
 }
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
+VOLUME_SUFFIXES = (".nrrd", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (*NIFTI_SUFFIXES, *VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 MASK_WORDS = {"mask", "label", "labels", "seg", "segmentation"}
 KIND_WORDS = rf"(?:{'|'.join(VIEW_OF_WORD)}|ct|s\d+)(?![a-z0-9])"
 LEADING_KINDS = re.compile(rf"\A(?:{KIND_WORDS}[^a-z0-9]*)+", re.I)
@@ -37,13 +37,13 @@ SCAN_WORD = re.compile(r"(?<![a-z0-9])s\d+(?![a-z0-9])", re.I)
 
 
 def image_suffix(path: str) -> str | None:
-    """The suffix of a file that this module knows, in lower case; None of another file."""
-    return next((suffix for suffix in (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES) if path.lower().endswith(suffix)), None)
+    """The suffix of a file that this module knows, in lower case; None for another file."""
+    return next((suffix for suffix in SUFFIXES if path.lower().endswith(suffix)), None)
 
 
 def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]]) -> Image | LeftOut:
     """
-    What a file is, by its name and the header of a volume; why it is left out when that is not clear.
+    What a file is, by its name and a NIfTI's header; why it is left out when that is not clear.
 
     Args:
         folder: the searched folder.
@@ -51,7 +51,8 @@ def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]
         dicom_patients: patients of the DICOM files below each first folder. A file beside those of one patient is that
             patient's, so that nobody gets two identities.
     """
-    stem = PurePosixPath(path).name[: -len(image_suffix(path) or "")]
+    name = PurePosixPath(path).name
+    stem = name[: len(name) - len(image_suffix(name) or "")]
     words = {word.lower() for word in re.split(r"[^A-Za-z0-9]+", stem)}
     if words & MASK_WORDS:
         return LeftOut(path, f"its name has the word '{min(words & MASK_WORDS)}', so it is taken for a label map")
@@ -66,7 +67,7 @@ def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]
 
 def _field_of(folder: Path, path: str, views: set[str]) -> str | LeftOut:
     try:
-        dimensions = 2 if path.lower().endswith(PICTURE_SUFFIXES) else _dimensions(folder / path)
+        dimensions = _dimensions(folder / path)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
         return LeftOut(path, f"its header cannot be read ({str(error).strip() or type(error).__name__})")
     if dimensions not in (2, 3):
@@ -80,18 +81,11 @@ def _field_of(folder: Path, path: str, views: set[str]) -> str | LeftOut:
 
 
 def _dimensions(path: Path) -> int:
-    """Axes of a volume file up to the last that is longer than 1, from its header alone."""
-    shape = nibabel.load(path).shape if path.name.lower().endswith(NIFTI_SUFFIXES) else _itk_shape(path)
-    return max((axis for axis, length in enumerate(shape, start=1) if length != 1), default=0)
-
-
-def _itk_shape(path: Path) -> tuple[int, ...]:
-    reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
-    if reader is None:
-        raise ValueError("ITK knows no such file")
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return tuple(reader.GetDimensions(axis) for axis in range(reader.GetNumberOfDimensions()))
+    """Axes of an image: by its suffix, and those of a NIfTI by its header, up to the last that is longer than 1."""
+    suffix = image_suffix(path.name)
+    if suffix not in NIFTI_SUFFIXES:
+        return 2 if suffix in PICTURE_SUFFIXES else 3
+    return max((axis for axis, length in enumerate(nibabel.load(path).shape, start=1) if length != 1), default=0)
 
 
 def _patients_of(path: str, stem: str, dicom_patients: Mapping[str, set[str]]) -> set[str]:
