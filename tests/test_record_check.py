@@ -128,7 +128,7 @@ def test_a_datalist_that_cannot_be_read_is_an_error(tmp_path: Path, transform: C
         check_records(str(tmp_path / "datalist.json"), transform)
 
 
-def test_the_command_lines_status_tells_whether_there_are_problems(folder: Path, transform: Compose, monkeypatch, capsys):
+def test_the_status_tells_whether_there_are_problems(folder: Path, transform: Compose, monkeypatch, capsys):
     monkeypatch.setattr("scripts.datalist.training_transforms", lambda: transform)
     content = {"training": [CT], "validation": [CT]}
     (folder / "datalist.json").write_text(json.dumps(content))

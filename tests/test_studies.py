@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from scripts.datalist import find_records
+from scripts.study_search import find_records
 from study_files import write_dicom_film, write_header, write_picture, write_series, write_volume
 
 
@@ -140,6 +140,16 @@ def test_links_that_lead_out_are_left_out_and_told(tmp_path: Path):
     assert not any("hidden" in entry.path for entry in find_records(folder)[1])
 
 
+def test_a_file_counts_once_however_many_links_lead_to_it(tmp_path: Path):
+    write_volume(tmp_path / "anna" / "ct.nii.gz")
+    write_volume(tmp_path / ".store" / "object.nii.gz")
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "ct.nii.gz").symlink_to(tmp_path / "anna" / "ct.nii.gz")
+    (tmp_path / "carl.nii.gz").symlink_to(tmp_path / ".store" / "object.nii.gz")
+    assert found(tmp_path) == [("anna", "anna/ct.nii.gz", None), ("carl", "carl.nii.gz", None)]
+    assert "counts itself" in reason(tmp_path, "bob/ct.nii.gz")
+
+
 def test_a_dicom_study_is_paired_by_its_headers_and_not_by_its_folders(tmp_path: Path):
     write_series(tmp_path / "a" / "series")
     write_dicom_film(tmp_path / "b" / "1", "AP")
@@ -203,12 +213,14 @@ def test_dicom_files_without_a_view_or_a_patient_are_left_out(tmp_path: Path):
     assert "modality is 'SC'" in reason(tmp_path, "d.dcm")
 
 
-def test_files_beside_dicom_files_are_of_the_same_patient(tmp_path: Path):
+def test_files_beside_dicom_files_and_namesakes_of_their_folder_are_of_the_same_patient(tmp_path: Path):
     write_series(tmp_path / "folder" / "series")
     write_volume(tmp_path / "folder" / "copy.nii.gz")
-    assert found(tmp_path) == [("P", "folder/copy.nii.gz", None), ("P", "folder/series", None)]
+    write_volume(tmp_path / "folder_s2.nii.gz")
+    assert [patient for patient, _, _ in found(tmp_path)] == ["P", "P", "P"]
     write_series(tmp_path / "folder" / "other", PatientID="Q", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
     assert "2 patients" in reason(tmp_path, "folder/copy.nii.gz")
+    assert "2 patients" in reason(tmp_path, "folder_s2.nii.gz")
 
 
 def test_the_order_of_the_file_system_has_no_part_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,18 +15,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from monai.data import partition_dataset
-from pydicom.misc import is_dicom
-from tqdm import tqdm
 
-from .dicom_headers import Header, describe_headers, patients_by_folder, read_header
 from .errors import InputError
 from .files import write_json
-from .image_files import describe_file, image_suffix
 from .record_check import check_records, print_problems, training_transforms
 from .records import SECTIONS, is_inside
-from .studies import Image, LeftOut, PatientRecord, pair_by_study
+from .studies import LeftOut, PatientRecord
+from .study_search import find_records
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 SHOWN_ALONE = 3
 """Files of one folder that are left out for one reason are told one by one up to this number."""
 
@@ -49,11 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], seed: int, overwrite: bool) -> None:
     """
-    Writes a datalist of all studies of a folder, split by patient, and prints what it holds and what it leaves out.
+    Writes a datalist of all studies of a folder, split by patient; prints what it holds and what it leaves out.
 
     Args:
         folder: searched with all folders below it; hidden files and links to folders are passed over.
-        datalist: where to write. Paths are relative to its folder, or absolute when it lies outside of `folder`.
+        datalist: where to write. Paths are relative to its folder when that holds `folder`, else absolute.
         fractions: of the patients in training, validation and test, see :func:`split_by_patient`.
         seed: of the split.
         overwrite: whether a datalist that is there may be replaced.
@@ -75,25 +71,10 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
     _print_sections(datalist, members)
 
 
-def find_records(folder: Path) -> tuple[list[PatientRecord], list[LeftOut]]:
-    """The records of a folder, in an order that the file system has no part in, and all that is in none of them."""
-    paths, left_out = _walk(folder)
-    dicom = [path for path in paths if image_suffix(path) is None and is_dicom(folder / path)]
-    headers = [read_header(folder, path) for path in tqdm(dicom, desc="Reading DICOM headers", disable=not dicom)]
-    known = [header for header in headers if isinstance(header, Header)]
-    patients = patients_by_folder(known)
-    found = [describe_file(folder, path, patients) for path in paths if image_suffix(path)] + describe_headers(known)
-    records, unpaired = pair_by_study(image for image in found if isinstance(image, Image))
-    left_out += [entry for entry in (*headers, *found) if isinstance(entry, LeftOut)] + unpaired
-    others = set(paths) - set(dicom) - {path for path in paths if image_suffix(path)}
-    left_out += [LeftOut(path, _reason_of_other(path)) for path in others if not _is_part_of_metaimage(path, paths)]
-    return records, sorted(left_out)
-
-
 def split_by_patient(patients: Iterable[str], fractions: Sequence[float], seed: int) -> dict[str, set[str]]:
     """
-    Patients by section, drawn by MONAI's `partition_dataset`. Each section with a fraction above 0 gets a patient before
-    any gets a second one, training first; the others go where most are wanting.
+    Patients by section, drawn by MONAI's `partition_dataset`. Each section with a fraction above 0 gets a patient
+    before any gets a second one, training first; the others go where most are wanting.
 
     Args:
         patients: in any order, also repeatedly.
@@ -113,40 +94,6 @@ def split_by_patient(patients: Iterable[str], fractions: Sequence[float], seed: 
         counts[empty[0] if empty else max(range(3), key=lambda i: wanted[i] - counts[i])] += 1
     parts = partition_dataset(ordered, ratios=counts, shuffle=True, seed=seed)
     return {name: set(part) for name, part in zip(SECTIONS, parts)}
-
-
-def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
-    """Paths of all files, from the folder on, and what cannot be reached or leads out of it."""
-    paths, left_out = [], []
-
-    def refuse(error: OSError) -> None:
-        place = Path(os.path.relpath(error.filename, folder)).as_posix()
-        left_out.append(LeftOut(place, f"cannot be listed ({error.strerror})"))
-
-    for place, names, files in os.walk(folder, onerror=refuse):
-        here = Path(os.path.relpath(place, folder))
-        links = [name for name in names if os.path.islink(os.path.join(place, name))]
-        left_out += [LeftOut((here / name).as_posix(), "a link to a folder is not followed") for name in links]
-        names[:] = [name for name in names if name not in links and not name.startswith(".")]
-        for path in ((here / name).as_posix() for name in files if not name.startswith(".")):
-            target = os.path.realpath(folder / path)
-            if os.path.exists(target) and is_inside(target, str(folder)):
-                paths.append(path)
-            else:
-                left_out.append(LeftOut(path, f"is a link to {target}, which is outside or missing"))
-    return sorted(paths), left_out
-
-
-def _reason_of_other(path: str) -> str:
-    if path.lower().endswith(DICOM_SUFFIXES):
-        return "is no DICOM file: the letters DICM are not at byte 128"
-    return "is no image file of a known kind"
-
-
-def _is_part_of_metaimage(path: str, paths: Sequence[str]) -> bool:
-    """Whether a file holds the voxels of a `.mhd` header beside it."""
-    stem, suffix = os.path.splitext(path)
-    return suffix.lower() in (".raw", ".zraw") and f"{stem}.mhd" in paths
 
 
 def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, str]:

@@ -48,8 +48,8 @@ def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]
     Args:
         folder: the searched folder.
         path: of the file, from there on, with slashes and a suffix of :func:`image_suffix`.
-        dicom_patients: patients of the DICOM files below each first folder. A file beside those of one patient is that
-            patient's, so that nobody gets two identities.
+        dicom_patients: patients of the DICOM files below each first folder. A file of the folder's name is of the same
+            patient, so that nobody gets two identities.
     """
     name = PurePosixPath(path).name
     stem = name[: len(name) - len(image_suffix(name) or "")]
@@ -61,7 +61,7 @@ def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]
         return field
     patients = _patients_of(path, stem, dicom_patients)
     if len(patients) > 1:
-        return LeftOut(path, f"lies beside DICOM files of {len(patients)} patients; whose it is is not known")
+        return LeftOut(path, f"its folder or namesake holds DICOM files of {len(patients)} patients; whose it is is not known")
     return Image(min(patients), _study_of(path, stem), field, path)
 
 
@@ -90,9 +90,8 @@ def _dimensions(path: Path) -> int:
 
 def _patients_of(path: str, stem: str, dicom_patients: Mapping[str, set[str]]) -> set[str]:
     first, *rest = PurePosixPath(path).parts
-    if rest:
-        return dicom_patients.get(first) or {first}
-    return {FIRST_KIND.split(LEADING_KINDS.sub("", stem), maxsplit=1)[0]}
+    name = first if rest else FIRST_KIND.split(LEADING_KINDS.sub("", stem), maxsplit=1)[0]
+    return dicom_patients.get(name) or {name}
 
 
 def _study_of(path: str, stem: str) -> str:

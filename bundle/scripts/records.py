@@ -20,8 +20,8 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
     """
     The records of one section, checked before any work begins. Relative paths start at the datalist's folder.
 
-    A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`, by
-    default the CT's path as one word, and `group`, by default the section; evaluation summarises each group by itself.
+    A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`,
+    by default the CT's path as one word, and `group`, by default the section; evaluation summarises each group by itself.
 
     Args:
         datalist: path of the JSON file.
@@ -53,7 +53,7 @@ def read_datalist(datalist: str) -> dict[str, Any]:
             content = json.load(file)
     except FileNotFoundError as error:
         raise InputError(
-            f"{datalist}: no such datalist; expected a JSON file with the sections {', '.join(SECTIONS)}. Build it with "
+            f"{datalist}: no such datalist; expected a JSON file with the sections {', '.join(SECTIONS)}. Build it by "
             f"`python -m scripts.datalist DIR` from the bundle's folder (see bundle/docs/quickstart.md)."
         ) from error
     except (OSError, ValueError) as error:
@@ -111,8 +111,8 @@ def warn_of_paths_outside(records: Sequence[Any], datalist: str, section: str) -
     if outside:
         further = f" So do {len(outside) - 1} more of this section." if len(outside) > 1 else ""
         warnings.warn(
-            f"{datalist}: {outside[0]}, outside the folder of the datalist; expected a path inside {folder}, since others "
-            f"may not have that place. It is used as it is.{further}",
+            f"{datalist}: {outside[0]}, outside the folder of the datalist; expected a path inside {folder}. It is used "
+            f"as it is; a copy of the folder will lack it.{further}",
             stacklevel=3,
         )
 

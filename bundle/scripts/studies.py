@@ -1,4 +1,4 @@
-"""Studies: which CT and which films of a folder belong together, and what is left out of a datalist, with the reason."""
+"""Studies: which CT and which films belong together, and why the others are left out of a datalist."""
 
 from __future__ import annotations
 
