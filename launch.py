@@ -74,8 +74,9 @@ def parse_arguments() -> argparse.Namespace:
 
     verb = verbs.add_parser("datalist", help="write DIR/datalist.json from the studies in DIR, or check it")
     verb.add_argument("dataset_dir", type=Path, metavar="DIR", help="holds the studies")
-    verb.add_argument("--overwrite", action="store_true", help="replace a datalist that is there")
-    verb.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
+    mode = verb.add_mutually_exclusive_group()
+    mode.add_argument("--overwrite", action="store_true", help="replace a datalist that is there")
+    mode.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
     verb.set_defaults(verb=datalist)
 
     verb = verbs.add_parser("train", help="train one stage, or all three in turn")

@@ -95,7 +95,16 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["paint"], ["train", "--stage", "4"], ["infer", "--frontal", "a"], ["evaluate"], ["datalist"], ["demo", "-k"]],
+    [
+        [],
+        ["paint"],
+        ["train", "--stage", "4"],
+        ["infer", "--frontal", "a"],
+        ["evaluate"],
+        ["demo", "-k"],
+        ["datalist"],
+        ["datalist", "d", "--check", "--overwrite"],
+    ],
 )
 def test_arguments_that_make_no_sense_are_refused_before_any_work(command, arguments: list[str], capfd):
     with pytest.raises(SystemExit) as caught:

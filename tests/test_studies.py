@@ -198,7 +198,7 @@ def test_dicom_series_that_no_folder_can_name_are_left_out(tmp_path: Path):
     assert "'SR'" in reason(tmp_path, "shared/other.dcm")
     assert "spread over 2 folders" in reason(tmp_path, "half_a")
     assert "localizer" in reason(tmp_path, "scout")
-    assert "single slice" in reason(tmp_path, "single/0.dcm")
+    assert "single file" in reason(tmp_path, "single/0.dcm")
     assert "directly in the searched folder" in reason(tmp_path, ".")
 
 

@@ -140,8 +140,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar=("TRAINING", "VALIDATION", "TEST"),
         help="of the patients; default: 0.7 0.15 0.15",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a datalist that is there")
-    parser.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--overwrite", action="store_true", help="replace a datalist that is there")
+    mode.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
     return parser.parse_args(arguments)
 
 

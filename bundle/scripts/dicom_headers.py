@@ -108,7 +108,7 @@ def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image
     if any(header.is_localizer for header in slices):
         reason = "holds localizer images"
     elif len(slices) < 2:
-        reason = "is a single slice, expected at least two"
+        reason = "is a single file, expected at least two slices"
     elif len(places) > 1:
         reason = f"is spread over {len(places)} folders, expected one of its own"
     elif places == ["."]:
