@@ -4,6 +4,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
 
     python launch.py demo       reconstruct a real chest CT from two projected X-rays, after a short training on it
     python launch.py test       run the tests
+    python launch.py datalist   pair and split the studies of a folder, or check the datalist of one
     python launch.py train      train one stage or all three
     python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray
     python launch.py evaluate   score trained weights on the test section of a dataset
@@ -71,6 +72,13 @@ def parse_arguments() -> argparse.Namespace:
     verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest")
     verb.set_defaults(verb=test)
 
+    verb = verbs.add_parser("datalist", help="write DIR/datalist.json from the studies in DIR, or check it")
+    verb.add_argument("dataset_dir", type=Path, metavar="DIR", help="holds the studies")
+    mode = verb.add_mutually_exclusive_group()
+    mode.add_argument("--overwrite", action="store_true", help="replace a datalist that is there")
+    mode.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
+    verb.set_defaults(verb=datalist)
+
     verb = verbs.add_parser("train", help="train one stage, or all three in turn")
     verb.add_argument("--stage", choices=["1", "2", "3", "all"], default="all")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
@@ -124,6 +132,14 @@ def demo(arguments: argparse.Namespace) -> None:
 def test(arguments: argparse.Namespace) -> None:
     if run([str(PYTHON), "-m", "pytest", *(arguments.pytest or ["tests"])], shown_as="python -m pytest") != 0:
         raise LaunchError("tests failed; see above.")
+
+
+def datalist(arguments: argparse.Namespace) -> None:
+    line = ["-m", "scripts.datalist", arguments.dataset_dir.as_posix()]
+    line += [f"--{option}" for option in ("overwrite", "check") if getattr(arguments, option)]
+    status = run([str(PYTHON), *line], shown_as=f"cd bundle && {shown(['python', *line])}", folder=ROOT / "bundle")
+    if status != 0:
+        raise LaunchError(f"the command above ended with status {status}; its message is above.")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -231,16 +247,16 @@ def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **ov
         raise LaunchError(f"the command above ended with status {status}.")
 
 
-def run(command: list[str], shown_as: str, error_log: Path | None = None) -> int:
+def run(command: list[str], shown_as: str, error_log: Path | None = None, folder: Path = ROOT) -> int:
     """
-    Runs a command from the repository root, its output passed on. With an `error_log` a Python traceback goes there,
-    and the message at its end becomes the error.
+    Runs a command from a folder, by default the repository root, its output passed on. With an `error_log` a Python
+    traceback goes there, and the message at its end becomes the error.
     """
     print(f"\n$ {shown_as}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
     if error_log is None:
-        return subprocess.call(command, cwd=ROOT, env=environment)
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+        return subprocess.call(command, cwd=folder, env=environment)
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
     try:
         traceback = pass_on(process)
         status = process.wait()

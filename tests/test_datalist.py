@@ -1,154 +1,148 @@
+"""Building a datalist from a folder, by its functions and by its command line."""
+
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scripts import InputError, load_records
+from scripts.datalist import main, split_by_patient
+from study_files import write_picture, write_series, write_volume
+
+SECTIONS = ("training", "validation", "test")
+EQUAL = (1.0, 1.0, 1.0)
 
 
-@pytest.fixture
-def write(tmp_path: Path):
-    """Writes a datalist beside three (empty) images, and gives its path."""
-    for name in ("patient_1.nii.gz", "frontal.png", "lateral.png"):
-        (tmp_path / name).touch()
-
-    def to_file(content: Any) -> str:
-        path = tmp_path / "datalist.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content))
-        return str(path)
-
-    return to_file
+def read(folder: Path) -> dict[str, list[dict[str, str]]]:
+    return json.loads((folder / "datalist.json").read_text())
 
 
-CT = {"ct": "patient_1.nii.gz"}
-FILMS = {"frontal": "frontal.png", "lateral": "lateral.png"}
+def write_patients(folder: Path, names: str) -> None:
+    for name in names:
+        write_volume(folder / name / "ct.nii.gz")
 
 
-def message_of(datalist: str, section: str = "training") -> str:
-    with pytest.raises(InputError) as caught:
-        load_records(datalist, section)
-    assert datalist in str(caught.value)
-    return str(caught.value)
+@pytest.mark.parametrize(
+    ("patients", "fractions", "sizes"),
+    [
+        (1, (0.7, 0.15, 0.15), [1, 0, 0]),
+        (2, (0.7, 0.15, 0.15), [1, 1, 0]),
+        (3, (0.7, 0.15, 0.15), [1, 1, 1]),
+        (8, (0.7, 0.15, 0.15), [6, 1, 1]),
+        (100, (0.7, 0.15, 0.15), [70, 15, 15]),
+        (100, (70, 15, 15), [70, 15, 15]),
+        (10, (0.8, 0.2, 0.0), [8, 2, 0]),
+        (2, (0.5, 0.0, 0.5), [1, 0, 1]),
+        (5, (1.0, 0.0, 0.0), [5, 0, 0]),
+    ],
+)
+def test_sizes_of_a_split(patients: int, fractions: tuple[float, ...], sizes: list[int]):
+    names = [f"p{i}" for i in range(patients)]
+    split = split_by_patient(names, fractions, seed=0)
+    assert [len(split[section]) for section in SECTIONS] == sizes
+    assert sorted(name for section in SECTIONS for name in split[section]) == sorted(names)
 
 
-def test_relative_paths_start_at_the_datalists_folder(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    datalist = write({"training": [CT]})
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    monkeypatch.chdir(elsewhere)
-    assert load_records("../datalist.json", "training")[0]["ct"] == str(tmp_path / "patient_1.nii.gz")
-    assert load_records(datalist, "training")[0]["ct"] == str(tmp_path / "patient_1.nii.gz")
+def test_a_split_follows_from_the_seed_and_the_set_of_patients_alone():
+    names = [f"p{i}" for i in range(20)]
+    split = split_by_patient(names, EQUAL, seed=0)
+    assert split_by_patient([*reversed(names), "p3", "p3"], EQUAL, seed=0) == split
+    assert split_by_patient(names, EQUAL, seed=1) != split
 
 
-def test_absolute_paths_stay(write, tmp_path: Path):
-    ct = str(tmp_path / "patient_1.nii.gz")
-    assert load_records(write({"training": [{"ct": ct}]}), "training")[0]["ct"] == ct
+@pytest.mark.parametrize("fractions", [(0.7, 0.3), (0.0, 0.5, 0.5), (0.5, -0.1, 0.6), (float("nan"), 1.0, 1.0)])
+def test_fractions_that_make_no_sense_are_refused(fractions: tuple[float, ...]):
+    with pytest.raises(InputError, match="expected three numbers"):
+        split_by_patient(["a", "b", "c"], fractions, seed=0)
 
 
-def test_name_and_group_default_to_the_file_and_the_section(write):
-    records = load_records(write({"test": [CT, {**FILMS, **CT}]}), "test")
-    assert [record["name"] for record in records] == ["patient_1", "patient_1"]
-    assert {record["group"] for record in records} == {"test"}
+def test_two_studies_of_a_patient_stay_in_one_section(tmp_path: Path):
+    for patient in "abcdef":
+        for study in ("first", "second"):
+            write_volume(tmp_path / patient / study / "ct.nii.gz")
+        write_volume(tmp_path / f"{patient}_s3.nii.gz")
+        write_series(tmp_path / patient / "series", PatientID=patient, StudyInstanceUID="1", SeriesInstanceUID="1.1")
+    assert main([str(tmp_path), "--fractions", *map(str, EQUAL)]) == 0
+    sections = {name: sorted({record["ct"][0] for record in records}) for name, records in read(tmp_path).items()}
+    assert [len(patients) for patients in sections.values()] == [2, 2, 2]
+    assert sorted(sum(sections.values(), [])) == list("abcdef")
+    assert sum(len(records) for records in read(tmp_path).values()) == 24
 
 
-def test_a_given_name_and_group_are_kept(write):
-    record = load_records(write({"training": [{**CT, "name": "A", "group": "B"}]}), "training")[0]
-    assert (record["name"], record["group"]) == ("A", "B")
-
-
-def test_every_record_of_the_section_and_no_other_is_given(write):
-    datalist = write({"training": [CT, {**CT, **FILMS}], "validation": [CT]})
-    assert [sorted(record) for record in load_records(datalist, "training")] == [
-        ["ct", "group", "name"],
-        ["ct", "frontal", "group", "lateral", "name"],
+def test_the_datalist_is_read_as_it_is_written(tmp_path: Path, capsys):
+    write_patients(tmp_path, "abc")
+    write_series(tmp_path / "d" / "series", PatientID="d")
+    for view in ("frontal", "lateral"):
+        write_picture(tmp_path / "a" / f"{view}.png")
+    (tmp_path / "notes.txt").write_text("notes")
+    assert main([str(tmp_path)]) == 0
+    records = [record for section in SECTIONS for record in load_records(str(tmp_path / "datalist.json"), section)]
+    cts = sorted(Path(record["ct"]).relative_to(tmp_path).as_posix() for record in records)
+    assert cts == ["a/ct.nii.gz", "b/ct.nii.gz", "c/ct.nii.gz", "d/series"]
+    (paired,) = [record for record in records if "frontal" in record]
+    assert [Path(paired[view]).name for view in ("frontal", "lateral")] == ["frontal.png", "lateral.png"]
+    assert Path(paired["ct"]).parent.name == "a"
+    told = capsys.readouterr().out
+    assert "Left out: 1\n  notes.txt: is no image file of a known kind\n" in told
+    assert str(tmp_path / "datalist.json") in told
+    assert [line.split() for line in told.splitlines() if line.startswith(("training", "validation", "test"))] == [
+        [section, *map(str, (len(found), len(found), sum("frontal" in record for record in found)))]
+        for section, found in read(tmp_path).items()
     ]
-    assert len(load_records(datalist, "validation")) == 1
 
 
-@pytest.mark.parametrize("section", ["training", "validation", "test"])
-def test_a_record_without_the_ct_is_refused(write, section: str):
-    assert f"{section}[0] lacks field 'ct'" in message_of(write({section: [FILMS]}), section)
+def test_many_files_left_out_of_a_folder_for_one_reason_are_one_line(tmp_path: Path, capsys):
+    write_patients(tmp_path, "a")
+    for number in range(20):
+        (tmp_path / "a" / f"{number:02d}.txt").touch()
+    assert main([str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "Left out: 20\n  a/ (20 files such as 00.txt): is no image" in told
+    assert "01.txt" not in told
+    assert "The section 'validation' is empty; training needs" in told
 
 
-def test_a_missing_datalist_is_named(tmp_path: Path):
-    assert "no such datalist" in message_of(str(tmp_path / "nowhere.json"))
+def test_a_datalist_that_is_there_is_replaced_on_demand_alone(tmp_path: Path, capsys):
+    write_patients(tmp_path, "abc")
+    (tmp_path / "datalist.json").write_text("kept")
+    assert main([str(tmp_path)]) == 1
+    assert (tmp_path / "datalist.json").read_text() == "kept"
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'datalist.json'}: is there already" in error
+    assert "--overwrite" in error
+    assert main([str(tmp_path), "--overwrite"]) == 0
+    assert len(read(tmp_path)["training"]) == 1
+    assert "Left out: nothing" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("content", ["{", "", "training: []"])
-def test_a_datalist_that_is_no_json_is_refused(write, content: str):
-    assert "cannot be read as JSON" in message_of(write(content))
+def test_the_same_folder_gives_the_same_bytes_and_another_seed_others(tmp_path: Path):
+    write_patients(tmp_path, "abcdefghij")
+    texts = []
+    for seed in ("0", "0", "1"):
+        assert main([str(tmp_path), "--seed", seed, "--overwrite"]) == 0
+        texts.append((tmp_path / "datalist.json").read_text())
+    assert texts[0] == texts[1] != texts[2]
 
 
-def test_a_datalist_that_is_no_text_is_refused(tmp_path: Path):
-    path = tmp_path / "datalist.json"
-    path.write_bytes(b"\xff\xfe\x00\x80")
-    assert "cannot be read as JSON" in message_of(str(path))
+def test_a_datalist_above_the_folder_has_relative_paths_and_one_elsewhere_absolute(tmp_path: Path):
+    write_patients(tmp_path / "data", "a")
+    for place, expected in (("", "data/a/ct.nii.gz"), ("elsewhere", f"{tmp_path.as_posix()}/data/a/ct.nii.gz")):
+        assert main([str(tmp_path / "data"), "--datalist", str(tmp_path / place / "datalist.json")]) == 0
+        assert read(tmp_path / place)["training"] == [{"ct": expected}]
 
 
-def test_a_datalist_that_is_no_object_is_refused(write):
-    assert "holds a list" in message_of(write([CT]))
+@pytest.mark.parametrize("content", ["nothing", "films"])
+def test_a_folder_without_a_ct_ends_in_an_error_and_no_file(tmp_path: Path, capsys, content: str):
+    if content == "films":
+        write_picture(tmp_path / "p_pa.png")
+    assert main([str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert f"error: {tmp_path}: no CT found" in told.err
+    assert ("p_pa.png: its study has 1 frontal" in told.out) == (content == "films")
+    assert not (tmp_path / "datalist.json").exists()
 
 
-@pytest.mark.parametrize("content", [{"test": [CT]}, {"training": []}, {"training": CT}, {"training": None}])
-def test_a_section_that_is_missing_or_empty_is_named(write, content: dict):
-    assert "section 'training' is missing or empty" in message_of(write(content))
-
-
-def test_a_record_that_is_no_object_is_named_by_its_place(write):
-    assert "training[1] is 'patient_1.nii.gz'" in message_of(write({"training": [CT, "patient_1.nii.gz"]}))
-
-
-def test_an_unknown_field_is_named(write):
-    message = message_of(write({"training": [{**CT, "label": "patient_1.nii.gz"}]}))
-    assert "training[0]" in message
-    assert "'label'" in message
-
-
-@pytest.mark.parametrize(("given", "missing"), [("frontal", "lateral"), ("lateral", "frontal")])
-def test_one_view_without_the_other_is_refused(write, given: str, missing: str):
-    record = {**CT, given: FILMS[given]}
-    for section in ("training", "test"):
-        assert f"{section}[0] lacks field '{missing}'" in message_of(write({section: [record]}), section)
-
-
-def test_an_empty_record_lacks_its_ct_in_every_section(write):
-    for section in ("training", "validation", "test"):
-        assert f"{section}[0] lacks field 'ct'" in message_of(write({section: [{"name": "A"}]}), section)
-
-
-def test_a_file_that_does_not_exist_is_named_with_its_field(write, tmp_path: Path):
-    message = message_of(write({"training": [CT, {"ct": "typo.nii.gz"}]}))
-    assert "training[1]: field 'ct'" in message
-    assert str(tmp_path / "typo.nii.gz") in message
-
-
-@pytest.mark.parametrize("value", [None, 7, ["patient_1.nii.gz"]])
-def test_a_path_that_is_no_text_is_refused_with_its_field(write, value: Any):
-    message = message_of(write({"training": [{"ct": value}]}))
-    assert "training[0]" in message
-    assert "'ct'" in message
-
-
-def test_a_series_folder_named_by_its_dicom_uid_keeps_its_whole_name(write, tmp_path: Path):
-    uids = ("1.3.6.1.4.1.14519.5.2.1.6279.6001.1", "1.3.6.1.4.1.14519.5.2.1.6279.6001.2")
-    for uid in uids:
-        (tmp_path / uid).mkdir()
-    records = load_records(write({"test": [{"ct": uid} for uid in uids]}), "test")
-    assert [record["name"] for record in records] == list(uids)
-
-
-def test_cts_of_one_name_in_several_folders_keep_their_folders_name(write, tmp_path: Path):
-    for patient in ("p1", "p2"):
-        (tmp_path / patient).mkdir()
-        (tmp_path / patient / "ct.nii.gz").touch()
-    records = load_records(write({"test": [{"ct": "p1/ct.nii.gz"}, {"ct": "p2/ct.nii.gz"}]}), "test")
-    assert [record["name"] for record in records] == ["p1_ct", "p2_ct"]
-
-
-@pytest.mark.parametrize("name", ["", "../outside", "a/b", "a\\b", "..", 7])
-@pytest.mark.parametrize("field", ["name", "group"])
-def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
-    message = message_of(write({"training": [{**CT, field: name}]}))
-    assert f"training[0]: field '{field}' is {name!r}" in message
+def test_a_folder_that_is_none_is_named(tmp_path: Path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 1
+    assert f"error: {tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err

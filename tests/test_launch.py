@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import io
+import json
 import os
 import shlex
 import shutil
@@ -19,7 +20,9 @@ import nibabel
 import pytest
 from bundle_runs import ROOT
 from conftest import Trained
+from phantoms import phantom
 from scripts import CheckpointError, InputError
+from scripts.files import cube_affine, write_ct
 from torch.utils.data import DataLoader, Dataset
 
 SOURCE = ROOT / "launch.py"
@@ -77,6 +80,8 @@ def test_it_needs_nothing_but_python():
         (["train", "--stage", "2", "--gpus", "4", "--tiny"], "train", {"stage": "2", "gpus": 4, "tiny": True}),
         (["infer", "--frontal", "a", "--lateral", "b", "--output", "c"], "infer", {"frontal": Path.cwd() / "a"}),
         (["evaluate", "--dataset_dir", "d"], "evaluate", {"weights": ROOT / "bundle" / "models" / "model.pt"}),
+        (["datalist", "d"], "datalist", {"dataset_dir": Path.cwd() / "d", "check": False, "overwrite": False}),
+        (["datalist", "d", "--check"], "datalist", {"check": True}),
         (["test"], "test", {"pytest": []}),
         (["test", "-k", "words", "tests/test_files.py"], "test", {"pytest": ["-k", "words", "tests/test_files.py"]}),
     ],
@@ -90,7 +95,16 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["paint"], ["train", "--stage", "4"], ["infer", "--frontal", "a"], ["evaluate"], ["demo", "-k"]],
+    [
+        [],
+        ["paint"],
+        ["train", "--stage", "4"],
+        ["infer", "--frontal", "a"],
+        ["evaluate"],
+        ["demo", "-k"],
+        ["datalist"],
+        ["datalist", "d", "--check", "--overwrite"],
+    ],
 )
 def test_arguments_that_make_no_sense_are_refused_before_any_work(command, arguments: list[str], capfd):
     with pytest.raises(SystemExit) as caught:
@@ -328,6 +342,19 @@ def test_infer_writes_the_ct_and_prints_its_line(command, weights: Path, dataset
     expected = ["python", "-m", "monai.bundle", "run", "run", "--config_file", configs, "--bundle_root", "bundle"]
     expected += [*map(str, options), "--weights", str(weights), "--output_dir", str(tmp_path / "a folder")]
     assert lines == [expected]
+
+
+def test_datalist_writes_one_from_the_bundles_folder_and_never_over_another(command, tmp_path: Path, capfd):
+    write_ct(str(tmp_path / "a folder" / "p1.nii.gz"), phantom(8, 0.0), cube_affine(8, 360.0))
+    assert command("datalist", tmp_path / "a folder") == 0
+    written = (tmp_path / "a folder" / "datalist.json").read_text()
+    assert json.loads(written)["training"] == [{"ct": "p1.nii.gz"}]
+    assert f"$ cd bundle && python -m scripts.datalist '{tmp_path}/a folder'\n" in capfd.readouterr().out
+    assert command("datalist", tmp_path / "a folder") == 1
+    error = capfd.readouterr().err
+    assert f"error: {tmp_path}/a folder/datalist.json: is there already" in error
+    assert error.endswith("launch.py: error: the command above ended with status 1; its message is above.\n")
+    assert (tmp_path / "a folder" / "datalist.json").read_text() == written
 
 
 def test_a_bundles_error_ends_the_launcher_with_its_message(command, dataset: Path, tmp_path: Path, capfd):

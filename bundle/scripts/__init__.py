@@ -5,7 +5,6 @@ from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch
 from .cascade import ProgressiveCascadeModel
 from .checkpoints import CascadeCheckpointLoader
-from .datalist import load_records
 from .demo_data import chest_ct, write_dataset
 from .encoder import MultiScaleXrayEncoder
 from .errors import CheckpointError, InputError, PretrainedWeightsError
@@ -23,6 +22,7 @@ from .losses import (
 )
 from .progress import LossReport
 from .projector import lift, project
+from .records import load_records
 from .region import Region
 from .postprocess import SaveReconstructiond, ToHUd
 from .ssim import structural_similarity

@@ -1,88 +1,150 @@
-"""Datalists: JSON in the Decathlon style that names the records of a dataset by section."""
+"""
+Builds `datalist.json` from a folder of studies, or checks every record of one. From the bundle's folder:
+
+    python -m scripts.datalist DIR             write DIR/datalist.json, and tell what is left out and why
+    python -m scripts.datalist DIR --check     load every record as training does, and list what is wrong
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
+import math
 import os
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from monai.data import partition_dataset
 
 from .errors import InputError
+from .files import write_json
+from .record_check import check_records, print_problems, training_transforms
+from .records import SECTIONS, is_inside
+from .studies import LeftOut, PatientRecord
+from .study_search import find_records
 
-SECTIONS = ("training", "validation", "test")
-IMAGE_FIELDS = ("frontal", "lateral", "ct")
-KNOWN_FIELDS = (*IMAGE_FIELDS, "name", "group")
+SHOWN_ALONE = 3
+"""Files of one folder that are left out for one reason are told one by one up to this number."""
 
 
-def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit status: 1 when nothing can be written or the check finds problems."""
+    options = _parse(arguments)
+    datalist = options.datalist or options.folder / "datalist.json"
+    try:
+        if options.check:
+            problems, count = check_records(str(datalist), training_transforms())
+            print_problems(problems, count)
+            return 1 if problems else 0
+        build_datalist(options.folder, datalist, options.fractions, options.seed, options.overwrite)
+    except (InputError, OSError) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], seed: int, overwrite: bool) -> None:
     """
-    The records of one section, checked before any work begins. Relative paths start at the datalist's folder.
-
-    A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`, by
-    default the CT's path as one word, and `group`, by default the section; evaluation summarises each group by itself.
+    Writes a datalist of all studies of a folder, split by patient; prints what it holds and what it leaves out.
 
     Args:
-        datalist: path of the JSON file.
-        section: "training", "validation" or "test".
+        folder: searched with all folders below it; hidden files and links to folders are passed over.
+        datalist: where to write. Paths are relative to its folder when that holds `folder`, else absolute.
+        fractions: of the patients in training, validation and test, see :func:`split_by_patient`.
+        seed: of the split.
+        overwrite: whether a datalist that is there may be replaced.
 
     Raises:
-        InputError: when the file cannot be read, the section is missing or empty, a record has an unknown field, lacks
-            a view or the CT, names a file that does not exist, or has a name that cannot be a file's.
+        InputError: when `folder` is none or holds no study, or `datalist` is there and `overwrite` is not set.
     """
-    records = _read(datalist).get(section)
-    if not isinstance(records, list) or not records:
-        raise InputError(
-            f"{datalist}: section '{section}' is missing or empty; expected a list of records such as "
-            f'{{"ct": "patient_1.nii.gz"}}.'
-        )
-    folder = os.path.dirname(os.path.abspath(datalist))
-    return [_resolve(record, f"{datalist}: {section}[{i}]", folder, section) for i, record in enumerate(records)]
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected a folder of studies.")
+    if datalist.exists() and not overwrite:
+        raise InputError(f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE.")
+    records, left_out = find_records(folder)
+    _print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
+    if not records:
+        raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/quickstart.md).")
+    sections = split_by_patient([record.patient for record in records], fractions, seed)
+    members = {name: [r for r in records if r.patient in patients] for name, patients in sections.items()}
+    write_json(str(datalist), {name: [_fields(r, folder, datalist) for r in found] for name, found in members.items()})
+    _print_sections(datalist, members)
 
 
-def _read(datalist: str) -> dict[str, Any]:
-    try:
-        with open(datalist, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{datalist}: no such datalist; expected a JSON file with the sections {', '.join(SECTIONS)} "
-            f"(see bundle/docs/quickstart.md)."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{datalist}: cannot be read as JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{datalist}: holds a {type(content).__name__}, expected an object with sections.")
-    return content
+def split_by_patient(patients: Iterable[str], fractions: Sequence[float], seed: int) -> dict[str, set[str]]:
+    """
+    Patients by section, drawn by MONAI's `partition_dataset`. Each section with a fraction above 0 gets a patient
+    before any gets a second one, training first; the others go where most are wanting.
+
+    Args:
+        patients: in any order, also repeatedly.
+        fractions: of training, validation and test; they need not sum to 1.
+        seed: of the draw.
+
+    Raises:
+        InputError: when fractions are not three finite numbers, none negative and that of training above 0.
+    """
+    if len(fractions) != 3 or not all(math.isfinite(f) and f >= 0 for f in fractions) or fractions[0] == 0:
+        raise InputError(f"fractions {list(fractions)}: expected three numbers, none negative, the first above 0.")
+    ordered = sorted(set(patients))
+    wanted = [fraction / sum(fractions) * len(ordered) for fraction in fractions]
+    counts = [0, 0, 0]
+    for _ in ordered:
+        empty = [i for i in range(3) if fractions[i] > 0 and counts[i] == 0]
+        counts[empty[0] if empty else max(range(3), key=lambda i: wanted[i] - counts[i])] += 1
+    parts = partition_dataset(ordered, ratios=counts, shuffle=True, seed=seed)
+    return {name: set(part) for name, part in zip(SECTIONS, parts)}
 
 
-def _resolve(record: Any, where: str, folder: str, section: str) -> dict[str, Any]:
-    if not isinstance(record, dict):
-        raise InputError(f"{where} is {record!r}, expected an object with the fields {', '.join(KNOWN_FIELDS)}.")
-    unknown = sorted(set(record) - set(KNOWN_FIELDS))
-    if unknown:
-        raise InputError(f"{where} has the unknown field '{unknown[0]}', expected {', '.join(KNOWN_FIELDS)}.")
-    if ("frontal" in record) != ("lateral" in record):
-        missing = "lateral" if "frontal" in record else "frontal"
-        raise InputError(f"{where} lacks field '{missing}'; both views are needed, or neither and a 'ct'.")
-    if "ct" not in record:
-        raise InputError(f"{where} lacks field 'ct', the truth to train on or to score against.")
-    for field in IMAGE_FIELDS:
-        if field in record and not (isinstance(record[field], str) and record[field]):
-            raise InputError(f"{where}: field '{field}' is {record[field]!r}, expected the path of a file.")
-    paths = {field: os.path.join(folder, record[field]) for field in IMAGE_FIELDS if field in record}
-    for field, path in paths.items():
-        if not os.path.exists(path):
-            raise InputError(f"{where}: field '{field}' names {path}, which does not exist; correct the path.")
-    record = {"name": _default_name(paths["ct"], folder), "group": section, **record, **paths}
-    for field in ("name", "group"):
-        value = record[field]
-        if not (isinstance(value, str) and value) or set(value) & set("/\\") or value in (".", ".."):
-            raise InputError(f"{where}: field '{field}' is {value!r}, expected text that can name a file, such as 'case_1'.")
-    return record
+def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, str]:
+    start = datalist.absolute().parent
+    is_below = is_inside(str(folder), str(start))
+    root = Path(os.path.relpath(os.path.realpath(folder), os.path.realpath(start)) if is_below else folder.absolute())
+    return {field: (root / path).as_posix() for field, path in record.fields().items()}
 
 
-def _default_name(path: str, folder: str) -> str:
-    """The path from the datalist's folder on, without its suffix, as one word; a folder's name has no suffix."""
-    if os.path.isfile(path):
-        path = os.path.splitext(path.removesuffix(".gz"))[0]
-    return "_".join(part for part in Path(os.path.relpath(path, folder)).parts if part != os.pardir)
+def _print_left_out(left_out: Sequence[LeftOut]) -> None:
+    """All that is left out with its reason; many files of one folder with the same reason in one line."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for entry in left_out:
+        groups.setdefault((PurePosixPath(entry.path).parent.as_posix(), entry.reason), []).append(entry.path)
+    print(f"Left out: {len(left_out) or 'nothing'}")
+    for (parent, reason), paths in groups.items():
+        alone = len(paths) <= SHOWN_ALONE
+        for path in paths if alone else [f"{parent}/ ({len(paths)} files such as {PurePosixPath(paths[0]).name})"]:
+            print(f"  {path}: {reason}")
+
+
+def _print_sections(datalist: Path, members: dict[str, list[PatientRecord]]) -> None:
+    print(f"Wrote {datalist}\n{'section':<12}{'patients':>9}{'CTs':>6}{'with films':>12}")
+    for section, records in members.items():
+        patients, paired = {record.patient for record in records}, [record for record in records if record.films]
+        print(f"{section:<12}{len(patients):>9}{len(records):>6}{len(paired):>12}")
+    for section, reader in (("validation", "training"), ("test", "evaluation")):
+        if not members[section]:
+            print(f"The section '{section}' is empty; {reader} needs at least one patient there.")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.datalist", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="holds the studies")
+    parser.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json")
+    parser.add_argument("--seed", type=int, default=0, help="of the split; default: 0")
+    parser.add_argument(
+        "--fractions",
+        type=float,
+        nargs=3,
+        default=(0.7, 0.15, 0.15),
+        metavar=("TRAINING", "VALIDATION", "TEST"),
+        help="of the patients; default: 0.7 0.15 0.15",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--overwrite", action="store_true", help="replace a datalist that is there")
+    mode.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

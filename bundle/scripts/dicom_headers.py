@@ -1,0 +1,131 @@
+"""CT series and films among DICOM files, known by their headers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pydicom
+
+from .studies import Image, LeftOut
+
+RADIOGRAPHS = ("CR", "DX", "RG")
+VIEW_OF_POSITION = {
+    "AP": "frontal",
+    "PA": "frontal",
+    "LL": "lateral",
+    "RL": "lateral",
+    "LATERAL": "lateral",
+    "LAT": "lateral",
+}
+TAGS = ["ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "ViewPosition"]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a DICOM file says of itself."""
+
+    path: str
+    patient: str
+    study: str
+    series: str
+    day: str
+    modality: str
+    view_position: str
+    is_localizer: bool
+
+    @property
+    def folder(self) -> str:
+        return str(PurePosixPath(self.path).parent)
+
+    @property
+    def series_key(self) -> tuple[str, ...]:
+        return self.patient, self.study, self.series, self.modality
+
+    @property
+    def is_film(self) -> bool:
+        return self.modality in RADIOGRAPHS or (self.modality == "SC" and bool(self.view_position))
+
+
+def read_header(folder: Path, path: str) -> Header | LeftOut:
+    """
+    Args:
+        folder: the searched folder.
+        path: of a DICOM file, from there on, with slashes.
+    """
+    try:
+        header = pydicom.dcmread(folder / path, stop_before_pixels=True, specific_tags=TAGS)
+        texts = {tag: str(header.get(tag) or "").strip() for tag in TAGS}
+    except Exception as error:  # a damaged header raises whatever the reader stumbled over
+        return LeftOut(path, f"cannot be read as DICOM ({str(error).strip() or type(error).__name__})")
+    for tag in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not texts[tag]:
+            return LeftOut(path, f"its {tag} is empty, so it is not known whose it is")
+    return Header(
+        path,
+        texts["PatientID"],
+        texts["StudyInstanceUID"],
+        texts["SeriesInstanceUID"],
+        texts["StudyDate"],
+        texts["Modality"].upper(),
+        texts["ViewPosition"].upper(),
+        "LOCALIZER" in texts["ImageType"].upper(),
+    )
+
+
+def patients_by_folder(headers: Iterable[Header]) -> dict[str, set[str]]:
+    """The patients of all files below each first folder."""
+    patients = defaultdict(set)
+    for header in headers:
+        patients[PurePosixPath(header.path).parts[0]].add(header.patient)
+    return patients
+
+
+def describe_headers(headers: Sequence[Header]) -> list[Image | LeftOut]:
+    """
+    CT series and films, and why others are left out.
+
+    A CT series has at least two slices, lies in a folder that holds no other DICOM file, and is named by that folder. A
+    film is an image of modality CR, DX or RG, or SC with a view, and its View Position says which view.
+    """
+    series, folders = defaultdict(list), defaultdict(set)
+    for header in headers:
+        series[header.series_key].append(header)
+        folders[header.folder].add(header.series_key)
+    found: list[Image | LeftOut] = []
+    for members in series.values():
+        if members[0].modality == "CT":
+            found.append(_describe_series(members, folders))
+        else:
+            found += [_describe_film(header) for header in members]
+    return found
+
+
+def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image | LeftOut:
+    first, places = slices[0], sorted({header.folder for header in slices})
+    if any(header.is_localizer for header in slices):
+        reason = "holds localizer images"
+    elif len(slices) < 2:
+        reason = "is a single file, expected at least two slices"
+    elif len(places) > 1:
+        reason = f"is spread over {len(places)} folders, expected one of its own"
+    elif places == ["."]:
+        reason = "lies directly in the searched folder, expected a folder of its own"
+    elif len(folders[first.folder]) > 1:
+        reason = f"shares its folder with {len(folders[first.folder]) - 1} other series, expected a folder of its own"
+    else:
+        return Image(first.patient, first.study, "ct", first.folder, first.day)
+    path = first.path if len(slices) == 1 else places[0]
+    return LeftOut(path, f"CT series {first.series} ({len(slices)} files) {reason}")
+
+
+def _describe_film(header: Header) -> Image | LeftOut:
+    if not header.is_film:
+        return LeftOut(header.path, f"its modality is '{header.modality}', expected CT, {', '.join(RADIOGRAPHS)}")
+    view = VIEW_OF_POSITION.get(header.view_position)
+    if view is None:
+        expected = ", ".join(VIEW_OF_POSITION)
+        return LeftOut(header.path, f"its View Position is '{header.view_position}', expected one of {expected}")
+    return Image(header.patient, header.study, view, header.path, header.day)

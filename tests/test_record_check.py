@@ -1,0 +1,141 @@
+"""The check that loads every record before training."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose
+from phantoms import phantom
+from PIL import Image
+from scripts import InputError
+from scripts.datalist import main
+from scripts.files import cube_affine, write_ct
+from scripts.record_check import Problem, check_records, print_problems, training_transforms
+
+CT = {"ct": "good.nii.gz"}
+
+
+@pytest.fixture(scope="module")
+def transform() -> Compose:
+    """The training's transforms for a cube of 16 voxels a side."""
+    return training_transforms(**{"geometry#detector_pixels": 32})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A CT that fills the cube, as `good.nii.gz`, and a film, as `good.png`."""
+    write_ct(str(tmp_path / "good.nii.gz"), phantom(24, 0.0), cube_affine(24, 360.0))
+    Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(tmp_path / "good.png")
+    return tmp_path
+
+
+def check(folder: Path, transform: Compose, **sections: Any) -> tuple[list[Problem], int]:
+    (folder / "datalist.json").write_text(json.dumps(sections))
+    return check_records(str(folder / "datalist.json"), transform)
+
+
+def test_the_transforms_are_those_of_training_up_to_the_projection(folder: Path, transform: Compose):
+    record = transform({"ct": str(folder / "good.nii.gz"), "name": "a", "group": "b"})
+    assert set(record) == {"ct", "xrays", "name", "group"}
+    assert record["ct"].shape == (1, 16, 16, 16)
+    assert record["xrays"].shape == (2, 32, 32)
+    assert 0.0 <= record["ct"].min() < record["ct"].max() <= 1.0
+
+
+def test_a_clean_datalist_has_no_problems(folder: Path, transform: Compose, capsys):
+    films = {"frontal": "good.png", "lateral": "good.png"}
+    found = check(folder, transform, training=[CT, {**CT, **films}], validation=[CT], test=[CT])
+    assert found == ([], 4)
+    print_problems(*found)
+    assert capsys.readouterr().out == "No problems in 4 records.\n"
+
+
+def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transform: Compose, capsys):
+    volume = nibabel.load(folder / "good.nii.gz").get_fdata().astype(np.float32)
+    volume[3, 4, 5] = np.nan
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([15.0, 15, 15, 1])), folder / "nan.nii.gz")
+    (folder / "cut.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:-400])
+    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(folder / "constant.png")
+    training = [CT, {"ct": "nan.nii.gz"}, {**CT, "frontal": "good.png", "lateral": "constant.png"}, CT]
+    problems, count = check(folder, transform, training=training, validation=[{"ct": "cut.nii.gz"}])
+    assert count == 5
+    assert [(p.record, p.field) for p in problems] == [
+        ("training[1]", "ct"),
+        ("training[2]", "lateral"),
+        ("validation[0]", "ct"),
+    ]
+    for problem, file, text in zip(problems, ("nan.nii.gz", "constant.png", "cut.nii.gz"), ("NaN", "constant", "read")):
+        assert problem.message.startswith(str(folder / file))
+        assert text in problem.message
+    print_problems(problems, count)
+    table = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    assert table[0] == ["record", "field", "problem"]
+    assert table[1] == ["training[1]", "ct", problems[0].message]
+    assert " ".join(table[-1]) == "Problems: 3, records: 5."
+
+
+def test_a_bad_entry_does_not_hide_the_next(folder: Path, transform: Compose):
+    training = [{**CT, "label": "x"}, {"ct": "gone.nii.gz"}, {"ct": "../out.nii.gz"}, CT, 7]
+    problems, count = check(folder, transform, training=training, validation=[])
+    assert count == 5
+    assert [problem.record for problem in problems] == [*(f"training[{i}]" for i in (0, 1, 2, 4)), "validation"]
+    texts = ("unknown field 'label'", "does not exist", "outside the folder", "expected an object", "missing or empty")
+    for problem, text in zip(problems, texts):
+        assert text in problem.message
+
+
+def test_warnings_of_the_bundle_are_problems(folder: Path, tmp_path_factory, transform: Compose):
+    write_ct(str(folder / "small.nii.gz"), phantom(24, 0.0), cube_affine(24, 100.0))
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "ct.nii.gz"
+    elsewhere.write_bytes((folder / "good.nii.gz").read_bytes())
+    training = [{"ct": "small.nii.gz"}, {"ct": str(elsewhere)}, {"ct": "small.nii.gz", "name": "again"}]
+    problems, _ = check(folder, transform, training=training, validation=[CT])
+    assert [(p.record, p.field) for p in problems] == [("training", "ct"), ("training[0]", "ct"), ("training[2]", "ct")]
+    assert all(problem.message.startswith("warning: ") for problem in problems)
+    assert str(elsewhere) in problems[0].message
+    assert "covers 2%" in problems[1].message
+
+
+def test_warnings_of_others_are_passed_on(folder: Path):
+    def transform(record: dict[str, Any]) -> None:
+        warnings.warn("an old function", DeprecationWarning)
+
+    with pytest.warns(DeprecationWarning, match="an old function"):
+        assert check(folder, transform, training=[CT], validation=[CT]) == ([], 2)
+
+
+def test_an_error_that_is_not_the_bundles_is_told_by_its_type(folder: Path):
+    def transform(record: dict[str, Any]) -> None:
+        try:
+            torch.zeros(2)[5]
+        except IndexError as error:
+            raise RuntimeError("applying transform") from error
+
+    problems, _ = check(folder, transform, training=[CT], validation=[CT])
+    assert [problem.record for problem in problems] == ["training[0]", "validation[0]"]
+    assert problems[0].message.startswith("IndexError: ")
+
+
+def test_a_datalist_that_cannot_be_read_is_an_error(tmp_path: Path, transform: Compose):
+    with pytest.raises(InputError, match="no such datalist"):
+        check_records(str(tmp_path / "datalist.json"), transform)
+
+
+def test_the_status_tells_whether_there_are_problems(folder: Path, transform: Compose, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.datalist.training_transforms", lambda: transform)
+    content = {"training": [CT], "validation": [CT]}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    assert main([str(folder), "--check"]) == 0
+    assert "No problems in 2 records." in capsys.readouterr().out
+    (folder / "other.json").write_text(json.dumps({**content, "test": [{"ct": "good.png"}]}))
+    assert main([str(folder), "--check", "--datalist", str(folder / "other.json")]) == 1
+    assert "\ntest[0]  ct     " in capsys.readouterr().out
+    assert main([str(folder / "nowhere"), "--check"]) == 1
+    assert "no such datalist" in capsys.readouterr().err

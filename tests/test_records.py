@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripts import InputError, load_records
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Writes a datalist beside three (empty) images, and gives its path."""
+    for name in ("patient_1.nii.gz", "frontal.png", "lateral.png"):
+        (tmp_path / name).touch()
+
+    def to_file(content: Any) -> str:
+        path = tmp_path / "datalist.json"
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    return to_file
+
+
+CT = {"ct": "patient_1.nii.gz"}
+FILMS = {"frontal": "frontal.png", "lateral": "lateral.png"}
+
+
+def message_of(datalist: str, section: str = "training") -> str:
+    with pytest.raises(InputError) as caught:
+        load_records(datalist, section)
+    assert datalist in str(caught.value)
+    return str(caught.value)
+
+
+def test_relative_paths_start_at_the_datalists_folder(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    datalist = write({"training": [CT]})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert load_records("../datalist.json", "training")[0]["ct"] == str(tmp_path / "patient_1.nii.gz")
+    assert load_records(datalist, "training")[0]["ct"] == str(tmp_path / "patient_1.nii.gz")
+
+
+def test_absolute_paths_inside_the_folder_stay_without_a_word(write, tmp_path: Path):
+    ct = str(tmp_path / "patient_1.nii.gz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_records(write({"training": [{"ct": ct}]}), "training")[0]["ct"] == ct
+
+
+@pytest.fixture
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CT that lies in another folder than the datalist."""
+    path = tmp_path_factory.mktemp("elsewhere") / "ct.nii.gz"
+    path.touch()
+    return path
+
+
+def test_absolute_paths_outside_of_the_folder_are_used_with_one_warning(write, outside: Path):
+    datalist = write({"training": [CT, {"ct": str(outside), "name": "A"}, {"ct": str(outside), "name": "B"}]})
+    with pytest.warns(UserWarning) as caught:
+        records = load_records(datalist, "training")
+    assert [record["ct"] for record in records[1:]] == [str(outside)] * 2
+    assert len(caught) == 1
+    message = str(caught[0].message)
+    assert message.startswith(f"{datalist}: training[1]: field 'ct' is {outside}, outside the folder")
+    assert str(Path(datalist).parent) in message
+    assert "1 more" in message
+
+
+def test_a_relative_path_that_leaves_the_folder_is_refused(write, outside: Path):
+    up = os.path.relpath(outside, outside.parents[1] / "any")
+    message = message_of(write({"training": [CT, {"ct": up}]}))
+    assert f"training[1]: field 'ct' is '{up}'" in message
+    assert "outside the folder of the datalist; expected a path inside" in message
+
+
+def test_a_link_that_leaves_the_folder_is_refused_with_where_it_leads(write, tmp_path: Path, outside: Path):
+    (tmp_path / "link.png").symlink_to(outside)
+    (tmp_path / "folder").symlink_to(outside.parent)
+    for field, path in (("lateral", "link.png"), ("ct", "folder/ct.nii.gz")):
+        message = message_of(write({"training": [{**CT, **FILMS, field: path}]}))
+        assert f"training[0]: field '{field}' is '{path}', which leads to {outside}, outside" in message
+
+
+def test_links_and_parents_that_stay_in_the_folder_are_allowed(write, tmp_path: Path):
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "patient_1.nii.gz")
+    for path in ("link.nii.gz", f"../{tmp_path.name}/patient_1.nii.gz"):
+        assert os.path.samefile(
+            load_records(write({"training": [{"ct": path}]}), "training")[0]["ct"], tmp_path / "patient_1.nii.gz"
+        )
+
+
+def test_a_folder_that_is_itself_reached_by_a_link_is_no_way_out(write, tmp_path: Path, outside: Path):
+    write({"training": [CT]})
+    (outside.parent / "data").symlink_to(tmp_path)
+    datalist = str(outside.parent / "data" / "datalist.json")
+    assert load_records(datalist, "training")[0]["ct"] == str(outside.parent / "data" / "patient_1.nii.gz")
+
+
+def test_name_and_group_default_to_the_file_and_the_section(write):
+    records = load_records(write({"test": [CT, {**FILMS, **CT}]}), "test")
+    assert [record["name"] for record in records] == ["patient_1", "patient_1"]
+    assert {record["group"] for record in records} == {"test"}
+
+
+def test_a_given_name_and_group_are_kept(write):
+    record = load_records(write({"training": [{**CT, "name": "A", "group": "B"}]}), "training")[0]
+    assert (record["name"], record["group"]) == ("A", "B")
+
+
+def test_every_record_of_the_section_and_no_other_is_given(write):
+    datalist = write({"training": [CT, {**CT, **FILMS}], "validation": [CT]})
+    assert [sorted(record) for record in load_records(datalist, "training")] == [
+        ["ct", "group", "name"],
+        ["ct", "frontal", "group", "lateral", "name"],
+    ]
+    assert len(load_records(datalist, "validation")) == 1
+
+
+@pytest.mark.parametrize("section", ["training", "validation", "test"])
+def test_a_record_without_the_ct_is_refused(write, section: str):
+    assert f"{section}[0] lacks field 'ct'" in message_of(write({section: [FILMS]}), section)
+
+
+def test_a_missing_datalist_is_named(tmp_path: Path):
+    assert "no such datalist" in message_of(str(tmp_path / "nowhere.json"))
+
+
+@pytest.mark.parametrize("content", ["{", "", "training: []"])
+def test_a_datalist_that_is_no_json_is_refused(write, content: str):
+    assert "cannot be read as JSON" in message_of(write(content))
+
+
+def test_a_datalist_that_is_no_text_is_refused(tmp_path: Path):
+    path = tmp_path / "datalist.json"
+    path.write_bytes(b"\xff\xfe\x00\x80")
+    assert "cannot be read as JSON" in message_of(str(path))
+
+
+def test_a_datalist_that_is_no_object_is_refused(write):
+    assert "holds a list" in message_of(write([CT]))
+
+
+@pytest.mark.parametrize("content", [{"test": [CT]}, {"training": []}, {"training": CT}, {"training": None}])
+def test_a_section_that_is_missing_or_empty_is_named(write, content: dict):
+    assert "section 'training' is missing or empty" in message_of(write(content))
+
+
+def test_a_record_that_is_no_object_is_named_by_its_place(write):
+    assert "training[1] is 'patient_1.nii.gz'" in message_of(write({"training": [CT, "patient_1.nii.gz"]}))
+
+
+def test_an_unknown_field_is_named(write):
+    message = message_of(write({"training": [{**CT, "label": "patient_1.nii.gz"}]}))
+    assert "training[0]" in message
+    assert "'label'" in message
+
+
+@pytest.mark.parametrize(("given", "missing"), [("frontal", "lateral"), ("lateral", "frontal")])
+def test_one_view_without_the_other_is_refused(write, given: str, missing: str):
+    record = {**CT, given: FILMS[given]}
+    for section in ("training", "test"):
+        assert f"{section}[0] lacks field '{missing}'" in message_of(write({section: [record]}), section)
+
+
+def test_an_empty_record_lacks_its_ct_in_every_section(write):
+    for section in ("training", "validation", "test"):
+        assert f"{section}[0] lacks field 'ct'" in message_of(write({section: [{"name": "A"}]}), section)
+
+
+def test_a_file_that_does_not_exist_is_named_with_its_field(write, tmp_path: Path):
+    message = message_of(write({"training": [CT, {"ct": "typo.nii.gz"}]}))
+    assert "training[1]: field 'ct'" in message
+    assert str(tmp_path / "typo.nii.gz") in message
+
+
+@pytest.mark.parametrize("value", [None, 7, ["patient_1.nii.gz"]])
+def test_a_path_that_is_no_text_is_refused_with_its_field(write, value: Any):
+    message = message_of(write({"training": [{"ct": value}]}))
+    assert "training[0]" in message
+    assert "'ct'" in message
+
+
+def test_a_series_folder_named_by_its_dicom_uid_keeps_its_whole_name(write, tmp_path: Path):
+    uids = ("1.3.6.1.4.1.14519.5.2.1.6279.6001.1", "1.3.6.1.4.1.14519.5.2.1.6279.6001.2")
+    for uid in uids:
+        (tmp_path / uid).mkdir()
+    records = load_records(write({"test": [{"ct": uid} for uid in uids]}), "test")
+    assert [record["name"] for record in records] == list(uids)
+
+
+def test_cts_of_one_name_in_several_folders_keep_their_folders_name(write, tmp_path: Path):
+    for patient in ("p1", "p2"):
+        (tmp_path / patient).mkdir()
+        (tmp_path / patient / "ct.nii.gz").touch()
+    records = load_records(write({"test": [{"ct": "p1/ct.nii.gz"}, {"ct": "p2/ct.nii.gz"}]}), "test")
+    assert [record["name"] for record in records] == ["p1_ct", "p2_ct"]
+
+
+@pytest.mark.parametrize("name", ["", "../outside", "a/b", "a\\b", "..", 7])
+@pytest.mark.parametrize("field", ["name", "group"])
+def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
+    message = message_of(write({"training": [{**CT, field: name}]}))
+    assert f"training[0]: field '{field}' is {name!r}" in message

@@ -1,0 +1,237 @@
+"""What is found in a folder of studies, what is paired, and why the rest is left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from scripts.study_search import find_records
+from study_files import write_dicom_film, write_header, write_picture, write_series, write_volume
+
+
+def found(folder: Path) -> list[tuple[str, str, tuple[str, str] | None]]:
+    return [(record.patient, record.ct, record.films) for record in find_records(folder)[0]]
+
+
+def reason(folder: Path, path: str) -> str:
+    """Why a path is left out; it has to be told once, and no record may name it."""
+    records, left_out = find_records(folder)
+    assert not any(path in (record.ct, *(record.films or ())) for record in records)
+    (entry,) = [entry for entry in left_out if entry.path == path]
+    return entry.reason
+
+
+def test_a_study_in_a_patients_folder_is_one_record(tmp_path: Path):
+    write_volume(tmp_path / "anna" / "2020" / "scan.nii.gz")
+    write_picture(tmp_path / "anna" / "2020" / "chest-PA.png")
+    write_picture(tmp_path / "anna" / "2020" / "chest_Lat.jpg")
+    films = ("anna/2020/chest-PA.png", "anna/2020/chest_Lat.jpg")
+    assert found(tmp_path) == [("anna", "anna/2020/scan.nii.gz", films)]
+    assert find_records(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize(("frontal", "lateral"), [("frontal", "lateral"), ("pa", "lat"), ("ap", "ll"), ("AP", "RL")])
+def test_each_word_of_a_view_pairs(tmp_path: Path, frontal: str, lateral: str):
+    write_volume(tmp_path / "p" / "ct.nii")
+    write_picture(tmp_path / "p" / f"x_{frontal}_1.tif")
+    write_picture(tmp_path / "p" / f"{lateral}.jpeg")
+    assert found(tmp_path) == [("p", "p/ct.nii", (f"p/x_{frontal}_1.tif", f"p/{lateral}.jpeg"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("lidc_0001", "lidc_0001"),
+        ("lungdx_A0001_s1", "lungdx_A0001"),
+        ("p022_o10_ct", "p022_o10"),
+        ("ct_007", "007"),
+        ("CT-s2-007", "007"),
+        ("spa_room", "spa_room"),
+        ("actress", "actress"),
+        ("ct", ""),
+    ],
+)
+def test_the_patient_of_a_file_without_a_folder_is_its_name_up_to_what_it_is(tmp_path: Path, name: str, patient: str):
+    write_volume(tmp_path / f"{name}.nii.gz")
+    assert found(tmp_path) == [(patient, f"{name}.nii.gz", None)]
+
+
+def test_files_without_folders_are_paired_by_patient_and_scan(tmp_path: Path):
+    for scan in ("s1", "s2"):
+        write_volume(tmp_path / f"p7_{scan}.nii.gz")
+    write_picture(tmp_path / "p7_frontal_PA_s2.png")
+    write_picture(tmp_path / "p7_lateral_L_s2.png")
+    films = ("p7_frontal_PA_s2.png", "p7_lateral_L_s2.png")
+    assert found(tmp_path) == [("p7", "p7_s1.nii.gz", None), ("p7", "p7_s2.nii.gz", films)]
+
+
+def test_a_nifti_with_one_slice_is_a_film(tmp_path: Path):
+    write_volume(tmp_path / "p" / "ct.nii.gz")
+    write_volume(tmp_path / "p" / "frontal.nii.gz", (4, 5, 1))
+    write_volume(tmp_path / "p" / "lateral.nii.gz", (4, 5))
+    assert found(tmp_path) == [("p", "p/ct.nii.gz", ("p/frontal.nii.gz", "p/lateral.nii.gz"))]
+
+
+def test_nrrd_and_metaimage_are_cts_with_all_their_files(tmp_path: Path):
+    names = ("a.mha", "b.mhd", "b.raw", "c.mhd", "c.zraw", "d.nrrd", "e.raw")
+    for name in names:
+        (tmp_path / name).touch()
+    assert [ct for _, ct, _ in found(tmp_path)] == ["a.mha", "b.mhd", "c.mhd", "d.nrrd"]
+    assert [entry.path for entry in find_records(tmp_path)[1]] == ["e.raw"]
+
+
+def test_films_of_an_incomplete_study_are_left_out_and_its_ct_stays(tmp_path: Path):
+    write_volume(tmp_path / "p" / "ct.nii.gz")
+    write_picture(tmp_path / "p" / "pa.png")
+    assert found(tmp_path) == [("p", "p/ct.nii.gz", None)]
+    assert "1 frontal and 0 lateral" in reason(tmp_path, "p/pa.png")
+    write_picture(tmp_path / "p" / "ap.png")
+    write_picture(tmp_path / "p" / "lateral.png")
+    assert found(tmp_path) == [("p", "p/ct.nii.gz", None)]
+    for film in ("pa", "ap", "lateral"):
+        assert "2 frontal and 1 lateral" in reason(tmp_path, f"p/{film}.png")
+
+
+def test_films_beside_no_ct_or_two_are_left_out(tmp_path: Path):
+    for view in ("pa", "lateral"):
+        write_picture(tmp_path / "p" / f"{view}.png")
+    assert reason(tmp_path, "p/pa.png") == "its study has no CT"
+    write_volume(tmp_path / "p" / "a.nii.gz")
+    assert len(found(tmp_path)) == 1
+    assert found(tmp_path)[0][2] is not None
+    write_volume(tmp_path / "p" / "b.nii.gz")
+    assert found(tmp_path) == [("p", "p/a.nii.gz", None), ("p", "p/b.nii.gz", None)]
+    assert "2 CTs" in reason(tmp_path, "p/lateral.png")
+
+
+def test_what_has_no_clear_kind_is_left_out_with_the_reason(tmp_path: Path):
+    write_picture(tmp_path / "papa.png")
+    write_picture(tmp_path / "pa_and_lateral.png")
+    write_volume(tmp_path / "time.nii.gz", (2, 2, 2, 2))
+    write_volume(tmp_path / "p_frontal.nii.gz", (4, 4, 4))
+    write_volume(tmp_path / "lung_mask.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(b"no gzip")
+    (tmp_path / "slice.dcm").write_bytes(bytes(200))
+    (tmp_path / "notes.txt").write_text("notes")
+    assert found(tmp_path) == []
+    assert "no view as a word" in reason(tmp_path, "papa.png")
+    assert "both views" in reason(tmp_path, "pa_and_lateral.png")
+    assert "4 dimensions" in reason(tmp_path, "time.nii.gz")
+    assert "its name says frontal" in reason(tmp_path, "p_frontal.nii.gz")
+    assert "'mask'" in reason(tmp_path, "lung_mask.nii.gz")
+    assert "header cannot be read" in reason(tmp_path, "broken.nii.gz")
+    assert "no DICOM file" in reason(tmp_path, "slice.dcm")
+    assert "no image file of a known kind" in reason(tmp_path, "notes.txt")
+
+
+def test_links_that_lead_out_are_left_out_and_told(tmp_path: Path):
+    write_volume(tmp_path / "outside" / "ct.nii.gz")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "link.nii.gz").symlink_to(tmp_path / "outside" / "ct.nii.gz")
+    (folder / "gone.nii.gz").symlink_to(folder / "nowhere.nii.gz")
+    (folder / "folder").symlink_to(tmp_path / "outside")
+    (folder / ".hidden.nii.gz").write_bytes(b"")
+    assert found(folder) == []
+    assert str(tmp_path / "outside" / "ct.nii.gz") in reason(folder, "link.nii.gz")
+    assert "missing" in reason(folder, "gone.nii.gz")
+    assert "not followed" in reason(folder, "folder")
+    assert not any("hidden" in entry.path for entry in find_records(folder)[1])
+
+
+def test_a_file_counts_once_however_many_links_lead_to_it(tmp_path: Path):
+    write_volume(tmp_path / "anna" / "ct.nii.gz")
+    write_volume(tmp_path / ".store" / "object.nii.gz")
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "ct.nii.gz").symlink_to(tmp_path / "anna" / "ct.nii.gz")
+    (tmp_path / "carl.nii.gz").symlink_to(tmp_path / ".store" / "object.nii.gz")
+    assert found(tmp_path) == [("anna", "anna/ct.nii.gz", None), ("carl", "carl.nii.gz", None)]
+    assert "counts itself" in reason(tmp_path, "bob/ct.nii.gz")
+
+
+def test_a_dicom_study_is_paired_by_its_headers_and_not_by_its_folders(tmp_path: Path):
+    write_series(tmp_path / "a" / "series")
+    write_dicom_film(tmp_path / "b" / "1", "AP")
+    write_dicom_film(tmp_path / "c" / "22.dcm", "LL")
+    assert found(tmp_path) == [("P", "a/series", ("b/1", "c/22.dcm"))]
+    assert find_records(tmp_path)[1] == []
+
+
+def test_dicom_films_of_another_patient_or_study_are_not_paired(tmp_path: Path):
+    write_series(tmp_path / "series")
+    for patient, study in (("Q", "1.1"), ("P", "1.2")):
+        write_dicom_film(tmp_path / f"{patient}{study}" / "pa.dcm", "PA", PatientID=patient, StudyInstanceUID=study)
+        write_dicom_film(tmp_path / f"{patient}{study}" / "rl.dcm", "RL", PatientID=patient, StudyInstanceUID=study)
+    assert found(tmp_path) == [("P", "series", None)]
+    for place in ("Q1.1", "P1.2"):
+        assert reason(tmp_path, f"{place}/pa.dcm") == "its study has no CT"
+
+
+@pytest.mark.parametrize(("day", "is_paired"), [("20240131", True), ("20240201", False), ("", False)])
+def test_a_patients_studies_of_ct_and_films_are_paired_on_one_day_alone(tmp_path: Path, day: str, is_paired: bool):
+    write_series(tmp_path / "series", StudyDate="20240131")
+    write_dicom_film(tmp_path / "films" / "pa.dcm", "PA", StudyInstanceUID="1.2", StudyDate=day)
+    write_dicom_film(tmp_path / "films" / "lat.dcm", "LATERAL", StudyInstanceUID="1.2", StudyDate=day)
+    assert found(tmp_path) == [("P", "series", ("films/pa.dcm", "films/lat.dcm") if is_paired else None)]
+
+
+def test_a_day_with_two_studies_of_ct_pairs_nothing(tmp_path: Path):
+    for study in ("1.1", "1.3"):
+        write_series(tmp_path / study, StudyDate="20240131", StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1")
+    for view in ("PA", "LL"):
+        write_dicom_film(tmp_path / "films" / view, view, StudyInstanceUID="1.2", StudyDate="20240131")
+    assert found(tmp_path) == [("P", "1.1", None), ("P", "1.3", None)]
+    assert reason(tmp_path, "films/PA") == "its study has no CT"
+
+
+def test_dicom_series_that_no_folder_can_name_are_left_out(tmp_path: Path):
+    write_series(tmp_path / "shared", SeriesInstanceUID="1.1.1")
+    write_header(tmp_path / "shared" / "other.dcm", SeriesInstanceUID="1.1.9", Modality="SR")
+    write_series(tmp_path / "half_a", SeriesInstanceUID="1.1.2")
+    write_series(tmp_path / "half_b", SeriesInstanceUID="1.1.2")
+    write_series(tmp_path / "scout", SeriesInstanceUID="1.1.3", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(tmp_path / "single", 1, SeriesInstanceUID="1.1.4")
+    write_series(tmp_path, SeriesInstanceUID="1.1.5")
+    assert found(tmp_path) == []
+    assert "1.1.1 (2 files) shares its folder with 1 other series" in reason(tmp_path, "shared")
+    assert "'SR'" in reason(tmp_path, "shared/other.dcm")
+    assert "spread over 2 folders" in reason(tmp_path, "half_a")
+    assert "localizer" in reason(tmp_path, "scout")
+    assert "single file" in reason(tmp_path, "single/0.dcm")
+    assert "directly in the searched folder" in reason(tmp_path, ".")
+
+
+def test_dicom_files_without_a_view_or_a_patient_are_left_out(tmp_path: Path):
+    write_dicom_film(tmp_path / "a.dcm", "")
+    write_dicom_film(tmp_path / "b.dcm", "LLO")
+    write_header(tmp_path / "c.dcm", PatientID="")
+    write_header(tmp_path / "d.dcm", Modality="SC")
+    assert "View Position is ''" in reason(tmp_path, "a.dcm")
+    assert "View Position is 'LLO'" in reason(tmp_path, "b.dcm")
+    assert "PatientID is empty" in reason(tmp_path, "c.dcm")
+    assert "modality is 'SC'" in reason(tmp_path, "d.dcm")
+
+
+def test_files_beside_dicom_files_and_namesakes_of_their_folder_are_of_the_same_patient(tmp_path: Path):
+    write_series(tmp_path / "folder" / "series")
+    write_volume(tmp_path / "folder" / "copy.nii.gz")
+    write_volume(tmp_path / "folder_s2.nii.gz")
+    assert [patient for patient, _, _ in found(tmp_path)] == ["P", "P", "P"]
+    write_series(tmp_path / "folder" / "other", PatientID="Q", StudyInstanceUID="1.2", SeriesInstanceUID="1.2.1")
+    assert "2 patients" in reason(tmp_path, "folder/copy.nii.gz")
+    assert "2 patients" in reason(tmp_path, "folder_s2.nii.gz")
+
+
+def test_the_order_of_the_file_system_has_no_part_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for patient in ("c", "a", "b"):
+        write_volume(tmp_path / patient / "ct.nii.gz")
+        write_picture(tmp_path / patient / "pa.png")
+    straight, walk = find_records(tmp_path), os.walk
+
+    def backwards(folder, **options):
+        entries = [(place, names, files[::-1]) for place, names, files in walk(folder, **options)]
+        return reversed(entries)
+
+    monkeypatch.setattr(os, "walk", backwards)
+    assert find_records(tmp_path) == straight
