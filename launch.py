@@ -36,7 +36,9 @@ CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
 SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
 TRACEBACK = b"Traceback (most recent call last)"
-BUNDLE_ERROR = re.compile(r"^(?:scripts\.errors\.)?(?:Input|Output|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M)
+BUNDLE_ERROR = re.compile(
+    r"^(?:scripts\.errors\.)?(?:Input|Output|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M
+)
 RANK = re.compile(r"^\[rank\d+\]: ?", re.M)
 RANK_AT_END = re.compile(rb"\[rank\d+\]: $")
 FIRST_ERROR = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(\S.*)", re.M)

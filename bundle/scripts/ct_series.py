@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -53,11 +54,11 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
         except Exception as error:
             problems[name] = str(error) or type(error).__name__
     if not headers:
-        raise InputError(f"{where} holds no DICOM file ({len(names)} others), expected the slices of one CT series.")
+        raise InputError(f"{where} holds no DICOM file ({len(names)} other file(s)), expected the slices of one CT series.")
     if problems:
         name, problem = next(iter(problems.items()))
         raise InputError(
-            f"{where} holds {len(problems)} files beside {len(headers)} DICOM slices that cannot be used, such as "
+            f"{where} holds {len(problems)} file(s) beside {len(headers)} DICOM slices that cannot be used, such as "
             f"{name} ({problem}); fetch them again if they are slices, else move them out of the folder."
         )
     return headers
@@ -66,19 +67,21 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
 def _read_header(path: str) -> Dataset:
     with open(path, "rb") as file:
         header = dcmread(file, stop_before_pixels=True)
-        syntax = header.file_meta.TransferSyntaxUID
-        missing = 0 if syntax == DeflatedExplicitVRLittleEndian else _missing_bytes(header, file, syntax.is_compressed)
+        deflated = header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
+        missing = 0 if deflated else _missing_bytes(header, file)
     if missing:
         raise EOFError(f"no pixel data, or truncated: at least {missing} bytes are missing")
     return header
 
 
-def _missing_bytes(header: Dataset, file, compressed: bool) -> int:
-    """At least so many bytes of pixel data are missing from where the file stands, before its pixel data, to its end."""
-    if compressed:
+def _missing_bytes(header: Dataset, file: BinaryIO) -> int:
+    """At least so many bytes are missing from where the file stands, before its pixel data, to its end."""
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
         return 0 if END_OF_FRAMES in file.read() else len(END_OF_FRAMES)
-    expected = header.get("Rows", 0) * header.get("Columns", 0) * header.get("BitsAllocated", 16) // 8
-    return max(0, max(expected, 1) - (os.fstat(file.fileno()).st_size - file.tell() - 8))
+    tag_and_length = 8 if syntax.is_implicit_VR else 12
+    pixels = header.get("Rows", 0) * header.get("Columns", 0) * header.get("BitsAllocated", 16) // 8
+    return max(0, tag_and_length + pixels - (os.fstat(file.fileno()).st_size - file.tell()))
 
 
 def _check_one_series(headers: Mapping[str, Dataset], where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+import nibabel
 import torch
 from monai.data import ITKReader, MetaTensor, NibabelReader
 from monai.transforms import LoadImage
@@ -33,14 +34,15 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
 
     Raises:
         InputError: for another suffix, a series that is no CT volume, one that ITK would not read as a whole, or a NIfTI
-            that does not say how it is oriented.
+            that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`.
     """
     if os.path.isdir(path):
         return _read_series(loader, path, field)
     if path.lower().endswith(OF_ITK):
         return loader(path, reader=ITKReader())
     if path.lower().endswith(NIFTI):
-        return _read_nifti(loader, path, field)
+        _check_nifti_header(path, f"{path}: field '{field}'")
+        return loader(path, reader=NibabelReader())
     raise InputError(
         f"{path}: field '{field}' names no CT that can be read, expected the folder of a DICOM series or a file "
         f"{', '.join(NIFTI + OF_ITK)}; convert it, or name the folder instead of one slice."
@@ -79,6 +81,27 @@ def check_ct(ct: MetaTensor, where: str) -> None:
         )
 
 
+def check_axes(axes: torch.Tensor, where: str) -> None:
+    """
+    Args:
+        axes: `(3, 3)`, a column in mm for each axis of a volume.
+        where: the file and field, for messages.
+
+    Raises:
+        InputError: when an axis has no finite length or two axes are not at a right angle.
+    """
+    lengths = axes.norm(dim=0)
+    if not (torch.isfinite(lengths).all() and (lengths > 0).all()):
+        sides = " x ".join(f"{length:.3g}" for length in lengths.tolist())
+        raise InputError(f"{where} has voxel sides of {sides} mm, expected finite lengths above 0.")
+    cosine = ((axes / lengths).T @ (axes / lengths)).fill_diagonal_(0).abs().max()
+    if cosine > SHEAR:
+        raise InputError(
+            f"{where} is sheared: two of its axes meet at {torch.rad2deg(torch.acos(cosine)):.1f} degrees, expected 90; "
+            f"resample it to a grid of right angles, as for a CT taken with a tilted gantry."
+        )
+
+
 def _read_series(loader: LoadImage, folder: str, field: str) -> MetaTensor:
     slices = check_ct_series(folder, field)
     ct = loader(folder, reader=ITKReader())
@@ -90,29 +113,12 @@ def _read_series(loader: LoadImage, folder: str, field: str) -> MetaTensor:
     return ct
 
 
-def _read_nifti(loader: LoadImage, path: str, field: str) -> MetaTensor:
-    ct = loader(path, reader=NibabelReader())
-    if not int(ct.meta["sform_code"]) and not int(ct.meta["qform_code"]):
+def _check_nifti_header(path: str, where: str) -> None:
+    """The header as it is: MONAI's reader changes an affine that does not fit the voxels' sides."""
+    image = nibabel.load(path)
+    if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
         raise InputError(
-            f"{path}: field '{field}' has sform_code 0 and qform_code 0, expected one of them above 0: the file does not "
-            f"say which side is the patient's right; convert the original again."
+            f"{where} has sform_code 0 and qform_code 0, expected one of them above 0: the file does not say which side "
+            f"is the patient's right; convert the original again."
         )
-    return ct
-
-
-def check_axes(axes: torch.Tensor, where: str) -> None:
-    """`axes`: `(3, 3)`, a column in mm for each axis of the volume."""
-    lengths = axes.norm(dim=0)
-    if not torch.isfinite(lengths).all() or lengths.min() < 1e-6:
-        raise InputError(f"{where} has voxel sides of {_listed(lengths)} mm, expected finite lengths above 0.")
-    cosines = ((axes / lengths).T @ (axes / lengths) - torch.eye(3, dtype=axes.dtype)).abs()
-    if cosines.max() > SHEAR:
-        angle = torch.rad2deg(torch.acos(cosines.max())).item()
-        raise InputError(
-            f"{where} is sheared: two of its axes meet at {angle:.1f} degrees, expected 90; resample it to a grid of "
-            f"right angles, as for a CT taken with a tilted gantry."
-        )
-
-
-def _listed(lengths: torch.Tensor) -> str:
-    return " x ".join(f"{length:.3g}" for length in lengths.tolist())
+    check_axes(torch.as_tensor(image.affine[:3, :3]), where)
