@@ -120,7 +120,7 @@ def test_every_attribute_that_a_ct_image_needs_is_there(series):
 def test_every_value_is_valid_also_where_the_numbers_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Decimal strings have 16 characters at most."""
     affine = cube_affine(5, 10 / 3, torch.tensor([-100 / 3, 1e-7, 1 / 3]))
-    write_ct_series(str(tmp_path / "ct"), volume(5, 6, 7), torch.tensor(TURN) @ affine)
+    write_ct_series(str(tmp_path / "ct"), volume(5, 6, 7), torch.tensor(TURN).double() @ affine)
     monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.RAISE)
     for image in images(tmp_path / "ct"):
         assert len([element.value for element in image]) > 50

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from .errors import InputError
@@ -51,6 +52,8 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
     for name in names:
         try:
             headers[name] = _read_header(os.path.join(folder, name))
+        except InvalidDicomError:
+            problems[name] = "no DICOM file"
         except Exception as error:
             problems[name] = str(error) or type(error).__name__
     if not headers:

@@ -67,8 +67,8 @@ def read_identification(path: str) -> Dataset:
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(IDENTIFICATION))
     except Exception as error:
         raise InputError(
-            f"{path}: the patient's data cannot be copied from it ({error}), expected a DICOM file; leave out "
-            f"`--copy-patient`, or give the radiograph as DICOM."
+            f"{path}: the patient's data cannot be copied from it, expected a DICOM file; give the radiograph as DICOM, or "
+            f"do not ask for the patient."
         ) from error
     if not header.get("StudyInstanceUID"):
         raise InputError(f"{path}: StudyInstanceUID is missing, expected it for copying the patient's data.")

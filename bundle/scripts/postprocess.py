@@ -12,6 +12,7 @@ from monai.transforms import Transform
 
 from .attenuation import scaled_to_hu
 from .dicom_export import read_identification, write_ct_series
+from .errors import InputError
 from .files import cube_affine, write_ct, write_whole
 from .pictures import preview_figure
 
