@@ -4,12 +4,15 @@ from collections.abc import Callable
 from math import cos, radians, sin
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+import torch
 from ct_series_files import INTERCEPT, SHAPE, ras_affine, stored_values, write_series
+from monai.transforms import Compose, Orientationd
 from pydicom import Dataset
 from pydicom.uid import RLELossless, generate_uid
-from scripts import InputError, LoadRecordd
+from scripts import InputError, LoadRecordd, ResampleToCubed
 
 CORONAL, TURNED = (1, 0, 0, 0, 0, -1), (cos(0.2), sin(0.2), 0, -sin(0.2), cos(0.2), 0)
 
@@ -56,6 +59,20 @@ def test_positions_rounded_to_a_tenth_are_no_gap_and_the_spacing_is_their_mean(t
 
     ct = load(write_series(tmp_path / "series", rounded, shape=(6, 5, 11)))
     assert ct.affine[2, 2].item() == pytest.approx(0.67, rel=1e-6)
+
+
+@pytest.mark.parametrize("orientation", [CORONAL, TURNED])
+def test_a_series_and_its_nifti_give_the_same_cube(tmp_path: Path, orientation: tuple):
+    """Finer than the cube along two axes, and smaller than it: averaged, with air around."""
+    place = {"orientation": orientation, "spacing": (2.0, 2.0, 9.0), "origin": (-30.0, 12.5, 140.0)}
+    write_series(tmp_path / "series", **place, shape=(40, 30, 8))
+    hu = (stored_values((40, 30, 8)) + INTERCEPT).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(hu, ras_affine(**place)), tmp_path / "ct.nii")
+    to_cube = Compose([LoadRecordd("ct", 3), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 24, 144.0)])
+    with pytest.warns(UserWarning, match="of the cube"):
+        series, volume = (to_cube({"ct": str(tmp_path / name)})["ct"] for name in ("series", "ct.nii"))
+    torch.testing.assert_close(series.as_tensor(), volume.as_tensor(), rtol=0, atol=0.1)
+    assert series.std() > 50 and series[0, 0, 0, 0] == -1024
 
 
 def at(index: int, **values) -> Callable[[Dataset, int], None]:
@@ -106,18 +123,16 @@ SPOILT: dict[str, tuple[Callable[[Dataset, int], None], list[str]]] = {
     "no spacing": (without("PixelSpacing"), ["PixelSpacing is missing"]),
     "spacing 0": (at(1, PixelSpacing=[0, 1]), ["1.dcm", "PixelSpacing is [0.0, 1.0]", "above 0 mm"]),
     "negative spacing": (every(PixelSpacing=[1, -1]), ["PixelSpacing is [1.0, -1.0]"]),
-    "sizes": (
-        lambda image, index: index == 3 and [image.__setattr__("Rows", 2), image.__setattr__("PixelData", bytes(24))],
-        ["different Rows: 5 in 0.dcm, but 2 in 3.dcm (1 of 4"],
-    ),
+    "sizes": (at(3, Rows=2, PixelData=bytes(24)), ["different Rows: 5 in 0.dcm, but 2 in 3.dcm (1 of 4"]),
     "spacings": (at(2, PixelSpacing=[3, 2.5]), ["different PixelSpacing", "2.dcm (1 of 4"]),
     "orientations": (at(3, ImageOrientationPatient=list(CORONAL)), ["different ImageOrientationPatient", "3.dcm"]),
     "doubles": (at(2, ImagePositionPatient=[0, 0, 5]), ["1.dcm and 2.dcm at 5.00 mm", "place of another"]),
     "gap": (every_at(lambda i: [0, 0, 5 * i + 5 * (i > 1)]), ["10.000 mm from 1.dcm to 2.dcm (at 5.00", "5.000 mm as"]),
-    "small gap": (every_at(lambda i: [0, 0, 5 * i + 0.11 * (i > 2)]), ["5.110 mm from 2.dcm to 3.dcm"]),
+    "small gap": (every_at(lambda i: [0, 0, 5 * i + 0.3 * (i > 2)]), ["5.300 mm from 2.dcm to 3.dcm"]),
+    "steps that grow": (every_at(lambda i: [0, 0, 5 * i + 0.08 * i**2]), ["uneven steps"]),
     "tilt": (tilted(12.0), ["tilted gantry", "12.0 degrees off their normal"]),
     "tilt other way": (tilted(-0.6), ["0.6 degrees"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("spoil", "parts"), SPOILT.values(), ids=SPOILT.keys())

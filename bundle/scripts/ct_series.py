@@ -16,8 +16,8 @@ from .errors import InputError
 
 END_OF_FRAMES = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 """Ends compressed pixel data: the sequence delimitation item and its length."""
-GAP_MM, GAP_RATIO, TILT_DEGREES = 0.1, 0.01, 0.5
-"""How far slices may lie from even steps, in mm (positions are often rounded) or of the step, and from their normal."""
+UNEVEN_MM, TILT_DEGREES = 0.1, 0.5
+"""How far slices may lie from even steps, since positions are often rounded, and their stack from their normal."""
 
 
 def check_ct_series(folder: str, field: str) -> int:
@@ -150,12 +150,13 @@ def _check_stack(headers: Mapping[str, Dataset], where: str) -> None:
     positions = np.array([header.ImagePositionPatient for header in headers.values()], dtype=float)
     order = np.argsort(positions @ normal, kind="stable")
     names, positions = [list(headers)[i] for i in order], positions[order]
-    _check_steps(names, np.diff(positions @ normal), positions @ normal, where)
+    _check_steps(names, positions @ normal, where)
     _check_tilt(positions[-1] - positions[0], normal, where)
 
 
-def _check_steps(names: list[str], steps: np.ndarray, places: np.ndarray, where: str) -> None:
-    """`steps` in mm from slice to slice, `places` along the normal in mm."""
+def _check_steps(names: list[str], places: np.ndarray, where: str) -> None:
+    """`places`: in mm along the normal, ascending."""
+    steps = np.diff(places)
     same = np.flatnonzero(steps < 1e-3)
     if len(same):
         pair = f"{names[same[0]]} and {names[same[0] + 1]} at {places[same[0]]:.2f} mm"
@@ -163,9 +164,9 @@ def _check_steps(names: list[str], steps: np.ndarray, places: np.ndarray, where:
             f"{where} holds {len(same)} slice(s) at the place of another, such as {pair} along their normal, expected "
             f"each place once; remove the doubles, or keep one phase of several."
         )
-    usual = float(np.median(steps))
-    worst = int(np.abs(steps - usual).argmax())
-    if abs(steps[worst] - usual) > max(GAP_RATIO * usual, GAP_MM) + 1e-6:
+    if np.abs(places - np.linspace(places[0], places[-1], len(places))).max() > UNEVEN_MM:
+        usual = float(np.median(steps))
+        worst = int(np.abs(steps - usual).argmax())
         raise InputError(
             f"{where} has uneven steps between slices: {steps[worst]:.3f} mm from {names[worst]} to {names[worst + 1]} "
             f"(at {places[worst]:.2f} mm along their normal), expected {usual:.3f} mm as between the others; fetch the "
