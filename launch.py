@@ -37,7 +37,9 @@ CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
 SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
 TRACEBACK = b"Traceback (most recent call last)"
-BUNDLE_ERROR = re.compile(r"^(?:scripts\.errors\.)?(?:Input|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M)
+BUNDLE_ERROR = re.compile(
+    r"^(?:scripts\.errors\.)?(?:Input|Output|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M
+)
 RANK = re.compile(r"^\[rank\d+\]: ?", re.M)
 RANK_AT_END = re.compile(rb"\[rank\d+\]: $")
 FIRST_ERROR = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(\S.*)", re.M)
@@ -92,6 +94,8 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--lateral", type=Path, required=True, metavar="FILE")
     verb.add_argument("--output", type=Path, required=True, metavar="DIR")
     verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
+    verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
     verb.set_defaults(verb=infer)
 
     verb = verbs.add_parser("evaluate", help="score weights on the test section of a dataset")
@@ -154,7 +158,10 @@ def infer(arguments: argparse.Namespace) -> None:
     for name in ("frontal", "lateral"):
         if not getattr(arguments, name).is_file():
             raise LaunchError(f"--{name} {getattr(arguments, name)}: no such file.")
+    if arguments.copy_patient and not arguments.dicom:
+        raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     check_weights(arguments.weights)
+    asked = {name: "True" for name in ("dicom", "copy_patient") if getattr(arguments, name)}
     bundle(
         "run",
         [CONFIGS / "inference.json", *overlay_beside(arguments.weights)],
@@ -163,8 +170,10 @@ def infer(arguments: argparse.Namespace) -> None:
         lateral=arguments.lateral,
         weights=arguments.weights,
         output_dir=arguments.output,
+        **asked,
     )
-    print(f"\nWrote {arguments.output / 'ct.nii.gz'} and {arguments.output / 'preview.png'}. Research use only.")
+    written = ["ct.nii.gz", "ct_dicom", "preview.png"] if arguments.dicom else ["ct.nii.gz", "preview.png"]
+    print(f"\nWrote {', '.join(written)} in {arguments.output}. Research use only.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -234,17 +243,21 @@ def formatted(value: float | None, places: int) -> str:
     return "-" if value is None else f"{value:.{places}f}"
 
 
-def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **overrides: Path) -> None:
+def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **overrides: Path | str) -> None:
     """Runs one `monai.bundle run` line from the repository root."""
     names = [config.as_posix() for config in configs]
     line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(names) if len(names) > 1 else names[0]]
     line += ["--bundle_root", "bundle"]
-    line += [part for name, value in overrides.items() for part in (f"--{name}", value.as_posix())]
+    line += [part for name, value in overrides.items() for part in (f"--{name}", as_text(value))]
     if gpus > 1:
         line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", *line]
     status = run([str(PYTHON), *line], shown_as=shown(["python", *line]), error_log=output / "error.log")
     if status != 0:
         raise LaunchError(f"the command above ended with status {status}.")
+
+
+def as_text(value: Path | str) -> str:
+    return value.as_posix() if isinstance(value, Path) else value
 
 
 def run(command: list[str], shown_as: str, error_log: Path | None = None, folder: Path = ROOT) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from math import inf, nan
 from pathlib import Path
 
@@ -10,8 +11,16 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from scripts import LoadRecordd, PrepareXraysd
-from scripts.files import cube_affine, write_ct, write_film, write_film_picture, write_json, write_whole
+from scripts import LoadRecordd, OutputError, PrepareXraysd
+from scripts.files import (
+    cube_affine,
+    write_ct,
+    write_film,
+    write_film_picture,
+    write_folder_whole,
+    write_json,
+    write_whole,
+)
 from scripts.pictures import _slice, preview_figure, volume_figure, xray_figure
 
 
@@ -60,6 +69,38 @@ def test_an_interrupted_writer_leaves_no_file(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write_whole(str(tmp_path / "a.txt"), interrupted)
     assert names(tmp_path) == []
+
+
+def test_a_folder_appears_whole_in_the_place_of_the_earlier_one(tmp_path: Path):
+    def write(folder: str) -> None:
+        assert names(Path(folder)) == []
+        assert not (tmp_path / "new").exists() or names(tmp_path / "new") == ["a.txt"]
+        Path(folder, "a.txt").write_text("whole")
+
+    for _ in range(2):
+        write_folder_whole(str(tmp_path / "new"), write)
+        assert names(tmp_path) == ["new"]
+    write_folder_whole(str(tmp_path / "new"), lambda folder: Path(folder, "b.txt").write_text("other"))
+    assert names(tmp_path / "new") == ["b.txt"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_folder_that_cannot_be_renamed_leaves_the_earlier_one(tmp_path: Path, monkeypatch, failing: int):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old.txt").write_text("old")
+    rename, calls = os.rename, []
+
+    def fail_once(source: str, target: str) -> None:
+        calls.append(source)
+        if len(calls) == failing:
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail_once)
+    with pytest.raises(OutputError, match="a: cannot be written .Permission denied"):
+        write_folder_whole(str(tmp_path / "a"), lambda folder: Path(folder, "new.txt").write_text("new"))
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == ["old.txt"]
 
 
 def test_a_relative_path_starts_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

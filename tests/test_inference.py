@@ -9,8 +9,11 @@ import pytest
 import torch
 from bundle_runs import bundle_run_here, cause_of
 from conftest import Trained
+from ct_series_files import write_series
+from monai.transforms import Orientation
 from PIL import Image
-from scripts import CheckpointError, FinalVolumeInferer, InputError, ToHUd
+from pydicom import dcmread
+from scripts import CheckpointError, FinalVolumeInferer, InputError, LoadRecordd, SaveReconstructiond, ToHUd
 from scripts.files import cube_affine, write_film, write_film_picture
 
 
@@ -68,6 +71,36 @@ def test_the_preview_shows_both_films_and_three_planes(overlay, weights, films, 
     assert preview.shape[1] > 4 * preview.shape[0] > 400
     for panel in np.array_split(preview[preview.shape[0] // 4 :], 5, axis=1):
         assert panel.std() > 10
+
+
+def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, films, tmp_path: Path):
+    infer(overlay, weights, tmp_path, dicom=True, **films)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png"]
+    to_ras, load = Orientation("RAS", labels=None), LoadRecordd("ct", 3)
+    series, volume = (to_ras(load({"ct": str(tmp_path / name)})["ct"]) for name in ("ct_dicom", "ct.nii.gz"))
+    assert torch.equal(series.as_tensor(), volume.as_tensor())
+    torch.testing.assert_close(series.affine, volume.affine, rtol=1e-6, atol=1e-5)
+    assert {dcmread(path).PatientID for path in (tmp_path / "ct_dicom").iterdir()} == {"ANONYMOUS"}
+
+
+def test_a_patient_that_cannot_be_copied_ends_it_before_anything_is_written(overlay, weights, films, tmp_path: Path):
+    with pytest.raises(RuntimeError) as caught:
+        infer(overlay, weights, tmp_path, dicom=True, copy_patient=True, **films)
+    assert "the patient's data cannot be copied from it" in cause_of(caught.value, InputError)
+    with pytest.raises(RuntimeError) as caught:
+        infer(overlay, weights, tmp_path, copy_patient=True, **films)
+    assert "copy_patient needs dicom" in cause_of(caught.value, InputError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_patient_is_copied_when_asked(tmp_path: Path):
+    film = write_series(tmp_path / "film", lambda image, _: setattr(image, "PatientID", "4711")) / "0.dcm"
+    record = {"pred": torch.rand(1, 8, 8, 8), "image": torch.rand(2, 16, 16)}
+    save = SaveReconstructiond(str(tmp_path / "output"), dicom=True, copy_patient_from=str(film))
+    save(ToHUd((-1024.0, 1024.0), fov_mm=80.0)(record))
+    images = [dcmread(path) for path in (tmp_path / "output" / "ct_dicom").iterdir()]
+    assert {image.PatientID for image in images} == {"4711"}
+    assert {image.StudyInstanceUID for image in images} == {dcmread(film).StudyInstanceUID}
 
 
 def test_pictures_of_any_size_give_a_volume(overlay, weights, films, tmp_path: Path):

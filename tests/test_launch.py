@@ -79,6 +79,11 @@ def test_it_needs_nothing_but_python():
         (["train"], "train", {"stage": "all", "gpus": 1, "tiny": False, "dataset_dir": None}),
         (["train", "--stage", "2", "--gpus", "4", "--tiny"], "train", {"stage": "2", "gpus": 4, "tiny": True}),
         (["infer", "--frontal", "a", "--lateral", "b", "--output", "c"], "infer", {"frontal": Path.cwd() / "a"}),
+        (
+            ["infer", "--frontal", "a", "--lateral", "b", "--output", "c", "--dicom", "--copy-patient"],
+            "infer",
+            {"dicom": True, "copy_patient": True},
+        ),
         (["evaluate", "--dataset_dir", "d"], "evaluate", {"weights": ROOT / "bundle" / "models" / "model.pt"}),
         (["datalist", "d"], "datalist", {"dataset_dir": Path.cwd() / "d", "check": False, "overwrite": False}),
         (["datalist", "d", "--check"], "datalist", {"check": True}),
@@ -355,6 +360,23 @@ def test_datalist_writes_one_from_the_bundles_folder_and_never_over_another(comm
     assert f"error: {tmp_path}/a folder/datalist.json: is there already" in error
     assert error.endswith("launch.py: error: the command above ended with status 1; its message is above.\n")
     assert (tmp_path / "a folder" / "datalist.json").read_text() == written
+
+
+def test_infer_writes_a_dicom_series_when_asked(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
+    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
+    assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output", "--dicom") == 0
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png"]
+    assert len(list((tmp_path / "output" / "ct_dicom").glob("*.dcm"))) == 64
+    output = capfd.readouterr().out
+    assert " --dicom True" in output and "copy_patient" not in output
+    assert "ct_dicom" in output.splitlines()[-1]
+
+
+def test_a_patient_can_be_copied_only_into_a_dicom_series(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
+    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
+    assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output", "--copy-patient") == 1
+    assert capfd.readouterr().err.startswith("\nlaunch.py: error: --copy-patient needs --dicom")
+    assert not (tmp_path / "output").exists()
 
 
 def test_a_bundles_error_ends_the_launcher_with_its_message(command, dataset: Path, tmp_path: Path, capfd):

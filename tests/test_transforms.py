@@ -115,7 +115,7 @@ REFUSED: dict[str, tuple[int, Callable[[Path], str], str]] = {
     "missing file": (3, lambda folder: str(folder / "nowhere.nii.gz"), "does not exist"),
     "text as volume": (3, lambda folder: text_file(folder / "a.nii.gz"), "cannot be read as an image"),
     "text as picture": (2, lambda folder: text_file(folder / "a.png"), "cannot be read as an image"),
-    "empty folder": (3, lambda folder: str(folder), "cannot be read as an image"),
+    "empty folder": (3, lambda folder: str(folder), "holds no DICOM file"),
     "channels": (3, lambda folder: nifti(folder / "a.nii.gz", noise(4, 5, 6, 2)), "shape (4, 5, 6, 2)"),
     "flat volume": (3, lambda folder: nifti(folder / "a.nii.gz", noise(4, 5)), "shape (4, 5)"),
     "volume as film": (2, lambda folder: nifti(folder / "a.nii.gz", noise(4, 5, 6)), "shape (4, 5, 6)"),

@@ -6,8 +6,9 @@ from .batch import FinalVolumeInferer, PrepareBiplanarBatch
 from .cascade import ProgressiveCascadeModel
 from .checkpoints import CascadeCheckpointLoader
 from .demo_data import chest_ct, write_dataset
+from .dicom_export import read_identification, write_ct_series
 from .encoder import MultiScaleXrayEncoder
-from .errors import CheckpointError, InputError, PretrainedWeightsError
+from .errors import CheckpointError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import EvaluationReport
 from .geometry import BiplanarGeometry
 from .losses import (
@@ -44,6 +45,7 @@ __all__ = [
     "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
+    "OutputError",
     "PrepareBiplanarBatch",
     "PrepareXraysd",
     "PretrainedWeightsError",
@@ -68,7 +70,9 @@ __all__ = [
     "lift",
     "load_records",
     "project",
+    "read_identification",
     "scaled_to_hu",
     "structural_similarity",
+    "write_ct_series",
     "write_dataset",
 ]

@@ -5,6 +5,10 @@ class InputError(ValueError):
     """A file, a record or a tensor is not what the bundle can work with."""
 
 
+class OutputError(OSError):
+    """A result cannot be written."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint is missing, or is not the one that this stage needs."""
 

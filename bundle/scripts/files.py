@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ import nibabel
 import numpy as np
 import torch
 from PIL import Image
+
+from .errors import OutputError
 
 
 def write_whole(path: str, write: Callable[[str], Any]) -> None:
@@ -25,6 +28,29 @@ def write_whole(path: str, write: Callable[[str], Any]) -> None:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def write_folder_whole(path: str, write: Callable[[str], Any]) -> None:
+    """
+    As :func:`write_whole`, for a folder: `write` gets an empty one beside `path`, which then takes the place of an
+    earlier result. Where something fails the earlier result stays as it was.
+
+    Raises:
+        OutputError: when the folder cannot be written, as on a full disk, or `path` is a file.
+    """
+    path = os.path.abspath(path)
+    parent, name = os.path.split(path)
+    temporary = os.path.join(parent, f".unfinished-{os.getpid()}-{name}")
+    try:
+        os.makedirs(temporary)
+        write(temporary)
+        _take_the_place(temporary, path, os.path.join(parent, f".earlier-{os.getpid()}-{name}"))
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free the place or choose another output folder."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
@@ -72,6 +98,20 @@ def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None)
     if centre_mm is not None:
         affine[:3, 3] += centre_mm
     return affine
+
+
+def _take_the_place(temporary: str, path: str, earlier: str) -> None:
+    """A folder that is not empty cannot be renamed over: it steps aside first, and back if need be."""
+    if not os.path.isdir(path):
+        os.rename(temporary, path)
+        return
+    os.rename(path, earlier)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(earlier, path)
+        raise
+    shutil.rmtree(earlier)
 
 
 def _write_nifti(path: str, array: np.ndarray, affine: np.ndarray) -> None:

@@ -11,6 +11,8 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from .attenuation import scaled_to_hu
+from .dicom_export import read_identification, write_ct_series
+from .errors import InputError
 from .files import cube_affine, write_ct, write_whole
 from .pictures import preview_figure
 
@@ -34,18 +36,29 @@ class ToHUd(Transform):
 
 class SaveReconstructiond(Transform):
     """
-    Writes `ct.nii.gz` (HU) and `preview.png` (both X-rays and three planes).
+    Writes `ct.nii.gz` (HU) and `preview.png` (both X-rays and three planes), and `ct_dicom` when asked.
 
     Args:
         output_dir: where to.
+        dicom: whether to write the folder `ct_dicom` as well, a DICOM CT series of the same HU.
+        copy_patient_from: DICOM file of which the series takes the patient's and the study's identification; by default
+            it names nobody.
+
+    Raises:
+        InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`.
     """
 
-    def __init__(self, output_dir: str) -> None:
-        self.output_dir = output_dir
+    def __init__(self, output_dir: str, dicom: bool = False, copy_patient_from: str | None = None) -> None:
+        if copy_patient_from and not dicom:
+            raise InputError("copy_patient needs dicom: only the DICOM series names a patient; set both, or neither.")
+        self.output_dir, self.dicom = output_dir, dicom
+        self.identification = read_identification(copy_patient_from) if copy_patient_from else None
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        hu = record["pred"][0]
-        write_ct(os.path.join(self.output_dir, "ct.nii.gz"), hu.as_tensor(), record["pred"].affine)
-        picture = preview_figure(torch.as_tensor(record["image"]).float(), hu.as_tensor())
+        hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
+        write_ct(os.path.join(self.output_dir, "ct.nii.gz"), hu, affine)
+        if self.dicom:
+            write_ct_series(os.path.join(self.output_dir, "ct_dicom"), hu, affine, self.identification)
+        picture = preview_figure(torch.as_tensor(record["image"]).float(), hu)
         write_whole(os.path.join(self.output_dir, "preview.png"), picture.savefig)
         return dict(record)

@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from .attenuation import hu_to_attenuation
+from .ct_volume import check_ct, read_ct
 from .errors import InputError
 from .geometry import BiplanarGeometry
 from .projector import project
@@ -33,12 +34,13 @@ class LoadRecordd(MapTransform):
 
     Args:
         keys: fields to load. A field that the record lacks is left out when `allow_missing_keys` is set.
-        spatial_dims: 3 for volumes, 2 for X-rays. A volume's or X-ray's further axes must have length 1.
+        spatial_dims: 3 for CTs, 2 for X-rays. Further axes must have length 1. A CT is a file or the folder of a DICOM
+            series, see :func:`read_ct`.
         allow_missing_keys: see `keys`.
 
     Raises:
         InputError: when the file is missing or no image, has another number of dimensions or several channels, holds
-            NaN or infinite values, or is empty or constant.
+            NaN or infinite values, or is empty or constant; for CTs also what :func:`read_ct` and :func:`check_ct` refuse.
     """
 
     def __init__(self, keys: KeysCollection, spatial_dims: int, allow_missing_keys: bool = False) -> None:
@@ -56,7 +58,9 @@ class LoadRecordd(MapTransform):
         if not os.path.exists(path):
             raise InputError(f"{path}: field '{field}' names a file that does not exist; correct the path.")
         try:
-            image = self.loader(path)
+            image = read_ct(self.loader, path, field) if self.spatial_dims == 3 else self.loader(path)
+        except InputError:
+            raise
         except Exception as error:
             raise InputError(f"{path}: field '{field}' cannot be read as an image ({_last_line(error)}).") from error
         where = f"{path}: field '{field}'"
@@ -74,6 +78,8 @@ class LoadRecordd(MapTransform):
             raise InputError(f"{where} holds {count} NaN or infinite values, expected none.")
         if image.numel() == 0 or image.min() == image.max():
             raise InputError(f"{where} is empty or constant (shape {found}), expected an image with contrast.")
+        if self.spatial_dims == 3:
+            check_ct(image, where)
         return image[None]
 
 

@@ -1,0 +1,124 @@
+"""CTs as the loader takes them: from a DICOM series, NIfTI, NRRD or MetaImage, in HU, on a grid of right angles."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import nibabel
+import torch
+from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.transforms import LoadImage
+
+from .ct_series import check_ct_series
+from .errors import InputError
+
+NIFTI, OF_ITK = (".nii", ".nii.gz"), (".nrrd", ".nhdr", ".mha", ".mhd")
+SHEAR = 0.01
+"""Largest cosine between two axes that counts as a right angle."""
+LUNG_HU, DENSE_HU = -200.0, 2000.0
+"""A chest CT has values below the first, its air; one without negative values but some above the second is not in HU."""
+
+
+def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
+    """
+    Reads a CT: a folder as a DICOM series, which :func:`check_ct_series` checks first, or a file by its suffix.
+
+    Args:
+        loader: runs MONAI's reader of the format: Nibabel's for NIfTI, ITK's for all others.
+        path: folder of a series, or `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
+        field: the record's field, for messages.
+
+    Returns:
+        `(X, Y, Z)` in the file's values, for a series HU, with an affine to RAS+ in mm.
+
+    Raises:
+        InputError: for another suffix, a series that is no CT volume, one that ITK would not read as a whole, or a NIfTI
+            that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`.
+    """
+    if os.path.isdir(path):
+        return _read_series(loader, path, field)
+    if path.lower().endswith(OF_ITK):
+        return loader(path, reader=ITKReader())
+    if path.lower().endswith(NIFTI):
+        _check_nifti_header(path, f"{path}: field '{field}'")
+        return loader(path, reader=NibabelReader())
+    raise InputError(
+        f"{path}: field '{field}' names no CT that can be read, expected the folder of a DICOM series or a file "
+        f"{', '.join(NIFTI + OF_ITK)}; convert it, or name the folder instead of one slice."
+    )
+
+
+def check_ct(ct: MetaTensor, where: str) -> None:
+    """
+    Refuses a volume that has no place in space or is not in HU.
+
+    Args:
+        ct: `(X, Y, Z)`, with an affine.
+        where: the file and field, for messages.
+
+    Raises:
+        InputError: when an axis has fewer than two voxels or no length, two axes are not at a right angle, or the
+            values start at 0 and pass 2000, as stored values do before the rescale to HU.
+
+    Warns:
+        UserWarning: when there is no air, nothing below -200 HU.
+    """
+    if min(ct.shape) < 2:
+        raise InputError(f"{where} has shape {tuple(ct.shape)}, expected at least 2 slices along each axis.")
+    check_axes(ct.affine[:3, :3].double(), where)
+    low, high = float(ct.min()), float(ct.max())
+    if low >= 0 and high > DENSE_HU:
+        raise InputError(
+            f"{where} holds values from {low:g} to {high:g}, expected HU, where air is -1000; these look like stored "
+            f"values: apply the rescale slope and intercept of the original, often 1 and -1024."
+        )
+    if low > LUNG_HU:
+        warnings.warn(
+            f"{where} holds values from {low:g} to {high:g}: no air, though a chest CT in HU has some near -1000. "
+            f"Is it in HU?",
+            stacklevel=2,
+        )
+
+
+def check_axes(axes: torch.Tensor, where: str) -> None:
+    """
+    Args:
+        axes: `(3, 3)`, a column in mm for each axis of a volume.
+        where: the file and field, for messages.
+
+    Raises:
+        InputError: when an axis has no finite length or two axes are not at a right angle.
+    """
+    lengths = axes.norm(dim=0)
+    if not (torch.isfinite(lengths).all() and (lengths > 0).all()):
+        sides = " x ".join(f"{length:.3g}" for length in lengths.tolist())
+        raise InputError(f"{where} has voxel sides of {sides} mm, expected finite lengths above 0.")
+    cosine = ((axes / lengths).T @ (axes / lengths)).fill_diagonal_(0).abs().max()
+    if cosine > SHEAR:
+        raise InputError(
+            f"{where} is sheared: two of its axes meet at {torch.rad2deg(torch.acos(cosine)):.1f} degrees, expected 90; "
+            f"resample it to a grid of right angles, as for a CT taken with a tilted gantry."
+        )
+
+
+def _read_series(loader: LoadImage, folder: str, field: str) -> MetaTensor:
+    slices = check_ct_series(folder, field)
+    ct = loader(folder, reader=ITKReader())
+    if ct.shape[-1] != slices:
+        raise InputError(
+            f"{folder}: field '{field}': ITK joins {ct.shape[-1]} of {slices} slices, expected all; Series Date, Series "
+            f"Number, Sequence Name or Slice Thickness differ among them: make them the same, or part the series."
+        )
+    return ct
+
+
+def _check_nifti_header(path: str, where: str) -> None:
+    """The header as it is: MONAI's reader changes an affine that does not fit the voxels' sides."""
+    image = nibabel.load(path)
+    if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
+        raise InputError(
+            f"{where} has sform_code 0 and qform_code 0, expected one of them above 0: the file does not say which side "
+            f"is the patient's right; convert the original again."
+        )
+    check_axes(torch.as_tensor(image.affine[:3, :3]), where)
