@@ -17,6 +17,7 @@ from scripts import (
     AugmentUnpaired,
     BiplanarGeometry,
     InputError,
+    LoadRadiographsd,
     LoadRecordd,
     PrepareXraysd,
     ProjectXraysd,
@@ -54,8 +55,12 @@ def to_cube(path: str, size: int = SIZE, fov_mm: float = FOV) -> MetaTensor:
 
 
 def prepare(path: str, pixels: int, xray_scale: float = 8.0) -> torch.Tensor:
-    record = LoadRecordd("frontal", 2)({"frontal": path})
-    return PrepareXraysd("frontal", pixels, xray_scale, (1, 99), (0.0, 0.7))(record)["frontal"]
+    """The film on a detector of `pixels`; that its spacing is missing is told elsewhere."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*no pixel spacing")
+        record = LoadRadiographsd()({"frontal": path})
+    geometry = BiplanarGeometry(detector_pixels=pixels)
+    return PrepareXraysd("frontal", geometry, xray_scale, (1, 99), (0.0, 0.7))(record)["frontal"]
 
 
 # Loading
@@ -251,8 +256,8 @@ def pipeline(geometry: BiplanarGeometry) -> Compose:
             LoadRecordd("ct", 3),
             Orientationd("ct", "RAS", labels=None),
             ResampleToCubed("ct", SIZE, FOV),
-            LoadRecordd(["frontal", "lateral"], 2, allow_missing_keys=True),
-            PrepareXraysd(["frontal", "lateral"], 2 * SIZE, 8.0, (1, 99), (0.0, 0.7), allow_missing_keys=True),
+            LoadRadiographsd(),
+            PrepareXraysd(["frontal", "lateral"], geometry, 8.0, (1, 99), (0.0, 0.7), allow_missing_keys=True),
         ]
     )
     augment = AugmentUnpaired(
@@ -345,12 +350,14 @@ def test_brightness_and_contrast_of_an_integer_film_do_not_matter(tmp_path: Path
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 64), (48, 40), (150, 90)])
 def test_films_of_other_sizes_are_brought_to_the_detectors_pixels(tmp_path: Path, height: int, width: int):
-    """A ramp from left to right stays one, from end to end."""
-    ramp = np.broadcast_to((np.arange(width) + 0.5) / width, (height, width)).T[..., None].astype(np.float32)
+    """A ramp from top to bottom stays one, from end to end of the longer side; the picture keeps its shape."""
+    ramp = np.broadcast_to((np.arange(height) + 0.5) / height, (width, height))[..., None].astype(np.float32)
     prepared = prepare(nifti(tmp_path / "film.nii.gz", ramp), 32, xray_scale=1.0)
     assert prepared.shape == (1, 32, 32)
-    expected = ((torch.arange(32) + 0.5) / 32).expand(32, 32)
-    torch.testing.assert_close(prepared[0, :, 3:-3], expected[:, 3:-3], rtol=0, atol=1e-3)
+    margin = (32 - round(32 * width / height)) // 2
+    expected = ((torch.arange(32) + 0.5) / 32)[:, None].expand(32, 32 - 2 * margin)
+    torch.testing.assert_close(prepared[0, 3:-3, margin : 32 - margin], expected[3:-3], rtol=0, atol=1e-3)
+    assert not prepared[0, :, : max(margin - 1, 0)].any() and not prepared[0, :, 33 - margin :].any()
 
 
 def test_a_finer_film_is_averaged_and_not_sampled(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from . import distributed, evaluation, metrics
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
-from .batch import FinalVolumeInferer, PrepareBiplanarBatch
+from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch
 from .cascade import ProgressiveCascadeModel
 from .checkpoints import CascadeCheckpointLoader
 from .datalist import load_records
@@ -23,12 +23,15 @@ from .losses import (
 )
 from .progress import LossReport
 from .projector import lift, project
+from .radiograph import Radiograph
+from .radiograph_reader import read_radiograph
+from .radiograph_transforms import GeometryOfFilmsd, LoadRadiographsd, PrepareXraysd
 from .region import Region
 from .postprocess import SaveReconstructiond, ToHUd
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .tensorboard import TensorBoardPictures
-from .transforms import AugmentUnpaired, LoadRecordd, PrepareXraysd, ProjectXraysd, ResampleToCubed
+from .transforms import AugmentUnpaired, LoadRecordd, ProjectXraysd, ResampleToCubed
 
 __all__ = [
     "AugmentUnpaired",
@@ -38,17 +41,21 @@ __all__ = [
     "DRRReprojectionLoss",
     "EvaluationReport",
     "FinalVolumeInferer",
+    "GeometryOfFilmsd",
     "GradientMagnitudeLoss",
     "InputError",
+    "LoadRadiographsd",
     "LoadRecordd",
     "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
     "PrepareBiplanarBatch",
+    "PrepareFilmsBatch",
     "PrepareXraysd",
     "PretrainedWeightsError",
     "ProgressiveCascadeModel",
     "ProjectXraysd",
+    "Radiograph",
     "Region",
     "ResampleToCubed",
     "SSIMLoss",
@@ -68,6 +75,7 @@ __all__ = [
     "lift",
     "load_records",
     "project",
+    "read_radiograph",
     "scaled_to_hu",
     "structural_similarity",
     "write_dataset",

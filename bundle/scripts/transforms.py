@@ -7,14 +7,12 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, MapTransform, RandomizableTrait, SpatialResample, Transform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from scipy import ndimage
-from torch.nn.functional import interpolate
 
 from .attenuation import hu_to_attenuation
 from .errors import InputError
@@ -154,53 +152,6 @@ class ProjectXraysd(Transform):
         hu = convert_to_tensor(record[self.ct_key])[None]
         films = project(hu_to_attenuation(hu), self.geometry)[0] / self.xray_scale
         return {**record, "frontal": films[:1], "lateral": films[1:]}
-
-
-class PrepareXraysd(MapTransform):
-    """
-    Brings loaded X-rays to the detector's pixels and the model's scale, rows from superior to inferior.
-
-    Images of a floating-point file are line integrals and are divided by `xray_scale`. Images of an integer file have no
-    absolute scale: their `percentiles` are brought to `standard_range`, brighter meaning more attenuation.
-
-    Args:
-        keys: fields with an X-ray, `(1, W, H)` as MONAI's readers give it.
-        pixels: pixels along a side of the detector.
-        xray_scale: line integral that is called 1.
-        percentiles: see above.
-        standard_range: see above.
-        allow_missing_keys: as in every MONAI transform.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        pixels: int,
-        xray_scale: float,
-        percentiles: Sequence[float],
-        standard_range: Sequence[float],
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.pixels, self.xray_scale = pixels, xray_scale
-        self.percentiles, self.standard_range = tuple(percentiles), tuple(standard_range)
-
-    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        record = dict(record)
-        for key in self.key_iterator(record):
-            record[key] = self._prepare(record[key])
-        return record
-
-    def _prepare(self, image: MetaTensor) -> torch.Tensor:
-        film = image.as_tensor().transpose(1, 2)
-        film = film / self.xray_scale if image.meta[HAS_SCALE] else self._standardise(film)
-        film = smooth_for_coarser(film, [side / self.pixels for side in film.shape[1:]])
-        return interpolate(film[None], size=(self.pixels, self.pixels), mode="bilinear", align_corners=False)[0]
-
-    def _standardise(self, film: torch.Tensor) -> torch.Tensor:
-        low, high = np.percentile(film.numpy(), self.percentiles)
-        bottom, top = self.standard_range
-        return (film - low) / max(high - low, 1e-6) * (top - bottom) + bottom
 
 
 def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:
