@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from bundle_runs import bundle_run_here, cause_of
 from conftest import Trained
 from PIL import Image
+from radiographs import write_line_integrals
 from scripts import CheckpointError, FinalVolumeInferer, InputError, ToHUd
 from scripts.files import cube_affine, write_film, write_film_picture
 
@@ -59,6 +61,29 @@ def test_float_films_give_the_cascades_volume_in_hu_at_its_place(overlay, weight
     assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
     np.testing.assert_allclose(image.affine[:3, :3], np.diag([5.625] * 3))
     np.testing.assert_allclose(image.affine @ [31.5, 31.5, 31.5, 1], [0, 0, 0, 1], atol=1e-4)
+
+
+def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_tell(
+    overlay, weights, films, small_cascade, geometry, tmp_path: Path
+):
+    """The phantom's films, said to be AP and RL, named the wrong way round."""
+    xrays = line_integrals(films)
+    place = {"frontal": {"ViewPosition": "AP"}, "lateral": {"ViewPosition": "RL", "PatientOrientation": ["P", "F"]}}
+    paths = [
+        write_line_integrals(tmp_path / f"{field}.dcm", film, **place[field]) for field, film in zip(films, xrays[0].numpy())
+    ]
+    with pytest.warns(UserWarning, match="exchanged"):
+        infer(overlay, weights, tmp_path / "output", frontal=paths[1], lateral=paths[0])
+    model = small_cascade().eval()
+    model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+    with torch.no_grad():
+        told, configured = (
+            model(xrays / 8, geometry=replace(geometry, views=views))[-1][0, 0].clamp(0, 1).numpy() * 2048 - 1024
+            for views in (("AP", "RL"), geometry.views)
+        )
+    found = nibabel.load(tmp_path / "output" / "ct.nii.gz").get_fdata()
+    np.testing.assert_allclose(found, told, atol=1.0)
+    assert np.abs(told - configured).max() > 2.0
 
 
 def test_the_preview_shows_both_films_and_three_planes(overlay, weights, films, tmp_path: Path):

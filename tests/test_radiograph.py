@@ -96,14 +96,14 @@ def test_a_transmission_image_becomes_line_integrals(tmp_path: Path, photometric
     [
         ({"PixelIntensityRelationship": "LIN"}, "transmission"),
         ({"PixelIntensityRelationship": "LIN", "PresentationIntentType": "FOR PRESENTATION"}, "presentation"),
-        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 1, "RescaleIntercept": 0}, "presentation"),
-        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 0.001, "RescaleIntercept": 0}, "line_integral"),
-        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 0.001, "RescaleIntercept": 0, "RescaleType": "OD"}, "presentation"),
+        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 1}, "presentation"),
+        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 0.001}, "line_integral"),
+        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 0.001, "RescaleType": "OD"}, "presentation"),
         ({}, "presentation"),
     ],
-)  # fmt: skip
+)
 def test_tags_declare_the_scale(tmp_path: Path, tags: dict[str, Any], scale: str):
-    assert read(write_dicom(tmp_path / "film.dcm", RAMP, **tags)).scale == scale
+    assert read(write_dicom(tmp_path / "film.dcm", RAMP, RescaleIntercept=0, **tags)).scale == scale
 
 
 def test_a_declared_scale_goes_before_what_the_file_says(tmp_path: Path):
@@ -153,6 +153,26 @@ def test_films_are_turned_to_be_read(tmp_path: Path, letters: tuple[str, str], p
     film = read(write_dicom(tmp_path / "film.dcm", np.ascontiguousarray(stored), **tags))
     np.testing.assert_array_equal(film.image, canonical)
     assert (film.plane, film.view, film.pixel_mm) == (plane, tags["ViewPosition"], (2.0, 3.0))
+
+
+@pytest.mark.parametrize("suffix", ["png", "dcm"])
+@pytest.mark.filterwarnings("ignore:.*no pixel spacing", "ignore:.*lacks")
+def test_a_declared_orientation_turns_a_film_that_does_not_say(tmp_path: Path, suffix: str):
+    path, values = tmp_path / f"film.{suffix}", (RAMP // 25).astype(np.uint8)
+    if suffix == "png":
+        Image.fromarray(values).save(path)
+    else:
+        write_dicom(path, values, PatientOrientation=None, ViewPosition="LL")
+    film = LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})({"lateral": str(path)})["lateral"]
+    np.testing.assert_array_equal(film.image, values[:, ::-1])
+
+
+def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
+    load = LoadRadiographsd(orientations={"frontal": ["R", "F"], "lateral": ["A", "F"]})
+    np.testing.assert_array_equal(load({"frontal": write_dicom(tmp_path / "film.dcm", RAMP)})["frontal"].image, RAMP)
+    Image.fromarray((RAMP // 25).astype(np.uint8)).save(tmp_path / "film.png")
+    with pytest.raises(InputError, match=r"film_orientation is \['A', 'A'\], expected two directions"):
+        LoadRadiographsd(orientations={"frontal": ["A", "A"]})({"frontal": str(tmp_path / "film.png")})
 
 
 def test_a_view_code_stands_for_a_view_position(tmp_path: Path):

@@ -68,13 +68,14 @@ class PrepareFilmsBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
-        xrays = torch.as_tensor(batchdata["image"]).as_subclass(torch.Tensor).to(device, non_blocking=non_blocking, **kwargs)
+        xrays = torch.as_tensor(batchdata["image"]).as_subclass(torch.Tensor)
+        xrays = xrays.to(device, non_blocking=non_blocking, **kwargs)
         return xrays, None, (), {"geometry": self._of_batch(batchdata["geometry"])}
 
     def _of_batch(self, films: Mapping[str, Any]) -> BiplanarGeometry:
         views = [sorted(set(cases)) for cases in films["views"]]
         if any(len(found) > 1 for found in views):
-            raise InputError(f"The X-rays of a batch have the views {views}, expected one pair; use batches of one case.")
+            raise InputError(f"X-rays of a batch have the views {views}, expected one pair; use batches of one case.")
         distances = {name: films[name] for name in ("source_to_isocentre_mm", "source_to_detector_mm")}
         return replace(self.geometry, views=tuple(found[0] for found in views), **distances)
 

@@ -42,14 +42,18 @@ def picture_area(radiograph: Radiograph) -> Area:
 
 
 def place_on_detector(
-    film: np.ndarray, area: Area, pixel_mm: tuple[float, float] | None, magnification: float | None, geometry: BiplanarGeometry
+    film: np.ndarray,
+    area: Area,
+    pixel_mm: tuple[float, float] | None,
+    magnification: float | None,
+    geometry: BiplanarGeometry,
 ) -> torch.Tensor:
     """
     Reads a film at the detector's pixels. Where it does not reach, there is air.
 
     With `pixel_mm` the middle of the film is the middle of the detector, and a film of another magnification is made
-    larger or smaller until the plane through the isocentre has the geometry's. Without, the longer side of the area spans
-    the detector.
+    larger or smaller until the plane through the isocentre has the geometry's. Without, the longer side of the area
+    spans the detector.
 
     Args:
         film: `(H, W)`, 0 being air.

@@ -35,7 +35,7 @@ def in_order(frontal: Radiograph, lateral: Radiograph) -> tuple[Radiograph, Radi
             f"patient; name films that belong together."
         )
     if frontal.plane == "lateral" or lateral.plane == "frontal":
-        warnings.warn(f"{where}: their tags say that they are exchanged; expected frontal and lateral; they are taken so.")
+        warnings.warn(f"{where}: their tags say that they are exchanged, expected frontal and lateral; taken so.")
         return lateral, frontal
     return frontal, lateral
 
@@ -89,6 +89,6 @@ def warn_of_other_geometry(film: Radiograph, view: str, geometry: BiplanarGeomet
     found, expected = film.source_to_patient_mm, geometry.source_to_isocentre_mm
     if found and not geometry.is_parallel and abs(found / expected - 1) > LARGEST_DIFFERENCE:
         warnings.warn(
-            f"{where}: the source is {found:g} mm from the patient, expected {expected:g} mm as the geometry says, which is "
-            f"used."
+            f"{where}: the source is {found:g} mm from the patient, expected {expected:g} mm as the geometry says, which "
+            f"is used."
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,6 +13,9 @@ from .errors import InputError
 Scale = Literal["line_integral", "transmission", "presentation"]
 SCALES = get_args(Scale)
 PLANE_OF_VIEW = {"AP": "frontal", "PA": "frontal", "LL": "lateral", "RL": "lateral"}
+PLANE_OF_LETTER = {"L": "frontal", "R": "frontal", "A": "lateral", "P": "lateral"}
+AS_READ = {"frontal": ("L", "F"), "lateral": ("P", "F")}
+"""Where rows and columns run to, in the letters of DICOM's Patient Orientation, on films as they are read."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,46 @@ class Radiograph:
     source_to_detector_mm: float | None = None
     source_to_patient_mm: float | None = None
     patient: str | None = None
+
+
+def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
+    """
+    The first letters of where rows and columns run to, as in DICOM's Patient Orientation.
+
+    Raises:
+        InputError: when they are not one along the body (H, F) and one across it (L, R, A, P).
+    """
+    letters = tuple(str(direction)[:1].upper() for direction in directions)
+    along = [letter for letter in letters if letter and letter in "HF"]
+    across = [letter for letter in letters if letter in PLANE_OF_LETTER]
+    if len(letters) != 2 or len(along) != 1 or len(across) != 1:
+        raise InputError(
+            f"{where} is {list(directions)}, expected two directions, one of H or F and one of L, R, A or P; correct it."
+        )
+    return letters
+
+
+def plane_of(letters: tuple[str, str]) -> str:
+    """ "frontal" or "lateral", from where rows and columns run to."""
+    return next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
+
+
+def turn_as_read(radiograph: Radiograph, letters: tuple[str, str]) -> Radiograph:
+    """
+    The radiograph with its rows running to the patient's left or to posterior, its columns to the feet.
+
+    Args:
+        radiograph: as its file stores it.
+        letters: where its rows and its columns run to.
+    """
+    image, exposed, pixel_mm = radiograph.image, radiograph.exposed, radiograph.pixel_mm
+    row, column = letters
+    if row in "HF":
+        image, exposed, row, column = image.T, exposed.T, column, row
+        pixel_mm = pixel_mm and pixel_mm[::-1]
+    flipped = [axis for axis, is_flipped in enumerate((column == "H", row in "RA")) if is_flipped]
+    image, exposed = (np.ascontiguousarray(np.flip(array, flipped)) for array in (image, exposed))
+    return replace(radiograph, image=image, exposed=exposed, pixel_mm=pixel_mm)
 
 
 def line_integrals_of(intensity: np.ndarray, exposed: np.ndarray, floor: float) -> np.ndarray:

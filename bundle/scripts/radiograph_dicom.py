@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from math import isfinite
 
 import numpy as np
@@ -12,7 +13,16 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian
 
 from .errors import InputError
-from .radiograph import PLANE_OF_VIEW, Radiograph, Scale, checked_image, line_integrals_of
+from .radiograph import (
+    PLANE_OF_VIEW,
+    Radiograph,
+    Scale,
+    check_directions,
+    checked_image,
+    line_integrals_of,
+    plane_of,
+    turn_as_read,
+)
 
 try:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
@@ -25,17 +35,20 @@ VIEW_OF_CODE = {
     "399173006": "LL", "R-10236": "LL", "399198007": "RL", "R-10232": "RL",
 }  # fmt: skip
 """DICOM context group 4010 (DX View), in SNOMED CT and in the older SNOMED RT."""
-PLANE_OF_LETTER = {"L": "frontal", "R": "frontal", "A": "lateral", "P": "lateral"}
 
 
-def read_dicom(path: str, where: str, scale: Scale | None = None) -> Radiograph:
+def read_dicom(
+    path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
+) -> Radiograph:
     """
     Reads a DICOM radiograph and turns it as films are read. Tags and defaults are tabled in `docs/data.md`.
 
     Args:
         path: the file.
         where: start of each message: the file and the record's field.
-        scale: what the values are after the modality LUT; by default as the tags say.
+        field: "frontal" or "lateral", what the film is taken for where it does not say.
+        scale: what the values are after the modality LUT; None for what the tags say.
+        orientations: of each plane, Patient Orientation where the file has none.
 
     Raises:
         InputError: when the file is no DICOM, no radiograph or truncated, cannot be decoded, has colours or several
@@ -51,13 +64,17 @@ def read_dicom(path: str, where: str, scale: Scale | None = None) -> Radiograph:
     scale = scale or _scale(dataset)
     image = checked_image(_attenuation(dataset, stored, exposed, scale, where), exposed, where)
     missing: list[str] = []
-    view, plane, letters = _placement(dataset, where, missing)
+    view = _view(dataset, missing)
+    letters, plane = _directions(dataset, view, where)
+    if letters is None:
+        letters = check_directions(orientations[plane or field], "film_orientation")
+        missing.append(f"{_named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
     set_up = _set_up(dataset, where, missing)
     if missing:
         warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=3)
-    image, exposed, pixel_mm = _as_read(image, exposed, set_up.pop("pixel_mm"), letters)
     patient = str(dataset.get("PatientID") or "").strip() or None
-    return Radiograph(str(path), image, exposed, scale, plane, view, pixel_mm, patient=patient, **set_up)
+    radiograph = Radiograph(str(path), image, exposed, scale, plane, view, patient=patient, **set_up)
+    return turn_as_read(radiograph, letters)
 
 
 def _read(path: str, where: str) -> Dataset:
@@ -101,8 +118,8 @@ def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
     except Exception as error:
         syntax = dataset.file_meta.TransferSyntaxUID
         raise InputError(
-            f"{where}: the pixels of transfer syntax {syntax.name} ({syntax}) cannot be decoded ({_told(error)}); expected "
-            f"uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or have it decompressed."
+            f"{where}: the pixels of transfer syntax {syntax.name} ({syntax}) cannot be decoded ({_told(error)}); "
+            f"expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or have it decompressed."
         ) from error
     if dataset.PixelRepresentation == 0:
         stored = stored & (2**dataset.BitsStored - 1)  # higher bits may hold old overlays
@@ -154,14 +171,23 @@ def _attenuation(dataset: Dataset, stored: np.ndarray, exposed: np.ndarray, scal
             return _shown(dataset, values)
         has_values = exposed.any() and np.isfinite(values).all()
     except Exception as error:
-        raise InputError(f"{where}: its rescale or its VOI LUT cannot be applied ({_told(error)}); correct the tags.") from error
+        raise InputError(
+            f"{where}: its rescale or its VOI LUT cannot be applied ({_told(error)}); correct the tags."
+        ) from error
     if not has_values:
         return values
     rises = _rises_with_attenuation(dataset)
     if scale == "line_integral":
         return values if rises else values[exposed].max() - values
-    intensity = values.max() - values if rises else values
+    intensity = _largest_value(dataset) - values if rises else values
     return line_integrals_of(intensity, exposed, abs(_slope(dataset)) / 2)
+
+
+def _largest_value(dataset: Dataset) -> float:
+    """What the bits can hold at most, after the rescale."""
+    lowest = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+    ends = (lowest, lowest + 2**dataset.BitsStored - 1)
+    return max(_slope(dataset) * end for end in ends) + float(dataset.get("RescaleIntercept") or 0)
 
 
 def _rises_with_attenuation(dataset: Dataset) -> bool:
@@ -179,62 +205,31 @@ def _shown(dataset: Dataset, values: np.ndarray) -> np.ndarray:
     return -shown if is_inverse else shown
 
 
-def _placement(dataset: Dataset, where: str, missing: list[str]) -> tuple[str | None, str | None, tuple[str, str] | None]:
-    """View position, plane, and the directions of rows and columns, each where the file says."""
-    view, plane = _view(dataset), None
+def _view(dataset: Dataset, missing: list[str]) -> str | None:
+    found = str(dataset.get("ViewPosition") or "").strip().upper()
+    codes = [str(item.get("CodeValue")) for item in dataset.get("ViewCodeSequence") or []]
+    coded = next((VIEW_OF_CODE[code] for code in codes if code in VIEW_OF_CODE), None)
+    view = found if found in PLANE_OF_VIEW else coded
     if view is None:
-        found = f" that is one of {', '.join(PLANE_OF_VIEW)} (found {dataset.get('ViewPosition') or 'none'})"
-        missing.append(f"{_named('ViewPosition')}{found}: the view of the configured geometry is assumed")
-    else:
-        plane = PLANE_OF_VIEW[view]
-    letters = _directions(dataset, where)
-    if letters is None:
         missing.append(
-            f"{_named('PatientOrientation')}: the film is taken to be oriented as read, a frontal film with the patient's "
-            f"right on the left, a lateral film with anterior on the left"
+            f"{_named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {found or 'none'}): the view of "
+            f"the configured geometry is assumed"
         )
-        return view, plane, None
-    seen = next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
-    if plane not in (None, seen):
+    return view
+
+
+def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[str, str] | None, str | None]:
+    """Where rows and columns run to, and the plane, each where the file says."""
+    found, plane = dataset.get("PatientOrientation"), PLANE_OF_VIEW.get(view)
+    if not found or isinstance(found, str) or not all(found):
+        return None, plane
+    letters = check_directions(found, f"{where}: {_named('PatientOrientation')}")
+    if plane not in (None, plane_of(letters)):
         raise InputError(
             f"{where}: {_named('ViewPosition')} is {view}, {plane}, but {_named('PatientOrientation')} is "
-            f"{letters[0]}\\{letters[1]}, {seen}; expected tags that agree: correct the wrong one."
+            f"{_joined(letters)}, {plane_of(letters)}; expected tags that agree: correct the wrong one."
         )
-    return view, seen, letters
-
-
-def _view(dataset: Dataset) -> str | None:
-    view = str(dataset.get("ViewPosition") or "").strip().upper()
-    codes = [str(item.get("CodeValue")) for item in dataset.get("ViewCodeSequence") or []]
-    return view if view in PLANE_OF_VIEW else next((VIEW_OF_CODE[code] for code in codes if code in VIEW_OF_CODE), None)
-
-
-def _directions(dataset: Dataset, where: str) -> tuple[str, str] | None:
-    """First letters of where rows and columns run to: one along the body, the other across it."""
-    found = dataset.get("PatientOrientation")
-    if not found or isinstance(found, str) or not all(found):
-        return None
-    letters = tuple(str(direction)[0].upper() for direction in found)
-    along = [letter for letter in letters if letter in "HF"]
-    across = [letter for letter in letters if letter in PLANE_OF_LETTER]
-    if len(letters) != 2 or len(along) != 1 or len(across) != 1:
-        raise InputError(
-            f"{where}: {_named('PatientOrientation')} is {found}, expected two directions, one of H or F and one of L, R, A "
-            f"or P; correct the tag."
-        )
-    return letters
-
-
-def _as_read(image: np.ndarray, exposed: np.ndarray, pixel_mm: tuple[float, float] | None, letters: tuple[str, str] | None):
-    """Rows to the patient's left or to posterior, columns to the feet."""
-    if letters is None:
-        return image, exposed, pixel_mm
-    row, column = letters
-    if row in "HF":
-        image, exposed, row, column = image.T, exposed.T, column, row
-        pixel_mm = pixel_mm and pixel_mm[::-1]
-    flipped = [axis for axis, is_flipped in enumerate((column == "H", row in "RA")) if is_flipped]
-    return np.ascontiguousarray(np.flip(image, flipped)), np.ascontiguousarray(np.flip(exposed, flipped)), pixel_mm
+    return letters, plane_of(letters)
 
 
 def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
@@ -281,7 +276,8 @@ def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[fl
         spacing = ()
     if len(spacing) != 2 or not all(isfinite(number) and number > 0 for number in spacing):
         raise InputError(
-            f"{where}: {_named(keyword)} is {dataset[keyword].value}, expected two positive numbers in mm; correct the tag."
+            f"{where}: {_named(keyword)} is {dataset[keyword].value}, expected two positive numbers in mm; correct the "
+            f"tag."
         )
     is_at_patient = keyword == "PixelSpacing" and bool(dataset.get("PixelSpacingCalibrationType"))
     if keyword == "PixelSpacing" and not is_at_patient:
@@ -298,6 +294,10 @@ def _distance(dataset: Dataset, keyword: str) -> float | None:
 def _named(keyword: str) -> str:
     tag = pydicom.tag.Tag(tag_for_keyword(keyword))
     return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"
+
+
+def _joined(letters: tuple[str, str]) -> str:
+    return "\\".join(letters)
 
 
 def _told(error: BaseException) -> str:

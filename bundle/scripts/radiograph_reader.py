@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 
 import nibabel
 import numpy as np
 from PIL import Image
 
 from .errors import InputError
-from .radiograph import Radiograph, Scale, check_scale, checked_image, line_integrals_of
+from .radiograph import (
+    AS_READ,
+    Radiograph,
+    Scale,
+    check_directions,
+    check_scale,
+    checked_image,
+    line_integrals_of,
+    turn_as_read,
+)
 from .radiograph_dicom import read_dicom
 
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-LARGEST_COLOUR = 4
-"""How far the channels of a grey picture may differ, in steps of 8 bits: JPEG rounds each by itself."""
+LARGEST_COLOUR = 8
+"""How far the channels of a grey pixel may differ: JPEG rounds each by itself."""
+COLOURED_SHARE = 0.01
+"""Part of a grey picture that may have colours: arrows and letters."""
 
 
-def read_radiograph(path: str, field: str, scale: Scale | None = None) -> Radiograph:
+def read_radiograph(
+    path: str, field: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ
+) -> Radiograph:
     """
     Reads a radiograph and turns it as films are read. DICOM is told by its preamble whatever the file's name.
 
     Args:
         path: the file.
-        field: the record's field that names it, for messages.
+        field: the record's field that names it, "frontal" or "lateral".
         scale: what the values are. By default the file says: DICOM by its tags, see :func:`~scripts.radiograph_dicom.
             read_dicom`; of the others a floating-point file holds line integrals and one of integers is a presentation
             image, bright where attenuation is high.
+        orientations: of a `frontal` and a `lateral` film that does not say: where its rows and its columns run to, in
+            the letters of DICOM's Patient Orientation. By default films are stored as they are read.
 
     Raises:
         InputError: when the file is missing or no image, has colours, several frames or another number of dimensions,
@@ -42,8 +58,9 @@ def read_radiograph(path: str, field: str, scale: Scale | None = None) -> Radiog
     if not os.path.exists(path):
         raise InputError(f"{path}: field '{field}' names a file that does not exist; correct the path.")
     if _is_dicom(path):
-        return read_dicom(path, where, scale)
-    pixels, pixel_mm = _read_nifti(path, where) if str(path).endswith(NIFTI_SUFFIXES) else (_read_picture(path, where), None)
+        return read_dicom(path, where, field, scale, orientations)
+    letters = check_directions(orientations[field], "film_orientation")
+    pixels, pixel_mm = (_read_nifti if str(path).endswith(NIFTI_SUFFIXES) else _read_picture)(path, where)
     if pixel_mm is None:
         warnings.warn(
             f"{where} has no pixel spacing; its longer side is taken to span the detector. Expected DICOM with Imager "
@@ -55,7 +72,7 @@ def read_radiograph(path: str, field: str, scale: Scale | None = None) -> Radiog
     image = checked_image(pixels.astype(np.float64), exposed, where)
     if scale == "transmission":
         image = line_integrals_of(image, exposed, _least_step(image)).astype(np.float32)
-    return Radiograph(str(path), image, exposed, scale, pixel_mm=pixel_mm)
+    return turn_as_read(Radiograph(str(path), image, exposed, scale, pixel_mm=pixel_mm), letters)
 
 
 def _is_dicom(path: str) -> bool:
@@ -66,8 +83,8 @@ def _is_dicom(path: str) -> bool:
     return start[128:] == b"DICM" or os.path.splitext(str(path))[1].lower() in DICOM_SUFFIXES
 
 
-def _read_picture(path: str, where: str) -> np.ndarray:
-    """`(H, W)`, as stored."""
+def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
+    """`(H, W)`, and no spacing: the resolution that pictures name is that of a screen or of paper."""
     try:
         with Image.open(path) as picture:
             frames = getattr(picture, "n_frames", 1)
@@ -78,24 +95,27 @@ def _read_picture(path: str, where: str) -> np.ndarray:
         ) from error
     if frames > 1:
         raise InputError(f"{where} holds {frames} frames, expected one; export the one that is wanted.")
-    return _single_channel(pixels, where)
+    return _single_channel(pixels, where), None
 
 
 def _single_channel(pixels: np.ndarray, where: str) -> np.ndarray:
-    """A grey picture that was stored in colours, or with an opacity, is a grey picture."""
+    """A grey picture stored in colours, or with an opacity, is a grey picture, be there a coloured arrow in it."""
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = np.ascontiguousarray(pixels[..., :-1])
-    if pixels.ndim == 3 and np.ptp(pixels, axis=2).max() <= LARGEST_COLOUR:
-        pixels = pixels[..., 0]
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3:
+        red, green, blue = (pixels[..., channel].astype(np.int32) for channel in (0, pixels.shape[2] // 2, -1))
+        is_coloured = np.maximum(abs(red - green), abs(blue - green)) > LARGEST_COLOUR
+        pixels = green if is_coloured.mean() <= COLOURED_SHARE else pixels
     if pixels.ndim != 2:
         raise InputError(
-            f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions, or grey in all channels."
+            f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions, or grey in all channels; "
+            f"export it in grey."
         )
     return pixels
 
 
 def _read_nifti(path: str, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """`(H, W)`, and the pixel spacing where the header says that its unit is mm: without a unit it is often a filler."""
+    """`(H, W)`, and the spacing where the header says that its unit is mm: without a unit it is often a filler."""
     try:
         image = nibabel.load(path)
         pixels = np.asanyarray(image.dataobj)

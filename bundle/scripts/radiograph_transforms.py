@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Transform
 from .detector_frame import Area, picture_area, place_on_detector
 from .film_pair import geometry_of_films, in_order, warn_of_other_geometry
 from .geometry import BiplanarGeometry
-from .radiograph import Radiograph, Scale, check_scale
+from .radiograph import AS_READ, Radiograph, Scale, check_scale
 from .radiograph_reader import read_radiograph
 from .transforms import XRAY_KEYS
 
@@ -33,17 +33,22 @@ class LoadRadiographsd(Transform):
     Args:
         scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
             :func:`~scripts.radiograph_reader.read_radiograph`.
+        orientations: where rows and columns run to on a `frontal` and a `lateral` film that does not say, in the letters
+            of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for films as they are read,
+            "A" for a lateral film that has anterior on the right.
 
     Raises:
         InputError: when a file cannot be used, or the two do not belong together.
     """
 
-    def __init__(self, scale: Scale | None = None) -> None:
+    def __init__(self, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ) -> None:
         check_scale(scale)
-        self.scale = scale
+        self.scale, self.orientations = scale, orientations
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        films = {key: read_radiograph(record[key], key, self.scale) for key in XRAY_KEYS if key in record}
+        films = {
+            key: read_radiograph(record[key], key, self.scale, self.orientations) for key in XRAY_KEYS if key in record
+        }
         if len(films) == len(XRAY_KEYS):
             films = dict(zip(XRAY_KEYS, in_order(*films.values())))
         return {**record, **films}
@@ -74,7 +79,7 @@ class PrepareXraysd(MapTransform):
     scale: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`.
 
     Args:
-        keys: fields with a :class:`~scripts.radiograph.Radiograph`.
+        keys: `frontal`, `lateral` or both, each a :class:`~scripts.radiograph.Radiograph`.
         geometry: the set-up. A record's own `geometry` goes before it.
         xray_scale: line integral that is called 1.
         percentiles: see above.
@@ -106,8 +111,7 @@ class PrepareXraysd(MapTransform):
         return record
 
     def _prepare(self, field: str, radiograph: Radiograph, geometry: BiplanarGeometry) -> torch.Tensor:
-        if field in XRAY_KEYS:
-            warn_of_other_geometry(radiograph, geometry.views[XRAY_KEYS.index(field)], geometry, field)
+        warn_of_other_geometry(radiograph, geometry.views[XRAY_KEYS.index(field)], geometry, field)
         area = picture_area(radiograph)
         _warn_of_saturation(radiograph, area, field)
         film = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
