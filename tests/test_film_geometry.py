@@ -32,6 +32,9 @@ ATTENUATION = hu_to_attenuation(phantom(24, 0.1)[None, None])
 """Without mirror symmetry, left to right or front to back."""
 
 
+RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8)
+
+
 def films_of(geometry: BiplanarGeometry) -> torch.Tensor:
     """Line integrals, `(2, P, P)`."""
     return project(ATTENUATION, geometry)[0]
@@ -109,8 +112,8 @@ def test_a_spacing_calibrated_to_the_patient_needs_no_distances(tmp_path: Path):
 
 def test_films_from_different_distances_are_told_and_averaged(tmp_path: Path):
     record = {
-        "frontal": write_dicom(tmp_path / "a.dcm", np.eye(8, dtype=np.uint16), DistanceSourceToPatient=1400),
-        "lateral": write_dicom(tmp_path / "b.dcm", np.eye(8, dtype=np.uint16), **LATERAL),
+        "frontal": write_dicom(tmp_path / "a.dcm", RAMP, DistanceSourceToPatient=1400),
+        "lateral": write_dicom(tmp_path / "b.dcm", RAMP, **LATERAL),
     }
     with pytest.warns(UserWarning, match="1400 and 1600 mm from the source"):
         found = GeometryOfFilmsd(BiplanarGeometry())(LoadRadiographsd()(record))["geometry"]
@@ -119,8 +122,8 @@ def test_films_from_different_distances_are_told_and_averaged(tmp_path: Path):
 
 def test_a_source_within_the_patient_is_refused(tmp_path: Path):
     record = {
-        "frontal": write_dicom(tmp_path / "a.dcm", np.eye(8, dtype=np.uint16), DistanceSourceToPatient=150),
-        "lateral": write_dicom(tmp_path / "b.dcm", np.eye(8, dtype=np.uint16), **LATERAL, DistanceSourceToPatient=None),
+        "frontal": write_dicom(tmp_path / "a.dcm", RAMP, DistanceSourceToPatient=150),
+        "lateral": write_dicom(tmp_path / "b.dcm", RAMP, **LATERAL, DistanceSourceToPatient=None),
     }
     with pytest.warns(UserWarning, match="lacks"), pytest.raises(InputError, match="150 mm from the middle of the patient"):
         GeometryOfFilmsd(BiplanarGeometry())(LoadRadiographsd()(record))
@@ -142,7 +145,7 @@ def test_a_parallel_beam_takes_the_views_alone(tmp_path: Path):
 )
 def test_training_tells_of_films_that_its_geometry_does_not_fit(tmp_path: Path, tags: dict[str, Any], told: str):
     """A record without a `geometry` of its own is used with the configured one."""
-    record = LoadRadiographsd()({"frontal": write_dicom(tmp_path / "a.dcm", np.eye(8, dtype=np.uint16), **tags)})
+    record = LoadRadiographsd()({"frontal": write_dicom(tmp_path / "a.dcm", RAMP, **tags)})
     with pytest.warns(UserWarning, match=told):
         PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=16), 8.0, (1, 99), (0.0, 0.7))(record)
 

@@ -118,6 +118,13 @@ def test_a_declared_scale_goes_before_what_the_file_says(tmp_path: Path):
         LoadRadiographsd("log")
 
 
+def test_logarithms_of_the_intensity_are_turned_over_from_the_bare_beam_on(tmp_path: Path):
+    """Sign 1: larger values are less attenuation, so that the largest is the bare beam."""
+    tags = {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": 1, "RescaleSlope": 0.001}
+    film = read(write_dicom(tmp_path / "film.dcm", RAMP, RescaleIntercept=-2, **tags))
+    np.testing.assert_allclose(film.image, (5900.0 - RAMP) / 1000, atol=1e-6)
+
+
 def test_padding_shutter_and_collimator_are_not_exposed(tmp_path: Path):
     edges = {"LeftVerticalEdge": 1, "RightVerticalEdge": 9, "UpperHorizontalEdge": 0, "LowerHorizontalEdge": 99}
     collimator = {f"Collimator{name}": value for name, value in edges.items()}
@@ -180,6 +187,13 @@ def test_a_view_code_stands_for_a_view_position(tmp_path: Path):
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399198007", "SCT", "right lateral"
     tags = {"ViewPosition": None, "PatientOrientation": ["P", "F"], "ViewCodeSequence": [code]}
     assert read(write_dicom(tmp_path / "film.dcm", RAMP, **tags)).view == "RL"
+
+
+@pytest.mark.filterwarnings("ignore:.*lacks")
+def test_a_lateral_view_of_unknown_side_is_lateral(tmp_path: Path):
+    path = write_dicom(tmp_path / "film.dcm", RAMP, ViewPosition="LATERAL", PatientOrientation=None)
+    film = read_radiograph(path, "frontal")
+    assert (film.plane, film.view) == ("lateral", None)
 
 
 def test_patient_orientation_alone_tells_the_plane(tmp_path: Path):

@@ -221,6 +221,8 @@ def _view(dataset: Dataset, missing: list[str]) -> str | None:
 def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[str, str] | None, str | None]:
     """Where rows and columns run to, and the plane, each where the file says."""
     found, plane = dataset.get("PatientOrientation"), PLANE_OF_VIEW.get(view)
+    if str(dataset.get("ViewPosition") or "").upper() in ("LAT", "LATERAL"):
+        plane = "lateral"
     if not found or isinstance(found, str) or not all(found):
         return None, plane
     letters = check_directions(found, f"{where}: {_named('PatientOrientation')}")
