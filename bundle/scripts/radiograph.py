@@ -72,7 +72,7 @@ def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
 
 
 def plane_of(letters: tuple[str, str]) -> str:
-    """ "frontal" or "lateral", from where rows and columns run to."""
+    """Which plane a film shows, "frontal" or "lateral", from where its rows and columns run to."""
     return next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
 
 
