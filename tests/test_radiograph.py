@@ -177,9 +177,15 @@ def test_a_declared_orientation_turns_a_film_that_does_not_say(tmp_path: Path, s
 def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
     load = LoadRadiographsd(orientations={"frontal": ["R", "F"], "lateral": ["A", "F"]})
     np.testing.assert_array_equal(load({"frontal": write_dicom(tmp_path / "film.dcm", RAMP)})["frontal"].image, RAMP)
-    Image.fromarray((RAMP // 25).astype(np.uint8)).save(tmp_path / "film.png")
-    with pytest.raises(InputError, match=r"film_orientation is \['A', 'A'\], expected two directions"):
-        LoadRadiographsd(orientations={"frontal": ["A", "A"]})({"frontal": str(tmp_path / "film.png")})
+
+
+@pytest.mark.parametrize(
+    ("lateral", "told"),
+    [(["A", "A"], "is ['A', 'A'], expected two directions"), (["L", "F"], "is ['L', 'F'], expected directions in its plane")],
+)
+def test_an_orientation_that_no_lateral_film_can_have_is_refused(lateral: list[str], told: str):
+    with pytest.raises(InputError, match=re.escape(f"film_orientation of a lateral film {told}")):
+        LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": lateral})
 
 
 def test_a_view_code_stands_for_a_view_position(tmp_path: Path):

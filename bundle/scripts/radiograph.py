@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -74,6 +74,20 @@ def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
 def plane_of(letters: tuple[str, str]) -> str:
     """Which plane a film shows, "frontal" or "lateral", from where its rows and columns run to."""
     return next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
+
+
+def check_orientations(orientations: Mapping[str, Sequence[str]]) -> None:
+    """
+    Raises:
+        InputError: when what is declared of a frontal or a lateral film does not show that plane.
+    """
+    for plane, (row, column) in AS_READ.items():
+        letters = check_directions(orientations.get(plane, ()), f"film_orientation of a {plane} film")
+        if plane_of(letters) != plane:
+            raise InputError(
+                f"film_orientation of a {plane} film is {list(letters)}, expected directions in its plane, such as "
+                f"{[row, column]}."
+            )
 
 
 def turn_as_read(radiograph: Radiograph, letters: tuple[str, str]) -> Radiograph:

@@ -15,7 +15,7 @@ from monai.transforms import MapTransform, Transform
 from .detector_frame import Area, picture_area, place_on_detector
 from .film_pair import geometry_of_films, in_order, warn_of_other_geometry
 from .geometry import BiplanarGeometry
-from .radiograph import AS_READ, Radiograph, Scale, check_scale
+from .radiograph import AS_READ, Radiograph, Scale, check_orientations, check_scale
 from .radiograph_reader import read_radiograph
 from .transforms import XRAY_KEYS
 
@@ -38,11 +38,12 @@ class LoadRadiographsd(Transform):
             "A" for a lateral film that has anterior on the right.
 
     Raises:
-        InputError: when a file cannot be used, or the two do not belong together.
+        InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
     """
 
     def __init__(self, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ) -> None:
         check_scale(scale)
+        check_orientations(orientations)
         self.scale, self.orientations = scale, orientations
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
