@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from monai.transforms import Compose, Orientationd  # noqa: E402
 from peers import Projector, beam, diffdrr_siddon, nanodrr, rtk_joseph  # noqa: E402
-from scripts import BiplanarGeometry, LoadRecordd, ResampleToCubed, chest_ct, hu_to_attenuation, project  # noqa: E402
+from scripts import BiplanarGeometry, LoadCTd, ResampleToCubed, chest_ct, hu_to_attenuation, project  # noqa: E402
 
 OURS, SIDDON, NANODRR, RTK = "this bundle", "DiffDRR Siddon", "nanodrr torch, 256 samples", "RTK Joseph"
 PEERS: dict[str, Projector] = {
@@ -33,7 +33,7 @@ PEERS: dict[str, Projector] = {
 def chest_attenuation(size: int, fov_mm: float = 360.0) -> torch.Tensor:
     """The chest CT of the demo, loaded as in training: attenuation in 1/mm, `(1, 1, size, size, size)`."""
     transforms = [
-        LoadRecordd("ct", spatial_dims=3),
+        LoadCTd("ct"),
         Orientationd("ct", axcodes="RAS", labels=None),
         ResampleToCubed("ct", size, fov_mm),
     ]

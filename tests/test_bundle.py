@@ -78,7 +78,7 @@ def test_the_public_names_are_there_and_in_order():
 def test_inference_and_training_agree_on_what_they_share():
     """Weights that training writes go into inference as the configs are."""
     train, inference = read("train"), read("inference")
-    for name in ("geometry", "hu_window", "xray_scale"):
+    for name in ("geometry", "hu_window", "xray_scale", "film_scale", "film_orientation"):
         assert inference[name] == train[name]
     assert inference["network_def"] == {k: v for k, v in train["network_def"].items() if k != "trained_stage"}
     films = [t for c in (train["load"], inference["preprocessing"]) for t in c["transforms"] if "percentiles" in t]

@@ -12,13 +12,13 @@ from ct_series_files import INTERCEPT, SHAPE, ras_affine, stored_values, write_s
 from monai.transforms import Compose, Orientationd
 from pydicom import Dataset
 from pydicom.uid import RLELossless, generate_uid
-from scripts import InputError, LoadRecordd, ResampleToCubed
+from scripts import InputError, LoadCTd, ResampleToCubed
 
 CORONAL, TURNED = (1, 0, 0, 0, 0, -1), (cos(0.2), sin(0.2), 0, -sin(0.2), cos(0.2), 0)
 
 
 def load(folder: Path):
-    return LoadRecordd("thorax", 3)({"thorax": str(folder)})["thorax"]
+    return LoadCTd("thorax")({"thorax": str(folder)})["thorax"]
 
 
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), CORONAL, TURNED, (0, 1, 0, 0, 0, -1)])
@@ -68,7 +68,7 @@ def test_a_series_and_its_nifti_give_the_same_cube(tmp_path: Path, orientation: 
     write_series(tmp_path / "series", **place, shape=(40, 30, 8))
     hu = (stored_values((40, 30, 8)) + INTERCEPT).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(hu, ras_affine(**place)), tmp_path / "ct.nii")
-    to_cube = Compose([LoadRecordd("ct", 3), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 24, 144.0)])
+    to_cube = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 24, 144.0)])
     with pytest.warns(UserWarning, match="of the cube"):
         series, volume = (to_cube({"ct": str(tmp_path / name)})["ct"] for name in ("series", "ct.nii"))
     torch.testing.assert_close(series.as_tensor(), volume.as_tensor(), rtol=0, atol=0.1)

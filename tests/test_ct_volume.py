@@ -8,7 +8,7 @@ import itk
 import nibabel
 import numpy as np
 import pytest
-from scripts import InputError, LoadRecordd
+from scripts import InputError, LoadCTd
 
 AFFINE = np.diag([2.0, 3.0, 4.0, 1.0]) + np.array([[0, 0, 0, -7.0], [0, 0, 0, 5.0], [0, 0, 0, 90.0], [0] * 4])
 
@@ -33,7 +33,7 @@ def by_itk(path: Path, array: np.ndarray) -> Path:
 
 
 def load(path: Path):
-    return LoadRecordd("thorax", 3)({"thorax": str(path)})["thorax"]
+    return LoadCTd("thorax")({"thorax": str(path)})["thorax"]
 
 
 def refusal(path: Path) -> str:

@@ -14,7 +14,7 @@ import torch
 from ct_series_files import ras_affine, write_series
 from monai.data import ITKReader, MetaTensor, PydicomReader
 from monai.transforms import LoadImage, Orientation
-from scripts import InputError, LoadRecordd, OutputError, read_identification, write_ct_series
+from scripts import InputError, LoadCTd, OutputError, read_identification, write_ct_series
 from scripts.files import cube_affine
 
 AFFINES = {
@@ -41,7 +41,7 @@ def series(tmp_path: Path) -> list[pydicom.FileDataset]:
 
 
 READERS: dict[str, Callable[[str], torch.Tensor]] = {
-    "the bundle": lambda folder: LoadRecordd("ct", 3)({"ct": folder})["ct"][0],
+    "the bundle": lambda folder: LoadCTd("ct")({"ct": folder})["ct"][0],
     "ITK through MONAI": lambda folder: LoadImage()(folder, reader=ITKReader()),
     "pydicom through MONAI": lambda folder: LoadImage()(folder, reader=PydicomReader(swap_ij=True)),
 }

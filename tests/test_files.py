@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from scripts import LoadRecordd, OutputError, PrepareXraysd
+from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
 from scripts.files import (
     cube_affine,
     write_ct,
@@ -132,11 +132,11 @@ def test_the_affine_of_a_cube_centres_it():
 
 def test_a_film_reads_back_as_the_film_with_its_absolute_scale(tmp_path: Path):
     film = torch.rand(32, 32) * 8
-    write_film(str(tmp_path / "frontal.nii.gz"), film, pixel_mm=2.5)
-    record = LoadRecordd("frontal", 2)({"frontal": str(tmp_path / "frontal.nii.gz")})
-    read = PrepareXraysd("frontal", 32, 8.0, (1, 99), (0.0, 0.7))(record)["frontal"]
+    write_film(str(tmp_path / "frontal.nii.gz"), film, pixel_mm=15.0)
+    record = LoadRadiographsd()({"frontal": str(tmp_path / "frontal.nii.gz")})
+    read = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7))(record)["frontal"]
     torch.testing.assert_close(read, film[None] / 8)
-    assert nibabel.load(tmp_path / "frontal.nii.gz").header.get_zooms()[:2] == (2.5, 2.5)
+    assert nibabel.load(tmp_path / "frontal.nii.gz").header.get_zooms()[:2] == (15.0, 15.0)
 
 
 def test_a_picture_of_a_film_spans_black_to_white_and_keeps_its_orientation(tmp_path: Path):

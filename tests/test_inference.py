@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from ct_series_files import write_series
 from monai.transforms import Orientation
 from PIL import Image
 from pydicom import dcmread
-from scripts import CheckpointError, FinalVolumeInferer, InputError, LoadRecordd, SaveReconstructiond, ToHUd
+from radiographs import write_line_integrals
+from scripts import CheckpointError, FinalVolumeInferer, InputError, LoadCTd, SaveReconstructiond, ToHUd
 from scripts.files import cube_affine, write_film, write_film_picture
 
 
@@ -64,6 +66,29 @@ def test_float_films_give_the_cascades_volume_in_hu_at_its_place(overlay, weight
     np.testing.assert_allclose(image.affine @ [31.5, 31.5, 31.5, 1], [0, 0, 0, 1], atol=1e-4)
 
 
+def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_tell(
+    overlay, weights, films, small_cascade, geometry, tmp_path: Path
+):
+    """The phantom's films, said to be AP and RL, named the wrong way round."""
+    xrays = line_integrals(films)
+    place = {"frontal": {"ViewPosition": "AP"}, "lateral": {"ViewPosition": "RL", "PatientOrientation": ["P", "F"]}}
+    paths = [
+        write_line_integrals(tmp_path / f"{field}.dcm", film, **place[field]) for field, film in zip(films, xrays[0].numpy())
+    ]
+    with pytest.warns(UserWarning, match="exchanged"):
+        infer(overlay, weights, tmp_path / "output", frontal=paths[1], lateral=paths[0])
+    model = small_cascade().eval()
+    model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+    with torch.no_grad():
+        told, configured = (
+            model(xrays / 8, geometry=replace(geometry, views=views))[-1][0, 0].clamp(0, 1).numpy() * 2048 - 1024
+            for views in (("AP", "RL"), geometry.views)
+        )
+    found = nibabel.load(tmp_path / "output" / "ct.nii.gz").get_fdata()
+    np.testing.assert_allclose(found, told, atol=1.0)
+    assert np.abs(told - configured).max() > 2.0
+
+
 def test_the_preview_shows_both_films_and_three_planes(overlay, weights, films, tmp_path: Path):
     infer(overlay, weights, tmp_path, **films)
     preview = np.asarray(Image.open(tmp_path / "preview.png").convert("L"), dtype=float)
@@ -76,7 +101,7 @@ def test_the_preview_shows_both_films_and_three_planes(overlay, weights, films, 
 def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, films, tmp_path: Path):
     infer(overlay, weights, tmp_path, dicom=True, **films)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png"]
-    to_ras, load = Orientation("RAS", labels=None), LoadRecordd("ct", 3)
+    to_ras, load = Orientation("RAS", labels=None), LoadCTd("ct")
     series, volume = (to_ras(load({"ct": str(tmp_path / name)})["ct"]) for name in ("ct_dicom", "ct.nii.gz"))
     assert torch.equal(series.as_tensor(), volume.as_tensor())
     torch.testing.assert_close(series.affine, volume.affine, rtol=1e-6, atol=1e-5)

@@ -2,7 +2,7 @@
 
 from . import distributed, evaluation, metrics
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
-from .batch import FinalVolumeInferer, PrepareBiplanarBatch
+from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch
 from .cascade import ProgressiveCascadeModel
 from .checkpoints import CascadeCheckpointLoader
 from .demo_data import chest_ct, write_dataset
@@ -23,13 +23,16 @@ from .losses import (
 )
 from .progress import LossReport
 from .projector import lift, project
+from .radiograph import Radiograph
+from .radiograph_reader import read_radiograph
+from .radiograph_transforms import GeometryOfFilmsd, LoadRadiographsd, PrepareXraysd
 from .records import load_records
 from .region import Region
 from .postprocess import SaveReconstructiond, ToHUd
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .tensorboard import TensorBoardPictures
-from .transforms import AugmentUnpaired, LoadRecordd, PrepareXraysd, ProjectXraysd, ResampleToCubed
+from .transforms import AugmentUnpaired, LoadCTd, ProjectXraysd, ResampleToCubed
 
 __all__ = [
     "AugmentUnpaired",
@@ -39,18 +42,22 @@ __all__ = [
     "DRRReprojectionLoss",
     "EvaluationReport",
     "FinalVolumeInferer",
+    "GeometryOfFilmsd",
     "GradientMagnitudeLoss",
     "InputError",
-    "LoadRecordd",
+    "LoadRadiographsd",
+    "LoadCTd",
     "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
     "OutputError",
     "PrepareBiplanarBatch",
+    "PrepareFilmsBatch",
     "PrepareXraysd",
     "PretrainedWeightsError",
     "ProgressiveCascadeModel",
     "ProjectXraysd",
+    "Radiograph",
     "Region",
     "ResampleToCubed",
     "SSIMLoss",
@@ -71,6 +78,7 @@ __all__ = [
     "load_records",
     "project",
     "read_identification",
+    "read_radiograph",
     "scaled_to_hu",
     "structural_similarity",
     "write_ct_series",

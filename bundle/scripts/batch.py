@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from monai.engines import PrepareBatch
 from monai.inferers import Inferer
 
 from .cascade import NUMBER_OF_STAGES
+from .errors import InputError
+from .geometry import BiplanarGeometry
 from .region import Region
 
 
@@ -42,6 +45,39 @@ class PrepareBiplanarBatch(PrepareBatch):
             size = target["ct"].shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
             arguments["region"] = target["region"] = random_region(size, self.crop)
         return target["xrays"], target, (), arguments
+
+
+class PrepareFilmsBatch(PrepareBatch):
+    """
+    Gives the engine the X-rays of a batch, and the network the geometry that they were taken in.
+
+    Args:
+        geometry: the set-up; each record's `geometry`, see :class:`~scripts.GeometryOfFilmsd`, goes before it.
+
+    Raises:
+        InputError: when the views differ within a batch.
+    """
+
+    def __init__(self, geometry: BiplanarGeometry) -> None:
+        self.geometry = geometry
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
+        xrays = torch.as_tensor(batchdata["image"]).as_subclass(torch.Tensor)
+        xrays = xrays.to(device, non_blocking=non_blocking, **kwargs)
+        return xrays, None, (), {"geometry": self._of_batch(batchdata["geometry"])}
+
+    def _of_batch(self, films: Mapping[str, Any]) -> BiplanarGeometry:
+        views = [sorted(set(cases)) for cases in films["views"]]
+        if any(len(found) > 1 for found in views):
+            raise InputError(f"X-rays of a batch have the views {views}, expected one pair; use batches of one case.")
+        distances = {name: films[name] for name in ("source_to_isocentre_mm", "source_to_detector_mm")}
+        return replace(self.geometry, views=tuple(found[0] for found in views), **distances)
 
 
 def random_region(size: int, side: int) -> Region:

@@ -7,14 +7,12 @@ import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImage, MapTransform, RandomizableTrait, SpatialResample, Transform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 from scipy import ndimage
-from torch.nn.functional import interpolate
 
 from .attenuation import hu_to_attenuation
 from .ct_volume import check_ct, read_ct
@@ -24,28 +22,23 @@ from .projector import project
 
 AIR_HU = -1024.0
 XRAY_KEYS = ("frontal", "lateral")
-HAS_SCALE = "has_absolute_scale"
-"""Metadata of a loaded image: whether its file holds physical values (floating point) or display values (integer)."""
 
-
-class LoadRecordd(MapTransform):
+class LoadCTd(MapTransform):
     """
-    Loads the images of a record by MONAI's readers, as channel-first float32, and refuses what cannot be used.
+    Loads CTs by MONAI's readers, as channel-first float32, and refuses what cannot be used.
 
     Args:
-        keys: fields to load. A field that the record lacks is left out when `allow_missing_keys` is set.
-        spatial_dims: 3 for CTs, 2 for X-rays. Further axes must have length 1. A CT is a file or the folder of a DICOM
-            series, see :func:`read_ct`.
-        allow_missing_keys: see `keys`.
+        keys: fields to load, each a file or the folder of a DICOM series, see :func:`~scripts.ct_volume.read_ct`. Further
+            axes than three must have length 1.
 
     Raises:
         InputError: when the file is missing or no image, has another number of dimensions or several channels, holds
-            NaN or infinite values, or is empty or constant; for CTs also what :func:`read_ct` and :func:`check_ct` refuse.
+            NaN or infinite values, or is empty or constant; also what :func:`~scripts.ct_volume.read_ct` and
+            :func:`~scripts.ct_volume.check_ct` refuse.
     """
 
-    def __init__(self, keys: KeysCollection, spatial_dims: int, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.spatial_dims = spatial_dims
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys)
         self.loader = LoadImage(image_only=True, dtype=None)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -55,31 +48,26 @@ class LoadRecordd(MapTransform):
         return record
 
     def _load(self, field: str, path: str) -> MetaTensor:
+        where = f"{path}: field '{field}'"
         if not os.path.exists(path):
-            raise InputError(f"{path}: field '{field}' names a file that does not exist; correct the path.")
+            raise InputError(f"{where} names a file that does not exist; correct the path.")
         try:
-            image = read_ct(self.loader, path, field) if self.spatial_dims == 3 else self.loader(path)
+            image = read_ct(self.loader, path, field).float()
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{path}: field '{field}' cannot be read as an image ({_last_line(error)}).") from error
-        where = f"{path}: field '{field}'"
+            raise InputError(f"{where} cannot be read as an image ({_last_line(error)}).") from error
         found = tuple(image.shape)
-        image.meta[HAS_SCALE] = image.is_floating_point()
-        image = image.float()
-        while image.ndim > self.spatial_dims and image.shape[-1] == 1:
+        while image.ndim > 3 and image.shape[-1] == 1:
             image = image[..., 0]
-        if image.ndim != self.spatial_dims:
-            raise InputError(
-                f"{where} has shape {found}, expected a single-channel image of {self.spatial_dims} dimensions."
-            )
+        if image.ndim != 3:
+            raise InputError(f"{where} has shape {found}, expected a single-channel image of 3 dimensions.")
         if not torch.isfinite(image).all():
             count = int((~torch.isfinite(image)).sum())
             raise InputError(f"{where} holds {count} NaN or infinite values, expected none.")
         if image.numel() == 0 or image.min() == image.max():
             raise InputError(f"{where} is empty or constant (shape {found}), expected an image with contrast.")
-        if self.spatial_dims == 3:
-            check_ct(image, where)
+        check_ct(image, where)
         return image[None]
 
 
@@ -160,53 +148,6 @@ class ProjectXraysd(Transform):
         hu = convert_to_tensor(record[self.ct_key])[None]
         films = project(hu_to_attenuation(hu), self.geometry)[0] / self.xray_scale
         return {**record, "frontal": films[:1], "lateral": films[1:]}
-
-
-class PrepareXraysd(MapTransform):
-    """
-    Brings loaded X-rays to the detector's pixels and the model's scale, rows from superior to inferior.
-
-    Images of a floating-point file are line integrals and are divided by `xray_scale`. Images of an integer file have no
-    absolute scale: their `percentiles` are brought to `standard_range`, brighter meaning more attenuation.
-
-    Args:
-        keys: fields with an X-ray, `(1, W, H)` as MONAI's readers give it.
-        pixels: pixels along a side of the detector.
-        xray_scale: line integral that is called 1.
-        percentiles: see above.
-        standard_range: see above.
-        allow_missing_keys: as in every MONAI transform.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        pixels: int,
-        xray_scale: float,
-        percentiles: Sequence[float],
-        standard_range: Sequence[float],
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.pixels, self.xray_scale = pixels, xray_scale
-        self.percentiles, self.standard_range = tuple(percentiles), tuple(standard_range)
-
-    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        record = dict(record)
-        for key in self.key_iterator(record):
-            record[key] = self._prepare(record[key])
-        return record
-
-    def _prepare(self, image: MetaTensor) -> torch.Tensor:
-        film = image.as_tensor().transpose(1, 2)
-        film = film / self.xray_scale if image.meta[HAS_SCALE] else self._standardise(film)
-        film = smooth_for_coarser(film, [side / self.pixels for side in film.shape[1:]])
-        return interpolate(film[None], size=(self.pixels, self.pixels), mode="bilinear", align_corners=False)[0]
-
-    def _standardise(self, film: torch.Tensor) -> torch.Tensor:
-        low, high = np.percentile(film.numpy(), self.percentiles)
-        bottom, top = self.standard_range
-        return (film - low) / max(high - low, 1e-6) * (top - bottom) + bottom
 
 
 def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:

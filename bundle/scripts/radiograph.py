@@ -1,0 +1,149 @@
+"""A radiograph in memory: one polarity, one orientation, a declared scale, and what is known of where it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from .errors import InputError
+
+Scale = Literal["line_integral", "transmission", "presentation"]
+SCALES = get_args(Scale)
+PLANE_OF_VIEW = {"AP": "frontal", "PA": "frontal", "LL": "lateral", "RL": "lateral"}
+PLANE_OF_LETTER = {"L": "frontal", "R": "frontal", "A": "lateral", "P": "lateral"}
+AS_READ = {"frontal": ("L", "F"), "lateral": ("P", "F")}
+"""Where rows and columns run to, in the letters of DICOM's Patient Orientation, on films as they are read."""
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """
+    A radiograph as it is read: rows from superior to inferior; a frontal film's columns from the patient's right to
+    the left, a lateral film's from anterior to posterior; more attenuation is larger.
+
+    Attributes:
+        path: the file.
+        image: `(H, W)` float32. Line integrals of attenuation (dimensionless) unless the scale is "presentation",
+            whose values have no unit.
+        exposed: `(H, W)` bool, false where the file says that a pixel is no image: padding, collimator, shutter.
+        scale: what the file held: "line_integral" (∫μ dl), "transmission" (proportional to the intensity I) or
+            "presentation" (prepared for the eye).
+        plane: "frontal" or "lateral", None where the file does not say.
+        view: DICOM View Position "AP", "PA", "LL" or "RL", None where the file does not say.
+        pixel_mm: size of a pixel along a column and along a row, None where unknown.
+        magnification: how much larger than life the middle of the patient is in `pixel_mm`: source-to-detector over
+            source-to-patient distance, 1 for a spacing that was calibrated to the patient, None where unknown.
+        source_to_detector_mm: DICOM Distance Source to Detector, None where unknown.
+        source_to_patient_mm: from the source to the middle of the patient, None where unknown.
+        patient: DICOM Patient ID, None where the file does not say.
+    """
+
+    path: str
+    image: np.ndarray
+    exposed: np.ndarray
+    scale: Scale
+    plane: str | None = None
+    view: str | None = None
+    pixel_mm: tuple[float, float] | None = None
+    magnification: float | None = None
+    source_to_detector_mm: float | None = None
+    source_to_patient_mm: float | None = None
+    patient: str | None = None
+
+
+def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
+    """
+    The first letters of where rows and columns run to, as in DICOM's Patient Orientation.
+
+    Raises:
+        InputError: when they are not one along the body (H, F) and one across it (L, R, A, P).
+    """
+    letters = tuple(str(direction)[:1].upper() for direction in directions)
+    along = [letter for letter in letters if letter and letter in "HF"]
+    across = [letter for letter in letters if letter in PLANE_OF_LETTER]
+    if len(letters) != 2 or len(along) != 1 or len(across) != 1:
+        raise InputError(
+            f"{where} is {list(directions)}, expected two directions, one of H or F and one of L, R, A or P; correct it."
+        )
+    return letters
+
+
+def plane_of(letters: tuple[str, str]) -> str:
+    """Which plane a film shows, "frontal" or "lateral", from where its rows and columns run to."""
+    return next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
+
+
+def check_orientations(orientations: Mapping[str, Sequence[str]]) -> None:
+    """
+    Raises:
+        InputError: when what is declared of a frontal or a lateral film does not show that plane.
+    """
+    for plane, (row, column) in AS_READ.items():
+        letters = check_directions(orientations.get(plane, ()), f"film_orientation of a {plane} film")
+        if plane_of(letters) != plane:
+            raise InputError(
+                f"film_orientation of a {plane} film is {list(letters)}, expected directions in its plane, such as "
+                f"{[row, column]}."
+            )
+
+
+def turn_as_read(radiograph: Radiograph, letters: tuple[str, str]) -> Radiograph:
+    """
+    The radiograph with its rows running to the patient's left or to posterior, its columns to the feet.
+
+    Args:
+        radiograph: as its file stores it.
+        letters: where its rows and its columns run to.
+    """
+    image, exposed, pixel_mm = radiograph.image, radiograph.exposed, radiograph.pixel_mm
+    row, column = letters
+    if row in "HF":
+        image, exposed, row, column = image.T, exposed.T, column, row
+        pixel_mm = pixel_mm and pixel_mm[::-1]
+    flipped = [axis for axis, is_flipped in enumerate((column == "H", row in "RA")) if is_flipped]
+    image, exposed = (np.ascontiguousarray(np.flip(array, flipped)) for array in (image, exposed))
+    return replace(radiograph, image=image, exposed=exposed, pixel_mm=pixel_mm)
+
+
+def line_integrals_of(intensity: np.ndarray, exposed: np.ndarray, floor: float) -> np.ndarray:
+    """
+    Beer and Lambert's law, `-log(I / I0)`, I0 being the brightest exposed pixel, which the bare beam is taken to hit.
+
+    Args:
+        intensity: proportional to the X-ray intensity, of any shape.
+        exposed: bool, of the same shape.
+        floor: the least intensity that is told from none, above 0; what lies below counts as this.
+    """
+    brightest = max(float(intensity[exposed].max()), floor)
+    return -np.log(np.clip(intensity, floor, brightest) / brightest)
+
+
+def checked_image(image: np.ndarray, exposed: np.ndarray, where: str) -> np.ndarray:
+    """
+    The image as float32.
+
+    Raises:
+        InputError: when it holds NaN or infinite values, or its exposed part is empty or constant.
+    """
+    invalid = int((~np.isfinite(image)).sum())
+    if invalid:
+        raise InputError(f"{where} holds {invalid} NaN or infinite values, expected none; export the image again.")
+    values = image[exposed]
+    if values.size == 0 or values.min() == values.max():
+        raise InputError(
+            f"{where} is empty or constant (shape {image.shape}, {values.size} exposed pixels), expected an image with "
+            f"contrast; export the image again."
+        )
+    return image.astype(np.float32)
+
+
+def check_scale(scale: str | None) -> None:
+    """
+    Raises:
+        InputError: when `scale` is neither None nor one of the three.
+    """
+    if scale is not None and scale not in SCALES:
+        raise InputError(f"scale is {scale!r}, expected one of {', '.join(SCALES)}, or null to tell it from the file.")

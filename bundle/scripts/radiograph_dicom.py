@@ -1,0 +1,306 @@
+"""Reads a radiograph from DICOM: CR, DX and secondary capture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+import numpy as np
+import pydicom
+from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from .errors import InputError
+from .radiograph import (
+    PLANE_OF_VIEW,
+    Radiograph,
+    Scale,
+    check_directions,
+    checked_image,
+    line_integrals_of,
+    plane_of,
+    turn_as_read,
+)
+
+try:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+except ImportError:  # pydicom 2
+    from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
+
+MODALITIES = ("CR", "DX", "RG", "RF", "XA", "SC", "OT")
+VIEW_OF_CODE = {
+    "399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-10214": "PA",
+    "399173006": "LL", "R-10236": "LL", "399198007": "RL", "R-10232": "RL",
+}  # fmt: skip
+"""DICOM context group 4010 (DX View), in SNOMED CT and in the older SNOMED RT."""
+
+
+def read_dicom(
+    path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
+) -> Radiograph:
+    """
+    Reads a DICOM radiograph and turns it as films are read. Tags and defaults are tabled in `docs/data.md`.
+
+    Args:
+        path: the file.
+        where: start of each message: the file and the record's field.
+        field: "frontal" or "lateral", what the film is taken for where it does not say.
+        scale: what the values are after the modality LUT; None for what the tags say.
+        orientations: of each plane, Patient Orientation where the file has none.
+
+    Raises:
+        InputError: when the file is no DICOM, no radiograph or truncated, cannot be decoded, has colours or several
+            frames, a spacing that is not positive, an orientation or view that contradict, or no contrast.
+
+    Warns:
+        UserWarning: naming the tags that are missing and what is assumed instead.
+    """
+    dataset = _read(path, where)
+    _check_kind(dataset, where)
+    stored = _stored_values(dataset, where)
+    exposed = _exposed(dataset, stored, where)
+    scale = scale or _scale(dataset)
+    image = checked_image(_attenuation(dataset, stored, exposed, scale, where), exposed, where)
+    missing: list[str] = []
+    view = _view(dataset, missing)
+    letters, plane = _directions(dataset, view, where)
+    if letters is None:
+        letters = check_directions(orientations[plane or field], "film_orientation")
+        missing.append(f"{_named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
+    set_up = _set_up(dataset, where, missing)
+    if missing:
+        warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=3)
+    patient = str(dataset.get("PatientID") or "").strip() or None
+    radiograph = Radiograph(str(path), image, exposed, scale, plane, view, patient=patient, **set_up)
+    return turn_as_read(radiograph, letters)
+
+
+def _read(path: str, where: str) -> Dataset:
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        is_dicom = "SOPClassUID" in dataset or "Rows" in dataset
+    except Exception as error:
+        raise InputError(f"{where} cannot be read as DICOM ({_told(error)}); copy or export it again.") from error
+    if not is_dicom:
+        raise InputError(f"{where} is not a DICOM file, or a truncated one: it has no SOP Class UID; export it again.")
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return dataset
+
+
+def _check_kind(dataset: Dataset, where: str) -> None:
+    modality = dataset.get("Modality")
+    if modality and modality not in MODALITIES:
+        raise InputError(f"{where}: {_named('Modality')} is {modality}, expected a radiograph: {', '.join(MODALITIES)}.")
+    if "PixelData" not in dataset:
+        raise InputError(f"{where} has no {_named('PixelData')}, or is truncated before it; export the image again.")
+    frames = str(dataset.get("NumberOfFrames") or 1)
+    if frames != "1":
+        raise InputError(f"{where}: {_named('NumberOfFrames')} is {frames}, expected 1; export the frame that is wanted.")
+    colours = dataset.get("PhotometricInterpretation")
+    if colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputError(
+            f"{where}: {_named('PhotometricInterpretation')} is {colours}, expected MONOCHROME1 or MONOCHROME2; export "
+            f"the radiograph in grey."
+        )
+    bits = dataset.get("BitsStored")
+    if bits is None or not 8 <= bits <= 16:
+        raise InputError(f"{where}: {_named('BitsStored')} is {bits}, expected 8 to 16.")
+
+
+def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
+    try:
+        stored = dataset.pixel_array
+    except Exception as error:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        raise InputError(
+            f"{where}: the pixels of transfer syntax {syntax.name} ({syntax}) cannot be decoded ({_told(error)}); "
+            f"expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or have it decompressed."
+        ) from error
+    if dataset.PixelRepresentation == 0:
+        stored = stored & (2**dataset.BitsStored - 1)  # higher bits may hold old overlays
+    return stored
+
+
+def _exposed(dataset: Dataset, stored: np.ndarray, where: str) -> np.ndarray:
+    exposed = np.ones(stored.shape, bool)
+    padding = dataset.get("PixelPaddingValue")
+    if padding is not None:
+        limit = dataset.get("PixelPaddingRangeLimit", padding)
+        exposed &= (stored < min(padding, limit)) | (stored > max(padding, limit))
+    for name in ("Collimator", "Shutter"):
+        if "RECTANGULAR" in np.atleast_1d(dataset.get(f"{name}Shape", "")):
+            exposed &= _inside(dataset, name, stored.shape, where)
+    return exposed
+
+
+def _inside(dataset: Dataset, name: str, shape: tuple[int, ...], where: str) -> np.ndarray:
+    edges = ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical")
+    found = [dataset.get(f"{name}{edge}Edge") for edge in edges]
+    if None in found:
+        raise InputError(f"{where}: {_named(f'{name}Shape')} is RECTANGULAR, but its edges are {found}; expected four.")
+    upper, lower, left, right = (max(int(edge), 0) for edge in found)
+    inside = np.zeros(shape, bool)
+    inside[upper : max(lower - 1, 0), left : max(right - 1, 0)] = True
+    return inside
+
+
+def _scale(dataset: Dataset) -> Scale:
+    relationship = str(dataset.get("PixelIntensityRelationship") or "").upper()
+    if dataset.get("PresentationIntentType") == "FOR PRESENTATION":
+        return "presentation"
+    if relationship == "LIN":
+        return "transmission"
+    has_unit = dataset.get("RescaleType", "US") in ("", "US") and _slope(dataset) != 1
+    return "line_integral" if relationship == "LOG" and has_unit else "presentation"
+
+
+def _slope(dataset: Dataset) -> float:
+    return float(dataset.get("RescaleSlope") or 1)
+
+
+def _attenuation(dataset: Dataset, stored: np.ndarray, exposed: np.ndarray, scale: Scale, where: str) -> np.ndarray:
+    """Line integrals, or display values that rise with attenuation."""
+    try:
+        values = apply_modality_lut(stored, dataset).astype(np.float64)
+        if scale == "presentation":
+            return _shown(dataset, values)
+        has_values = exposed.any() and np.isfinite(values).all()
+    except Exception as error:
+        raise InputError(
+            f"{where}: its rescale or its VOI LUT cannot be applied ({_told(error)}); correct the tags."
+        ) from error
+    if not has_values:
+        return values
+    rises = _rises_with_attenuation(dataset)
+    if scale == "line_integral":
+        return values if rises else values[exposed].max() - values
+    intensity = _largest_value(dataset) - values if rises else values
+    return line_integrals_of(intensity, exposed, abs(_slope(dataset)) / 2)
+
+
+def _largest_value(dataset: Dataset) -> float:
+    """What the bits can hold at most, after the rescale."""
+    lowest = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+    ends = (lowest, lowest + 2**dataset.BitsStored - 1)
+    return max(_slope(dataset) * end for end in ends) + float(dataset.get("RescaleIntercept") or 0)
+
+
+def _rises_with_attenuation(dataset: Dataset) -> bool:
+    """Whether the values after the modality LUT do."""
+    sign = dataset.get("PixelIntensityRelationshipSign")
+    stored_rises = sign == -1 if sign in (-1, 1) else dataset.PhotometricInterpretation == "MONOCHROME2"
+    return stored_rises == (_slope(dataset) > 0)
+
+
+def _shown(dataset: Dataset, values: np.ndarray) -> np.ndarray:
+    """As a screen shows it, bright for high attenuation."""
+    whole = np.rint(values).astype(np.int64) if dataset.get("VOILUTSequence") else values
+    shown = apply_voi_lut(whole, dataset).astype(np.float64)
+    is_inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+    return -shown if is_inverse else shown
+
+
+def _view(dataset: Dataset, missing: list[str]) -> str | None:
+    found = str(dataset.get("ViewPosition") or "").strip().upper()
+    codes = [str(item.get("CodeValue")) for item in dataset.get("ViewCodeSequence") or []]
+    coded = next((VIEW_OF_CODE[code] for code in codes if code in VIEW_OF_CODE), None)
+    view = found if found in PLANE_OF_VIEW else coded
+    if view is None:
+        missing.append(
+            f"{_named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {found or 'none'}): the view of "
+            f"the configured geometry is assumed"
+        )
+    return view
+
+
+def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[str, str] | None, str | None]:
+    """Where rows and columns run to, and the plane, each where the file says."""
+    found, plane = dataset.get("PatientOrientation"), PLANE_OF_VIEW.get(view)
+    if str(dataset.get("ViewPosition") or "").upper() in ("LAT", "LATERAL"):
+        plane = "lateral"
+    if not found or isinstance(found, str) or not all(found):
+        return None, plane
+    letters = check_directions(found, f"{where}: {_named('PatientOrientation')}")
+    if plane not in (None, plane_of(letters)):
+        raise InputError(
+            f"{where}: {_named('ViewPosition')} is {view}, {plane}, but {_named('PatientOrientation')} is "
+            f"{_joined(letters)}, {plane_of(letters)}; expected tags that agree: correct the wrong one."
+        )
+    return letters, plane_of(letters)
+
+
+def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
+    """Spacing, magnification and distances, as far as the file says."""
+    detector, patient = _distance(dataset, "DistanceSourceToDetector"), _distance(dataset, "DistanceSourceToPatient")
+    magnification = _distance(dataset, "EstimatedRadiographicMagnificationFactor")
+    if magnification is not None and magnification < 1:
+        raise InputError(
+            f"{where}: {_named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1."
+        )
+    if detector and magnification:
+        patient = detector / magnification
+    if detector and patient and detector <= patient:
+        raise InputError(
+            f"{where}: {_named('DistanceSourceToDetector')} is {detector:g} and {_named('DistanceSourceToPatient')} "
+            f"{patient:g}, expected the detector behind the patient; correct the tags."
+        )
+    if detector and patient:
+        magnification = detector / patient
+    spacing, is_at_patient = _spacing(dataset, where, missing)
+    if patient is None:
+        missing.append(
+            f"{_named('DistanceSourceToPatient')}, or {_named('EstimatedRadiographicMagnificationFactor')} with "
+            f"{_named('DistanceSourceToDetector')}: the distances of the configured geometry are assumed"
+        )
+    return {
+        "pixel_mm": spacing,
+        "magnification": 1.0 if is_at_patient else magnification,
+        "source_to_detector_mm": detector,
+        "source_to_patient_mm": patient,
+    }
+
+
+def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[float, float] | None, bool]:
+    """Spacing along a column and along a row, and whether it is meant at the patient instead of at the detector."""
+    keywords = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
+    keyword = next((keyword for keyword in keywords if dataset.get(keyword)), None)
+    if keyword is None:
+        missing.append(f"{_named('ImagerPixelSpacing')}: the longer side is taken to span the detector")
+        return None, False
+    try:
+        spacing = tuple(float(number) for number in dataset[keyword].value)
+    except (TypeError, ValueError):
+        spacing = ()
+    if len(spacing) != 2 or not all(isfinite(number) and number > 0 for number in spacing):
+        raise InputError(
+            f"{where}: {_named(keyword)} is {dataset[keyword].value}, expected two positive numbers in mm; correct the "
+            f"tag."
+        )
+    is_at_patient = keyword == "PixelSpacing" and bool(dataset.get("PixelSpacingCalibrationType"))
+    if keyword == "PixelSpacing" and not is_at_patient:
+        missing.append(f"{_named('ImagerPixelSpacing')}: {_named('PixelSpacing')} is taken to be meant at the detector")
+    return spacing, is_at_patient
+
+
+def _distance(dataset: Dataset, keyword: str) -> float | None:
+    """A positive number; zero, which machines write for unknown, counts as missing."""
+    value = dataset.get(keyword)
+    return float(value) if value and isfinite(float(value)) and float(value) > 0 else None
+
+
+def _named(keyword: str) -> str:
+    tag = pydicom.tag.Tag(tag_for_keyword(keyword))
+    return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"
+
+
+def _joined(letters: tuple[str, str]) -> str:
+    return "\\".join(letters)
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,140 @@
+"""Reads a radiograph from a file: DICOM, NIfTI, PNG, TIFF or JPEG."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+
+import nibabel
+import numpy as np
+from PIL import Image
+
+from .errors import InputError
+from .radiograph import (
+    AS_READ,
+    Radiograph,
+    Scale,
+    check_directions,
+    check_scale,
+    checked_image,
+    line_integrals_of,
+    turn_as_read,
+)
+from .radiograph_dicom import read_dicom
+
+DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+LARGEST_COLOUR = 8
+"""How far the channels of a grey pixel may differ: JPEG rounds each by itself."""
+COLOURED_SHARE = 0.01
+"""Part of a grey picture that may have colours: arrows and letters."""
+
+
+def read_radiograph(
+    path: str, field: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ
+) -> Radiograph:
+    """
+    Reads a radiograph and turns it as films are read. DICOM is told by its preamble whatever the file's name.
+
+    Args:
+        path: the file.
+        field: the record's field that names it, "frontal" or "lateral".
+        scale: what the values are. By default the file says: DICOM by its tags, see :func:`~scripts.radiograph_dicom.
+            read_dicom`; of the others a floating-point file holds line integrals and one of integers is a presentation
+            image, bright where attenuation is high.
+        orientations: of a `frontal` and a `lateral` film that does not say: where its rows and its columns run to, in
+            the letters of DICOM's Patient Orientation. By default films are stored as they are read.
+
+    Raises:
+        InputError: when the file is missing or no image, has colours, several frames or another number of dimensions,
+            holds NaN or infinite values, or is empty or constant.
+
+    Warns:
+        UserWarning: when the file does not say what has to be assumed instead.
+    """
+    check_scale(scale)
+    where = f"{path}: field '{field}'"
+    if not os.path.exists(path):
+        raise InputError(f"{path}: field '{field}' names a file that does not exist; correct the path.")
+    if _is_dicom(path):
+        return read_dicom(path, where, field, scale, orientations)
+    letters = check_directions(orientations[field], "film_orientation")
+    pixels, pixel_mm = (_read_nifti if str(path).endswith(NIFTI_SUFFIXES) else _read_picture)(path, where)
+    if pixel_mm is None:
+        warnings.warn(
+            f"{where} has no pixel spacing; its longer side is taken to span the detector. Expected DICOM with Imager "
+            f"Pixel Spacing (0018,1164), or NIfTI in mm, for a picture that lies where it was taken.",
+            stacklevel=2,
+        )
+    scale = scale or ("line_integral" if np.issubdtype(pixels.dtype, np.floating) else "presentation")
+    exposed = np.ones(pixels.shape, bool)
+    image = checked_image(pixels.astype(np.float64), exposed, where)
+    if scale == "transmission":
+        image = line_integrals_of(image, exposed, _least_step(image)).astype(np.float32)
+    return turn_as_read(Radiograph(str(path), image, exposed, scale, pixel_mm=pixel_mm), letters)
+
+
+def _is_dicom(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        start = file.read(132)
+    return start[128:] == b"DICM" or os.path.splitext(str(path))[1].lower() in DICOM_SUFFIXES
+
+
+def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
+    """`(H, W)`, and no spacing: the resolution that pictures name is that of a screen or of paper."""
+    try:
+        with Image.open(path) as picture:
+            frames = getattr(picture, "n_frames", 1)
+            pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr") else picture)
+    except Exception as error:
+        raise InputError(
+            f"{where} cannot be read as an image ({error}); expected DICOM, NIfTI, PNG, TIFF or JPEG."
+        ) from error
+    if frames > 1:
+        raise InputError(f"{where} holds {frames} frames, expected one; export the one that is wanted.")
+    return _single_channel(pixels, where), None
+
+
+def _single_channel(pixels: np.ndarray, where: str) -> np.ndarray:
+    """A grey picture stored in colours, or with an opacity, is a grey picture, be there a coloured arrow in it."""
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        pixels = pixels[..., :-1]
+    if pixels.ndim == 3:
+        red, green, blue = (pixels[..., channel].astype(np.int32) for channel in (0, pixels.shape[2] // 2, -1))
+        is_coloured = np.maximum(abs(red - green), abs(blue - green)) > LARGEST_COLOUR
+        pixels = green if is_coloured.mean() <= COLOURED_SHARE else pixels
+    if pixels.ndim != 2:
+        raise InputError(
+            f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions, or grey in all channels; "
+            f"export it in grey."
+        )
+    return pixels
+
+
+def _read_nifti(path: str, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """`(H, W)`, and the spacing where the header says that its unit is mm: without a unit it is often a filler."""
+    try:
+        image = nibabel.load(path)
+        pixels = np.asanyarray(image.dataobj)
+    except Exception as error:
+        raise InputError(f"{where} cannot be read as an image ({error}); expected a NIfTI file.") from error
+    shape = pixels.shape
+    while pixels.ndim > 2 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2:
+        raise InputError(f"{where} has shape {shape}, expected a single-channel image of 2 dimensions.")
+    if image.header.get_xyzt_units()[0] != "mm":
+        return pixels.T, None
+    width_mm, height_mm = (float(zoom) for zoom in image.header.get_zooms()[:2])
+    if not (width_mm > 0 and height_mm > 0):
+        raise InputError(f"{where} has the pixel spacing {width_mm:g} x {height_mm:g} mm, expected positive numbers.")
+    return pixels.T, (height_mm, width_mm)
+
+
+def _least_step(image: np.ndarray) -> float:
+    """Half of the smallest difference between an intensity and none."""
+    positive = image[image > 0]
+    return float(positive.min()) / 2 if positive.size else 1.0

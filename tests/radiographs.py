@@ -1,0 +1,62 @@
+"""Radiographs in DICOM for the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForProcessing, ExplicitVRLittleEndian, generate_uid
+
+TAGS = {
+    "Modality": "DX",
+    "PatientID": "one",
+    "PresentationIntentType": "FOR PROCESSING",
+    "PhotometricInterpretation": "MONOCHROME2",
+    "ViewPosition": "PA",
+    "PatientOrientation": ["L", "F"],
+    "ImagerPixelSpacing": [3.75, 3.75],
+    "DistanceSourceToDetector": 1800,
+    "DistanceSourceToPatient": 1600,
+}
+"""A frontal film of the default geometry, oriented as it is read."""
+LATERAL = {"ViewPosition": "LL", "PatientOrientation": ["P", "F"]}
+"""What differs in its lateral film."""
+
+
+def write_dicom(path: Path, stored: np.ndarray, **tags: Any) -> str:
+    """A radiograph of these stored values, `(H, W)`, with :data:`TAGS`; further tags go before them, None removes one."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForProcessing
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset(path, {}, file_meta=meta, preamble=b"\0" * 128, is_implicit_VR=False, is_little_endian=True)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = stored.shape[:2]
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.BitsAllocated = dataset.BitsStored = 8 * stored.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelData = stored.tobytes()
+    for keyword, value in {**TAGS, **tags}.items():
+        if value is None:
+            dataset.pop(keyword, None)
+        else:
+            setattr(dataset, keyword, value)
+    dataset["PixelData"].VR = "OW" if dataset.BitsAllocated > 8 else "OB"
+    dataset.save_as(path)
+    return str(path)
+
+
+def write_line_integrals(path: Path, film: np.ndarray, photometric: str = "MONOCHROME2", **tags: Any) -> str:
+    """Line integrals in 16 bits, high ones bright: Pixel Intensity Relationship LOG with a Rescale Slope of its own."""
+    step = float(film.max()) / 65535
+    stored = np.rint(film / step).astype(np.uint16)
+    rescale = {"RescaleSlope": f"{step:.9e}", "RescaleIntercept": "0", "PixelIntensityRelationshipSign": -1}
+    if photometric == "MONOCHROME1":
+        stored = 65535 - stored
+        rescale = {
+            "RescaleSlope": f"{-step:.9e}", "RescaleIntercept": f"{65535 * step:.9e}", "PixelIntensityRelationshipSign": 1
+        }  # fmt: skip
+    relationship = {"PixelIntensityRelationship": "LOG", "PhotometricInterpretation": photometric}
+    return write_dicom(path, stored, **rescale, **relationship, **tags)

@@ -1,0 +1,431 @@
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
+from radiographs import LATERAL, write_dicom, write_line_integrals
+from scripts import InputError, LoadRadiographsd, Radiograph, read_radiograph
+
+RAMP = np.arange(60, dtype=np.uint16).reshape(6, 10) * 100
+"""Rises along rows and columns: no two pixels are alike."""
+
+
+def read(path: str | Path, scale: str | None = None) -> Radiograph:
+    """As the frontal film; a warning is an error, save that pictures have no spacing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message=".*no pixel spacing")
+        return read_radiograph(str(path), "frontal", scale)
+
+
+def refused(path: str | Path) -> str:
+    """The message, which names file and field."""
+    with warnings.catch_warnings(), pytest.raises(InputError) as caught:
+        warnings.simplefilter("ignore")
+        read_radiograph(str(path), "frontal")
+    message = str(caught.value)
+    assert message.startswith(f"{path}: field 'frontal'")
+    return message
+
+
+# Values
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_bone_is_bright_whatever_the_file_calls_white(tmp_path: Path, bits: int, photometric: str):
+    stored = (RAMP // 25 if bits == 8 else RAMP // 6).astype(np.uint8 if bits == 8 else np.uint16)
+    tags = {"BitsStored": bits, "HighBit": bits - 1, "PresentationIntentType": "FOR PRESENTATION"}
+    film = read(write_dicom(tmp_path / "film.dcm", stored, PhotometricInterpretation=photometric, **tags))
+    shown = stored.astype(float) if photometric == "MONOCHROME2" else -stored.astype(float)
+    assert film.scale == "presentation"
+    assert film.image.dtype == np.float32
+    np.testing.assert_array_equal(film.image, shown)
+
+
+def test_monochrome1_with_its_inverse_lut_shape_is_turned_once(tmp_path: Path):
+    tags = {"PresentationIntentType": "FOR PRESENTATION", "PhotometricInterpretation": "MONOCHROME1"}
+    film = read(write_dicom(tmp_path / "film.dcm", RAMP, PresentationLUTShape="INVERSE", **tags))
+    np.testing.assert_array_equal(film.image, -RAMP.astype(float))
+
+
+def test_a_window_clips_what_the_eye_would_not_see(tmp_path: Path):
+    tags = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 5000, "WindowWidth": 2000}
+    film = read(write_dicom(tmp_path / "film.dcm", RAMP, PresentationIntentType="FOR PRESENTATION", **tags))
+    values = 2.0 * RAMP - 100
+    low, high = values <= 4000, values >= 6000
+    assert (film.image[low] == film.image.min()).all() and (film.image[high] == film.image.max()).all()
+    assert (np.diff(film.image[~low & ~high]) > 0).all()
+
+
+def test_a_voi_lut_is_applied(tmp_path: Path):
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "US", [4, 1, 16])
+    lut.add_new("LUTData", "US", [0, 100, 1000, 1001])
+    stored = np.array([[0, 1, 2], [3, 4, 5]], np.uint16)
+    tags = {"PresentationIntentType": "FOR PRESENTATION", "VOILUTSequence": [lut]}
+    path = tmp_path / "film.dcm"
+    write_dicom(path, stored, **tags)
+    np.testing.assert_array_equal(read(path).image, [[0, 0, 100], [1000, 1001, 1001]])
+
+
+@pytest.mark.parametrize(("photometric", "sign"), [("MONOCHROME1", 1), ("MONOCHROME2", -1), ("MONOCHROME1", None)])
+def test_a_transmission_image_becomes_line_integrals(tmp_path: Path, photometric: str, sign: int | None):
+    """`I = I0 exp(-p)`, the bare beam being in the picture; with sign -1 the file holds what is lacking from full scale."""
+    expected = np.linspace(0, 6, 60).reshape(6, 10)
+    stored = np.rint(60000 * np.exp(-expected)).astype(np.uint16)
+    stored = 65535 - stored if sign == -1 else stored
+    tags = {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": sign}
+    film = read(write_dicom(tmp_path / "film.dcm", stored, PhotometricInterpretation=photometric, **tags))
+    assert film.scale == "transmission"
+    np.testing.assert_allclose(film.image, expected, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("tags", "scale"),
+    [
+        ({"PixelIntensityRelationship": "LIN"}, "transmission"),
+        ({"PixelIntensityRelationship": "LIN", "PresentationIntentType": "FOR PRESENTATION"}, "presentation"),
+        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 1}, "presentation"),
+        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 0.001}, "line_integral"),
+        ({"PixelIntensityRelationship": "LOG", "RescaleSlope": 0.001, "RescaleType": "OD"}, "presentation"),
+        ({}, "presentation"),
+    ],
+)
+def test_tags_declare_the_scale(tmp_path: Path, tags: dict[str, Any], scale: str):
+    assert read(write_dicom(tmp_path / "film.dcm", RAMP, RescaleIntercept=0, **tags)).scale == scale
+
+
+def test_a_declared_scale_goes_before_what_the_file_says(tmp_path: Path):
+    path = write_dicom(tmp_path / "film.dcm", RAMP, RescaleSlope=0.001, RescaleIntercept=0)
+    film = read(path, "line_integral")
+    np.testing.assert_allclose(film.image, RAMP / 1000, rtol=1e-6)
+    Image.fromarray(np.array([[200, 100], [50, 0]], np.uint8)).save(tmp_path / "film.png")
+    with pytest.warns(UserWarning, match="no pixel spacing"):
+        film = read_radiograph(str(tmp_path / "film.png"), "frontal", "transmission")
+    np.testing.assert_allclose(film.image, np.log([[1, 2], [4, 8]]), rtol=1e-6)
+    with pytest.raises(InputError, match="scale is 'log', expected one of line_integral, transmission, presentation"):
+        LoadRadiographsd("log")
+
+
+def test_logarithms_of_the_intensity_are_turned_over_from_the_bare_beam_on(tmp_path: Path):
+    """Sign 1: larger values are less attenuation, so that the largest is the bare beam."""
+    tags = {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": 1, "RescaleSlope": 0.001}
+    film = read(write_dicom(tmp_path / "film.dcm", RAMP, RescaleIntercept=-2, **tags))
+    np.testing.assert_allclose(film.image, (5900.0 - RAMP) / 1000, atol=1e-6)
+
+
+def test_padding_shutter_and_collimator_are_not_exposed(tmp_path: Path):
+    edges = {"LeftVerticalEdge": 1, "RightVerticalEdge": 9, "UpperHorizontalEdge": 0, "LowerHorizontalEdge": 99}
+    collimator = {f"Collimator{name}": value for name, value in edges.items()}
+    film = read(
+        write_dicom(
+            tmp_path / "film.dcm", RAMP, PixelPaddingValue=1200, PixelPaddingRangeLimit=1000, CollimatorShape="RECTANGULAR",
+            **collimator,
+        )
+    )  # fmt: skip
+    expected = (RAMP < 1000) | (RAMP > 1200)
+    expected[:, 0] = expected[:, 8:] = False
+    np.testing.assert_array_equal(film.exposed, expected)
+
+
+# Orientation and set-up
+
+
+@pytest.mark.parametrize("letters", [("L", "F"), ("R", "F"), ("L", "H"), ("R", "H"), ("F", "L"), ("F", "R"), ("H", "R")])
+@pytest.mark.parametrize("plane", ["frontal", "lateral"])
+def test_films_are_turned_to_be_read(tmp_path: Path, letters: tuple[str, str], plane: str):
+    """Whatever way the file is turned, the same film comes out, its pixels as wide and high as they were."""
+    canonical, pixel_mm = RAMP, [2.0, 3.0]
+    stored = canonical[:, ::-1] if "R" in letters else canonical
+    stored = stored[::-1] if "H" in letters else stored
+    if letters[0] in "HF":
+        stored, pixel_mm = stored.T, [3.0, 2.0]
+    across = dict(zip("LR", "LR" if plane == "frontal" else "PA"))
+    tags = {
+        "PatientOrientation": [across.get(letter, letter) for letter in letters],
+        "ViewPosition": "AP" if plane == "frontal" else "RL",
+        "ImagerPixelSpacing": pixel_mm,
+    }
+    film = read(write_dicom(tmp_path / "film.dcm", np.ascontiguousarray(stored), **tags))
+    np.testing.assert_array_equal(film.image, canonical)
+    assert (film.plane, film.view, film.pixel_mm) == (plane, tags["ViewPosition"], (2.0, 3.0))
+
+
+@pytest.mark.parametrize("suffix", ["png", "dcm"])
+@pytest.mark.filterwarnings("ignore:.*no pixel spacing", "ignore:.*lacks")
+def test_a_declared_orientation_turns_a_film_that_does_not_say(tmp_path: Path, suffix: str):
+    path, values = tmp_path / f"film.{suffix}", (RAMP // 25).astype(np.uint8)
+    if suffix == "png":
+        Image.fromarray(values).save(path)
+    else:
+        write_dicom(path, values, PatientOrientation=None, ViewPosition="LL")
+    film = LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})({"lateral": str(path)})["lateral"]
+    np.testing.assert_array_equal(film.image, values[:, ::-1])
+
+
+def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
+    load = LoadRadiographsd(orientations={"frontal": ["R", "F"], "lateral": ["A", "F"]})
+    np.testing.assert_array_equal(load({"frontal": write_dicom(tmp_path / "film.dcm", RAMP)})["frontal"].image, RAMP)
+
+
+@pytest.mark.parametrize(
+    ("lateral", "told"),
+    [(["A", "A"], "is ['A', 'A'], expected two directions"), (["L", "F"], "is ['L', 'F'], expected directions in its plane")],
+)
+def test_an_orientation_that_no_lateral_film_can_have_is_refused(lateral: list[str], told: str):
+    with pytest.raises(InputError, match=re.escape(f"film_orientation of a lateral film {told}")):
+        LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": lateral})
+
+
+def test_a_view_code_stands_for_a_view_position(tmp_path: Path):
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399198007", "SCT", "right lateral"
+    tags = {"ViewPosition": None, "PatientOrientation": ["P", "F"], "ViewCodeSequence": [code]}
+    assert read(write_dicom(tmp_path / "film.dcm", RAMP, **tags)).view == "RL"
+
+
+@pytest.mark.filterwarnings("ignore:.*lacks")
+def test_a_lateral_view_of_unknown_side_is_lateral(tmp_path: Path):
+    path = write_dicom(tmp_path / "film.dcm", RAMP, ViewPosition="LATERAL", PatientOrientation=None)
+    film = read_radiograph(path, "frontal")
+    assert (film.plane, film.view) == ("lateral", None)
+
+
+def test_patient_orientation_alone_tells_the_plane(tmp_path: Path):
+    path = write_dicom(tmp_path / "film.dcm", RAMP, ViewPosition=None, PatientOrientation=["AH", "F"])
+    with pytest.warns(UserWarning, match=r"View Position \(0018,5101\)"):
+        film = read_radiograph(path, "frontal")
+    assert (film.plane, film.view) == ("lateral", None)
+
+
+@pytest.mark.parametrize(
+    ("tags", "pixel_mm", "magnification", "source_to_patient_mm"),
+    [
+        ({}, 3.75, 1.125, 1600),
+        ({"EstimatedRadiographicMagnificationFactor": 1.2}, 3.75, 1.2, 1500),
+        ({"PixelSpacing": [3, 3]}, 3.75, 1.125, 1600),
+        (
+            {"ImagerPixelSpacing": None, "PixelSpacing": [3, 3], "PixelSpacingCalibrationType": "GEOMETRY"}, 3, 1, 1600
+        ),
+        ({"ImagerPixelSpacing": None, "NominalScannedPixelSpacing": [0.2, 0.2]}, 0.2, 1.125, 1600),
+    ],
+)  # fmt: skip
+def test_spacing_and_magnification_come_from_the_tags(tmp_path: Path, tags, pixel_mm, magnification, source_to_patient_mm):
+    film = read(write_dicom(tmp_path / "film.dcm", RAMP, **tags))
+    assert film.pixel_mm == (pixel_mm, pixel_mm)
+    assert film.magnification == pytest.approx(magnification)
+    assert film.source_to_patient_mm == pytest.approx(source_to_patient_mm)
+    assert film.source_to_detector_mm == 1800
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ("ViewPosition", "View Position (0018,5101) that is one of AP, PA, LL, RL (found none)"),
+        ("PatientOrientation", "Patient Orientation (0020,0020)"),
+        ("ImagerPixelSpacing", "Imager Pixel Spacing (0018,1164)"),
+        ("DistanceSourceToPatient", "Distance Source to Patient (0018,1111)"),
+    ],
+)
+def test_a_missing_tag_is_named_with_what_is_assumed(tmp_path: Path, tag: str, told: str):
+    path = write_dicom(tmp_path / "film.dcm", RAMP, **{tag: None})
+    with pytest.warns(UserWarning, match=re.escape(f"{path}: field 'frontal' lacks {told}")) as found:
+        read_radiograph(path, "frontal")
+    assert len(found) == 1
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "MR_small_RLE.dcm"])
+@pytest.mark.filterwarnings("ignore")
+def test_pydicoms_own_compressed_files_are_decoded(tmp_path: Path, name: str):
+    films = []
+    for source in (name, "MR_small.dcm"):
+        dataset = pydicom.dcmread(get_testdata_file(source))
+        dataset.Modality = "CR"
+        dataset.save_as(tmp_path / source)
+        films.append(read_radiograph(str(tmp_path / source), "frontal").image)
+    np.testing.assert_array_equal(*films)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_film_of_a_lossy_syntax_is_decoded(tmp_path: Path):
+    dataset = pydicom.dcmread(get_testdata_file("JPEG2000.dcm"))
+    dataset.Modality = "CR"
+    dataset.save_as(tmp_path / "film.dcm")
+    film = read_radiograph(str(tmp_path / "film.dcm"), "frontal")
+    assert film.image.shape == (1024, 256)
+    assert film.image.std() > 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".png", ".img"])
+def test_dicom_is_told_by_content_whatever_its_name(tmp_path: Path, suffix: str):
+    np.testing.assert_array_equal(read(write_dicom(tmp_path / f"film{suffix}", RAMP)).image, RAMP)
+
+
+def test_dicom_without_a_preamble_is_read(tmp_path: Path):
+    path = write_dicom(tmp_path / "film.dcm", RAMP)
+    dataset = pydicom.dcmread(path)
+    content = Path(path).read_bytes()
+    start = content.index(dataset["SOPClassUID"].tag.to_bytes(4, "little")[2:] + b"\x16\x00UI")
+    Path(path).write_bytes(content[start:])
+    np.testing.assert_array_equal(read(path).image, RAMP)
+
+
+@pytest.mark.parametrize("kind", ["png 8", "png 16", "tiff 8", "tiff 16", "tiff float", "jpeg", "rgb", "rgba", "palette"])
+def test_a_picture_is_read_with_rows_as_rows(tmp_path: Path, kind: str):
+    values = RAMP if "16" in kind else (RAMP / 7).astype(np.float32) if "float" in kind else (RAMP // 25).astype(np.uint8)
+    picture = Image.fromarray(values)
+    picture = picture.convert(kind.upper()) if kind in ("rgb", "rgba") else picture
+    picture = picture.convert("P") if kind == "palette" else picture
+    path = tmp_path / f"film.{kind.split()[0].replace('rgba', 'png').replace('rgb', 'png').replace('palette', 'png')}"
+    picture.save(path)
+    film = read(path)
+    assert film.scale == ("line_integral" if "float" in kind else "presentation")
+    np.testing.assert_allclose(film.image, values, atol=12 if kind == "jpeg" else 0)
+
+
+@pytest.mark.parametrize(("unit", "pixel_mm"), [("mm", (3.0, 2.0)), ("unknown", None)])
+def test_a_nifti_film_has_a_spacing_where_it_names_the_unit(tmp_path: Path, unit: str, pixel_mm: tuple | None):
+    image = nibabel.Nifti1Image(RAMP.T[..., None].astype(np.float32), np.diag([2.0, 3.0, 1.0, 1.0]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "film.nii.gz")
+    film = read(tmp_path / "film.nii.gz")
+    np.testing.assert_array_equal(film.image, RAMP)
+    assert (film.scale, film.pixel_mm) == ("line_integral", pixel_mm)
+
+
+# What cannot be used
+
+
+def with_pixels(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def without_end(path: Path, kept: float) -> Path:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        ({"PixelData": b""}, "cannot be decoded"),
+        ({"NumberOfFrames": 2, "Rows": 3}, "Number of Frames (0028,0008) is 2, expected 1"),
+        ({"PhotometricInterpretation": "RGB"}, "Photometric Interpretation (0028,0004) is RGB, expected MONOCHROME1"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "is PALETTE COLOR, expected MONOCHROME1 or MONOCHROME2"),
+        ({"Modality": "CT"}, "Modality (0008,0060) is CT, expected a radiograph"),
+        ({"BitsStored": 1}, "Bits Stored (0028,0101) is 1, expected 8 to 16"),
+        ({"ImagerPixelSpacing": [0, 0.2]}, "Imager Pixel Spacing (0018,1164) is [0.0, 0.2], expected two positive numbers"),
+        ({"ImagerPixelSpacing": [-0.2, 0.2]}, "(0018,1164) is [-0.2, 0.2], expected two positive numbers in mm"),
+        ({"PatientOrientation": ["L", "P"]}, "Patient Orientation (0020,0020) is ['L', 'P'], expected two directions"),
+        ({"PatientOrientation": ["P", "F"]}, "View Position (0018,5101) is PA, frontal, but Patient Orientation"),
+        ({"DistanceSourceToPatient": 1900}, "expected the detector behind the patient"),
+        ({"EstimatedRadiographicMagnificationFactor": 0.9}, "is 0.9, expected at least 1"),
+        ({"RescaleSlope": "1e400", "RescaleIntercept": 0}, "NaN or infinite values"),
+        ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535}, "constant"),
+        ({"WindowCenter": 5, "WindowWidth": 0}, "its rescale or its VOI LUT cannot be applied"),
+        ({"CollimatorShape": "RECTANGULAR"}, "expected four"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tags_that_cannot_be_used_are_named(tmp_path: Path, tags: dict[str, Any], told: str):
+    path = tmp_path / "film.dcm"
+    write_dicom(path, RAMP, **tags)
+    assert told in refused(path)
+
+
+@pytest.mark.parametrize(("kept", "told"), [(0.9, "cannot be decoded"), (0.5, "Pixel Data (7FE0,0010)"), (0.0, "not a DICOM")])
+@pytest.mark.filterwarnings("ignore")
+def test_a_truncated_file_is_refused(tmp_path: Path, kept: float, told: str):
+    path = tmp_path / "film.dcm"
+    write_dicom(path, np.tile(RAMP[:3, :3], (4, 4)))
+    assert told in refused(without_end(path, kept))
+
+
+def test_a_file_that_is_not_dicom_is_refused(tmp_path: Path):
+    (tmp_path / "film.dcm").write_text("no picture, only words that go on for a while " * 20)
+    assert "not a DICOM file" in refused(tmp_path / "film.dcm")
+
+
+def test_missing_pixel_data_are_named(tmp_path: Path):
+    path = tmp_path / "film.dcm"
+    dataset = pydicom.dcmread(write_dicom(path, RAMP))
+    del dataset.PixelData
+    dataset.save_as(path)
+    assert "has no Pixel Data (7FE0,0010)" in refused(path)
+
+
+def test_a_transfer_syntax_that_cannot_be_decoded_is_named(tmp_path: Path):
+    path = tmp_path / "film.dcm"
+    dataset = pydicom.dcmread(write_dicom(path, RAMP))
+    dataset.compress(RLELossless)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+    dataset.save_as(path)
+    assert re.search(r"transfer syntax MPEG2 .* \(1\.2\.840\.10008\.1\.2\.4\.100\) cannot be decoded", refused(path))
+
+
+def test_an_all_black_film_is_refused(tmp_path: Path):
+    assert "constant" in refused(write_dicom(tmp_path / "film.dcm", np.zeros((6, 10), np.uint16)))
+    assert "constant" in refused(with_pixels(tmp_path / "film.png", np.zeros((6, 10), np.uint8)))
+
+
+def test_a_picture_in_colours_is_refused_and_one_with_a_coloured_arrow_is_not(tmp_path: Path):
+    pixels = np.repeat(np.tile(RAMP // 25, (10, 10))[..., None], 3, axis=2).astype(np.uint8)
+    pixels[5, 10:20] = (255, 0, 0)
+    with pytest.warns(UserWarning, match="no pixel spacing"):
+        assert read_radiograph(str(with_pixels(tmp_path / "arrow.png", pixels)), "frontal").image.shape == (60, 100)
+    pixels[:30, :, 0] = 255
+    assert "has shape (60, 100, 3), expected a single-channel image" in refused(with_pixels(tmp_path / "a.png", pixels))
+
+
+def test_a_picture_of_several_frames_is_refused(tmp_path: Path):
+    page = Image.fromarray((RAMP // 25).astype(np.uint8))
+    page.save(tmp_path / "film.tiff", save_all=True, append_images=[page])
+    assert "holds 2 frames, expected one" in refused(tmp_path / "film.tiff")
+
+
+# Pairs
+
+
+def pair(folder: Path, frontal: dict[str, Any], lateral: dict[str, Any]) -> dict[str, str]:
+    tags = {"frontal": frontal, "lateral": lateral}
+    return {field: write_line_integrals(folder / f"{field}.dcm", RAMP, **tags[field]) for field in tags}
+
+
+def test_films_given_the_wrong_way_round_are_exchanged(tmp_path: Path):
+    record = pair(tmp_path, LATERAL, {})
+    with pytest.warns(UserWarning, match="exchanged") as found:
+        loaded = LoadRadiographsd()(record)
+    assert record["frontal"] in str(found[0].message) and record["lateral"] in str(found[0].message)
+    assert (loaded["frontal"].view, loaded["lateral"].view) == ("PA", "LL")
+
+
+@pytest.mark.parametrize(
+    ("frontal", "lateral", "told"),
+    [
+        ({}, {}, "both are frontal films (View Position PA and PA), expected one frontal and one lateral"),
+        (LATERAL, LATERAL, "both are lateral films"),
+        ({}, {**LATERAL, "PatientID": "two"}, "Patient ID (0010,0020) is one and two, expected two films of one patient"),
+    ],
+)
+def test_films_that_do_not_belong_together_are_refused(tmp_path: Path, frontal: dict, lateral: dict, told: str):
+    record = pair(tmp_path, frontal, lateral)
+    with pytest.raises(InputError) as caught:
+        LoadRadiographsd()(record)
+    assert told in str(caught.value)
+    assert all(path in str(caught.value) and f"'{field}'" in str(caught.value) for field, path in record.items())
