@@ -16,7 +16,7 @@ from phantoms import phantom
 from PIL import Image
 from scripts import InputError
 from scripts.datalist import main
-from scripts.files import cube_affine, write_ct
+from scripts.files import cube_affine, write_ct, write_film
 from scripts.record_check import Problem, check_records, print_problems, training_transforms
 
 CT = {"ct": "good.nii.gz"}
@@ -30,9 +30,10 @@ def transform() -> Compose:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A CT that fills the cube, as `good.nii.gz`, and a film, as `good.png`."""
+    """A CT that fills the cube, as `good.nii.gz`, and a film, as `good.png` and, with its place, as `film.nii.gz`."""
     write_ct(str(tmp_path / "good.nii.gz"), phantom(24, 0.0), cube_affine(24, 360.0))
     Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(tmp_path / "good.png")
+    write_film(str(tmp_path / "film.nii.gz"), torch.rand(64, 64), 7.5)
     return tmp_path
 
 
@@ -50,7 +51,7 @@ def test_the_transforms_are_those_of_training_up_to_the_projection(folder: Path,
 
 
 def test_a_clean_datalist_has_no_problems(folder: Path, transform: Compose, capsys):
-    films = {"frontal": "good.png", "lateral": "good.png"}
+    films = {"frontal": "film.nii.gz", "lateral": "film.nii.gz"}
     found = check(folder, transform, training=[CT, {**CT, **films}], validation=[CT], test=[CT])
     assert found == ([], 4)
     print_problems(*found)
@@ -62,8 +63,8 @@ def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transfo
     volume[3, 4, 5] = np.nan
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([15.0, 15, 15, 1])), folder / "nan.nii.gz")
     (folder / "cut.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:-400])
-    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(folder / "constant.png")
-    training = [CT, {"ct": "nan.nii.gz"}, {**CT, "frontal": "good.png", "lateral": "constant.png"}, CT]
+    write_film(str(folder / "constant.nii.gz"), torch.full((64, 64), 7.0), 7.5)
+    training = [CT, {"ct": "nan.nii.gz"}, {**CT, "frontal": "film.nii.gz", "lateral": "constant.nii.gz"}, CT]
     problems, count = check(folder, transform, training=training, validation=[{"ct": "cut.nii.gz"}])
     assert count == 5
     assert [(p.record, p.field) for p in problems] == [
@@ -71,7 +72,7 @@ def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transfo
         ("training[2]", "lateral"),
         ("validation[0]", "ct"),
     ]
-    for problem, file, text in zip(problems, ("nan.nii.gz", "constant.png", "cut.nii.gz"), ("NaN", "constant", "read")):
+    for problem, file, text in zip(problems, ("nan.nii.gz", "constant.nii.gz", "cut.nii.gz"), ("NaN", "constant", "read")):
         assert problem.message.startswith(str(folder / file))
         assert text in problem.message
     print_problems(problems, count)
@@ -128,12 +129,16 @@ def test_a_datalist_that_cannot_be_read_is_an_error(tmp_path: Path, transform: C
         check_records(str(tmp_path / "datalist.json"), transform)
 
 
-def test_the_status_tells_whether_there_are_problems(folder: Path, transform: Compose, monkeypatch, capsys):
+def test_the_status_tells_whether_there_are_errors(folder: Path, transform: Compose, monkeypatch, capsys):
     monkeypatch.setattr("scripts.datalist.training_transforms", lambda: transform)
     content = {"training": [CT], "validation": [CT]}
     (folder / "datalist.json").write_text(json.dumps(content))
     assert main([str(folder), "--check"]) == 0
     assert "No problems in 2 records." in capsys.readouterr().out
+    write_ct(str(folder / "small.nii.gz"), phantom(24, 0.0), cube_affine(24, 100.0))
+    (folder / "warned.json").write_text(json.dumps({**content, "test": [{"ct": "small.nii.gz"}]}))
+    assert main([str(folder), "--check", "--datalist", str(folder / "warned.json")]) == 0
+    assert "\ntest[0]  ct     warning: " in capsys.readouterr().out
     (folder / "other.json").write_text(json.dumps({**content, "test": [{"ct": "good.png"}]}))
     assert main([str(folder), "--check", "--datalist", str(folder / "other.json")]) == 1
     assert "\ntest[0]  ct     " in capsys.readouterr().out

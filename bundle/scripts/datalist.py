@@ -28,14 +28,14 @@ SHOWN_ALONE = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit status: 1 when nothing can be written or the check finds problems."""
+    """The command line; gives the exit status: 1 when nothing can be written or the check finds errors."""
     options = _parse(arguments)
     datalist = options.datalist or options.folder / "datalist.json"
     try:
         if options.check:
             problems, count = check_records(str(datalist), training_transforms())
             print_problems(problems, count)
-            return 1 if problems else 0
+            return int(any(problem.is_error for problem in problems))
         build_datalist(options.folder, datalist, options.fractions, options.seed, options.overwrite)
     except (InputError, OSError) as error:
         print(f"\nerror: {error}", file=sys.stderr)

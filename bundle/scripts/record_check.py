@@ -17,6 +17,7 @@ from .errors import InputError
 from .records import SECTIONS, read_datalist, resolve_record, section_of, warn_of_paths_outside
 
 TRAINING_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train.json"
+WARNING = "warning: "
 FIELD = re.compile(r"field '([^']*)'")
 
 
@@ -28,6 +29,11 @@ class Problem:
     """Its place in the datalist, such as "training[3]", or a section."""
     field: str
     message: str
+
+    @property
+    def is_error(self) -> bool:
+        """Whether training would end at it; what is no error is used with a warning."""
+        return not self.message.startswith(WARNING)
 
 
 def training_transforms(**overrides: Any) -> Compose:
@@ -100,7 +106,7 @@ def _messages(work: Callable[..., Any], *arguments: Any) -> list[str]:
     for warning in caught:
         if warning not in ours:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return [f"warning: {warning.message}" for warning in ours] + errors
+    return [f"{WARNING}{warning.message}" for warning in ours] + errors
 
 
 def _cause(error: BaseException) -> str:
