@@ -58,6 +58,17 @@ def read_dicom(
         UserWarning: naming the tags that are missing and what is assumed instead.
     """
     dataset = _read(path, where)
+    try:
+        return _as_radiograph(dataset, path, where, field, scale, orientations)
+    except InputError:
+        raise
+    except Exception as error:  # pydicom decodes a tag when it is asked for, and raises whatever it stumbles over
+        raise InputError(f"{where} has a damaged tag ({_told(error)}); copy or export it again.") from error
+
+
+def _as_radiograph(
+    dataset: Dataset, path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
+) -> Radiograph:
     _check_kind(dataset, where)
     stored = _stored_values(dataset, where)
     exposed = _exposed(dataset, stored, where)
@@ -71,7 +82,7 @@ def read_dicom(
         missing.append(f"{_named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
     set_up = _set_up(dataset, where, missing)
     if missing:
-        warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=3)
+        warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=4)
     patient = str(dataset.get("PatientID") or "").strip() or None
     radiograph = Radiograph(str(path), image, exposed, scale, plane, view, patient=patient, **set_up)
     return turn_as_read(radiograph, letters)

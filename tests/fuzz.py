@@ -1,0 +1,157 @@
+"""
+Damages files at random and reads them: whatever comes, it is read, or refused by an error that names the file.
+
+    python tests/fuzz.py [--copies 500] [--kinds "DICOM film" PNG]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from monai.transforms import Compose, Orientationd
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+import SimpleITK  # noqa: E402
+from ct_series_files import write_series  # noqa: E402
+from phantoms import phantom  # noqa: E402
+from radiographs import write_dicom  # noqa: E402
+from scripts import (  # noqa: E402
+    BiplanarGeometry,
+    InputError,
+    LoadCTd,
+    LoadRadiographsd,
+    PrepareXraysd,
+    ResampleToCubed,
+    load_records,
+)
+from scripts.files import cube_affine, write_ct, write_film, write_json  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import torch  # noqa: E402
+
+READ_FILM = Compose(
+    [
+        LoadRadiographsd(),
+        PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7)),
+    ]
+)
+READ_CT = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 16, 360.0)])
+LARGEST_SHARE = 0.01
+"""Part of a file's bytes that is changed at most."""
+
+
+def film(path: Path) -> None:
+    READ_FILM({"frontal": str(path)})
+
+
+def ct(path: Path) -> None:
+    READ_CT({"ct": str(path)})
+
+
+def series(path: Path) -> None:
+    READ_CT({"ct": str(path.parent)})
+
+
+def datalist(path: Path) -> None:
+    load_records(str(path), "training")
+
+
+def _ramp(bits: int) -> np.ndarray:
+    return (np.arange(48 * 48).reshape(48, 48) * (2**bits - 1) // (48 * 48)).astype(f"uint{bits}")
+
+
+def _itk(path: Path) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(phantom(16, 0.0).numpy().astype(np.int16)), str(path))
+
+
+def _series(path: Path) -> None:
+    write_series(path.parent, name=lambda index: path.name if index == 1 else f"{index}.dcm")
+
+
+KINDS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]] = {
+    "DICOM film": ("film.dcm", lambda path: write_dicom(path, _ramp(16)), film),
+    "NIfTI film": ("film.nii", lambda path: write_film(str(path), torch.rand(48, 48), 7.5), film),
+    "PNG": ("film.png", lambda path: Image.fromarray(_ramp(16)).save(path), film),
+    "JPEG": ("film.jpg", lambda path: Image.fromarray(_ramp(8)).save(path), film),
+    "TIFF": ("film.tif", lambda path: Image.fromarray(_ramp(16)).save(path), film),
+    "DICOM series": ("series/one.dcm", _series, series),
+    "NIfTI CT": ("ct.nii.gz", lambda path: write_ct(str(path), phantom(16, 0.0), cube_affine(16, 360.0)), ct),
+    "NRRD": ("ct.nrrd", _itk, ct),
+    "MetaImage": ("ct.mha", _itk, ct),
+    "datalist": ("datalist.json", lambda path: write_json(str(path), {"training": [{"ct": "datalist.json"}]}), datalist),
+}
+"""Each kind of file: its name, how it is written, and how it is read."""
+
+
+def damaged(content: bytes, random: np.random.Generator) -> bytes:
+    """A copy with some bytes changed; every fourth one is cut off as well."""
+    spoilt = np.frombuffer(content, np.uint8).copy()
+    count = int(random.integers(1, max(2, int(LARGEST_SHARE * len(spoilt)) + 1)))
+    spoilt[random.integers(0, len(spoilt), count)] ^= random.integers(1, 256, count).astype(np.uint8)
+    return spoilt[: random.integers(0, len(spoilt))].tobytes() if random.random() < 0.25 else spoilt.tobytes()
+
+
+def fuzz(kind: str, copies: int, folder: Path) -> tuple[int, list[tuple[int, BaseException]]]:
+    """
+    Reads damaged copies of a kind of file; the copy's number seeds its damage.
+
+    Returns:
+        How many could be read all the same, and those that ended in another error than one of the bundle's, or in one
+        that does not name the folder.
+    """
+    name, write, read = KINDS[kind]
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path)
+    read(path)
+    content, passed, crashes = path.read_bytes(), 0, []
+    for copy in tqdm(range(copies), desc=kind, leave=False):
+        path.write_bytes(damaged(content, np.random.default_rng(copy)))
+        try:
+            read(path)
+            passed += 1
+        except Exception as error:
+            cause = _cause(error)
+            if not isinstance(cause, InputError) or str(folder) not in str(cause):
+                crashes.append((copy, cause))
+    return passed, crashes
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The bundle's own error in a chain, else the first."""
+    while not isinstance(error, InputError) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--copies", type=int, default=500)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    failed = 0
+    for kind in options.kinds:
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+            with contextlib.redirect_stderr(nowhere):
+                passed, crashes = fuzz(kind, options.copies, Path(folder))
+        print(f"{kind:<14}{options.copies} copies: {passed} read, {options.copies - passed - len(crashes)} refused by name, "
+              f"{len(crashes)} other", flush=True)  # fmt: skip
+        for copy, error in crashes[:5]:
+            print(f"    copy {copy}: {type(error).__name__}: {str(error)[:200]}")
+        failed += len(crashes)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
