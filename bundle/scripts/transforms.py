@@ -40,7 +40,7 @@ class LoadRecordd(MapTransform):
 
     Raises:
         InputError: when the file is missing or no image, has another number of dimensions or several channels, holds
-            NaN or infinite values, or is empty or constant; for CTs also what :func:`read_ct` and :func:`check_ct` refuse.
+            NaN or infinite values, or is empty or constant; for CTs also as :func:`read_ct` and :func:`check_ct` do.
     """
 
     def __init__(self, keys: KeysCollection, spatial_dims: int, allow_missing_keys: bool = False) -> None:
