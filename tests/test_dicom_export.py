@@ -171,7 +171,8 @@ def test_the_patient_and_the_study_are_copied_when_asked_and_nothing_else(tmp_pa
 
 @pytest.mark.parametrize(("charset", "name"), [("ISO_IR 100", "Müller^Zoë"), ("ISO 2022 IR 87", "Yamada^Tarou=山田^太郎")])
 def test_a_copied_name_keeps_its_letters(tmp_path: Path, charset: str, name: str):
-    path = radiograph(tmp_path / "film", SpecificCharacterSet=["", charset] if "2022" in charset else charset, PatientName=name)
+    charsets = ["", charset] if "2022" in charset else charset
+    path = radiograph(tmp_path / "film", SpecificCharacterSet=charsets, PatientName=name)
     write_ct_series(str(tmp_path / "ct"), volume(5, 6, 7), AFFINES["cube"], read_identification(str(path)))
     assert {str(image.PatientName) for image in images(tmp_path / "ct")} == {name}
 

@@ -57,7 +57,7 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
         except Exception as error:
             problems[name] = str(error) or type(error).__name__
     if not headers:
-        raise InputError(f"{where} holds no DICOM file ({len(names)} other file(s)), expected the slices of one CT series.")
+        raise InputError(f"{where} holds no DICOM file ({len(names)} other file(s)), expected the slices of one CT.")
     if problems:
         name, problem = next(iter(problems.items()))
         raise InputError(
@@ -94,14 +94,18 @@ def _check_one_series(headers: Mapping[str, Dataset], where: str) -> None:
     )
     if len({uid for uid, _ in series}) > 1:
         found = "; ".join(f"{uid} ({text}): {count} files" for (uid, text), count in series.most_common())
-        raise InputError(f"{where} holds several series, expected one; move each into a folder of its own. Found {found}.")
+        raise InputError(
+            f"{where} holds several series, expected one; move each into a folder of its own. Found {found}."
+        )
 
 
 def _check_slice(header: Dataset, where: str) -> None:
     if header.get("Modality") != "CT":
         raise InputError(f"{where}: Modality is {header.get('Modality')!r}, expected 'CT'; name the folder of a CT.")
     if int(header.get("NumberOfFrames") or 1) > 1:
-        raise InputError(f"{where} holds {header.NumberOfFrames} frames, expected a file for each slice; convert it first.")
+        raise InputError(
+            f"{where} holds {header.NumberOfFrames} frames, expected a file for each slice; convert it first."
+        )
     if header.get("RescaleType", "HU") not in ("HU", ""):
         raise InputError(f"{where}: RescaleType is {header.RescaleType!r}, expected 'HU'; rescale the CT to HU first.")
     _numbers(header, "RescaleIntercept", 1, where)

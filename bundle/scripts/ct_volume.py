@@ -17,7 +17,7 @@ NIFTI, OF_ITK = (".nii", ".nii.gz"), (".nrrd", ".nhdr", ".mha", ".mhd")
 SHEAR = 0.01
 """Largest cosine between two axes that counts as a right angle."""
 LUNG_HU, DENSE_HU = -200.0, 2000.0
-"""A chest CT has values below the first, its air; one without negative values but some above the second is not in HU."""
+"""A chest CT has values below the first, its air; one without negative values but some above the second not in HU."""
 
 
 def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
