@@ -13,7 +13,10 @@ from monai.transforms import LoadImage
 from .ct_series import check_ct_series
 from .errors import InputError
 
-NIFTI, OF_ITK = (".nii", ".nii.gz"), (".nrrd", ".nhdr", ".mha", ".mhd")
+NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
+OF_ITK = (*NRRD, ".mha", ".mhd")
+LONGEST_HEADER = 2**16
+"""Bytes among which the header of a NRRD has to end."""
 SHEAR = 0.01
 """Largest cosine between two axes that counts as a right angle."""
 LUNG_HU, DENSE_HU = -200.0, 2000.0
@@ -38,6 +41,8 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
     """
     if os.path.isdir(path):
         return _read_series(loader, path, field)
+    if path.lower().endswith(NRRD):
+        _check_nrrd_header(path, f"{path}: field '{field}'")
     if path.lower().endswith(OF_ITK):
         return loader(path, reader=ITKReader())
     if path.lower().endswith(NIFTI):
@@ -111,6 +116,18 @@ def _read_series(loader: LoadImage, folder: str, field: str) -> MetaTensor:
             f"Number, Sequence Name or Slice Thickness differ among them: make them the same, or part the series."
         )
     return ct
+
+
+def _check_nrrd_header(path: str, where: str) -> None:
+    """ITK ends the whole process at some damaged headers, so that none but plain text is handed to it."""
+    with open(path, "rb") as file:
+        start = file.read(LONGEST_HEADER)
+    header, end, _ = start.replace(b"\r\n", b"\n").partition(b"\n\n")
+    if not header.startswith(b"NRRD") or not header.isascii() or not (end or path.lower().endswith(".nhdr")):
+        raise InputError(
+            f"{where} has a damaged header, expected NRRD, lines of ASCII and an empty line at their end; convert the "
+            f"original again."
+        )
 
 
 def _check_nifti_header(path: str, where: str) -> None:
