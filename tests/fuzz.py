@@ -34,6 +34,7 @@ from scripts import (  # noqa: E402
     ResampleToCubed,
     load_records,
 )
+from scripts.errors import root_cause  # noqa: E402
 from scripts.files import cube_affine, write_ct, write_film, write_json  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -121,17 +122,10 @@ def fuzz(kind: str, copies: int, folder: Path) -> tuple[int, list[tuple[int, Bas
             read(path)
             passed += 1
         except Exception as error:
-            cause = _cause(error)
+            cause = root_cause(error)
             if not isinstance(cause, InputError) or str(folder) not in str(cause):
                 crashes.append((copy, cause))
     return passed, crashes
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The bundle's own error in a chain, else the first."""
-    while not isinstance(error, InputError) and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__
-    return error
 
 
 def main() -> int:

@@ -37,8 +37,7 @@ class PrepareBiplanarBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]:
         target = {
-            key: torch.as_tensor(batchdata[key]).as_subclass(torch.Tensor).to(device, non_blocking=non_blocking, **kwargs)
-            for key in ("ct", "xrays")
+            key: _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
         }
         arguments: dict[str, Any] = {"stages": self.stages}
         if self.crop is not None:
@@ -68,7 +67,7 @@ class PrepareFilmsBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
-        xrays = torch.as_tensor(batchdata["image"]).as_subclass(torch.Tensor)
+        xrays = _plain(batchdata["image"])
         xrays = xrays.to(device, non_blocking=non_blocking, **kwargs)
         return xrays, None, (), {"geometry": self._of_batch(batchdata["geometry"])}
 
@@ -78,6 +77,11 @@ class PrepareFilmsBatch(PrepareBatch):
             raise InputError(f"X-rays of a batch have the views {views}, expected one pair; use batches of one case.")
         distances = {name: films[name] for name in ("source_to_isocentre_mm", "source_to_detector_mm")}
         return replace(self.geometry, views=tuple(found[0] for found in views), **distances)
+
+
+def _plain(values: Any) -> torch.Tensor:
+    """A tensor without the metadata of a MONAI tensor."""
+    return torch.as_tensor(values).as_subclass(torch.Tensor)
 
 
 def random_region(size: int, side: int) -> Region:

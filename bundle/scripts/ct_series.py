@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from .errors import InputError
+from .errors import InputError, told
 
 END_OF_FRAMES = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 """Ends compressed pixel data: the sequence delimitation item and its length."""
@@ -55,7 +55,7 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
         except InvalidDicomError:
             problems[name] = "no DICOM file"
         except Exception as error:
-            problems[name] = str(error) or type(error).__name__
+            problems[name] = told(error)
     if not headers:
         raise InputError(f"{where} holds no DICOM file ({len(names)} other file(s)), expected the slices of one CT.")
     if problems:

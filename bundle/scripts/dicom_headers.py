@@ -9,17 +9,12 @@ from pathlib import Path, PurePosixPath
 
 import pydicom
 
+from .errors import told
+from .radiograph import PLANE_OF_VIEW
 from .studies import Image, LeftOut
 
 RADIOGRAPHS = ("CR", "DX", "RG")
-VIEW_OF_POSITION = {
-    "AP": "frontal",
-    "PA": "frontal",
-    "LL": "lateral",
-    "RL": "lateral",
-    "LATERAL": "lateral",
-    "LAT": "lateral",
-}
+VIEW_OF_POSITION = {**PLANE_OF_VIEW, "LATERAL": "lateral", "LAT": "lateral"}
 TAGS = ["ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "ViewPosition"]
 
 
@@ -59,7 +54,7 @@ def read_header(folder: Path, path: str) -> Header | LeftOut:
         header = pydicom.dcmread(folder / path, stop_before_pixels=True, specific_tags=TAGS)
         texts = {tag: str(header.get(tag) or "").strip() for tag in TAGS}
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
-        return LeftOut(path, f"cannot be read as DICOM ({str(error).strip() or type(error).__name__})")
+        return LeftOut(path, f"cannot be read as DICOM ({told(error)})")
     for tag in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
         if not texts[tag]:
             return LeftOut(path, f"its {tag} is empty, so it is not known whose it is")

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 
 import nibabel
 
+from .ct_volume import NIFTI
+from .errors import told
 from .studies import Image, LeftOut
 
 VIEW_OF_WORD = {
@@ -25,10 +27,9 @@ VIEW_OF_WORD = {
     "ll": "lateral",
     "rl": "lateral",
 }
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
 VOLUME_SUFFIXES = (".nrrd", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-SUFFIXES = (*NIFTI_SUFFIXES, *VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
+SUFFIXES = (*NIFTI, *VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 MASK_WORDS = {"mask", "label", "labels", "seg", "segmentation"}
 KIND_WORDS = rf"(?:{'|'.join(VIEW_OF_WORD)}|ct|s\d+)(?![a-z0-9])"
 LEADING_KINDS = re.compile(rf"\A(?:{KIND_WORDS}[^a-z0-9]*)+", re.I)
@@ -69,7 +70,7 @@ def _field_of(folder: Path, path: str, views: set[str]) -> str | LeftOut:
     try:
         dimensions = _dimensions(folder / path)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
-        return LeftOut(path, f"its header cannot be read ({str(error).strip() or type(error).__name__})")
+        return LeftOut(path, f"its header cannot be read ({told(error)})")
     if dimensions not in (2, 3):
         return LeftOut(path, f"has {dimensions} dimensions, expected a volume of 3 or a film of 2")
     if dimensions == 3:
@@ -83,7 +84,7 @@ def _field_of(folder: Path, path: str, views: set[str]) -> str | LeftOut:
 def _dimensions(path: Path) -> int:
     """Axes of an image: by its suffix, and those of a NIfTI by its header, up to the last that is longer than 1."""
     suffix = image_suffix(path.name)
-    if suffix not in NIFTI_SUFFIXES:
+    if suffix not in NIFTI:
         return 2 if suffix in PICTURE_SUFFIXES else 3
     return max((axis for axis, length in enumerate(nibabel.load(path).shape, start=1) if length != 1), default=0)
 

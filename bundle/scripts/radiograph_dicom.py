@@ -12,7 +12,7 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian
 
-from .errors import InputError
+from .errors import InputError, told
 from .radiograph import (
     PLANE_OF_VIEW,
     Radiograph,
@@ -63,7 +63,7 @@ def read_dicom(
     except InputError:
         raise
     except Exception as error:  # pydicom decodes a tag when it is asked for, and raises whatever it stumbles over
-        raise InputError(f"{where} has a damaged tag ({_told(error)}); copy or export it again.") from error
+        raise InputError(f"{where} has a damaged tag ({told(error)}); copy or export it again.") from error
 
 
 def _as_radiograph(
@@ -93,7 +93,7 @@ def _read(path: str, where: str) -> Dataset:
         dataset = pydicom.dcmread(path, force=True)
         is_dicom = "SOPClassUID" in dataset or "Rows" in dataset
     except Exception as error:
-        raise InputError(f"{where} cannot be read as DICOM ({_told(error)}); copy or export it again.") from error
+        raise InputError(f"{where} cannot be read as DICOM ({told(error)}); copy or export it again.") from error
     if not is_dicom:
         raise InputError(f"{where} is not a DICOM file, or a truncated one: it has no SOP Class UID; export it again.")
     if not hasattr(dataset, "file_meta"):
@@ -129,7 +129,7 @@ def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
     except Exception as error:
         syntax = dataset.file_meta.TransferSyntaxUID
         raise InputError(
-            f"{where}: the pixels of transfer syntax {syntax.name} ({syntax}) cannot be decoded ({_told(error)}); "
+            f"{where}: the pixels of transfer syntax {syntax.name} ({syntax}) cannot be decoded ({told(error)}); "
             f"expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or have it decompressed."
         ) from error
     if dataset.PixelRepresentation == 0:
@@ -183,7 +183,7 @@ def _attenuation(dataset: Dataset, stored: np.ndarray, exposed: np.ndarray, scal
         has_values = exposed.any() and np.isfinite(values).all()
     except Exception as error:
         raise InputError(
-            f"{where}: its rescale or its VOI LUT cannot be applied ({_told(error)}); correct the tags."
+            f"{where}: its rescale or its VOI LUT cannot be applied ({told(error)}); correct the tags."
         ) from error
     if not has_values:
         return values
@@ -311,7 +311,3 @@ def _named(keyword: str) -> str:
 
 def _joined(letters: tuple[str, str]) -> str:
     return "\\".join(letters)
-
-
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

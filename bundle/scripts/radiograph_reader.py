@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
+from .ct_volume import NIFTI
 from .errors import InputError
 from .radiograph import (
     AS_READ,
@@ -24,7 +25,6 @@ from .radiograph import (
 from .radiograph_dicom import read_dicom
 
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 LARGEST_COLOUR = 8
 """How far the channels of a grey pixel may differ: JPEG rounds each by itself."""
 COLOURED_SHARE = 0.01
@@ -60,7 +60,7 @@ def read_radiograph(
     if _is_dicom(path):
         return read_dicom(path, where, field, scale, orientations)
     letters = check_directions(orientations[field], "film_orientation")
-    pixels, pixel_mm = (_read_nifti if str(path).endswith(NIFTI_SUFFIXES) else _read_picture)(path, where)
+    pixels, pixel_mm = (_read_nifti if str(path).endswith(NIFTI) else _read_picture)(path, where)
     if pixel_mm is None:
         warnings.warn(
             f"{where} has no pixel spacing; its longer side is taken to span the detector. Expected DICOM with Imager "

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from tqdm import tqdm
 
-from .errors import InputError
+from .errors import InputError, root_cause
 from .records import SECTIONS, read_datalist, resolve_record, section_of, warn_of_paths_outside
 
 TRAINING_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train.json"
@@ -110,7 +110,6 @@ def _messages(work: Callable[..., Any], *arguments: Any) -> list[str]:
 
 
 def _cause(error: BaseException) -> str:
-    """The bundle's own message, which MONAI wraps in others; else the first of the chain, by its type."""
-    while not isinstance(error, InputError) and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__
+    """The bundle's own message, or another's with its type."""
+    error = root_cause(error)
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import torch
 from einops import rearrange
@@ -118,16 +117,11 @@ class VolumeStage(nn.Module):
         ratio = None
         if previous is not None and self.reads_reprojection:
             ratio = self.reprojection.ratio(previous, xrays, geometry, self.size)
-        decode = partial(checkpoint, self._decode, use_reentrant=False) if self._recomputes else self._decode
         parts = [
-            decode(part, context, lifted, xrays, geometry, previous, ratio)
+            computed(self.checkpointing, self._decode, part, context, lifted, xrays, geometry, previous, ratio)
             for part in (region or Region.whole(self.size)).slabs(slabs)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-
-    @property
-    def _recomputes(self) -> bool:
-        return self.checkpointing and torch.is_grad_enabled()
 
     def _context(self, features, lifted, xrays, geometry, previous) -> torch.Tensor:
         size = self.context.size
@@ -336,10 +330,7 @@ class BiplanarTransformer(nn.Module):
         if self.token_position is not None:
             tokens = tokens + self.token_position
         for layer in self.layers:
-            if self.checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(layer, tokens, context, windows, use_reentrant=False)
-            else:
-                tokens = layer(tokens, context, windows)
+            tokens = computed(self.checkpointing, layer, tokens, context, windows)
         return volume + rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")
 
 
@@ -399,6 +390,13 @@ class DetailEnhancer(nn.Module):
         """`(B, 1, X, Y, Z)` and `(B, 2, X, Y, Z)`, all sides even, to the detail, `(B, 1, X, Y, Z)`."""
         evidence = torch.cat([volume, high_band(lifted)], dim=1)
         return high_band(self.to_volume(self.convolutions(evidence)))
+
+
+def computed(checkpointing: bool, function: Callable[..., torch.Tensor], *arguments) -> torch.Tensor:
+    """`function(*arguments)`; with `checkpointing` it is computed again in the backward pass instead of being stored."""
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(function, *arguments, use_reentrant=False)
+    return function(*arguments)
 
 
 def lift_xrays(xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
