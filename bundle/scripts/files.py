@@ -71,21 +71,29 @@ def write_film(path: str, film: torch.Tensor, pixel_mm: float) -> None:
     _write_nifti(path, film.T[..., None].float().cpu().numpy(), np.diag([pixel_mm, pixel_mm, 1.0, 1.0]))
 
 
-def write_film_picture(path: str, film: torch.Tensor) -> None:
-    """A film `(H, W)` as 8-bit PNG to look at: its own range to black and white, bone white."""
+def film_picture(film: torch.Tensor) -> Image.Image:
+    """A film `(H, W)` as 8-bit picture to look at: its own range to black and white, bone white."""
     film = film.float().cpu()
     grey = (film - film.min()) / (film.max() - film.min()).clamp(min=1e-6)
-    picture = Image.fromarray((grey * 255).round().byte().numpy())
-    write_whole(path, lambda temporary: picture.save(temporary))
+    return Image.fromarray((grey * 255).round().byte().numpy())
+
+
+def write_film_picture(path: str, film: torch.Tensor) -> None:
+    """:func:`film_picture` as a file."""
+    write_whole(path, film_picture(film).save)
 
 
 def write_json(path: str, content: Any) -> None:
     """JSON; a number that is not finite becomes null."""
-    text = json.dumps(_finite(content), indent=2)
+    write_text(path, json.dumps(_finite(content), indent=2) + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Text in UTF-8, its line ends as they are."""
 
     def write(temporary: str) -> None:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
 
     write_whole(path, write)
 
