@@ -119,15 +119,17 @@ def demo(arguments: argparse.Namespace) -> None:
     print("One patient: the demo shows that the machinery works, not how well it does on people it has not seen.")
     dataset = write_demo_dataset(output, CONFIGS / "demo.json")
     train_stages([1, 2, 3], dataset, output, CONFIGS / "demo.json")
-    run_evaluation(dataset, output, output / "stage3_best.pth")
+    note = "The network was trained on this patient: the demo shows the machinery, not generalisation."
+    run_evaluation(dataset, output, output / "stage3_best.pth", note=note)
     case = output / "cases" / "original"
     for file in case.iterdir():
         file.replace(output / file.name)
     shutil.rmtree(output / "cases")
     print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
     print(
-        f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Look at {output / 'report.png'} and "
-        f"{output / 'xrays.png'}; the figures, with their definitions, are in {output / 'metrics.json'}.\n"
+        f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Open {output / 'report.html'} "
+        f"in a browser; {output / 'report.png'} and {output / 'xrays.png'} are pictures of the same. The figures, with\n"
+        f"their definitions, are in {output / 'metrics.json'}.\n"
         "These figures are of one patient: the network was trained on random deformations of this CT and scored on\n"
         "others of the same CT. They show the machinery, not generalisation. Research use only, not for diagnosis."
     )
@@ -172,8 +174,8 @@ def infer(arguments: argparse.Namespace) -> None:
         output_dir=arguments.output,
         **asked,
     )
-    written = ["ct.nii.gz", "ct_dicom", "preview.png"] if arguments.dicom else ["ct.nii.gz", "preview.png"]
-    print(f"\nWrote {', '.join(written)} in {arguments.output}. Research use only.")
+    written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html"]
+    print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -205,9 +207,9 @@ def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path |
         bundle("training", configs, output, gpus, dataset_dir=dataset, ckpt_dir=output, output_dir=output)
 
 
-def run_evaluation(dataset: Path, output: Path, weights: Path) -> None:
+def run_evaluation(dataset: Path, output: Path, weights: Path, **overrides: str) -> None:
     configs = [CONFIGS / "train.json", CONFIGS / "evaluate.json", *overlay_beside(weights)]
-    bundle("run", configs, output, dataset_dir=dataset, weights=weights, output_dir=output)
+    bundle("run", configs, output, dataset_dir=dataset, weights=weights, output_dir=output, **overrides)
 
 
 def overlay_beside(weights: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
@@ -8,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from browser import view_of
 from bundle_runs import bundle_run_here, cause_of
 from conftest import Trained
 from ct_series_files import write_series
@@ -15,8 +17,17 @@ from monai.transforms import Orientation
 from PIL import Image
 from pydicom import dcmread
 from radiographs import write_line_integrals
-from scripts import CheckpointError, FinalVolumeInferer, InputError, LoadCTd, SaveReconstructiond, ToHUd
+from scripts import (
+    BiplanarGeometry,
+    CheckpointError,
+    FinalVolumeInferer,
+    InputError,
+    LoadCTd,
+    SaveReconstructiond,
+    ToHUd,
+)
 from scripts.files import cube_affine, write_film, write_film_picture
+from scripts.viewer import film_projection
 
 
 def infer(overlay: Path, weights: Path, output: Path, **films: Path) -> None:
@@ -87,12 +98,18 @@ def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_t
     found = nibabel.load(tmp_path / "output" / "ct.nii.gz").get_fdata()
     np.testing.assert_allclose(found, told, atol=1.0)
     assert np.abs(told - configured).max() > 2.0
+    page = view_of(tmp_path / "output" / "view.html")
+    assert [film["name"] for film in page["films"]] == ["Frontal X-ray, AP", "Lateral X-ray, RL"]
+    marks = [film_projection(replace(geometry, views=("AP", "RL")), (0, 0, 0), view) for view in (0, 1)]
+    np.testing.assert_allclose([film["projection"] for film in page["films"]], marks, atol=1e-9)
 
 
-def test_the_preview_shows_both_films_and_three_planes(overlay, weights, films, tmp_path: Path):
+def test_the_preview_shows_both_films_and_three_planes_and_the_page_holds_the_ct(overlay, weights, films, tmp_path: Path):
     infer(overlay, weights, tmp_path, **films)
     preview = np.asarray(Image.open(tmp_path / "preview.png").convert("L"), dtype=float)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
+    (volume,) = view_of(tmp_path / "view.html")["volumes"]
+    assert base64.b64decode(volume["file"]) == (tmp_path / "ct.nii.gz").read_bytes()
     assert preview.shape[1] > 4 * preview.shape[0] > 400
     for panel in np.array_split(preview[preview.shape[0] // 4 :], 5, axis=1):
         assert panel.std() > 10
@@ -100,7 +117,7 @@ def test_the_preview_shows_both_films_and_three_planes(overlay, weights, films, 
 
 def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, films, tmp_path: Path):
     infer(overlay, weights, tmp_path, dicom=True, **films)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png", "view.html"]
     to_ras, load = Orientation("RAS", labels=None), LoadCTd("ct")
     series, volume = (to_ras(load({"ct": str(tmp_path / name)})["ct"]) for name in ("ct_dicom", "ct.nii.gz"))
     assert torch.equal(series.as_tensor(), volume.as_tensor())
@@ -121,7 +138,8 @@ def test_a_patient_that_cannot_be_copied_ends_it_before_anything_is_written(over
 def test_the_patient_is_copied_when_asked(tmp_path: Path):
     film = write_series(tmp_path / "film", lambda image, _: setattr(image, "PatientID", "4711")) / "0.dcm"
     record = {"pred": torch.rand(1, 8, 8, 8), "image": torch.rand(2, 16, 16)}
-    save = SaveReconstructiond(str(tmp_path / "output"), dicom=True, copy_patient_from=str(film))
+    geometry = BiplanarGeometry(detector_pixels=16)
+    save = SaveReconstructiond(str(tmp_path / "output"), geometry, dicom=True, copy_patient_from=str(film))
     save(ToHUd((-1024.0, 1024.0), fov_mm=80.0)(record))
     images = [dcmread(path) for path in (tmp_path / "output" / "ct_dicom").iterdir()]
     assert {image.PatientID for image in images} == {"4711"}

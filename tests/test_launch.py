@@ -339,7 +339,7 @@ def test_infer_writes_the_ct_and_prints_its_line(command, weights: Path, dataset
     options = [part for view, path in films.items() for part in (f"--{view}", path)]
     assert command("infer", *options, "--weights", weights, "--output", tmp_path / "a folder") == 0
     assert nibabel.load(tmp_path / "a folder" / "ct.nii.gz").shape == (64, 64, 64)
-    assert sorted(path.name for path in (tmp_path / "a folder").iterdir()) == ["ct.nii.gz", "preview.png"]
+    assert sorted(path.name for path in (tmp_path / "a folder").iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
     output = capfd.readouterr().out
     assert "Research use only" in output
     lines = [shlex.split(line[2:]) for line in output.splitlines() if line.startswith("$ ")]
@@ -365,7 +365,7 @@ def test_datalist_writes_one_from_the_bundles_folder_and_never_over_another(comm
 def test_infer_writes_a_dicom_series_when_asked(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
     films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
     assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output", "--dicom") == 0
-    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png"]
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png", "view.html"]
     assert len(list((tmp_path / "output" / "ct_dicom").glob("*.dcm"))) == 64
     output = capfd.readouterr().out
     assert " --dicom True" in output and "copy_patient" not in output

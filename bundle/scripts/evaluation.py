@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -19,8 +20,11 @@ from .losses import DRRReprojectionLoss
 from .metrics import DEFINITIONS, mean_and_interval, truth_at, volume_metrics
 from .pictures import volume_figure, xray_figure
 from .stages import upsample
+from .viewer import write_view
 
 IDENTITY_COLUMNS = ("case", "group", "size", "method")
+SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
+"""What the page shows of a case, by heading: the metric and its decimal places; see :data:`DEFINITIONS`."""
 
 
 def mean_volume(dataset: Dataset, draws: int) -> torch.Tensor:
@@ -33,7 +37,8 @@ class EvaluationReport:
     """
     An Ignite handler that scores each case and writes, when the engine has finished, `metrics.json` (definitions, a
     summary by group with confidence intervals, every case) and `metrics.csv`; and for each case a folder
-    `cases/<case>` with both X-rays, each stage's volume and the truth in HU, and the pictures.
+    `cases/<case>` with both X-rays, each stage's volume and the truth in HU, the pictures, and `report.html`, a page
+    that shows them.
 
     Stages are scored at their own size against the truth averaged to that size. Beside each stage stand the mean
     training volume and the trilinear upsampling of the stage before it.
@@ -45,6 +50,7 @@ class EvaluationReport:
         xray_scale: line integral that the X-rays' scale calls 1.
         mean_volume: `(1, 1, S, S, S)`, scaled, see :func:`mean_volume`.
         written_cases: how many cases get a folder, in the order of the datalist.
+        note: what a reader of the page has to know, such as that its patient was trained on.
     """
 
     def __init__(
@@ -55,10 +61,11 @@ class EvaluationReport:
         xray_scale: float,
         mean_volume: torch.Tensor,
         written_cases: int,
+        note: str = "",
     ) -> None:
         self.output_dir, self.geometry, self.hu_window = output_dir, geometry, tuple(hu_window)
         self.mean_volume, self.written_cases, self.xray_scale = mean_volume, written_cases, xray_scale
-        self.reprojection = DRRReprojectionLoss(geometry, hu_window, xray_scale)
+        self.note, self.reprojection = note, DRRReprojectionLoss(geometry, hu_window, xray_scale)
         self.rows: list[dict[str, Any]] = []
         self.cases = 0
 
@@ -72,9 +79,10 @@ class EvaluationReport:
         for index, record in enumerate(batch):
             volumes = [volume[index : index + 1].float() for volume in output["pred"]]
             truth, xrays = (output["label"][key][index : index + 1].float() for key in ("ct", "xrays"))
-            self.rows += self._rows(record, volumes, truth, xrays)
+            rows = self._rows(record, volumes, truth, xrays)
             if self.cases < self.written_cases:
-                self._write_case(record, volumes, truth, xrays)
+                self._write_case(record, volumes, truth, xrays, rows)
+            self.rows += rows
             self.cases += 1
 
     def write(self, engine: Engine) -> None:
@@ -106,33 +114,48 @@ class EvaluationReport:
         return rows
 
     def _write_case(
-        self, record: dict[str, Any], volumes: Sequence[torch.Tensor], truth: torch.Tensor, xrays: torch.Tensor
+        self,
+        record: dict[str, Any],
+        volumes: Sequence[torch.Tensor],
+        truth: torch.Tensor,
+        xrays: torch.Tensor,
+        rows: Sequence[dict[str, Any]],
     ) -> None:
         folder = os.path.join(self.output_dir, "cases", record["name"])
         affine = record["ct"].affine.double()
         centre = (affine @ torch.tensor([(truth.shape[-1] - 1) / 2] * 3 + [1.0], dtype=torch.float64))[:3]
         named = {f"stage {stage}": volume.clamp(0, 1) for stage, volume in enumerate(volumes, start=1)}
-        volumes_and_truth = {**named, "truth": truth}
-        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in volumes_and_truth.items()}
+        truth_and_volumes = {"truth": truth, **named}
+        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in truth_and_volumes.items()}
+        files = {name: os.path.join(folder, f"{name.replace(' ', '')}.nii.gz") for name in in_hu}
         for name, hu in in_hu.items():
-            path = os.path.join(folder, f"{name.replace(' ', '')}.nii.gz")
-            write_ct(path, hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
+            write_ct(files[name], hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
         for name, film in zip(("frontal", "lateral"), xrays[0] * self.xray_scale):
             write_film(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
             write_film_picture(os.path.join(folder, f"{name}.png"), film)
         hu_truth = in_hu.pop("truth")
-        title = f"{record['name']}: truth, each stage, and each stage's error"
-        report = volume_figure(in_hu, hu_truth, title)
+        report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
         write_whole(os.path.join(folder, "report.png"), report.savefig)
         drrs = {name: self.reprojection.project(volume)[0] for name, volume in named.items()}
         films = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
         write_whole(os.path.join(folder, "xrays.png"), films.savefig)
+        page = os.path.join(folder, "report.html")
+        title = f"{record['name']}: truth and reconstruction"
+        scores = [shown_scores(row) for row in rows]
+        write_view(page, title, files, xrays[0], self.geometry, centre.tolist(), scores, self.note)
 
     def _write_csv(self, path: str) -> None:
         with open(path, "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, fieldnames=list(self.rows[0]))
             table.writeheader()
             table.writerows(self.rows)
+
+
+def shown_scores(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the page's table; a dash for a number that is not finite."""
+    numbers = {heading: f"{row[name]:.{places}f}" for heading, (name, places) in SHOWN_COLUMNS.items()}
+    shown = {heading: text if isfinite(float(text)) else "-" for heading, text in numbers.items()}
+    return {"method": row["method"], "size": f"{row['size']}³", **shown}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

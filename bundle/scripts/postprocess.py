@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from .attenuation import scaled_to_hu
 from .dicom_export import read_identification, write_ct_series
 from .errors import InputError
 from .files import cube_affine, write_ct, write_whole
+from .geometry import BiplanarGeometry
 from .pictures import preview_figure
+from .radiograph_transforms import GEOMETRY_KEY
+from .viewer import write_view
 
 
 class ToHUd(Transform):
@@ -36,10 +40,12 @@ class ToHUd(Transform):
 
 class SaveReconstructiond(Transform):
     """
-    Writes `ct.nii.gz` (HU) and `preview.png` (both X-rays and three planes), and `ct_dicom` when asked.
+    Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
+    `ct_dicom` when asked.
 
     Args:
         output_dir: where to.
+        geometry: the set-up; the record's `geometry`, see :class:`~scripts.GeometryOfFilmsd`, goes before it.
         dicom: whether to write the folder `ct_dicom` as well, a DICOM CT series of the same HU.
         copy_patient_from: DICOM file of which the series takes the patient's and the study's identification; by default
             it names nobody.
@@ -48,17 +54,26 @@ class SaveReconstructiond(Transform):
         InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`.
     """
 
-    def __init__(self, output_dir: str, dicom: bool = False, copy_patient_from: str | None = None) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        geometry: BiplanarGeometry,
+        dicom: bool = False,
+        copy_patient_from: str | None = None,
+    ) -> None:
         if copy_patient_from and not dicom:
             raise InputError("copy_patient needs dicom: only the DICOM series names a patient; set both, or neither.")
-        self.output_dir, self.dicom = output_dir, dicom
+        self.output_dir, self.geometry, self.dicom = output_dir, geometry, dicom
         self.identification = read_identification(copy_patient_from) if copy_patient_from else None
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        write_ct(os.path.join(self.output_dir, "ct.nii.gz"), hu, affine)
+        xrays, ct = torch.as_tensor(record["image"]).float(), os.path.join(self.output_dir, "ct.nii.gz")
+        write_ct(ct, hu, affine)
         if self.dicom:
             write_ct_series(os.path.join(self.output_dir, "ct_dicom"), hu, affine, self.identification)
-        picture = preview_figure(torch.as_tensor(record["image"]).float(), hu)
-        write_whole(os.path.join(self.output_dir, "preview.png"), picture.savefig)
+        write_whole(os.path.join(self.output_dir, "preview.png"), preview_figure(xrays, hu).savefig)
+        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        view, title = os.path.join(self.output_dir, "view.html"), f"Reconstruction from two X-rays, {hu.shape[0]}³"
+        write_view(view, title, {"reconstruction": ct}, xrays, geometry)
         return dict(record)

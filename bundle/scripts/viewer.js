@@ -50,6 +50,7 @@ class Panel {
     this.canvas = this.figure.querySelector("canvas");
     this.select = this.figure.querySelector("select");
     this.select.append(...view.volumes.map(({ name }, i) => new Option(name, i, i === index, i === index)));
+    this.select.disabled = view.volumes.length === 1;
     this.select.addEventListener("change", () => this.show());
     document.getElementById("panels").append(this.figure);
     this.viewer = new niivue.Niivue({
@@ -125,11 +126,14 @@ class Panel {
 function moveTo(mm, source) {
   position = mm;
   for (const panel of panels) panel === source ? panel.readOut() : panel.mark();
-  const places = mm.map((along, axis) => `${Math.abs(along).toFixed(0)} mm ${DIRECTIONS[axis][along < 0 ? 1 : 0]}`);
-  document.getElementById("place").textContent = places.join(", ");
+  const directions = mm.map((along, axis) => DIRECTIONS[axis][along < 0 ? 1 : 0]);
+  const distances = mm.map((along) => Math.abs(along).toFixed(1));
+  document.getElementById("place").textContent =
+    `${distances.map((distance, axis) => `${directions[axis][0].toUpperCase()} ${distance}`).join(", ")} mm`;
   for (const slider of document.querySelectorAll("#position input")) {
-    slider.value = mm[slider.dataset.axis] * slider.dataset.sign;
-    slider.setAttribute("aria-valuetext", places[slider.dataset.axis]);
+    const { axis, sign } = slider.dataset;
+    slider.value = mm[axis] * sign;
+    slider.setAttribute("aria-valuetext", `${distances[axis]} mm ${directions[axis]}`);
   }
   view.films.forEach(({ projection }, i) => {
     const [u, v, w] = projection.map((row) => row[0] * mm[0] + row[1] * mm[1] + row[2] * mm[2] + row[3]);
@@ -155,24 +159,24 @@ function showScores() {
   const cells = (kind, texts) => texts.map((textContent) => element(kind, { textContent }));
   const head = element("thead", {}, element("tr", {}, ...cells("th", Object.keys(view.scores[0]))));
   const rows = view.scores.map((score) => element("tr", {}, ...cells("td", Object.values(score))));
-  section.append(element("table", {}, head, element("tbody", {}, ...rows)));
+  section.prepend(element("table", {}, head, element("tbody", {}, ...rows)));
   section.hidden = false;
 }
 
+// The sliders stop at the first volume's voxels, and start in the middle.
 function prepareSliders() {
-  const { viewer } = panels.at(-1);
+  const { viewer } = panels[0];
   const [low, high] = viewer.sceneExtentsMinMax();
+  const start = [];
   for (const slider of document.querySelectorAll("#position input")) {
     const { axis, sign } = slider.dataset;
-    [slider.min, slider.max] = [low[axis] * sign, high[axis] * sign].sort((a, b) => a - b);
-    slider.step = viewer.volumes[0].pixDimsRAS[Number(axis) + 1];
-    slider.addEventListener("input", () => {
-      const mm = [...position];
-      mm[axis] = slider.value * sign;
-      moveTo(mm);
-    });
+    const step = viewer.volumes[0].pixDimsRAS[Number(axis) + 1];
+    const ends = [low[axis] * sign, high[axis] * sign].sort((a, b) => a - b);
+    Object.assign(slider, { step, min: ends[0] + step / 2, max: ends[1] - step / 2, value: (ends[0] + ends[1]) / 2 });
+    start[axis] = slider.value * sign;
+    slider.addEventListener("input", () => moveTo(position.map((mm, i) => (i == axis ? slider.value * sign : mm))));
   }
-  return Array.from(low, (bound, axis) => (bound + high[axis]) / 2);
+  return start;
 }
 
 async function showVolumes() {
@@ -190,8 +194,7 @@ async function showVolumes() {
 }
 
 document.title = view.title;
-document.getElementById("title").textContent = view.title;
-document.getElementById("notice").textContent = view.notice;
+for (const part of ["title", "notice", "note"]) document.getElementById(part).textContent = view[part];
 showFilms();
 showScores();
 if (!document.createElement("canvas").getContext("webgl2")) {

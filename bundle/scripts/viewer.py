@@ -41,6 +41,7 @@ def write_view(
     geometry: BiplanarGeometry,
     isocentre_mm: Sequence[float] = (0.0, 0.0, 0.0),
     scores: Sequence[Mapping[str, str]] = (),
+    note: str = "",
 ) -> None:
     """
     Writes the page. It holds everything that it shows, the files of the volumes included, and fetches nothing.
@@ -56,6 +57,7 @@ def write_view(
         geometry: the set-up of the X-rays, for one case, by which the page marks on the films what the cross-hair shows.
         isocentre_mm: the isocentre in the space of the volumes.
         scores: rows of a table under the volumes, all with the same columns.
+        note: a further line under the heading.
 
     Warns:
         UserWarning: when NiiVue is missing.
@@ -68,6 +70,7 @@ def write_view(
         return
     view = {
         "title": title,
+        "note": note,
         "notice": f"{NOTICE}. Two views do not determine a volume: structures can be invented or erased.",
         "films": [_film(xrays, geometry, isocentre_mm, index) for index in range(len(xrays))],
         "volumes": [{"name": name, "file": _base64(Path(file).read_bytes())} for name, file in volumes.items()],

@@ -1,4 +1,7 @@
-"""A page in headless Chromium, driven over the pipe of its DevTools protocol: real clicks, real keys, real pictures."""
+"""
+A page in headless Chromium, driven over the pipe of its DevTools protocol: real clicks, real keys, real pictures; and
+what a page holds.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -23,6 +27,12 @@ KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Tab": 9}
 
 def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def view_of(path: Path) -> dict[str, Any]:
+    """The data that :func:`scripts.viewer.write_view` has put into the page."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="view">(.*?)</script>', text, re.S).group(1))
 
 
 class Page:
