@@ -52,7 +52,7 @@ class Page:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
         line = [chromium(), "--headless=new", "--no-sandbox", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
-        line += ["--force-device-scale-factor=1", "--hide-scrollbars", *graphics]
+        line += ["--disable-dev-shm-usage", "--force-device-scale-factor=1", "--hide-scrollbars", *graphics]
 
         def connect() -> None:  # the protocol reads file descriptor 3 and writes 4; copies first, for they may collide
             kept = os.dup(commands), os.dup(answers)
