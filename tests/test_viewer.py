@@ -247,7 +247,7 @@ def test_the_films_matrix_gives_the_shadow_of_the_geometry(geometry: BiplanarGeo
 
 def test_without_the_package_there_is_no_page_and_the_warning_says_how_to_get_it(tmp_path: Path, monkeypatch):
     niivue_module.cache_clear()
-    monkeypatch.setitem(sys.modules, "ipyniivue", None)  # what Python itself takes for a package that is not there
+    monkeypatch.setattr(sys, "path", [])  # where Python looks for packages
     path = tmp_path / "view.html"
     path.write_text("of an earlier volume")
     with pytest.warns(UserWarning, match=r"view\.html is not written.*pip install --no-deps 'ipyniivue"):

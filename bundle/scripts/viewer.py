@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import importlib.util
 import io
 import json
 import re
@@ -88,17 +87,16 @@ def niivue_module() -> tuple[str, str]:
     Raises:
         InputError: when the package is missing, or does not hold the module where version 2.4.4 has it.
     """
-    package = importlib.util.find_spec(PACKAGE)
-    if package is None:
-        raise InputError(f"the page's NiiVue comes in the package {PACKAGE}, which is not installed; {INSTALL}.")
-    widget = Path(package.submodule_search_locations[0], "static", "widget.js")
+    try:
+        package = metadata.distribution(PACKAGE)
+    except metadata.PackageNotFoundError as error:
+        message = f"the page's NiiVue comes in the package {PACKAGE}, which is not installed; {INSTALL}."
+        raise InputError(message) from error
+    widget, licence = Path(package.locate_file(f"{PACKAGE}/static/widget.js")), package.read_text("licenses/LICENSE")
     found = NIIVUE_MODULE.search(widget.read_text(encoding="utf-8")) if widget.is_file() else None
-    licences = [file for file in metadata.files(PACKAGE) or () if file.name.startswith("LICENSE")]
-    if found is None or not licences:
-        version = metadata.version(PACKAGE)
-        raise InputError(f"{widget}: holds no NiiVue that can be told, version is {version}; {INSTALL}.")
-    module = gzip.compress(unquote(found.group(1)).encode("utf-8"), mtime=0)
-    return _base64(module), licences[0].locate().read_text(encoding="utf-8")
+    if found is None or licence is None:
+        raise InputError(f"{widget}: {PACKAGE} {package.version} does not hold NiiVue as expected; {INSTALL}.")
+    return _base64(gzip.compress(unquote(found.group(1)).encode("utf-8"), mtime=0)), licence
 
 
 def film_projection(geometry: BiplanarGeometry, isocentre_mm: Sequence[float], view: int) -> np.ndarray:
