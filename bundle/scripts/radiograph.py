@@ -39,6 +39,7 @@ class Radiograph:
         source_to_detector_mm: DICOM Distance Source to Detector, None where unknown.
         source_to_patient_mm: from the source to the middle of the patient, None where unknown.
         patient: DICOM Patient ID, None where the file does not say.
+        is_oriented: whether the file says where its rows and columns run to.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Radiograph:
     source_to_detector_mm: float | None = None
     source_to_patient_mm: float | None = None
     patient: str | None = None
+    is_oriented: bool = False
 
 
 def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:

@@ -77,14 +77,16 @@ def _as_radiograph(
     missing: list[str] = []
     view = _view(dataset, missing)
     letters, plane = _directions(dataset, view, where)
-    if letters is None:
+    is_oriented = letters is not None
+    if not is_oriented:
         letters = check_directions(orientations[plane or field], "film_orientation")
         missing.append(f"{_named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
     set_up = _set_up(dataset, where, missing)
     if missing:
         warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=4)
     patient = str(dataset.get("PatientID") or "").strip() or None
-    radiograph = Radiograph(str(path), image, exposed, scale, plane, view, patient=patient, **set_up)
+    known = {"patient": patient, "is_oriented": is_oriented, **set_up}
+    radiograph = Radiograph(str(path), image, exposed, scale, plane, view, **known)
     return turn_as_read(radiograph, letters)
 
 
