@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import bundle_run_here, cause_of
+from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from ct_series_files import write_series
 from matplotlib.figure import Figure
@@ -216,6 +216,20 @@ def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, film
         infer(overlay, weights, folder, **paths)
         volumes.append(nibabel.load(folder / "ct.nii.gz").get_fdata())
     assert np.abs(volumes[0] - volumes[1]).mean() < 0.02 * volumes[0].std()
+
+
+def test_an_orientation_declared_on_the_command_line_turns_the_lateral_film(overlay, weights, films, tmp_path: Path):
+    """The line of `docs/data.md`: a film stored facing right gives the CT of the one that faces left."""
+    image = nibabel.load(films["lateral"])
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1], image.affine), tmp_path / "lateral.nii.gz")
+    infer(overlay, weights, tmp_path / "facing left", **films)
+    run = bundle_run(
+        "run", ["bundle/configs/inference.json", str(overlay)], frontal=films["frontal"], lateral=tmp_path / "lateral.nii.gz",
+        weights=weights, output_dir=tmp_path / "turned", **{"film_orientation#lateral": "['A','F']"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:]
+    expected, found = (nibabel.load(tmp_path / name / "ct.nii.gz").get_fdata() for name in ("facing left", "turned"))
+    np.testing.assert_allclose(found, expected, atol=1.0)
 
 
 def test_a_second_run_gives_the_same_bytes_of_image(overlay, weights, films, tmp_path: Path):
