@@ -209,6 +209,16 @@ def test_a_declared_orientation_turns_a_film_that_does_not_say(tmp_path: Path, s
     np.testing.assert_array_equal(film.image, values[:, ::-1])
 
 
+@pytest.mark.filterwarnings("ignore:.*no pixel spacing")
+def test_a_records_own_scale_and_orientation_go_before_the_configured_ones(tmp_path: Path):
+    values = np.array([[200, 100], [50, 25]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "film.png")
+    load, record = LoadRadiographsd("presentation"), {"lateral": str(tmp_path / "film.png")}
+    np.testing.assert_array_equal(load(record)["lateral"].image, values)
+    declared = {"film_scale": "transmission", "film_orientation": {"lateral": ["A", "F"]}}
+    np.testing.assert_allclose(load({**record, **declared})["lateral"].image, np.log([[2, 1], [8, 4]]), rtol=1e-6)
+
+
 def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
     load = LoadRadiographsd(orientations={"frontal": ["R", "F"], "lateral": ["A", "F"]})
     np.testing.assert_array_equal(load({"frontal": write_dicom(tmp_path / "film.dcm", RAMP)})["frontal"].image, RAMP)

@@ -39,6 +39,8 @@ class LoadRadiographsd(Transform):
             of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for films as they are read,
             "A" for a lateral film that has anterior on the right.
 
+    A record's own `film_scale` and `film_orientation` go before these.
+
     Raises:
         InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
     """
@@ -49,9 +51,9 @@ class LoadRadiographsd(Transform):
         self.scale, self.orientations = scale, orientations
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        films = {
-            key: read_radiograph(record[key], key, self.scale, self.orientations) for key in XRAY_KEYS if key in record
-        }
+        scale = record.get("film_scale", self.scale)
+        orientations = {**self.orientations, **record.get("film_orientation", {})}
+        films = {key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record}
         if len(films) == len(XRAY_KEYS):
             films = dict(zip(XRAY_KEYS, in_order(*films.values())))
             warn_of_appearance(*films.values())
