@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
+from scripts.dicom_export import write_ct_series
 from scripts.files import (
     cube_affine,
     write_ct,
@@ -21,7 +22,6 @@ from scripts.files import (
     write_json,
     write_whole,
 )
-from scripts.dicom_export import write_ct_series
 from scripts.pictures import _slice, preview_figure, volume_figure, xray_figure
 from unwritable import full_disk, on_posix, read_only
 

@@ -104,7 +104,8 @@ def test_brightness_contrast_and_a_border_do_not_change_what_is_seen(films, tmp_
         framed = np.pad((plain * 0.5 + 60).astype(np.uint8), 6, constant_values=255)
         Image.fromarray(framed).save(tmp_path / "framed.png")
         with pytest.warns(UserWarning, match="no pixel spacing"):
-            seen = [LoadRadiographsd()({"frontal": str(tmp_path / f"{kind}.png")})["frontal"] for kind in ("plain", "framed")]
+            paths = [str(tmp_path / f"{kind}.png") for kind in ("plain", "framed")]
+            seen = [LoadRadiographsd()({"frontal": path})["frontal"] for path in paths]
         for measure in (mediastinal_contrast, lung_slope):
             assert measure(seen[0]) == pytest.approx(measure(seen[1]), abs=0.03), name
 

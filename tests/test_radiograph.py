@@ -144,7 +144,9 @@ def test_padding_shutter_and_collimator_are_not_exposed(tmp_path: Path):
 def shutter(kind: str, name: str) -> dict[str, Any]:
     """Around rows 2 to 4 and columns 3 to 7 of 6 by 10, counted from 0; the circle about row 2 and column 4."""
     tags = {
-        "RECTANGULAR": {"{}UpperHorizontalEdge": 2, "{}LowerHorizontalEdge": 6, "{}LeftVerticalEdge": 3, "{}RightVerticalEdge": 9},
+        "RECTANGULAR": {
+            "{}UpperHorizontalEdge": 2, "{}LowerHorizontalEdge": 6, "{}LeftVerticalEdge": 3, "{}RightVerticalEdge": 9
+        },
         "CIRCULAR": {"CenterOfCircular{}": [3, 5], "RadiusOfCircular{}": 2},
         "POLYGONAL": {"VerticesOfThePolygonal{}": [3, 4, 3, 8, 5, 8, 5, 4]},
     }  # fmt: skip
@@ -409,7 +411,7 @@ def without_end(path: Path, kept: float) -> Path:
         ({"RescaleSlope": "1e400", "RescaleIntercept": 0}, "NaN or infinite values"),
         ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535}, "constant"),
         ({"WindowCenter": 5, "WindowWidth": 0}, "its rescale or its VOI LUT cannot be applied"),
-        ({"CollimatorShape": "RECTANGULAR"}, "Collimator Shape (0018,1700) is RECTANGULAR, but Collimator Upper Horizontal Edge"),
+        ({"CollimatorShape": "RECTANGULAR"}, "(0018,1700) is RECTANGULAR, but Collimator Upper Horizontal Edge"),
         ({"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [3, 4]}, "Radius of Circular Shutter (0018,1612)"),
         ({"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [1, 1, 5, 5]}, "three or more"),
         ({"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [1, 1, 5, 5, 9, 9, 2]}, "three or more"),

@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose
 from ct_series_files import write_series
+from monai.transforms import Compose
 from phantoms import phantom
 from PIL import Image
 from radiographs import LATERAL, write_dicom

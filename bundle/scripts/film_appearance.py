@@ -20,9 +20,9 @@ SIDE = 64
 BODY_LEVEL = 0.15
 """What is brighter, on a scale from 0 to 1, is the patient."""
 FRONTAL_CONTRAST = 0.34
-"""Measured: 15 real and 16 projected frontal films have 0.41 or more, 12 real and 16 projected lateral ones at most 0.27."""
+"""Measured: 15 real and 16 projected frontal films have at least 0.41, 12 and 16 lateral ones at most 0.27."""
 LATERAL_SLOPE = 0.3
-"""Measured: of 12 real and 16 projected lateral films none is called turned; with left and right swapped 11 and 7 are."""
+"""Measured: none of 12 real and 16 projected lateral films is called turned; when they are, 11 and 7 are."""
 
 
 def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:

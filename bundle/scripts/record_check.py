@@ -47,8 +47,8 @@ def training_transforms(**overrides: Any) -> Compose:
 
 def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) -> tuple[list[Problem], int]:
     """
-    Loads every record of all sections and goes on after a bad one; tells of CTs and patients that come again. An empty or missing test section is no problem,
-    since training does not read it.
+    Loads every record of all sections and goes on after a bad one; tells of CTs and patients that come again. An empty
+    or missing test section is no problem, since training does not read it.
 
     Args:
         datalist: path of the JSON file.
