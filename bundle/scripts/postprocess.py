@@ -12,9 +12,9 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from .attenuation import scaled_to_hu
-from .dicom_export import read_identification, write_ct_series
+from .dicom_export import check_series_folder, read_identification, write_ct_series
 from .errors import InputError
-from .files import cube_affine, write_ct, write_whole
+from .files import cube_affine, remove_earlier, write_ct, write_whole
 from .geometry import BiplanarGeometry
 from .pictures import preview_figure
 from .radiograph_transforms import GEOMETRY_KEY
@@ -41,7 +41,8 @@ class ToHUd(Transform):
 class SaveReconstructiond(Transform):
     """
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
-    `ct_dicom` when asked.
+    `ct_dicom` when asked. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so
+    that two patients never lie side by side.
 
     Args:
         output_dir: where to.
@@ -51,7 +52,9 @@ class SaveReconstructiond(Transform):
             it names nobody.
 
     Raises:
-        InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`.
+        InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`; or when
+            `ct_dicom` holds other files than an earlier series.
+        OutputError: when a result cannot be written.
     """
 
     def __init__(
@@ -68,12 +71,15 @@ class SaveReconstructiond(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        xrays, ct = torch.as_tensor(record["image"]).float(), os.path.join(self.output_dir, "ct.nii.gz")
+        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html")
+        ct, series, preview, view = (os.path.join(self.output_dir, name) for name in names)
+        check_series_folder(series)
         write_ct(ct, hu, affine)
+        for earlier in (series, preview, view):
+            remove_earlier(earlier)
         if self.dicom:
-            write_ct_series(os.path.join(self.output_dir, "ct_dicom"), hu, affine, self.identification)
-        write_whole(os.path.join(self.output_dir, "preview.png"), preview_figure(xrays, hu).savefig)
-        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        view, title = os.path.join(self.output_dir, "view.html"), f"Reconstruction from two X-rays, {hu.shape[0]}³"
-        write_view(view, title, {"reconstruction": ct}, xrays, geometry)
+            write_ct_series(series, hu, affine, self.identification)
+        xrays, geometry = torch.as_tensor(record["image"]).float(), replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        write_whole(preview, preview_figure(xrays, hu).savefig)
+        write_view(view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry)
         return dict(record)

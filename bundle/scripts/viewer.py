@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .files import film_picture, write_text
+from .files import film_picture, remove_earlier, write_text
 from .geometry import BiplanarGeometry
 from .pictures import NOTICE
 
@@ -64,7 +64,7 @@ def write_view(
     try:
         module, licence = niivue_module()
     except InputError as error:
-        Path(path).unlink(missing_ok=True)
+        remove_earlier(path)
         warnings.warn(f"{path} is not written: {error}")
         return
     view = {
