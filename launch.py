@@ -128,8 +128,8 @@ def demo(arguments: argparse.Namespace) -> None:
     print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
     print(
         f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Open {output / 'report.html'} "
-        f"in a browser; {output / 'report.png'} and {output / 'xrays.png'} are pictures of the same. The figures, with\n"
-        f"their definitions, are in {output / 'metrics.json'}.\n"
+        f"in a browser; {output / 'report.png'} and {output / 'xrays.png'} are pictures of the same.\n"
+        f"The figures, with their definitions, are in {output / 'metrics.json'}.\n"
         "These figures are of one patient: the network was trained on random deformations of this CT and scored on\n"
         "others of the same CT. They show the machinery, not generalisation. Research use only, not for diagnosis."
     )

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import time
@@ -66,7 +67,11 @@ class Page:
         self._received, self._number, self._session = b"", 0, None
         self.requests: list[str] = []
         self.problems: list[str] = []
-        self._open(path, size)
+        try:
+            self._open(path, size)
+        except BaseException:
+            self._process.kill()
+            raise
 
     def __enter__(self) -> Page:
         return self
@@ -141,6 +146,7 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._received:
+            assert select.select([self._answers], [], [], PATIENCE_S)[0], f"Chromium is silent for {PATIENCE_S} s"
             chunk = os.read(self._answers, 1 << 16)
             assert chunk, "Chromium has ended"
             self._received += chunk

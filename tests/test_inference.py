@@ -109,7 +109,7 @@ def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_t
     np.testing.assert_allclose([film["projection"] for film in page["films"]], marks, atol=1e-9)
 
 
-def test_the_preview_shows_both_films_and_three_planes_and_the_page_holds_the_ct(overlay, weights, films, tmp_path: Path):
+def test_the_preview_shows_films_and_three_planes_and_the_page_holds_the_ct(overlay, weights, films, tmp_path: Path):
     infer(overlay, weights, tmp_path, **films)
     preview = np.asarray(Image.open(tmp_path / "preview.png").convert("L"), dtype=float)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]

@@ -79,7 +79,8 @@ class SaveReconstructiond(Transform):
             remove_earlier(earlier)
         if self.dicom:
             write_ct_series(series, hu, affine, self.identification)
-        xrays, geometry = torch.as_tensor(record["image"]).float(), replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        xrays = torch.as_tensor(record["image"]).float()
+        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
         write_whole(preview, preview_figure(xrays, hu).savefig)
         write_view(view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry)
         return dict(record)

@@ -91,13 +91,15 @@ class Panel {
   }
 
   async show() {
-    const { name, file } = view.volumes[this.select.value];
-    const [low, high] = chosenWindow();
-    const volume = await niivue.NVImage.new(bytes(file).buffer, `${this.select.value}.nii.gz`, "gray", 1, null, low, high);
+    const chosen = this.select.value;
+    const { name, file } = view.volumes[chosen];
+    const volume = await niivue.NVImage.new(bytes(file).buffer, `${chosen}.nii.gz`, "gray", 1, null, ...chosenWindow());
+    if (this.select.value !== chosen) return;
     for (const earlier of [...this.viewer.volumes]) this.viewer.removeVolume(earlier);
     this.viewer.addVolume(volume);
     const [, ...size] = volume.dimsRAS;
-    this.figure.querySelector(".size").textContent = `${size.join(" × ")} voxels of ${volume.pixDimsRAS[1].toFixed(2)} mm`;
+    const side = volume.pixDimsRAS[1].toFixed(2);
+    this.figure.querySelector(".size").textContent = `${size.join(" × ")} voxels of ${side} mm`;
     this.canvas.setAttribute("aria-label", `${name} in three planes`);
     this.setWindow();
     if (position) this.mark();
@@ -107,7 +109,7 @@ class Panel {
     const [low, high] = chosenWindow();
     for (const volume of this.viewer.volumes) Object.assign(volume, { cal_min: low, cal_max: high });
     this.viewer.updateGLVolume();
-    this.figure.dataset.shown = `${this.viewer.volumes[0].cal_min} ${this.viewer.volumes[0].cal_max}`;
+    this.figure.dataset.window = `${this.viewer.volumes[0].cal_min} ${this.viewer.volumes[0].cal_max}`;
   }
 
   mark() {

@@ -53,7 +53,7 @@ def write_view(
         title: heading of the page.
         volumes: NIfTI files in HU by the name to show. The page begins with the first beside the last.
         xrays: `(2, H, W)`, frontal and lateral.
-        geometry: the set-up of the X-rays, for one case, by which the page marks on the films what the cross-hair shows.
+        geometry: the set-up of the X-rays, of one case, by which the page marks the cross-hair on the films.
         isocentre_mm: the isocentre in the space of the volumes.
         scores: rows of a table under the volumes, all with the same columns.
         note: a further line under the heading.
@@ -132,7 +132,8 @@ def _film(xrays: torch.Tensor, geometry: BiplanarGeometry, isocentre_mm: Sequenc
 
 def _page(view: Mapping[str, Any], licence: str) -> str:
     """The template filled in. What comes from outside stands in JSON, which the page's script reads as text."""
-    template, style, script = (Path(__file__).with_name(f"viewer.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    files = (Path(__file__).with_name(f"viewer.{kind}") for kind in ("html", "css", "js"))
+    template, style, script = (file.read_text(encoding="utf-8") for file in files)
     hashed = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     parts = {
         "script-hash": f"sha256-{hashed}",
