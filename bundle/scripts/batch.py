@@ -88,7 +88,7 @@ class PrepareBiplanarBatch(PrepareBatch):
         has_films = [bool(has) for has in batchdata["has_films"]]
         prepared = [self._record(*record) for record in zip(cts, films, has_films)]
         xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
-        target: dict[str, Any] = {"ct": self.scale(cts), "xrays": target_xrays}
+        target: dict[str, Any] = {"ct": _plain(self.scale(cts)), "xrays": target_xrays}
         arguments: dict[str, Any] = {"stages": self.stages}
         if self.crop is not None:
             size = cts.shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
