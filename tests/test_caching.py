@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from bundle_runs import ROOT
-from monai.data import CacheDataset
+from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose
 from phantoms import phantom
 from scripts import cached
@@ -67,6 +67,15 @@ def test_the_folder_is_read_instead_of_the_ct(record, load: Compose, tmp_path: P
     dataset = cached([record], load, str(tmp_path / "cache"))
     dataset._pre_transform = never
     assert same(dataset[0], first)
+
+
+def test_a_batch_may_mix_what_was_kept_and_what_was_just_made(record, load: Compose, tmp_path: Path):
+    write(tmp_path / "other.nii.gz", 0.1)
+    other = {**record, "ct": str(tmp_path / "other.nii.gz")}
+    cached([record], load, str(tmp_path / "cache"))[0]
+    (batch,) = DataLoader(cached([record, other], load, str(tmp_path / "cache")), batch_size=2)
+    expected = torch.stack([torch.as_tensor(load(one)["ct"]) for one in (record, other)])
+    assert torch.equal(batch["ct"], expected)
 
 
 def test_a_changed_ct_is_loaded_anew(record, load: Compose, tmp_path: Path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import CacheDataset, Dataset, PersistentDataset, pickle_hashing
+from monai.utils import convert_to_tensor
 
 from .records import IMAGE_FIELDS
 
@@ -32,7 +33,8 @@ def cached(data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str |
 
 class CachedOnDisk(PersistentDataset):
     """
-    MONAI's `PersistentDataset`, which makes a file anew that is not whole, as one is whose writing was broken off.
+    MONAI's `PersistentDataset`, which makes a file anew that is not whole, as one is whose writing was broken off. Gives
+    tensors without metadata, also the first time, so that a batch may mix what was kept and what was just made.
 
     Warns:
         UserWarning: when it does.
@@ -43,7 +45,7 @@ class CachedOnDisk(PersistentDataset):
         if path.is_file() and not zipfile.is_zipfile(path):
             warnings.warn(f"{path}: is not a whole file of cached data; it is deleted and made anew.", stacklevel=2)
             path.unlink()
-        return super()._cachecheck(item_transformed)
+        return convert_to_tensor(super()._cachecheck(item_transformed), track_meta=False, convert_numeric=False)
 
 
 def hash_with_files(record: dict[str, Any]) -> bytes:
