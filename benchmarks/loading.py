@@ -97,7 +97,7 @@ def by_monai(augment: RandDeformd, size: int) -> Compose:
         scale_range=[augment.scale] * 3,
         padding_mode="border",
     )
-    sigma = 0.07 * size  # a quarter less than that of the splines: longer kernels can ask for 70 GB of memory at 256³
+    sigma = augment.spacing_mm / 3**0.5 * voxels  # that of a cubic B-spline
     bend = Rand3DElasticd("ct", (sigma, sigma), (size, size), prob=1.0, padding_mode="border")
     return Compose([affine, bend])
 
