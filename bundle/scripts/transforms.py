@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from .ct_volume import check_ct, read_ct
 from .errors import InputError
+from .records import FILM_FIELDS
 
 AIR_HU = -1024.0
 XRAY_KEYS = ("frontal", "lateral")
@@ -123,7 +124,8 @@ class ResampleToCubed(MapTransform):
 class CollectXraysd(Transform):
     """
     Puts a record's films, `(1, P, P)` each, into one field, so that records with films and without make one batch:
-    `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone.
+    `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what the
+    record said of them.
 
     Args:
         pixels: along a side of the detector.
@@ -134,7 +136,7 @@ class CollectXraysd(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         films = [record[key] for key in XRAY_KEYS if key in record]
-        others = {key: value for key, value in record.items() if key not in XRAY_KEYS}
+        others = {key: value for key, value in record.items() if key not in (*XRAY_KEYS, *FILM_FIELDS)}
         xrays = torch.cat(films) if films else torch.zeros(len(XRAY_KEYS), self.pixels, self.pixels)
         return {**others, "xrays": xrays, "has_films": bool(films)}
 
