@@ -38,11 +38,11 @@ class Problem:
 
 
 def training_transforms(**overrides: Any) -> Compose:
-    """The transforms of `train.json` from loading up to projection, without augmentation. Overrides are config ids."""
+    """The loading transforms of `train.json`. Overrides are config ids."""
     parser = ConfigParser()
     parser.read_config(str(TRAINING_CONFIG))
     parser.update(overrides)
-    return Compose([parser.get_parsed_content("load"), parser.get_parsed_content("project")]).flatten()
+    return parser.get_parsed_content("load")
 
 
 def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) -> tuple[list[Problem], int]:
