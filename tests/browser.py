@@ -102,6 +102,10 @@ class Page:
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
         self._settle()
 
+    def turn_wheel(self, x: float, y: float, down: float) -> None:
+        self._call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=down)
+        self.value("new Promise(done => setTimeout(done, 500))")
+
     def press(self, key: str) -> None:
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])

@@ -156,6 +156,25 @@ def test_the_arrow_keys_move_the_cross_hair_by_a_voxel_and_change_the_window(pag
     assert shown == ["-160 240"] * 2
 
 
+def test_the_wheel_goes_through_the_slices_once_the_planes_are_clicked_and_scrolls_the_page_before(page: Page):
+    page.resize(1280, 600)
+    try:
+        page.value("document.activeElement.blur()")
+        before = place_mm(page)
+        page.turn_wheel(*voxel_in_window(page, 0, 5, 5), down=50)
+        np.testing.assert_array_equal(place_mm(page), before)
+        assert page.value("scrollY") == 50
+        page.value("scrollTo(0, 0)")
+        page.click(*voxel_in_window(page, 0, 5, 5))
+        before = voxel_of(place_mm(page), SIDE)
+        page.turn_wheel(*voxel_in_window(page, 0, 5, 5), down=50)
+        after = voxel_of(place_mm(page), SIDE)
+        assert after[:2] == before[:2] and abs(after[2] - before[2]) == 1
+        assert page.value("scrollY") == 0
+    finally:
+        page.resize(1280, 900)
+
+
 def test_another_volume_in_a_panel_keeps_the_cross_hair_and_the_window(page: Page):
     page.click(*voxel_in_window(page, 0, 5, 13))
     choose(page, "Bone")

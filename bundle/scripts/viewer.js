@@ -52,6 +52,7 @@ class Panel {
     this.select.append(...view.volumes.map(({ name }, i) => new Option(name, i, i === index, i === index)));
     this.select.disabled = view.volumes.length === 1;
     this.select.addEventListener("change", () => this.show());
+    this.canvas.parentElement.addEventListener("wheel", (event) => this.scrollPage(event), { capture: true });
     document.getElementById("panels").append(this.figure);
     this.viewer = new niivue.Niivue({
       backColor: [0, 0, 0, 1],
@@ -72,11 +73,15 @@ class Panel {
       multiplanarPadPixels: 4,
       multiplanarShowRender: niivue.SHOW_RENDER.NEVER,
       sagittalNoseLeft: true,
-      scrollRequiresFocus: true,
       sliceType: niivue.SLICE_TYPE.MULTIPLANAR,
       viewModeHotKey: "",
     });
     this.viewer.onLocationChange = ({ mm }) => moveTo(Array.from(mm).slice(0, 3), this);
+  }
+
+  // NiiVue would keep the wheel from the page; it gets it once the planes have been clicked.
+  scrollPage(event) {
+    if (document.activeElement !== this.canvas) event.stopPropagation();
   }
 
   async open() {
