@@ -1,14 +1,14 @@
 """Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
 
-from . import distributed, evaluation, metrics
+from . import distributed, evaluation, metrics, resume
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch
 from .cascade import ProgressiveCascadeModel
-from .checkpoints import CascadeCheckpointLoader
+from .checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .demo_data import chest_ct, write_dataset
 from .dicom_export import read_identification, write_ct_series
 from .encoder import MultiScaleXrayEncoder
-from .errors import CheckpointError, InputError, OutputError, PretrainedWeightsError
+from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import EvaluationReport
 from .geometry import BiplanarGeometry
 from .losses import (
@@ -21,7 +21,8 @@ from .losses import (
     Stage3Loss,
     TriPlanarVGGLoss,
 )
-from .progress import LossReport
+from .precision import autocast_dtype
+from .progress import EpochReport, LossReport
 from .projector import lift, project
 from .radiograph import Radiograph
 from .radiograph_reader import read_radiograph
@@ -29,6 +30,8 @@ from .radiograph_transforms import GeometryOfFilmsd, LoadRadiographsd, PrepareXr
 from .records import load_records
 from .region import Region
 from .postprocess import SaveReconstructiond, ToHUd
+from .resume import Resume
+from .safeguards import EarlyStop, GradientGuard
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .tensorboard import TensorBoardPictures
@@ -36,13 +39,18 @@ from .transforms import AugmentUnpaired, LoadCTd, ProjectXraysd, ResampleToCubed
 
 __all__ = [
     "AugmentUnpaired",
+    "BestCheckpointSaver",
     "BiplanarGeometry",
     "CascadeCheckpointLoader",
     "CheckpointError",
     "DRRReprojectionLoss",
+    "DivergenceError",
+    "EarlyStop",
+    "EpochReport",
     "EvaluationReport",
     "FinalVolumeInferer",
     "GeometryOfFilmsd",
+    "GradientGuard",
     "GradientMagnitudeLoss",
     "InputError",
     "LoadCTd",
@@ -59,6 +67,7 @@ __all__ = [
     "ProjectXraysd",
     "Radiograph",
     "Region",
+    "Resume",
     "ResampleToCubed",
     "SSIMLoss",
     "SaveReconstructiond",
@@ -72,6 +81,7 @@ __all__ = [
     "ToHUd",
     "TriPlanarVGGLoss",
     "attenuation_to_hu",
+    "autocast_dtype",
     "chest_ct",
     "hu_to_attenuation",
     "lift",

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from glob import escape, glob
 from typing import Any
 
 import nibabel
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .errors import OutputError
+from .errors import OutputError, told
 
 
 def write_whole(path: str, write: Callable[[str], Any]) -> None:
@@ -51,6 +52,35 @@ def write_folder_whole(path: str, write: Callable[[str], Any]) -> None:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_checkpoint(path: str, state: Any) -> None:
+    """
+    `torch.save`, whole and on the disk before it gets its name. Equal states make equal bytes.
+
+    Raises:
+        OutputError: when it cannot be written, as on a full disk; what was at `path` before is still there.
+    """
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:  # torch.save would put the name of a path into the file
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    try:
+        write_whole(path, write)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(
+            f"{path}: cannot be written ({told(error)}). Free the place and start the same command again, which goes on "
+            f"from the last checkpoint; those written before are whole."
+        ) from error
+
+
+def remove_unfinished(folder: str, names: str) -> None:
+    """Removes what killed processes have left of files that match `names`, such as `stage1_*`, see :func:`write_whole`."""
+    for unfinished in glob(os.path.join(escape(folder), f".unfinished-*-{names}")):
+        os.remove(unfinished)
 
 
 def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
