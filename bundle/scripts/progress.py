@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from ignite.metrics import Average
 from monai.engines import Evaluator
+from monai.engines.utils import IterationEvents
 
 from .checkpoints import following_command
 from .files import write_whole
@@ -41,6 +42,7 @@ class LossReport:
     def attach(self, engine: Engine) -> None:
         for name in self.loss.names:
             Average(lambda output, name=name: self.loss.terms[name]).attach(engine, name)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, _as_list)
         if idist.get_rank() == 0:
             ProgressBar(desc=self.desc).attach(engine, output_transform=lambda output: self.loss.terms)
 
@@ -130,6 +132,11 @@ def in_words(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _as_list(engine: Engine) -> None:
+    """MONAI's own handlers, such as that of `--tracking mlflow`, look for the loss in the first item of a list."""
+    engine.state.output = [engine.state.output]
 
 
 def _write_lines(path: str, lines: list[dict[str, Any]]) -> None:
