@@ -204,8 +204,15 @@ def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: 
     ] * 2
 
 
-STILL = {"augment": {"_target_": "Compose", "transforms": []}, "network_def#feature_dropout": 0.0}
-"""Without random numbers, which every process draws for itself."""
+STILL = {
+    "augment": {"_target_": "Compose", "transforms": []},
+    "network_def#feature_dropout": 0.0,
+    "optimizer": {"_target_": "torch.optim.SGD", "params": "$list(@network_def.trainable_parameters())", "lr": 0.1},
+}
+"""
+Without random numbers, which every process draws for itself, and without Adam, which makes a whole step of a gradient
+that is zero but for rounding.
+"""
 MULTI_GPU = Path("bundle/configs/multi_gpu_train.json")
 
 
@@ -247,7 +254,7 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(two_processe
     train_here(1, two_processes.overlay, dataset, tmp_path, batch_size=4)
     together = checkpoint(Trained(two_processes.folder, []), 1)
     for name, alone in checkpoint(Trained(tmp_path, []), 1).items():
-        torch.testing.assert_close(together[name], alone, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(together[name], alone, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
     lines = [
         [json.loads(line) for line in (folder / "stage1_epochs.jsonl").read_text().splitlines()]
         for folder in (two_processes.folder, tmp_path)
@@ -263,12 +270,13 @@ def test_a_worker_that_dies_is_restarted_and_goes_on(two_processes, dataset: Pat
     killer = {"_target_": "killed_runs.Killer", "step": 2, "rank": 1}
     (tmp_path / "killer.json").write_text(json.dumps({"+train#handlers": [killer]}))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see training.md
     configs = stage_configs(1, two_processes.overlay, MULTI_GPU, tmp_path / "killer.json")
     places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path}
     run = bundle_run("training", configs, processes=2, restarts=1, **places)
     assert run.returncode == 0, run.stdout[-3000:]
-    assert "Signal 9 (SIGKILL)" in run.stdout
-    assert "Goes on after epoch 1." in run.stdout
+    assert "exitcode: -9" in run.stdout
+    assert run.stdout.count("Goes on after epoch 1.") == 2  # each process says so
     for name in ("stage1_best.pth", "resume/stage1_epoch0002.pth"):
         assert (tmp_path / name).read_bytes() == (two_processes.folder / name).read_bytes(), name
 
