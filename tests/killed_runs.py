@@ -1,6 +1,6 @@
 """
-Training in processes that are killed at chosen moments. As a script, given JSON on the command line, it trains in one
-process after the other, each killed at the next of the `moments`, then once to the end:
+Training in processes that are killed at chosen moments. As a script, given JSON on the command line, it trains for each
+run in one process after the other, each killed at the next of its `moments`, then once to the end:
 
 - `step N`: after the Nth step of that process;
 - `writing FILE`: when FILE is written under its temporary name and not yet renamed;
@@ -66,23 +66,24 @@ def kill_at(moment: str) -> None:
     os.replace = replace_and_kill
 
 
-def main(configs: list[str], moments: list[str], overrides: dict[str, str]) -> None:
+def main(runs: list[dict]) -> None:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
     import scripts  # noqa: F401  what takes time is imported once, for all processes
     from bundle_runs import bundle_run_here
 
-    for moment in [*moments, None]:
-        child = os.fork()
-        if child == 0:
-            if moment:
-                kill_at(moment)
-            bundle_run_here("training", configs, **overrides)
-            os._exit(0)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        expected = -signal.SIGKILL if moment else 0
-        if status != expected:
-            sys.exit(f"The process that was to be killed at '{moment}' ended with {status}, expected {expected}.")
+    for run in runs:
+        for moment in [*run["moments"], None]:
+            child = os.fork()
+            if child == 0:
+                if moment:
+                    kill_at(moment)
+                bundle_run_here("training", run["configs"], **run["overrides"])
+                os._exit(0)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            expected = -signal.SIGKILL if moment else 0
+            if status != expected:
+                sys.exit(f"A process that was to be killed at '{moment}' ended with {status}, expected {expected}.")
 
 
 if __name__ == "__main__":
-    main(**json.loads(sys.argv[1]))
+    main(json.loads(sys.argv[1]))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from bundle_runs import ROOT, stage_configs
-from conftest import Trained
 from ignite.engine import Events
 from ignite.metrics import MeanAbsoluteError
 from monai.data import DataLoader, Dataset, DistributedSampler
@@ -135,31 +133,49 @@ def refusal(folder: Path, **settings) -> str:
     return str(caught.value)
 
 
+SMALLER = {
+    "geometry#detector_pixels": 96,
+    "network_def#tokens": 3,
+    "network_def#context_size": 12,
+    "batch_size": 1,
+    "repeats": 1,
+    "validate#dataset#data": "$scripts.load_records(@datalist, 'validation')[:1]",
+}
+"""Two steps an epoch and one validation case, at 12, 24 and 48 voxels."""
 MOMENTS = {
-    1: ["step 1", "writing stage1_epoch0001.pth", "written stage1_best.pth", "step 1", "writing stage1_epoch0002.pth"],
+    1: ["step 1", "writing stage1_epoch0001.pth", "written stage1_best.pth", "step 3", "writing stage1_epoch0002.pth"],
     2: ["step 2", "writing stage2_best.pth", "step 3"],
     3: ["step 1", "written stage3_best.pth", "step 3"],
 }
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked, to import once")
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_a_training_killed_again_and_again_ends_with_the_bytes_of_one_left_alone(
-    trained: Trained, dataset: Path, overlay: Path, tmp_path: Path, stage: int
-):
-    if stage > 1:
-        shutil.copy(trained.folder / f"stage{stage - 1}_best.pth", tmp_path)
-    overrides = {"dataset_dir": str(dataset), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path)}
-    job = {"configs": stage_configs(stage, overlay), "moments": MOMENTS[stage], "overrides": overrides}
-    line = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), json.dumps(job)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}  # as `bundle_run`: sums depend on the number of threads
-    run = subprocess.run(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+@pytest.fixture(scope="module")
+def twins(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of three stages that were left alone, and of three that were killed again and again."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are forked, to import once")
+    folder = tmp_path_factory.mktemp("twins")
+    (folder / "smaller.json").write_text(json.dumps({**json.loads(overlay.read_text()), **SMALLER}))
+    runs = []
+    for name, moments in (("alone", {}), ("killed", MOMENTS)):
+        places = {"dataset_dir": str(dataset), "ckpt_dir": str(folder / name), "output_dir": str(folder / name)}
+        for stage in (1, 2, 3):
+            configs = stage_configs(stage, folder / "smaller.json")
+            runs.append({"configs": configs, "moments": moments.get(stage, []), "overrides": places})
+    line = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), json.dumps(runs)]
+    run = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     assert run.returncode == 0, run.stdout[-3000:]
+    return folder / "alone", folder / "killed"
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_training_killed_again_and_again_ends_with_the_bytes_of_one_left_alone(twins: tuple[Path, Path], stage: int):
+    alone, killed = twins
     for name in (f"stage{stage}_best.pth", f"resume/stage{stage}_epoch0001.pth", f"resume/stage{stage}_epoch0002.pth"):
-        assert (tmp_path / name).read_bytes() == (trained.folder / name).read_bytes(), name
-    lines = [json.loads(line) for line in (tmp_path / f"stage{stage}_epochs.jsonl").read_text().splitlines()]
+        assert (killed / name).read_bytes() == (alone / name).read_bytes(), name
+    lines = [json.loads(line) for line in (killed / f"stage{stage}_epochs.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
-    assert not list(tmp_path.rglob(".unfinished-*"))
+    assert not list(killed.rglob(".unfinished-*"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
