@@ -50,9 +50,10 @@ NoisyBatch.__module__ = "scripts.noisy"  # as one of the bundle, whose arguments
 def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
     """A training of a small network with every kind of randomness, ready to run or to go on."""
     wanted = {"lr": 0.01, "records": 7, "batch": 2, "parts": 1, "workers": 0, "dropout": 0.5, "noise": 0.5}
-    wanted |= {"target": 1.0, "validation_target": 1.0, "max_norm": 1.0, "patience": None, "still": False, **settings}
+    wanted |= {"target": 1.0, "validation_target": 1.0, "max_norm": 1.0, "patience": None, "still": False, "frozen": False, "interval": 1, **settings}
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(wanted["dropout"]), torch.nn.Linear(8, 1))
+    network[0].requires_grad_(not wanted["frozen"])
     optimizer = torch.optim.AdamW(network.parameters(), lr=wanted["lr"])
     records = [{"name": f"case_{i}", "group": "a", "image": torch.arange(3.0) + i} for i in range(wanted["records"])]
     dataset = Dataset(records, Compose([RandGaussianNoised("image", prob=wanted["noise"])]))
@@ -83,7 +84,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         accumulation_steps=wanted["parts"],
         train_handlers=[
             GradientGuard(network.parameters(), wanted["max_norm"]),
-            ValidationHandler(1, validator),
+            ValidationHandler(wanted["interval"], validator),
             EpochReport(str(folder / "epochs.jsonl"), validator, best, 3),
             LrScheduleHandler(scheduler, print_lr=False, epoch_level=True),
         ],
@@ -283,6 +284,25 @@ def test_changed_settings_are_named(alone: Path, settings: dict, told: str):
 def test_missing_best_weights_are_missed(alone: Path):
     (alone / "best.pth").unlink()
     assert f"its best weights, {alone}/best.pth, are missing" in refusal(alone)
+
+
+def test_missing_checkpoints_of_a_finished_training_are_missed(alone: Path):
+    for epoch in (3, 4):
+        checkpoint(alone, epoch).unlink()
+    assert "a finished training whose checkpoints are missing" in refusal(alone)
+
+
+def test_other_weights_of_the_stage_before_are_noticed(tmp_path: Path):
+    """The first layer stands for it: it is frozen, and loaded before the trainer starts."""
+    for changed in (False, True):
+        trainer = training(tmp_path, epochs=2, frozen=True)
+        with torch.no_grad():
+            trainer.network[0].bias += changed
+        if changed:
+            with pytest.raises(CheckpointError, match=r"other weights .* than stage2_best.pth has now \('0\.bias' differs\)"):
+                trainer.run()
+        else:
+            trainer.run()
 
 
 def test_a_full_disk_leaves_what_was_written_before(alone: Path, tmp_path: Path):

@@ -50,16 +50,20 @@ def test_gradients_are_clipped_to_their_norm_and_not_without_one(tmp_path: Path,
         assert min(norms) > 0.01
 
 
-def test_the_training_ends_early_at_the_same_epoch_when_it_was_stopped_before(tmp_path: Path):
-    """The learning rate is zero, so that no validation is better than the first."""
-    trainer = training(tmp_path / "alone", epochs=20, lr=0.0, patience=3)
+@pytest.mark.parametrize(("interval", "last", "step"), [(1, 4, 10), (5, 10, 35)])
+def test_the_training_ends_early_at_the_same_epoch_when_it_was_stopped_before(
+    tmp_path: Path, interval: int, last: int, step: int
+):
+    """The learning rate is zero, so that no validation is better than the first; one is due every so many epochs."""
+    settings = {"epochs": 20, "lr": 0.0, "patience": 3, "interval": interval}
+    trainer = training(tmp_path / "alone", **settings)
     trainer.run()
-    assert trainer.state.epoch == 4
-    stopped(tmp_path / "stopped", step=10, epochs=20, lr=0.0, patience=3)
+    assert trainer.state.epoch == last
+    stopped(tmp_path / "stopped", step=step, **settings)
     for _ in range(2):  # the second finds the training at its end
-        trainer = training(tmp_path / "stopped", epochs=20, lr=0.0, patience=3)
+        trainer = training(tmp_path / "stopped", **settings)
         trainer.run()
-        assert trainer.state.epoch == 4
+        assert trainer.state.epoch == last
         assert left(tmp_path / "stopped") == left(tmp_path / "alone")
 
 

@@ -116,12 +116,15 @@ class Resume:
             "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
             "best_metric": float(self.validator.state.best_metric),
             "best_metric_epoch": self.validator.state.best_metric_epoch,
+            "validated_epoch": self.validator.state.epoch,
         }
 
     def _choose(self) -> int:
         """The last epoch whose checkpoint is whole and of this training; 0 when there is none of any kind."""
-        reasons = []
-        for epoch in reversed(saved_epochs(self.folder, self.stage)):
+        epochs, reasons = saved_epochs(self.folder, self.stage), []
+        if not epochs and is_finished(self.folder, self.stage):
+            reasons = [f"{_mark(self.folder, self.stage)}: tells of a finished training whose checkpoints are missing."]
+        for epoch in reversed(epochs):
             path = checkpoint_path(self.folder, self.stage, epoch)
             try:
                 self._check(path, read_checkpoint(path), epoch)
@@ -150,9 +153,8 @@ class Resume:
         expected, found = self.network.state_dict(), state["network"]
         if {name: value.shape for name, value in expected.items()} != {n: v.shape for n, v in found.items()}:
             raise CheckpointError(f"{path}: has the parameters of another network.")
-        trained = {name for name, parameter in self.network.named_parameters() if parameter.requires_grad}
-        for name in expected.keys() - trained:
-            if not torch.equal(expected[name].cpu(), found[name]):
+        for name, parameter in self.network.named_parameters():
+            if not parameter.requires_grad and not torch.equal(parameter.cpu(), found[name]):
                 raise CheckpointError(
                     f"{path}: was trained on other weights of the stage before it than stage{self.stage - 1}_best.pth has "
                     f"now ('{name}' differs)."
@@ -168,6 +170,7 @@ class Resume:
             engine.scaler.load_state_dict(state["scaler"])
         self.validator.state.best_metric = state["best_metric"]
         self.validator.state.best_metric_epoch = state["best_metric_epoch"]
+        self.validator.state.epoch = state["validated_epoch"]
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["epoch"] * engine.state.epoch_length
 

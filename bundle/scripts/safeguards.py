@@ -67,7 +67,7 @@ class GradientGuard:
 class EarlyStop:
     """
     An Ignite handler for a trainer: ends the training when so many epochs have brought no better validation. It looks at
-    the validator's best epoch alone, so that it stops at the same epoch after a resumption.
+    the validator's last and best epoch alone, which :class:`~scripts.Resume` keeps, and so stops where it would have.
 
     Args:
         validator: whose key metric is watched.
@@ -82,7 +82,8 @@ class EarlyStop:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if engine.state.epoch - max(self.validator.state.best_metric_epoch, 0) >= self.patience:
+        validated = self.validator.state
+        if validated.epoch - max(validated.best_metric_epoch, 0) >= self.patience:
             engine.logger.info(f"No better validation for {self.patience} epochs: the training ends early.")
             engine.terminate()
 
