@@ -35,10 +35,11 @@ REQUIREMENTS_DEMO = ROOT / "requirements-demo.txt"
 REQUIREMENTS_PEERS = ROOT / "requirements-peers.txt"
 CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
+RESUME = "resume"
 SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
 TRACEBACK = b"Traceback (most recent call last)"
 BUNDLE_ERROR = re.compile(
-    r"^(?:scripts\.errors\.)?(?:Input|Output|Checkpoint|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M
+    r"^(?:scripts\.errors\.)?(?:Input|Output|Checkpoint|Divergence|PretrainedWeights)Error: (.+(?:\n\S.*)*)", re.M
 )
 RANK = re.compile(r"^\[rank\d+\]: ?", re.M)
 RANK_AT_END = re.compile(rb"\[rank\d+\]: $")
@@ -81,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     mode.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
     verb.set_defaults(verb=datalist)
 
-    verb = verbs.add_parser("train", help="train one stage, or all three in turn")
+    verb = verbs.add_parser("train", help="train one stage, or all three in turn; the same command goes on after a stop")
     verb.add_argument("--stage", choices=["1", "2", "3", "all"], default="all")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     verb.add_argument("--tiny", action="store_true", help="small sizes and a short schedule, to try things out")
@@ -102,6 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="holds datalist.json")
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "evaluate", metavar="DIR")
     verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     verb.set_defaults(verb=evaluate)
 
     arguments, further = parser.parse_known_args()
@@ -117,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
 def demo(arguments: argparse.Namespace) -> None:
     output, started = arguments.output, time.monotonic()
     print("One patient: the demo shows that the machinery works, not how well it does on people it has not seen.")
-    dataset = write_demo_dataset(output, CONFIGS / "demo.json")
+    dataset = demo_dataset(output, CONFIGS / "demo.json")
     train_stages([1, 2, 3], dataset, output, CONFIGS / "demo.json")
     note = "The network was trained on this patient: the demo shows the machinery, not generalisation."
     run_evaluation(dataset, output, output / "stage3_best.pth", note=note)
@@ -151,7 +153,7 @@ def datalist(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     overlay = CONFIGS / "tiny.json" if arguments.tiny else None
     stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
-    dataset = arguments.dataset_dir or write_demo_dataset(arguments.output, overlay)
+    dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay)
     train_stages(stages, dataset, arguments.output, overlay, arguments.gpus)
     print(f"\nThe weights are in {arguments.output / f'stage{stages[-1]}_best.pth'}.")
 
@@ -180,19 +182,25 @@ def infer(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     check_weights(arguments.weights)
-    run_evaluation(arguments.dataset_dir, arguments.output, arguments.weights)
-    print_summary(json.loads((arguments.output / "metrics.json").read_text(encoding="utf-8"))["summary"])
-    print(f"\nEvery case is in {arguments.output / 'metrics.csv'}.")
+    run_evaluation(arguments.dataset_dir, arguments.output, arguments.weights, arguments.gpus)
+    report = json.loads((arguments.output / "metrics.json").read_text(encoding="utf-8"))
+    print_summary(report["summary"])
+    worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
+    print(f"\nWorst cases: {', '.join(worst)}. Every case is in {arguments.output / 'metrics.csv'}.")
 
 
-def write_demo_dataset(output: Path, overlay: Path | None) -> Path:
+def demo_dataset(output: Path, overlay: Path | None) -> Path:
+    """The dataset that is made from the demo's CT, written unless a training that began with it can go on."""
     dataset = output / "data"
+    if has_begun(output, overlay) and (dataset / "datalist.json").is_file():
+        return dataset
     configs = [CONFIGS / "train.json", *([overlay] if overlay else []), CONFIGS / "demo_data.json"]
     bundle("run", configs, output, dataset_dir=dataset)
     return dataset
 
 
 def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path | None, gpus: int = 1) -> None:
+    has_begun(output, overlay)
     output.mkdir(parents=True, exist_ok=True)
     if overlay:
         shutil.copyfile(ROOT / overlay, output / OVERLAY)
@@ -207,9 +215,24 @@ def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path |
         bundle("training", configs, output, gpus, dataset_dir=dataset, ckpt_dir=output, output_dir=output)
 
 
-def run_evaluation(dataset: Path, output: Path, weights: Path, **overrides: str) -> None:
+def has_begun(output: Path, overlay: Path | None) -> bool:
+    """Whether a training with the same overlay has begun in a folder and goes on; another overlay is refused."""
+    if not (output / RESUME).is_dir():
+        return False
+    before = (output / OVERLAY).read_text(encoding="utf-8") if (output / OVERLAY).is_file() else None
+    now = (ROOT / overlay).read_text(encoding="utf-8") if overlay else None
+    if before != now:
+        found = f"the overlay config {output / OVERLAY}" if before else "no overlay config"
+        raise LaunchError(
+            f"{output} holds a training with {found}, {f'this one has {overlay}' if overlay else 'this one has none'}. "
+            f"Choose another --output, or remove that folder."
+        )
+    return True
+
+
+def run_evaluation(dataset: Path, output: Path, weights: Path, gpus: int = 1, **overrides: str) -> None:
     configs = [CONFIGS / "train.json", CONFIGS / "evaluate.json", *overlay_beside(weights)]
-    bundle("run", configs, output, dataset_dir=dataset, weights=weights, output_dir=output, **overrides)
+    bundle("run", configs, output, gpus, dataset_dir=dataset, weights=weights, output_dir=output, **overrides)
 
 
 def overlay_beside(weights: Path) -> list[Path]:

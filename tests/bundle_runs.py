@@ -44,13 +44,14 @@ def stage_configs(stage: int, *further: Path) -> list[str]:
 
 
 def bundle_run(
-    workflow: str, configs: list[str], folder: Path = ROOT, processes: int = 1, **overrides: Any
+    workflow: str, configs: list[str], folder: Path = ROOT, processes: int = 1, restarts: int = 0, **overrides: Any
 ) -> subprocess.CompletedProcess:
     """One `python -m monai.bundle run` line, run from the folder that holds the bundle; its output is in `stdout`."""
     line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(configs), "--bundle_root", "bundle"]
     line += [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
     if processes > 1:
-        line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *line]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        line = [*torchrun, f"--max-restarts={restarts}", *line]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": str(max(1, 2 // processes))}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
     return subprocess.run([sys.executable, *line], cwd=folder, env=environment, **output)

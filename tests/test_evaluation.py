@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from browser import view_of
-from bundle_runs import bundle_run_here, cause_of
+from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from scripts import CheckpointError, InputError
 from scripts.stages import upsample
@@ -121,6 +121,33 @@ def test_json_and_csv_agree(report: Report):
                 assert float(written[name]) == value
             else:
                 assert written[name] in (str(value), "nan" if value is None else None)
+
+
+def test_two_processes_write_the_table_of_one_although_their_cases_are_uneven(
+    report: Report, dataset: Path, overlay: Path, trained: Trained, tmp_path: Path
+):
+    """Three cases, of which two are written, one by each process."""
+    configs = ["bundle/configs/train.json", "bundle/configs/evaluate.json", str(overlay)]
+    places = {"dataset_dir": dataset, "weights": trained.folder / "stage3_best.pth", "output_dir": tmp_path}
+    three = {"evaluate#dataset#data": "$scripts.load_records(@datalist, 'test')[:3]", "written_cases": 2}
+    run = bundle_run("run", configs, processes=2, **places, **three)
+    assert run.returncode == 0, run.stdout[-3000:]
+    with open(tmp_path / "metrics.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    expected = [row for row in report.content["cases"] if row["case"] in CASES[:3]]
+    assert [(row["case"], row["method"]) for row in table] == [(row["case"], row["method"]) for row in expected]
+    for found, row in zip(table, expected):
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert float(found[name]) == pytest.approx(value, rel=1e-3), name
+    assert sorted(path.name for path in (tmp_path / "cases").iterdir()) == CASES[:2]
+
+
+def test_the_worst_cases_of_the_last_stage_are_named(report: Report):
+    scores = {case: report.row(case, 64, "stage 3")["psnr_db"] for case in CASES}
+    worst = report.content["worst_cases"]
+    assert [entry["case"] for entry in worst] == sorted(CASES, key=scores.get)[:3]
+    assert [entry["psnr_db"] for entry in worst] == sorted(scores.values())[:3]
 
 
 def test_every_score_has_its_definition(report: Report):

@@ -353,6 +353,34 @@ def test_an_output_that_is_a_file_is_one_clear_error(command, dataset: Path, tmp
     assert (tmp_path / "taken").read_text() == "a file"
 
 
+@pytest.mark.parametrize(("before", "options"), [("{}", []), ("{}", ["--tiny"]), (None, ["--tiny"])])
+def test_a_training_with_another_overlay_is_not_begun_over_one_that_can_go_on(
+    command, dataset: Path, tmp_path: Path, before: str | None, options: list[str], capfd
+):
+    (tmp_path / "resume").mkdir()
+    if before:
+        (tmp_path / "overlay.json").write_text(before)
+    assert command("train", "--dataset_dir", dataset, "--output", tmp_path, *options) == 1
+    output = capfd.readouterr()
+    assert f"{tmp_path} holds a training with " in output.err and "Choose another --output" in output.err
+    assert "$ python" not in output.out
+    assert [path.read_text() for path in tmp_path.glob("*.json")] == ([before] if before else [])
+
+
+def test_the_demos_dataset_is_not_written_again_under_a_training(launch: ModuleType, monkeypatch, tmp_path: Path):
+    written = []
+    monkeypatch.setattr(launch, "bundle", lambda *arguments, **overrides: written.append(overrides["dataset_dir"]))
+    tiny = launch.CONFIGS / "tiny.json"
+    assert launch.demo_dataset(tmp_path, tiny) == tmp_path / "data"
+    assert written == [tmp_path / "data"]
+    for folder in ("data", "resume"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "datalist.json").write_text("{}")
+    shutil.copyfile(ROOT / tiny, tmp_path / "overlay.json")
+    assert launch.demo_dataset(tmp_path, tiny) == tmp_path / "data"
+    assert written == [tmp_path / "data"]
+
+
 def test_infer_writes_the_ct_and_prints_its_line(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
     films = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
     options = [part for view, path in films.items() for part in (f"--{view}", path)]

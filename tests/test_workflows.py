@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
@@ -204,19 +205,81 @@ def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: 
     ] * 2
 
 
-def test_two_processes_train_one_network_and_keep_one_set_of_logs(dataset: Path, overlay: Path, tmp_path: Path):
-    """Each of the three validation cases is scored once; the file's keys are those of a single process."""
-    configs = stage_configs(1, overlay, Path("bundle/configs/multi_gpu_train.json"))
-    places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path}
-    run = bundle_run("training", configs, processes=2, **places)
+STILL = {
+    "augment": {"_target_": "Compose", "transforms": []},
+    "network_def#feature_dropout": 0.0,
+    "optimizer": {"_target_": "torch.optim.SGD", "params": "$list(@network_def.trainable_parameters())", "lr": 0.1},
+}
+"""
+Without random numbers, which every process draws for itself, and without Adam, which makes a whole step of a gradient
+that is zero but for rounding.
+"""
+MULTI_GPU = Path("bundle/configs/multi_gpu_train.json")
+
+
+@dataclass
+class TwoProcesses:
+    """A training of stage 1 by two processes."""
+
+    folder: Path
+    overlay: Path
+    log: str
+
+
+@pytest.fixture(scope="module")
+def two_processes(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoProcesses:
+    folder = tmp_path_factory.mktemp("two_processes")
+    still = folder / "still.json"
+    still.write_text(json.dumps({**json.loads(overlay.read_text()), **STILL}))
+    places = {"dataset_dir": dataset, "ckpt_dir": folder, "output_dir": folder}
+    run = bundle_run("training", stage_configs(1, still, MULTI_GPU), processes=2, **places)
     assert run.returncode == 0, run.stdout[-3000:]
-    writers = {path.name.split(".")[-2] for path in tmp_path.rglob("events.out.tfevents*")}  # numbers of processes
+    return TwoProcesses(folder, still, run.stdout)
+
+
+def test_two_processes_keep_one_set_of_logs_and_files(two_processes: TwoProcesses, dataset: Path):
+    """Each of the three validation cases is scored once; the file's keys are those of a single process."""
+    folder, log = two_processes.folder, two_processes.log
+    writers = {path.name.split(".")[-2] for path in folder.rglob("events.out.tfevents*")}  # numbers of processes
     assert len(writers) == 1
-    assert len(re.findall(r"Metrics -- .*loss", run.stdout)) == EPOCHS
-    logged = [float(value) for value in re.findall(r"Metrics -- psnr_db: (\S+)", run.stdout)]
+    assert len(re.findall(r"Metrics -- .*loss", log)) == EPOCHS
+    assert log.count("Stage 1 has ended after epoch 2") == 1
+    assert len((folder / "stage1_epochs.jsonl").read_text().splitlines()) == EPOCHS
+    logged = [float(value) for value in re.findall(r"Metrics -- psnr_db: (\S+)", log)]
     assert len(logged) == EPOCHS
-    assert max(logged) == pytest.approx(validation_psnr(tmp_path, dataset, overlay, 1), abs=0.01)
-    assert [path.name for path in tmp_path.glob("*.pth")] == ["stage1_best.pth"]
+    assert max(logged) == pytest.approx(validation_psnr(folder, dataset, two_processes.overlay, 1), abs=0.01)
+    assert [path.name for path in folder.glob("*.pth")] == ["stage1_best.pth"]
+
+
+def test_two_processes_learn_what_one_learns_from_the_doubled_batch(two_processes, dataset: Path, tmp_path: Path):
+    train_here(1, two_processes.overlay, dataset, tmp_path, batch_size=4)
+    together = checkpoint(Trained(two_processes.folder, []), 1)
+    for name, alone in checkpoint(Trained(tmp_path, []), 1).items():
+        torch.testing.assert_close(together[name], alone, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    lines = [
+        [json.loads(line) for line in (folder / "stage1_epochs.jsonl").read_text().splitlines()]
+        for folder in (two_processes.folder, tmp_path)
+    ]
+    for one, other in zip(*lines):
+        assert {key: one[key] for key in ("epoch", "step")} == {key: other[key] for key in ("epoch", "step")}
+        for key in ("loss", "l1", "ssim", "psnr_db"):
+            assert one[key] == pytest.approx(other[key], rel=1e-4)
+
+
+def test_a_worker_that_dies_is_restarted_and_goes_on(two_processes, dataset: Path, tmp_path: Path, monkeypatch):
+    """One of two is killed after the second epoch's step, before that is saved; the bytes are as if it had not been."""
+    killer = {"_target_": "killed_runs.Killer", "step": 2, "rank": 1}
+    (tmp_path / "killer.json").write_text(json.dumps({"+train#handlers": [killer]}))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see training.md
+    configs = stage_configs(1, two_processes.overlay, MULTI_GPU, tmp_path / "killer.json")
+    places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path}
+    run = bundle_run("training", configs, processes=2, restarts=1, **places)
+    assert run.returncode == 0, run.stdout[-3000:]
+    assert "exitcode: -9" in run.stdout
+    assert run.stdout.count("Goes on after epoch 1.") == 2  # each process says so
+    for name in ("stage1_best.pth", "resume/stage1_epoch0002.pth"):
+        assert (tmp_path / name).read_bytes() == (two_processes.folder / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

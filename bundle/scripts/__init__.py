@@ -1,16 +1,16 @@
 """Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
 
-from . import distributed, evaluation, metrics
+from . import distributed, evaluation, metrics, resume
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, ProjectCT
 from .caching import cached
 from .cascade import ProgressiveCascadeModel
-from .checkpoints import CascadeCheckpointLoader
+from .checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .deformation import RandDeformd
 from .demo_data import chest_ct, write_dataset
 from .dicom_export import read_identification, write_ct_series
 from .encoder import MultiScaleXrayEncoder
-from .errors import CheckpointError, InputError, OutputError, PretrainedWeightsError
+from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import EvaluationReport
 from .geometry import BiplanarGeometry
 from .losses import (
@@ -23,7 +23,8 @@ from .losses import (
     Stage3Loss,
     TriPlanarVGGLoss,
 )
-from .progress import LossReport
+from .precision import autocast_dtype
+from .progress import EpochReport, LossReport
 from .projector import lift, project
 from .radiograph import Radiograph
 from .radiograph_reader import read_radiograph
@@ -31,6 +32,8 @@ from .radiograph_transforms import GeometryOfFilmsd, LoadRadiographsd, PrepareXr
 from .records import load_records
 from .region import Region
 from .postprocess import SaveReconstructiond, ToHUd
+from .resume import Resume
+from .safeguards import EarlyStop, GradientGuard
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .tensorboard import TensorBoardPictures
@@ -38,14 +41,19 @@ from .transforms import CollectXraysd, LoadCTd, ResampleToCubed
 from .xray_augmentation import RandCollimationd, RandGeometry, RandPhotonNoised, RandPresentationd
 
 __all__ = [
+    "BestCheckpointSaver",
     "BiplanarGeometry",
     "CascadeCheckpointLoader",
     "CheckpointError",
     "CollectXraysd",
     "DRRReprojectionLoss",
+    "DivergenceError",
+    "EarlyStop",
+    "EpochReport",
     "EvaluationReport",
     "FinalVolumeInferer",
     "GeometryOfFilmsd",
+    "GradientGuard",
     "GradientMagnitudeLoss",
     "InputError",
     "LoadCTd",
@@ -68,6 +76,7 @@ __all__ = [
     "RandPresentationd",
     "Region",
     "ResampleToCubed",
+    "Resume",
     "SSIMLoss",
     "SaveReconstructiond",
     "Stage1Base64",
@@ -80,6 +89,7 @@ __all__ = [
     "ToHUd",
     "TriPlanarVGGLoss",
     "attenuation_to_hu",
+    "autocast_dtype",
     "cached",
     "chest_ct",
     "hu_to_attenuation",

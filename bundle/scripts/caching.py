@@ -15,7 +15,9 @@ from monai.utils import convert_to_tensor
 from .records import IMAGE_FIELDS
 
 
-def cached(data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str | None = None) -> Dataset:
+def cached(
+    data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str | None = None, cache_rate: float = 1.0
+) -> Dataset:
     """
     The records after the transform, each made once: kept in memory when `cache_dir` is None, which takes 64 MiB for a
     CT of 256³, else in that folder, where other runs find them again.
@@ -25,9 +27,10 @@ def cached(data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str |
         transform: up to its first random part.
         cache_dir: a folder, made where it is missing. A file of it belongs to one record, one content of its files and
             one configuration of the transform.
+        cache_rate: share of the records that are kept in memory.
     """
     if cache_dir is None:
-        return CacheDataset(data, transform, hash_as_key=True)
+        return CacheDataset(data, transform, cache_rate=cache_rate, hash_as_key=True)
     return CachedOnDisk(data, transform, cache_dir, hash_func=hash_with_files, hash_transform=pickle_hashing)
 
 

@@ -13,6 +13,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing, or is not the one that this stage needs."""
 
 
+class DivergenceError(RuntimeError):
+    """Training has come to values that are not finite."""
+
+
 class PretrainedWeightsError(RuntimeError):
     """The pretrained weights of a loss network cannot be had."""
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, decollate_batch
@@ -15,6 +16,7 @@ from monai.transforms import ScaleIntensityRange
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .attenuation import scaled_to_hu
+from .distributed import gathered
 from .files import cube_affine, write_ct, write_film, write_film_picture, write_json, write_whole
 from .geometry import BiplanarGeometry
 from .losses import DRRReprojectionLoss
@@ -41,7 +43,7 @@ def mean_volume(dataset: Dataset, draws: int, hu_window: Sequence[float]) -> tor
 class EvaluationReport:
     """
     An Ignite handler that scores each case and writes, when the engine has finished, `metrics.json` (definitions, a
-    summary by group with confidence intervals, every case) and `metrics.csv`; and for each case a folder
+    summary by group with confidence intervals, the worst cases, every case) and `metrics.csv`; and for each case a folder
     `cases/<case>` with both X-rays, each stage's volume and the truth in HU, the pictures, and `report.html`, a page
     that shows them.
 
@@ -71,8 +73,7 @@ class EvaluationReport:
         self.output_dir, self.geometry, self.hu_window = output_dir, geometry, tuple(hu_window)
         self.mean_volume, self.written_cases, self.xray_scale = mean_volume, written_cases, xray_scale
         self.note, self.reprojection = note, DRRReprojectionLoss(geometry, hu_window, xray_scale)
-        self.rows: list[dict[str, Any]] = []
-        self.cases = 0
+        self.rows: list[list[dict[str, Any]]] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
@@ -85,22 +86,25 @@ class EvaluationReport:
             volumes = [volume[index : index + 1].float() for volume in output["pred"]]
             truth, xrays = (output["label"][key][index : index + 1].float() for key in ("ct", "xrays"))
             rows = self._rows(record, volumes, truth, xrays)
-            if self.cases < self.written_cases:
+            if len(self.rows) * idist.get_world_size() + idist.get_rank() < self.written_cases:
                 self._write_case(record, volumes, truth, xrays, rows)
-            self.rows += rows
-            self.cases += 1
+            self.rows.append(rows)
 
     def write(self, engine: Engine) -> None:
-        """Writes `metrics.json` and `metrics.csv`."""
+        """Writes `metrics.json` and `metrics.csv`, of the cases of all processes in the order of the datalist."""
+        rows = [row for case in gathered(self.rows) for row in case]
+        if idist.get_rank() != 0:
+            return
         report = {
             "notice": "Research use only, not for diagnosis",
             "definitions": DEFINITIONS,
             "hu_window": list(self.hu_window),
-            "summary": summarise(self.rows),
-            "cases": self.rows,
+            "summary": summarise(rows),
+            "worst_cases": worst_cases(rows),
+            "cases": rows,
         }
         write_json(os.path.join(self.output_dir, "metrics.json"), report)
-        write_whole(os.path.join(self.output_dir, "metrics.csv"), self._write_csv)
+        write_whole(os.path.join(self.output_dir, "metrics.csv"), lambda path: _write_csv(path, rows))
 
     def _rows(
         self, record: dict[str, Any], volumes: Sequence[torch.Tensor], truth: torch.Tensor, xrays: torch.Tensor
@@ -149,12 +153,6 @@ class EvaluationReport:
         scores = [shown_scores(row) for row in rows]
         write_view(page, title, files, xrays[0], self.geometry, centre.tolist(), scores, self.note)
 
-    def _write_csv(self, path: str) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            table.writeheader()
-            table.writerows(self.rows)
-
 
 def shown_scores(row: dict[str, Any]) -> dict[str, str]:
     """A row of the page's table; a dash for a number that is not finite."""
@@ -174,3 +172,20 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         summary.append({"group": group, "size": size, "method": method, "cases": len(chosen), **metrics})
     return summary
+
+
+def worst_cases(rows: Sequence[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
+    """Case, group, size and PSNR of the cases that the last stage reconstructs worst, the worst first."""
+    last = max((row["size"], row["method"]) for row in rows if row["method"].startswith("stage"))
+    chosen = [row for row in rows if (row["size"], row["method"]) == last]
+    return [
+        {key: row[key] for key in ("case", "group", "size", "psnr_db")}
+        for row in sorted(chosen, key=lambda row: row["psnr_db"])[:count]
+    ]
+
+
+def _write_csv(path: str, rows: Sequence[dict[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape, glob
 from typing import Any
 
 import nibabel
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .errors import OutputError
+from .errors import OutputError, told
+
+FREE_OR_CHOOSE = "free the place or choose another output folder"
 
 
-def write_whole(path: str, write: Callable[[str], Any]) -> None:
+def write_whole(path: str, write: Callable[[str], Any], next_step: str = FREE_OR_CHOOSE) -> None:
     """
     Calls `write` with a temporary path of the same suffix beside `path`, then renames it; never leaves half a file.
     Where something fails an earlier file stays as it was.
@@ -28,7 +31,7 @@ def write_whole(path: str, write: Callable[[str], Any]) -> None:
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
-    with _told_of(path):
+    with _told_of(path, next_step):
         try:
             os.makedirs(folder, exist_ok=True)
             write(temporary)
@@ -70,6 +73,37 @@ def remove_earlier(path: str) -> None:
             shutil.rmtree(path)
         elif os.path.lexists(path):
             os.remove(path)
+
+
+def write_checkpoint(path: str, state: Any) -> None:
+    """
+    `torch.save`, whole and on the disk before it gets its name. Equal states make equal bytes.
+
+    Raises:
+        OutputError: when it cannot be written, as on a full disk; what was at `path` before is still there.
+    """
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:  # torch.save would put the name of a path into the file
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # how torch tells of a full disk
+                raise OSError(told(error)) from error
+            file.flush()
+            os.fsync(file.fileno())
+
+    write_whole(
+        path,
+        write,
+        next_step="free the place and start the same command again, which goes on from the last checkpoint; those written "
+        "before are whole",
+    )
+
+
+def remove_unfinished(folder: str, names: str) -> None:
+    """Removes what killed processes have left of files that match `names`, such as `stage1_*`, see :func:`write_whole`."""
+    for unfinished in glob(os.path.join(escape(folder), f".unfinished-*-{names}")):
+        os.remove(unfinished)
 
 
 def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
@@ -128,14 +162,12 @@ def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None)
 
 
 @contextmanager
-def _told_of(path: str) -> Iterator[None]:
+def _told_of(path: str, next_step: str = FREE_OR_CHOOSE) -> Iterator[None]:
     """Names the result that the operating system does not let us write."""
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); free the place or choose another output folder."
-        ) from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {next_step}.") from error
 
 
 def _take_the_place(temporary: str, path: str, earlier: str) -> None:

@@ -274,7 +274,8 @@ class MultiScaleLoss(nn.Module):
         truth = region.of(adaptive_avg_pool3d(target["ct"], region.size))
         terms = self.loss.terms(prediction, truth, target["xrays"], **crop)
         total = self.loss.weigh(terms)
-        self.terms = {name: term.item() for name, term in {"loss": total.detach(), **terms}.items()}
+        values = torch.stack([value.detach().float() for value in (total, *terms.values())])
+        self.terms = dict(zip(("loss", *terms), values.tolist()))  # at once: each transfer makes the GPU wait
         return total
 
 

@@ -34,8 +34,11 @@ def structural_similarity(prediction: torch.Tensor, truth: torch.Tensor, data_ra
             f"structural_similarity: the volumes have shapes {tuple(prediction.shape)} and {tuple(truth.shape)}, "
             f"expected one shape (B, C, X, Y, Z) with sides of at least {WINDOW}."
         )
-    moments = torch.stack([prediction, truth, prediction**2, truth**2, prediction * truth])
-    mean_p, mean_t, square_p, square_t, product = _windowed(moments)
+    precise = torch.promote_types(prediction.dtype, torch.float32)  # variances are small differences of large numbers
+    prediction, truth = prediction.to(precise), truth.to(precise)
+    with torch.autocast(prediction.device.type, enabled=False):
+        moments = torch.stack([prediction, truth, prediction**2, truth**2, prediction * truth])
+        mean_p, mean_t, square_p, square_t, product = _windowed(moments)
     variance_p, variance_t, covariance = square_p - mean_p**2, square_t - mean_t**2, product - mean_p * mean_t
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)

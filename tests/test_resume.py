@@ -1,0 +1,354 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from bundle_runs import ROOT, stage_configs
+from ignite.engine import Events
+from ignite.metrics import MeanAbsoluteError
+from monai.data import DataLoader, Dataset, DistributedSampler
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from monai.optimizers import WarmupCosineSchedule
+from monai.transforms import Compose, Randomizable, RandGaussianNoised
+from scripts import BestCheckpointSaver, CheckpointError, DivergenceError, EarlyStop, EpochReport, OutputError, Resume
+from scripts.checkpoints import read_checkpoint
+from scripts.resume import is_finished, saved_epochs
+from scripts.safeguards import GradientGuard
+
+
+class Batch:
+    """A batch and what the network is to make of it."""
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+
+    def __call__(self, batch, device, non_blocking, **kwargs):
+        image = torch.as_tensor(batch["image"]).as_subclass(torch.Tensor)
+        return image, torch.full((len(image), 1), self.target)
+
+
+class NoisyBatch(Batch, Randomizable):
+    """Adds noise of its own to a batch, as an augmentation on the device does."""
+
+    def __call__(self, batch, device, non_blocking, **kwargs):
+        image, target = super().__call__(batch, device, non_blocking)
+        return image + float(self.R.normal()), target
+
+
+NoisyBatch.__module__ = "scripts.noisy"  # as one of the bundle, whose arguments are settings
+
+
+def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
+    """A training of a small network with every kind of randomness, ready to run or to go on."""
+    wanted = {"lr": 0.01, "records": 7, "batch": 2, "parts": 1, "workers": 0, "dropout": 0.5, "noise": 0.5}
+    wanted |= {"target": 1.0, "validation_target": 1.0, "max_norm": 1.0, "patience": None, "still": False, "frozen": False, "interval": 1, **settings}
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(wanted["dropout"]), torch.nn.Linear(8, 1))
+    network[0].requires_grad_(not wanted["frozen"])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=wanted["lr"])
+    records = [{"name": f"case_{i}", "group": "a", "image": torch.arange(3.0) + i} for i in range(wanted["records"])]
+    dataset = Dataset(records, Compose([RandGaussianNoised("image", prob=wanted["noise"])]))
+    sampler = DistributedSampler(dataset, num_replicas=1, rank=0)
+    batch = wanted["batch"] // wanted["parts"]
+    loader = DataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=wanted["workers"])
+    validation = Dataset(records[:2], Compose([]))
+    best = str(folder / "best.pth")
+    validator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(validation, batch_size=1),
+        network=network,
+        prepare_batch=Batch(wanted["validation_target"]),
+        decollate=False,
+        key_val_metric={"score": MeanAbsoluteError(lambda output: (output["pred"], output["label"]))},
+        val_handlers=[BestCheckpointSaver(best, network)],
+    )
+    scheduler = WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=4, warmup_multiplier=0.1)
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=loader,
+        network=network,
+        optimizer=optimizer,
+        loss_function=torch.nn.MSELoss(),
+        prepare_batch=(Batch if wanted["still"] else NoisyBatch)(wanted["target"]),
+        decollate=False,
+        accumulation_steps=wanted["parts"],
+        train_handlers=[
+            GradientGuard(network.parameters(), wanted["max_norm"]),
+            ValidationHandler(wanted["interval"], validator),
+            EpochReport(str(folder / "epochs.jsonl"), validator, best, 3),
+            LrScheduleHandler(scheduler, print_lr=False, epoch_level=True),
+        ],
+    )
+    for engine in (trainer, validator):
+        engine.logger.disabled = True
+    Resume(str(folder / "resume"), 3, network, scheduler, validator, best, seed=5).attach(trainer)
+    EarlyStop(validator, wanted["patience"]).attach(trainer)
+    return trainer
+
+
+class Stopped(Exception):
+    """Stands for a kill, in the same process."""
+
+
+def stop(*_) -> None:
+    raise Stopped
+
+
+def stopped(folder: Path, step: int, **settings) -> None:
+    """A training that stops after a step."""
+    trainer = training(folder, **settings)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=step), stop)
+    with pytest.raises(Stopped):
+        trainer.run()
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    """What a training leaves that must not depend on where it was stopped."""
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.pth"))}
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    """The folder of a training that was left alone."""
+    training(tmp_path / "alone").run()
+    return tmp_path / "alone"
+
+
+def checkpoint(folder: Path, epoch: int) -> Path:
+    return folder / "resume" / f"stage3_epoch{epoch:04d}.pth"
+
+
+def refusal(folder: Path, **settings) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        training(folder, **settings).run()
+    return str(caught.value)
+
+
+SMALLER = {
+    "geometry#detector_pixels": 96,
+    "network_def#tokens": 3,
+    "network_def#context_size": 12,
+    "batch_size": 1,
+    "repeats": 1,
+    "validate#dataset#data": "$scripts.load_records(@datalist, 'validation')[:1]",
+}
+"""Two steps an epoch and one validation case, at 12, 24 and 48 voxels."""
+MOMENTS = {
+    1: ["step 1", "writing stage1_epoch0001.pth", "written stage1_best.pth", "step 3", "writing stage1_epoch0002.pth"],
+    2: ["step 2", "writing stage2_best.pth", "step 3"],
+    3: ["step 1", "written stage3_best.pth", "step 3"],
+}
+
+
+@pytest.fixture(scope="module")
+def twins(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folders of three stages that were left alone, and of three that were killed again and again."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are forked, to import once")
+    folder = tmp_path_factory.mktemp("twins")
+    (folder / "smaller.json").write_text(json.dumps({**json.loads(overlay.read_text()), **SMALLER}))
+    runs = []
+    for name, moments in (("alone", {}), ("killed", MOMENTS)):
+        places = {"dataset_dir": str(dataset), "ckpt_dir": str(folder / name), "output_dir": str(folder / name)}
+        for stage in (1, 2, 3):
+            configs = stage_configs(stage, folder / "smaller.json")
+            runs.append({"configs": configs, "moments": moments.get(stage, []), "overrides": places})
+    line = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), json.dumps(runs)]
+    run = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    assert run.returncode == 0, run.stdout[-3000:]
+    return folder / "alone", folder / "killed"
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_training_killed_again_and_again_ends_with_the_bytes_of_one_left_alone(twins: tuple[Path, Path], stage: int):
+    alone, killed = twins
+    for name in (f"stage{stage}_best.pth", f"resume/stage{stage}_epoch0001.pth", f"resume/stage{stage}_epoch0002.pth"):
+        assert (killed / name).read_bytes() == (alone / name).read_bytes(), name
+    lines = [json.loads(line) for line in (killed / f"stage{stage}_epochs.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert not list(killed.rglob(".unfinished-*"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [1, 4, 7])
+def test_every_kind_of_randomness_is_that_of_the_epoch_wherever_it_was_stopped(tmp_path: Path, workers: int, step: int):
+    """Order, dropout, the transforms' draws in the loader's workers, and those of `prepare_batch`; 4 steps an epoch."""
+    training(tmp_path / "alone", epochs=2, workers=workers).run()
+    stopped(tmp_path / "stopped", step, epochs=2, workers=workers)
+    training(tmp_path / "stopped", epochs=2, workers=workers).run()
+    assert left(tmp_path / "stopped") == left(tmp_path / "alone")
+
+
+def test_epochs_draw_anew(tmp_path: Path):
+    drawn = []
+    trainer = training(tmp_path, epochs=3)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: drawn.append(engine.state.output["image"]))
+    trainer.run()
+    images = torch.cat(drawn)
+    assert len(images.unique(dim=0)) == len(images) == 21
+
+
+def test_the_last_two_checkpoints_are_kept(alone: Path):
+    assert saved_epochs(str(alone / "resume"), 3) == [3, 4]
+
+
+def test_a_finished_training_is_left_as_it_is(alone: Path):
+    before = left(alone)
+    assert is_finished(str(alone / "resume"), 3)
+    trainer = training(alone)
+    trainer.add_event_handler(Events.EPOCH_STARTED, stop)
+    trainer.run()
+    assert left(alone) == before
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(read_checkpoint(str(path))["network"]["0.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+def replace_by_weights(path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, path)
+
+
+def replace_by_an_object(path: Path) -> None:
+    torch.save(Path("code that weights_only does not run"), path)
+
+
+def take_away_a_parameter(path: Path) -> None:
+    state = read_checkpoint(str(path))
+    del state["network"]["0.bias"]
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, replace_by_weights, replace_by_an_object, take_away_a_parameter])
+def test_an_unusable_checkpoint_is_named_and_the_one_before_it_used(alone: Path, tmp_path: Path, damage: Callable):
+    stopped(tmp_path / "damaged", step=14)
+    assert saved_epochs(str(tmp_path / "damaged" / "resume"), 3) == [2, 3]
+    damage(checkpoint(tmp_path / "damaged", 3))
+    with pytest.warns(UserWarning, match=r"stage3_epoch0003\.pth: .* goes on after epoch 2 instead"):
+        training(tmp_path / "damaged").run()
+    assert left(tmp_path / "damaged") == left(alone)
+
+
+def test_a_checkpoint_of_another_training_is_named_and_the_one_before_it_used(alone: Path, tmp_path: Path):
+    training(tmp_path / "other", lr=0.02).run()
+    stopped(tmp_path / "stopped", step=14)
+    shutil.copy(checkpoint(tmp_path / "other", 3), checkpoint(tmp_path / "stopped", 3))
+    with pytest.warns(UserWarning, match=r"stage3_epoch0003\.pth: belongs to a training with other settings"):
+        training(tmp_path / "stopped").run()
+    assert left(tmp_path / "stopped") == left(alone)
+
+
+def test_without_a_usable_checkpoint_training_does_not_start_anew_in_silence(alone: Path):
+    before = (alone / "best.pth").read_bytes()
+    for epoch in (3, 4):
+        truncate(checkpoint(alone, epoch))
+    message = refusal(alone)
+    assert message.startswith(f"{checkpoint(alone, 4)}: cannot be read as a checkpoint")
+    assert f"remove {alone}/resume to train this stage anew" in message
+    assert (alone / "best.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"lr": 0.02}, "optimizer.lr was 0.01, is 0.02"),
+        ({"epochs": 5}, "epochs was 4, is 5"),
+        ({"batch": 3}, "batch_size was 2, is 3"),
+        ({"records": 8}, "records.training.7.0 was absent, is case_7"),
+        ({"target": 2.0}, "prepare_batch.target was 1.0, is 2.0"),
+        ({"dropout": 0.25}, "network.1 was Dropout(p=0.5, inplace=False), is Dropout(p=0.25, inplace=False)"),
+    ],
+)
+def test_changed_settings_are_named(alone: Path, settings: dict, told: str):
+    before = left(alone)
+    assert told in refusal(alone, **settings)
+    assert left(alone) == before
+
+
+def test_missing_best_weights_are_missed(alone: Path):
+    (alone / "best.pth").unlink()
+    assert f"its best weights, {alone}/best.pth, are missing" in refusal(alone)
+
+
+def test_missing_checkpoints_of_a_finished_training_are_missed(alone: Path):
+    for epoch in (3, 4):
+        checkpoint(alone, epoch).unlink()
+    assert "a finished training whose checkpoints are missing" in refusal(alone)
+
+
+def test_other_weights_of_the_stage_before_are_noticed(tmp_path: Path):
+    """The first layer stands for it: it is frozen, and loaded before the trainer starts."""
+    for changed in (False, True):
+        trainer = training(tmp_path, epochs=2, frozen=True)
+        with torch.no_grad():
+            trainer.network[0].bias += changed
+        if changed:
+            with pytest.raises(CheckpointError, match=r"other weights .* than stage2_best.pth has now \('0\.bias' differs\)"):
+                trainer.run()
+        else:
+            trainer.run()
+
+
+def test_a_full_disk_leaves_what_was_written_before(alone: Path, tmp_path: Path):
+    resource = pytest.importorskip("resource")
+    trainer, limits = training(tmp_path / "full"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    trainer.add_event_handler(
+        Events.EPOCH_STARTED(once=3), lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    )
+    try:
+        with pytest.raises(OutputError, match="File too large.*start the same command again"):
+            trainer.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    read_checkpoint(str(tmp_path / "full" / "best.pth"))
+    assert saved_epochs(str(tmp_path / "full" / "resume"), 3) == [1, 2]
+    assert not list(tmp_path.rglob(".unfinished-*"))
+    training(tmp_path / "full").run()
+    assert left(tmp_path / "full") == left(alone)
+
+
+@pytest.mark.parametrize("poisoned", ["loss", "gradient"])
+def test_values_that_are_not_finite_stop_the_training_before_the_weights_are_spoilt(tmp_path: Path, poisoned: str):
+    trainer = training(tmp_path)
+
+    def poison(engine) -> None:
+        if engine.state.iteration == 11:
+            factor = torch.full((), torch.nan, requires_grad=True)
+            if poisoned == "loss":
+                engine.state.output["pred"] = engine.state.output["pred"] * factor
+            else:
+                engine.network[0].weight.register_hook(lambda gradient: gradient * torch.nan)
+
+    trainer.add_event_handler(IterationEvents.FORWARD_COMPLETED, poison)
+    saved = {}
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: saved.update(weight=engine.network[0].weight.detach().clone())
+    )
+    with pytest.raises(DivergenceError, match=r"Epoch 3, step 11: .* is nan, expected a finite value"):
+        trainer.run()
+    assert torch.equal(trainer.network[0].weight, saved["weight"])
+    assert saved_epochs(str(tmp_path / "resume"), 3) == [1, 2]
+    for path in tmp_path.rglob("*.pth"):
+        read_checkpoint(str(path))
+
+
+def test_a_validation_that_is_not_a_number_never_becomes_the_best(tmp_path: Path):
+    with pytest.raises(DivergenceError, match="score of epoch 1 is not a number"):
+        training(tmp_path, validation_target=float("nan")).run()
+    assert not list(tmp_path.rglob("*.pth"))
