@@ -62,7 +62,7 @@ def evaluate(dataset: Path, overlay: Path, trained: Trained) -> Callable[..., Re
 
 @pytest.fixture(scope="module")
 def report(evaluate: Callable[..., Report], tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return evaluate(tmp_path_factory.mktemp("evaluation"), written_cases=2)
+    return evaluate(tmp_path_factory.mktemp("evaluation"), written_cases=2, note="A phantom.")
 
 
 def test_every_case_has_every_stage_beside_its_baselines(report: Report):
@@ -203,6 +203,7 @@ def test_written_cases_are_the_first_of_the_datalist_and_whole(report: Report):
 def test_the_page_of_a_case_holds_its_volumes_and_scores_and_marks_its_place_on_the_films(report: Report):
     folder = report.folder / "cases" / "phantom_5"
     page = view_of(folder / "report.html")
+    assert page["note"] == "A phantom."
     assert [volume["name"] for volume in page["volumes"]] == ["truth", "stage 1", "stage 2", "stage 3"]
     files = [folder / f"{volume['name'].replace(' ', '')}.nii.gz" for volume in page["volumes"]]
     assert [base64.b64decode(volume["file"]) for volume in page["volumes"]] == [file.read_bytes() for file in files]
