@@ -200,12 +200,11 @@ def demo_dataset(output: Path, overlay: Path | None) -> Path:
 
 
 def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path | None, gpus: int = 1) -> None:
-    has_begun(output, overlay)
     output.mkdir(parents=True, exist_ok=True)
-    if overlay:
-        shutil.copyfile(ROOT / overlay, output / OVERLAY)
-    else:
+    if not has_begun(output, overlay):
         (output / OVERLAY).unlink(missing_ok=True)
+        if overlay:
+            shutil.copyfile(ROOT / overlay, output / OVERLAY)
     for stage in stages:
         configs = [CONFIGS / "train.json"]
         configs += [CONFIGS / f"stage{stage}.json"] if stage > 1 else []

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from itertools import count
 from pathlib import Path
 
 from ignite.engine import Engine, Events
@@ -39,18 +40,11 @@ def kill_at(moment: str) -> None:
 
     what, where = moment.split()
     if what == "step":
-        attach = Resume.attach
+        attach, steps = Resume.attach, count(1)
 
         def attach_with_killer(resume: Resume, engine: Engine) -> None:
             attach(resume, engine)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, count)
-
-        steps = []
-
-        def count(*_) -> None:
-            steps.append(1)
-            if len(steps) == int(where):
-                kill()
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: kill() if next(steps) == int(where) else None)
 
         Resume.attach = attach_with_killer
         return

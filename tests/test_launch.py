@@ -86,6 +86,7 @@ def test_it_needs_nothing_but_python():
             {"dicom": True, "copy_patient": True},
         ),
         (["evaluate", "--dataset_dir", "d"], "evaluate", {"weights": ROOT / "bundle" / "models" / "model.pt"}),
+        (["evaluate", "--dataset_dir", "d", "--gpus", "2"], "evaluate", {"gpus": 2}),
         (["datalist", "d"], "datalist", {"dataset_dir": Path.cwd() / "d", "check": False, "overwrite": False}),
         (["datalist", "d", "--check"], "datalist", {"check": True}),
         (["test"], "test", {"pytest": []}),

@@ -254,6 +254,14 @@ def test_a_checkpoint_of_another_training_is_named_and_the_one_before_it_used(al
     assert left(tmp_path / "stopped") == left(alone)
 
 
+def test_a_file_of_a_later_epoch_takes_no_place_of_the_last_two(alone: Path, tmp_path: Path):
+    stopped(tmp_path / "stopped", step=6)
+    checkpoint(tmp_path / "stopped", 9).write_bytes(b"of something else")
+    with pytest.warns(UserWarning, match=r"stage3_epoch0009\.pth: cannot be read"):
+        training(tmp_path / "stopped").run()
+    assert saved_epochs(str(tmp_path / "stopped" / "resume"), 3) == [3, 4, 9]
+
+
 def test_without_a_usable_checkpoint_training_does_not_start_anew_in_silence(alone: Path):
     before = (alone / "best.pth").read_bytes()
     for epoch in (3, 4):

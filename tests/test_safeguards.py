@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Events
-from scripts import autocast_dtype
+from scripts import InputError, autocast_dtype
+from scripts.safeguards import part_of_batch
 from test_resume import left, stopped, training
 
 
@@ -25,7 +26,14 @@ def test_a_batch_in_parts_gives_the_weights_of_the_whole_batch(tmp_path: Path, r
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_the_learning_rate_and_the_steps_are_those_of_the_whole_batch(tmp_path: Path):
+def test_a_batch_is_taken_in_equal_parts_only():
+    assert [part_of_batch(8, parts) for parts in (1, 2, 4, 8)] == [8, 4, 2, 1]
+    for parts in (0, 3, 16):
+        with pytest.raises(InputError, match=f"accumulation_steps {parts}, expected a divisor"):
+            part_of_batch(8, parts)
+
+
+def test_the_optimizer_steps_once_for_the_whole_batch(tmp_path: Path):
     steps = []
     trainer = training(tmp_path, epochs=2, records=8, batch=4, parts=2)
     trainer.optimizer.register_step_post_hook(lambda *_: steps.append(trainer.state.iteration))

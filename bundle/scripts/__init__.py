@@ -1,6 +1,6 @@
 """Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
 
-from . import distributed, evaluation, metrics, resume
+from . import distributed, evaluation, metrics, resume, safeguards
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, ProjectCT
 from .caching import cached

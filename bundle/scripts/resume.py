@@ -97,8 +97,9 @@ class Resume:
         """Writes the epoch's checkpoint, then removes those before the last two."""
         if idist.get_rank() != 0:
             return
-        write_checkpoint(checkpoint_path(self.folder, self.stage, engine.state.epoch), self._state(engine))
-        for epoch in saved_epochs(self.folder, self.stage)[:-KEPT]:
+        last = engine.state.epoch
+        write_checkpoint(checkpoint_path(self.folder, self.stage, last), self._state(engine))
+        for epoch in [epoch for epoch in saved_epochs(self.folder, self.stage) if epoch <= last][:-KEPT]:
             os.remove(checkpoint_path(self.folder, self.stage, epoch))
 
     def finish(self, engine: Engine) -> None:

@@ -10,7 +10,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 
-from .errors import DivergenceError
+from .errors import DivergenceError, InputError
 
 
 class GradientGuard:
@@ -86,6 +86,20 @@ class EarlyStop:
         if validated.epoch - max(validated.best_metric_epoch, 0) >= self.patience:
             engine.logger.info(f"No better validation for {self.patience} epochs: the training ends early.")
             engine.terminate()
+
+
+def part_of_batch(batch_size: int, accumulation_steps: int) -> int:
+    """
+    How many records are taken at a time.
+
+    Raises:
+        InputError: when the batch cannot be taken in that many equal parts.
+    """
+    if accumulation_steps < 1 or batch_size % accumulation_steps:
+        raise InputError(
+            f"batch_size is {batch_size} and accumulation_steps {accumulation_steps}, expected a divisor of batch_size."
+        )
+    return batch_size // accumulation_steps
 
 
 def _divergence(engine: Engine, found: str) -> DivergenceError:
