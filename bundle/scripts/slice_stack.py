@@ -58,7 +58,7 @@ def project_along_axes(volume: torch.Tensor, geometry: BiplanarGeometry, region:
         `(B, 2, P, P)`; the length of each ray in a slice is the caller's to multiply with.
     """
     pixels = geometry.detector_pixels
-    return _Project.apply(volume, _weights(geometry, region, pixels, volume, interpolate_voxels=True))
+    return _computed(_Project, volume, _weights(geometry, region, pixels, volume, interpolate_voxels=True))
 
 
 def lift_along_axes(films: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
@@ -73,17 +73,28 @@ def lift_along_axes(films: torch.Tensor, geometry: BiplanarGeometry, region: Reg
     Returns:
         `(B, 2, C, X, Y, Z)`, RAS+.
     """
-    return _Lift.apply(films, region.shape, _weights(geometry, region, films.shape[-1], films, interpolate_voxels=False))
+    weights = _weights(geometry, region, films.shape[-1], films, interpolate_voxels=False)
+    return _computed(_Lift, films, region.shape, weights)
+
+
+def _computed(function: type[torch.autograd.Function], tensor: torch.Tensor, *further) -> torch.Tensor:
+    """`function` of a tensor; without a gradient the forward alone, which can be traced and exported."""
+    needs_gradient = torch.is_grad_enabled() and tensor.requires_grad
+    return (function.apply if needs_gradient else function.forward)(tensor, *further)
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, volume: torch.Tensor, weights: list[list[Weights]]) -> torch.Tensor:
-        ctx.weights, ctx.shape = weights, volume.shape
+    def forward(volume: torch.Tensor, weights: list[list[Weights]]) -> torch.Tensor:
         return torch.cat([
             torch.stack([_slices_to_films(cases, view, taps.to_film) for view, taps in enumerate(views)], dim=1)
             for cases, views in zip(volume.tensor_split(len(weights)), weights)
         ])
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        volume, ctx.weights = inputs
+        ctx.shape = volume.shape
 
     @staticmethod
     @once_differentiable
@@ -99,14 +110,17 @@ class _Project(torch.autograd.Function):
 
 class _Lift(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, films: torch.Tensor, shape: tuple[int, int, int], weights: list[list[Weights]]) -> torch.Tensor:
-        ctx.weights = weights
+    def forward(films: torch.Tensor, shape: tuple[int, int, int], weights: list[list[Weights]]) -> torch.Tensor:
         volumes = films.new_empty(*films.shape[:3], *shape)
         for case, cubes, views in zip(films, volumes, weights * (len(films) // len(weights))):
             for view, taps in enumerate(views):
                 for place, voxels in _films_to_slices(case[view], view, taps.to_slices):
                     cubes[view][place] = voxels
         return volumes
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        *_, ctx.weights = inputs
 
     @staticmethod
     @once_differentiable
