@@ -34,9 +34,9 @@ def geometry() -> BiplanarGeometry:
 
 @pytest.fixture
 def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascadeModel]:
-    """Builds a 16/32/64 cascade of tiny widths from a fixed seed; arguments override."""
+    """Builds a 16/32/64 cascade of tiny widths from a fixed seed, of this kind; arguments override."""
 
-    def build(**arguments) -> ProgressiveCascadeModel:
+    def build(kind: type[ProgressiveCascadeModel] = ProgressiveCascadeModel, **arguments) -> ProgressiveCascadeModel:
         torch.manual_seed(0)
         sizes = {
             "tokens": 4,
@@ -52,7 +52,7 @@ def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascad
             "detail_channels": 4,
             "feature_dropout": 0.0,
         }
-        return ProgressiveCascadeModel(**{"geometry": geometry, **sizes, **arguments})
+        return kind(**{"geometry": geometry, **sizes, **arguments})
 
     return build
 

@@ -15,7 +15,15 @@ from monai.transforms import Orientation
 from PIL import Image
 from pydicom import dcmread
 from radiographs import write_line_integrals
-from scripts import CheckpointError, FinalVolumeInferer, InputError, LoadCTd, SaveReconstructiond, ToHUd
+from scripts import (
+    CheckpointError,
+    FinalVolumeInferer,
+    FinalVolumeModel,
+    InputError,
+    LoadCTd,
+    SaveReconstructiond,
+    ToHUd,
+)
 from scripts.files import cube_affine, write_film, write_film_picture
 
 
@@ -251,6 +259,8 @@ def test_the_window_is_undone_and_what_lies_outside_is_clipped():
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_the_inferer_gives_the_last_volume_alone(small_cascade, awaken, stages: int):
-    model, xrays = awaken(small_cascade()), torch.rand(2, 2, 128, 128)
+    whole, xrays = awaken(small_cascade()), torch.rand(2, 2, 128, 128)
+    final = small_cascade(FinalVolumeModel)
+    final.load_state_dict(whole.state_dict(), strict=True)
     with torch.no_grad():
-        assert torch.equal(FinalVolumeInferer(stages)(xrays, model), model(xrays, stages=3)[stages - 1])
+        assert torch.equal(FinalVolumeInferer(stages)(xrays, final), whole(xrays, stages=3)[stages - 1])

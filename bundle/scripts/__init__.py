@@ -3,7 +3,7 @@
 from . import distributed, evaluation, metrics
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch
-from .cascade import ProgressiveCascadeModel
+from .cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .checkpoints import CascadeCheckpointLoader
 from .demo_data import chest_ct, write_dataset
 from .dicom_export import read_identification, write_ct_series
@@ -42,6 +42,7 @@ __all__ = [
     "DRRReprojectionLoss",
     "EvaluationReport",
     "FinalVolumeInferer",
+    "FinalVolumeModel",
     "GeometryOfFilmsd",
     "GradientMagnitudeLoss",
     "InputError",

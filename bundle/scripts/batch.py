@@ -99,7 +99,7 @@ def random_region(size: int, side: int) -> Region:
 
 class FinalVolumeInferer(Inferer):
     """
-    Runs the cascade and gives the last volume only, for tools that expect one prediction.
+    Runs a :class:`~scripts.FinalVolumeModel`, in parts and in the precision that are wanted.
 
     Args:
         stages: the stage to stop after.
@@ -114,4 +114,4 @@ class FinalVolumeInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """X-rays `(B, 2, P, P)` to the scaled volume `(B, 1, S, S, S)`, float32."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return network(inputs, *args, stages=self.stages, slabs=self.slabs, **kwargs)[-1].float()
+            return network(inputs, *args, stages=self.stages, slabs=self.slabs, **kwargs).float()

@@ -178,3 +178,13 @@ class ProgressiveCascadeModel(nn.Module):
     def _check_stage(self, stage: int) -> None:
         if stage not in range(1, len(self.stages) + 1):
             raise ValueError(f"ProgressiveCascadeModel: stage is {stage!r}, expected 1, 2 or 3.")
+
+
+class FinalVolumeModel(ProgressiveCascadeModel):
+    """The cascade for tools that expect one prediction: the same parameters under the same names, the last volume alone."""
+
+    def forward(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, stages: int = NUMBER_OF_STAGES, slabs: int = 1
+    ) -> torch.Tensor:
+        """X-rays `(B, 2, P, P)` to `(B, 1, S, S, S)`; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
+        return super().forward(xrays, geometry, stages, slabs=slabs)[-1]

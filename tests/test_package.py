@@ -1,0 +1,202 @@
+"""The archive for a model zoo, and the bundle that comes out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from bundle_runs import OVERLAY, ROOT
+from monai.apps.utils import HashCheckError
+from monai.bundle import ConfigParser, download_large_files
+from scripts import CheckpointError, FinalVolumeModel, InputError, package
+
+NAME = "biplanar_xray_ct_reconstruction"
+VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+ARCHIVE = f"{NAME}_v{VERSION}.zip"
+
+
+def monai_bundle(folder: Path, *line: str) -> str:
+    """`python -m monai.bundle ...` with a folder as the working folder and nothing of the repository on its path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "monai.bundle", *line]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout + run.stderr
+
+
+def sized(config: Path) -> None:
+    """Gives a config of the bundle the tests' sizes."""
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    known = {name: value for name, value in OVERLAY.items() if name.split("#")[0] in parser}
+    parser.update({**known, "device": OVERLAY["device"]})
+    config.write_text(json.dumps(parser.get(), indent=4), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the bundle whose configs have the tests' sizes, with weights drawn at random that fit them."""
+    folder = tmp_path_factory.mktemp("tiny") / NAME
+    shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.pth"))
+    for name in ("train", "inference"):
+        sized(folder / "configs" / f"{name}.json")
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.json"))
+    weights = parser.get_parsed_content("network_def").state_dict()
+    drawn = {name: weight + 0.05 * torch.randn_like(weight) for name, weight in weights.items()}
+    torch.save(drawn, folder / "models" / "model.pt")
+    return folder
+
+
+@pytest.fixture
+def packed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Packs the tiny bundle."""
+    monkeypatch.setattr(package, "BUNDLE", tiny_bundle)
+    return package.write_package
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Serves `tmp_path / "served"`; gives its address."""
+    (tmp_path / "served").mkdir()
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    handler.func.log_message = lambda *arguments: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+def test_the_same_bundle_gives_the_same_bytes(packed, tiny_bundle: Path, tmp_path: Path):
+    first = packed(tmp_path / "first").read_bytes()
+    for path in tiny_bundle.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    (tiny_bundle / "configs" / "train.json").chmod(0o600)
+    assert packed(tmp_path / "second").read_bytes() == first
+
+
+def test_the_checksum_beside_it_is_read_by_sha256sum(packed, tmp_path: Path):
+    archive = packed(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ARCHIVE, f"{ARCHIVE}.sha256"]
+    assert (tmp_path / f"{ARCHIVE}.sha256").read_text() == f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  {ARCHIVE}\n"
+    check = ["sha256sum", "-c", f"{ARCHIVE}.sha256"]
+    assert subprocess.run(check, cwd=tmp_path, capture_output=True, encoding="utf-8").stdout == f"{ARCHIVE}: OK\n"
+    archive.write_bytes(archive.read_bytes() + b"\0")
+    assert subprocess.run(check, cwd=tmp_path, capture_output=True).returncode == 1
+
+
+def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, tiny_bundle, tmp_path: Path, capsys):
+    strays = ["models/stage1_best.pth", "output/ct.nii.gz", "configs/.unfinished-1-train.json", "scripts/notes~"]
+    for name in strays:
+        (tiny_bundle / name).parent.mkdir(exist_ok=True)
+        (tiny_bundle / name).write_text("stray")
+    archive = packed(tmp_path)
+    for name in strays:
+        (tiny_bundle / name).unlink()
+    names = zipfile.ZipFile(archive).namelist()
+    assert names == sorted(names)
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "bundle"]
+    kept = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
+    assert names == sorted([*(name.replace("bundle", NAME, 1) for name in kept), f"{NAME}/models/model.pt"])
+    assert f"Left out, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
+
+
+def test_missing_weights_are_told_with_both_ways_out(packed, tiny_bundle: Path, tmp_path: Path):
+    weights = tiny_bundle / "models" / "model.pt"
+    aside = weights.rename(tiny_bundle.parent / "model.pt")
+    try:
+        with pytest.raises(InputError) as caught:
+            packed(tmp_path / "with")
+        archive = packed(tmp_path / "without", without_weights=True)
+    finally:
+        aside.rename(weights)
+    assert str(caught.value).startswith(f"{weights}: no such weights. Train the three stages and copy stage3_best.pth")
+    assert "--without-weights" in str(caught.value)
+    assert not (tmp_path / "with").exists()
+    assert not any(name.endswith(".pt") for name in zipfile.ZipFile(archive).namelist())
+
+
+def test_weights_that_do_not_fit_the_configs_are_not_packed(packed, tiny_bundle, small_cascade, tmp_path: Path):
+    weights = tiny_bundle / "models" / "model.pt"
+    content = weights.read_bytes()
+    torch.save(small_cascade(hidden_size=32).state_dict(), weights)
+    try:
+        with pytest.raises(CheckpointError, match="does not fit the network of this configuration"):
+            packed(tmp_path)
+    finally:
+        weights.write_bytes(content)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_file_is_listed_and_left_out_and_comes_back_whole(packed, tiny_bundle, server, tmp_path, monkeypatch):
+    weights = tiny_bundle / "models" / "model.pt"
+    monkeypatch.setattr(package, "LARGEST_FILE", weights.stat().st_size - 1)
+    archive = packed(tmp_path / "package", large_files_url=f"{server}/{{version}}/{{path}}")
+    zipfile.ZipFile(archive).extractall(tmp_path)
+    assert not (tmp_path / NAME / "models" / "model.pt").exists()
+    listed = ConfigParser.load_config_file(str(tmp_path / NAME / "large_files.yml"))
+    assert listed == {
+        "large_files": [
+            {
+                "path": "models/model.pt",
+                "url": f"{server}/{VERSION}/models/model.pt",
+                "hash_val": hashlib.sha256(weights.read_bytes()).hexdigest(),
+                "hash_type": "sha256",
+            }
+        ]
+    }
+    served = tmp_path / "served" / VERSION / "models" / "model.pt"
+    served.parent.mkdir(parents=True)
+    served.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(HashCheckError, match="check of downloaded file failed"):
+        download_large_files(str(tmp_path / NAME))
+    shutil.rmtree(tmp_path / NAME / "models")
+    served.write_bytes(weights.read_bytes())
+    download_large_files(str(tmp_path / NAME))
+    assert (tmp_path / NAME / "models" / "model.pt").read_bytes() == weights.read_bytes()
+
+
+def test_a_large_file_without_a_place_is_refused(packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(package, "LARGEST_FILE", 25_000)
+    with pytest.raises(InputError, match=r"models/model.pt: above .* MB, which the zoo does not take.*--large-files-url"):
+        packed(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(
+    packed, server: str, dataset: Path, small_cascade, tmp_path: Path
+):
+    """Over HTTP by `monai.bundle download`, then from the downloaded folder alone, at the sizes of its own configs."""
+    packed(tmp_path / "served")
+    url = f"{server}/{ARCHIVE}"
+    (tmp_path / "empty").mkdir()
+    monai_bundle(tmp_path, "download", "--name", NAME, "--url", url, "--bundle_dir", "empty")
+    copy = tmp_path / "empty" / NAME
+    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", str(dataset / f"phantom_6_{view}.nii.gz"))]
+    monai_bundle(copy, "run", "--config_file", "configs/inference.json", *films)
+    network = small_cascade(FinalVolumeModel).eval()
+    network.load_state_dict(torch.load(copy / "models" / "model.pt", weights_only=True), strict=True)
+    xrays = np.stack([nibabel.load(path).get_fdata()[..., 0].T for path in films[1::2]])
+    with torch.no_grad():
+        expected = network(torch.tensor(xrays)[None].float() / 8)[0, 0].clamp(0, 1) * 2048 - 1024
+    found = nibabel.load(copy / "output" / "ct.nii.gz").get_fdata()
+    np.testing.assert_allclose(found, expected.numpy(), atol=0.51)
+    line = ["--config_file", "configs/train.json", "--dataset_dir", str(dataset), "--epochs", "1", "--repeats", "1"]
+    assert "psnr_db" in monai_bundle(copy, "run", "training", *line)
+    assert (copy / "models" / "stage1_best.pth").is_file()
