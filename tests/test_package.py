@@ -19,10 +19,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import OVERLAY, ROOT
+from bundle_runs import ROOT, network_of
 from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, download_large_files
-from scripts import CheckpointError, FinalVolumeModel, InputError, package
+from scripts import CheckpointError, InputError, package
 
 NAME = "biplanar_xray_ct_reconstruction"
 VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
@@ -36,30 +36,6 @@ def monai_bundle(folder: Path, *line: str) -> str:
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout + run.stderr
-
-
-def sized(config: Path) -> None:
-    """Gives a config of the bundle the tests' sizes."""
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    known = {name: value for name, value in OVERLAY.items() if name.split("#")[0] in parser}
-    parser.update({**known, "device": OVERLAY["device"]})
-    config.write_text(json.dumps(parser.get(), indent=4), encoding="utf-8")
-
-
-@pytest.fixture(scope="session")
-def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the bundle whose configs have the tests' sizes, with weights drawn at random that fit them."""
-    folder = tmp_path_factory.mktemp("tiny") / NAME
-    shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.pth"))
-    for name in ("train", "inference"):
-        sized(folder / "configs" / f"{name}.json")
-    parser = ConfigParser()
-    parser.read_config(str(folder / "configs" / "inference.json"))
-    weights = parser.get_parsed_content("network_def").state_dict()
-    drawn = {name: weight + 0.05 * torch.randn_like(weight) for name, weight in weights.items()}
-    torch.save(drawn, folder / "models" / "model.pt")
-    return folder
 
 
 @pytest.fixture
@@ -180,7 +156,7 @@ def test_a_large_file_without_a_place_is_refused(packed, tmp_path: Path, monkeyp
 
 
 def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(
-    packed, server: str, dataset: Path, small_cascade, tmp_path: Path
+    packed, server: str, dataset: Path, tmp_path: Path
 ):
     """Over HTTP by `monai.bundle download`, then from the downloaded folder alone, at the sizes of its own configs."""
     packed(tmp_path / "served")
@@ -190,7 +166,7 @@ def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(
     copy = tmp_path / "empty" / NAME
     films = [part for view in ("frontal", "lateral") for part in (f"--{view}", str(dataset / f"phantom_6_{view}.nii.gz"))]
     monai_bundle(copy, "run", "--config_file", "configs/inference.json", *films)
-    network = small_cascade(FinalVolumeModel).eval()
+    network = network_of(copy)
     network.load_state_dict(torch.load(copy / "models" / "model.pt", weights_only=True), strict=True)
     xrays = np.stack([nibabel.load(path).get_fdata()[..., 0].T for path in films[1::2]])
     with torch.no_grad():
