@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from math import isfinite
 from pathlib import Path
 
@@ -12,23 +13,15 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-EPOCHS = 1
-
 
 def client(name: str, bundle: Path, dataset: Path, training: list[str], folder: Path) -> MonaiAlgo:
     """A hospital that has these CTs for training, and the dataset's for validation and test."""
-    sections = json.loads((dataset / "datalist.json").read_text())
-    datalist = {
-        section: [{field: str(dataset / path) if field != "group" else path for field, path in r.items()} for r in records]
-        for section, records in sections.items()
-    }
-    datalist["training"] = [{"ct": str(dataset / ct)} for ct in training]
-    (folder / name).mkdir()
-    (folder / name / "datalist.json").write_text(json.dumps(datalist))
+    shutil.copytree(dataset, folder / name)
+    datalist = folder / name / "datalist.json"
+    datalist.write_text(json.dumps({**json.loads(datalist.read_text()), "training": [{"ct": ct} for ct in training]}))
     places = {key: str(folder / name) for key in ("dataset_dir", "ckpt_dir", "output_dir")}
     algo = MonaiAlgo(
         bundle_root=bundle.name,
-        local_epochs=EPOCHS,
         train_kwargs=places,
         eval_kwargs={**places, "stage": 1, "mean_volume_draws": 1},
     )

@@ -92,7 +92,7 @@ def test_the_network_takes_and_gives_what_the_metadata_says(tiny_bundle: Path):
 @pytest.mark.parametrize(
     ("configs", "kind"),
     [(["train"], "train"), (["train", "stage2"], "train"), (["train", "stage3"], "train")]
-    + [(["train", "evaluate"], "train"), (["inference"], "inference")],
+    + [(["train", "evaluate"], "evaluation"), (["inference"], "inference")],
 )
 def test_a_workflow_has_every_property_that_monai_asks_for(
     tiny_bundle: Path, dataset: Path, tmp_path: Path, configs: list[str], kind: str
