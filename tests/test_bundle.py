@@ -80,7 +80,7 @@ def test_inference_and_training_agree_on_what_they_share():
     train, inference = read("train"), read("inference")
     for name in ("geometry", "hu_window", "xray_scale", "film_scale", "film_orientation"):
         assert inference[name] == train[name]
-    own = {"_target_", "trained_stage"}
+    own = {"_target_", "stages", "trained_stage"}
     networks = [{k: v for k, v in config["network_def"].items() if k not in own} for config in (train, inference)]
     assert networks[0] == networks[1]
     films = [t for c in (train["load"], inference["preprocessing"]) for t in c["transforms"] if "percentiles" in t]

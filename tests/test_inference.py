@@ -260,7 +260,7 @@ def test_the_window_is_undone_and_what_lies_outside_is_clipped():
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_the_inferer_gives_the_last_volume_alone(small_cascade, awaken, stages: int):
     whole, xrays = awaken(small_cascade()), torch.rand(2, 2, 128, 128)
-    final = small_cascade(FinalVolumeModel)
+    final = small_cascade(FinalVolumeModel, stages=stages)
     final.load_state_dict(whole.state_dict(), strict=True)
     with torch.no_grad():
-        assert torch.equal(FinalVolumeInferer(stages)(xrays, final), whole(xrays, stages=3)[stages - 1])
+        assert torch.equal(FinalVolumeInferer()(xrays, final), whole(xrays, stages=3)[stages - 1])

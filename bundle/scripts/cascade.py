@@ -181,10 +181,21 @@ class ProgressiveCascadeModel(nn.Module):
 
 
 class FinalVolumeModel(ProgressiveCascadeModel):
-    """The cascade for tools that expect one prediction: the same parameters under the same names, the last volume alone."""
+    """
+    The cascade for tools that expect one prediction: the same parameters under the same names, one volume.
+
+    Args:
+        stages: the stage to stop after.
+        network: as in :class:`ProgressiveCascadeModel`.
+    """
+
+    def __init__(self, stages: int = NUMBER_OF_STAGES, **network) -> None:
+        super().__init__(**network)
+        self._check_stage(stages)
+        self.final_stage = stages
 
     def forward(
-        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, stages: int = NUMBER_OF_STAGES, slabs: int = 1
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, slabs: int = 1
     ) -> torch.Tensor:
         """X-rays `(B, 2, P, P)` to `(B, 1, S, S, S)`; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
-        return super().forward(xrays, geometry, stages, slabs=slabs)[-1]
+        return super().forward(xrays, geometry, self.final_stage, slabs=slabs)[-1]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding, embedding_bag
 
 from .geometry import BiplanarGeometry
 from .region import Region
@@ -177,6 +177,8 @@ def _films_to_slices(
 
 def _weighted_sums(rows: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Weighted sums of rows: `(R, L)` rows and two tables `(N, K)` to `(N, L)`."""
+    if torch.compiler.is_exporting():  # ONNX has a loop over bags, but no operator
+        return torch.einsum("nk,nkl->nl", weight, embedding(index, rows))
     return embedding_bag(index, rows, mode="sum", per_sample_weights=weight)
 
 
@@ -207,19 +209,25 @@ def _view_weights(
     magnification = geometry.magnification(depth * geometry.depth_sign(view))[:, None]
     voxels_per_pixel = pixel_mm / (voxel_mm * magnification)
     half_width = torch.ones_like(magnification) if interpolate_voxels else voxels_per_pixel
+    magnifications = [geometry.magnification(end * geometry.depth_sign(view)) for end in region.ends(main, geometry.fov_mm)]
+    ratios = [pixel_mm / (voxel_mm * ratio) for ratio in magnifications]
+    widest = (1.0, 1 / min(ratios)) if interpolate_voxels else (max(ratios), 1.0)
     middle, film_mm = (pixels - 1) / 2, _centred(pixels, like.device) * pixel_mm
     to_film, to_slices = [], []
     for voxels in in_plane:
         voxel_of_pixel = (-film_mm / magnification - voxels[0]) / voxel_mm
         pixel_of_voxel = middle - voxels * magnification / pixel_mm
-        to_film.append(_tents(voxel_of_pixel, half_width, len(voxels), like))
-        to_slices.append(_tents(pixel_of_voxel, half_width / voxels_per_pixel, pixels, like))
+        to_film.append(_tents(voxel_of_pixel, half_width, widest[0], len(voxels), like))
+        to_slices.append(_tents(pixel_of_voxel, half_width / voxels_per_pixel, widest[1], pixels, like))
     return Weights(Resampling(*to_film), Resampling(*to_slices))
 
 
-def _tents(centre: torch.Tensor, half_width: torch.Tensor, count: int, like: torch.Tensor) -> Taps:
-    """The cells of a row of `count` within `half_width` of each centre `(slices, N)`, weighted by a tent of height 1."""
-    reached = max(1, ceil(2 * float(half_width.max()) - 1e-9))
+def _tents(centre: torch.Tensor, half_width: torch.Tensor, widest: float, count: int, like: torch.Tensor) -> Taps:
+    """
+    The cells of a row of `count` within `half_width`, at most `widest`, of each centre `(slices, N)`, weighted by a tent of
+    height 1.
+    """
+    reached = max(1, ceil(2 * widest - 1e-9))
     index = (centre - half_width).floor().long()[..., None] + torch.arange(1, reached + 1, device=centre.device)
     weight = (1 - (index - centre[..., None]).abs() / half_width[..., None]).clamp(min=0)
     weight = weight * ((index >= 0) & (index < count))
