@@ -34,6 +34,15 @@ def strings(content: Any) -> list[str]:
     return [content] if isinstance(content, str) else []
 
 
+def imported(path: Path) -> set[str]:
+    """The top names of what a script imports from outside its package."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+    return {module.split(".")[0] for module in modules}
+
+
 def test_the_bundle_works_when_copied_elsewhere_alone(dataset: Path, overlay: Path, tmp_path: Path):
     shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.pth"))
     places = {"dataset_dir": dataset, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "output"}
@@ -47,11 +56,8 @@ def test_the_scripts_import_nothing_from_outside_the_bundle_but_its_requirements
     listed = [line.split("#")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
     allowed = {Requirement(line).name for line in listed if line.strip()} | {"pillow", "scipy"}
     for path in (BUNDLE / "scripts").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-            for module in (module.split(".")[0] for module in modules):
-                assert module in sys.stdlib_module_names or names.get(module, module) in allowed, (path.name, module)
+        for module in imported(path):
+            assert module in sys.stdlib_module_names or names.get(module, module) in allowed, (path.name, module)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -106,6 +112,33 @@ def test_the_metadata_has_what_the_zoo_asks_for():
         assert metadata[key]
     assert "not for diagnosis" in metadata["intended_use"]
     assert (BUNDLE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_metadatas_versions_are_those_installed():
+    """Save for the last number, and for what a machine has instead of the CPU's build."""
+    metadata = read("metadata")
+    named = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
+    for name, found in {**named, **metadata["required_packages_version"]}.items():
+        assert found.split(".")[:2] == version(name).split(".")[:2], name
+
+
+def test_the_metadata_names_every_package_that_the_scripts_import():
+    distributions = {"ignite": "pytorch-ignite", "PIL": "pillow"}
+    metadata = read("metadata")
+    named = {"monai", "torch", "numpy", "pillow", *metadata["required_packages_version"]}  # torchvision brings pillow
+    for path in (BUNDLE / "scripts").glob("*.py"):
+        for module in imported(path) - set(sys.stdlib_module_names):
+            assert distributions.get(module, module) in named, (path.name, module)
+
+
+def test_evaluation_figures_are_those_of_the_evaluation_itself():
+    """`docs/metrics.json` is the report of `evaluate.json`; figures are means of its cases, and absent without it."""
+    figures, path = read("metadata").get("eval_metrics"), BUNDLE / "docs" / "metrics.json"
+    assert (figures is not None) == path.is_file()
+    if figures is not None:
+        rows = [row for row in json.loads(path.read_text(encoding="utf-8"))["cases"] if row["method"] == "stage 3"]
+        for name, value in figures.items():
+            assert value == round(sum(row[name] for row in rows) / len(rows), 2), name
 
 
 def test_the_metadatas_versions_lie_in_the_required_ranges():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,35 @@ def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, t
     kept = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
     assert names == sorted([*(name.replace("bundle", NAME, 1) for name in kept), f"{NAME}/models/model.pt"])
     assert f"Left out, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
+
+
+def test_the_archive_meets_the_zoos_checklist(packed, tmp_path: Path):
+    """What the zoo's CONTRIBUTING.md asks of a bundle: files, sizes, keys, changelog and headings of its page."""
+    zipfile.ZipFile(packed(tmp_path)).extractall(tmp_path)
+    bundle = tmp_path / NAME
+    for name in ("LICENSE", "configs/metadata.json", "configs/inference.json", "models/model.pt", "docs/data_license.txt"):
+        assert (bundle / name).is_file(), name
+    assert all(path.stat().st_size <= 25_000_000 for path in bundle.rglob("*"))
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)+", NAME)
+    metadata, inference, train = (
+        ConfigParser(json.loads((bundle / "configs" / f"{name}.json").read_text(encoding="utf-8")))
+        for name in ("metadata", "inference", "train")
+    )
+    assert metadata["name"] and metadata["version"] in metadata["changelog"]
+    assert not [key for key in ("bundle_root", "device", "network_def", "inferer", "output_dir") if key not in inference]
+    keys = ["bundle_root", "device", "dataset_dir", "output_dir", "val_interval", "train#inferer"]
+    keys += [f"train#{key}" for key in ("trainer", "trainer#max_epochs", "dataset", "dataset#data", "handlers")]
+    keys += [f"validate#{key}" for key in ("evaluator", "handlers", "dataset", "dataset#data", "inferer", "key_metric")]
+    assert not [key for key in keys if key not in train]
+    validation = [handler for handler in train["train#handlers"] if handler["_target_"] == "ValidationHandler"]
+    assert [handler["interval"] for handler in validation] == ["@val_interval"]
+    for name in ("inference", "train"):
+        assert str(ROOT) not in (bundle / "configs" / f"{name}.json").read_text(encoding="utf-8")
+    page = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    headings = ["Model Overview", "Data", "Training configuration", "Input", "Output", "Performance"]
+    headings += ["MONAI bundle commands", "References", "License"]
+    found = re.findall(r"^#+ (.+)$", page, re.M)
+    assert [heading for heading in found if heading in headings] == headings
 
 
 def test_missing_weights_are_told_with_both_ways_out(packed, tiny_bundle: Path, tmp_path: Path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ from scripts import ProgressiveCascadeModel
 METADATA = ROOT / "bundle" / "configs" / "metadata.json"
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
 MANDATORY = json.loads(SCHEMA.read_text(encoding="utf-8"))["required"]
-LARGEST_IN_THE_ZOO = 25_000_000
 
 
 @pytest.fixture
@@ -82,12 +79,17 @@ def test_a_schema_of_another_content_is_refused_by_its_hash():
         verify_metadata(str(METADATA), filepath=str(SCHEMA), hash_val=sha256[::-1], hash_type="sha256")
 
 
-def test_the_network_takes_and_gives_what_the_metadata_says(tiny_bundle: Path):
-    configs = tiny_bundle / "configs"
+def test_the_network_takes_and_gives_what_the_metadata_says():
+    configs = ROOT / "bundle" / "configs"
     files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
     verify_net_in_out("network_def", device="cpu", **files)
+
+
+def test_a_network_that_gives_something_else_is_refused(tiny_bundle: Path):
+    configs = tiny_bundle / "configs"
+    files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
+    channels = {"_meta_#network_data_format#outputs#pred#num_channels": 2}
     with pytest.raises(ValueError, match="output channel number `1` doesn't match: `2`"):
-        channels = {"_meta_#network_data_format#outputs#pred#num_channels": 2}
         verify_net_in_out("network_def", device="cpu", **files, **channels)
 
 

@@ -33,6 +33,7 @@ CONTENT = (
     "configs/logging.conf",
     "docs/*.md",
     "docs/*.txt",
+    "docs/metrics.json",
     "docs/images/*.png",
     "models/README.md",
     WEIGHTS,
