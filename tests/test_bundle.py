@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from scripts import PrepareBiplanarBatch
 
 BUNDLE = ROOT / "bundle"
+DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
+"""Packages whose modules have another name."""
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 
 
@@ -52,12 +54,11 @@ def test_the_bundle_works_when_copied_elsewhere_alone(dataset: Path, overlay: Pa
 
 
 def test_the_scripts_import_nothing_from_outside_the_bundle_but_its_requirements():
-    names = {"PIL": "pillow", "ignite": "pytorch-ignite"}
     listed = [line.split("#")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
     allowed = {Requirement(line).name for line in listed if line.strip()} | {"pillow", "scipy"}
     for path in (BUNDLE / "scripts").glob("*.py"):
         for module in imported(path):
-            assert module in sys.stdlib_module_names or names.get(module, module) in allowed, (path.name, module)
+            assert module in sys.stdlib_module_names or DISTRIBUTIONS.get(module, module) in allowed, (path.name, module)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -123,12 +124,11 @@ def test_the_metadatas_versions_are_those_installed():
 
 
 def test_the_metadata_names_every_package_that_the_scripts_import():
-    distributions = {"ignite": "pytorch-ignite", "PIL": "pillow"}
     metadata = read("metadata")
     named = {"monai", "torch", "numpy", "pillow", *metadata["required_packages_version"]}  # torchvision brings pillow
     for path in (BUNDLE / "scripts").glob("*.py"):
         for module in imported(path) - set(sys.stdlib_module_names):
-            assert distributions.get(module, module) in named, (path.name, module)
+            assert DISTRIBUTIONS.get(module, module) in named, (path.name, module)
 
 
 def test_evaluation_figures_are_those_of_the_evaluation_itself():

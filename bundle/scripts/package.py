@@ -3,7 +3,7 @@ Packs the bundle for a model zoo, from the bundle's folder:
 
     python -m scripts.package OUT      write OUT/biplanar_xray_ct_reconstruction_v<version>.zip and its SHA-256
 
-The same files give the same bytes. `monai.bundle download` and `load` read the archive.
+The same files give the same bytes. `monai.bundle download` unpacks the archive.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
@@ -135,11 +136,11 @@ def _large_files(paths: dict[str, Path], url: str | None, version: str) -> str:
             f"found, such as --large-files-url 'https://HOST/{{version}}/{{path}}', or leave the weights out by "
             f"--without-weights."
         )
-    lines = ["large_files:"]
-    for name, path in paths.items():
-        fields = {"path": name, "url": _url(url, name, version), "hash_val": _sha256(path), "hash_type": "sha256"}
-        lines += [f"{'- ' if key == 'path' else '  '}{key}: {json.dumps(value)}" for key, value in fields.items()]
-    return "\n".join(lines) + "\n"
+    files = [
+        {"path": name, "url": _url(url, name, version), "hash_val": _sha256(path), "hash_type": "sha256"}
+        for name, path in paths.items()
+    ]
+    return yaml.safe_dump({"large_files": files}, sort_keys=False)
 
 
 def _url(template: str, path: str, version: str) -> str:

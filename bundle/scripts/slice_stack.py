@@ -209,9 +209,10 @@ def _view_weights(
     magnification = geometry.magnification(depth * geometry.depth_sign(view))[:, None]
     voxels_per_pixel = pixel_mm / (voxel_mm * magnification)
     half_width = torch.ones_like(magnification) if interpolate_voxels else voxels_per_pixel
-    magnifications = [geometry.magnification(end * geometry.depth_sign(view)) for end in region.ends(main, geometry.fov_mm)]
-    ratios = [pixel_mm / (voxel_mm * ratio) for ratio in magnifications]
-    widest = (1.0, 1 / min(ratios)) if interpolate_voxels else (max(ratios), 1.0)
+    # The widest in plain numbers, from the outermost slices: an exporter knows no tensor's values.
+    ends = (geometry.magnification(end * geometry.depth_sign(view)) for end in region.ends(main, geometry.fov_mm))
+    extremes = [pixel_mm / (voxel_mm * end) for end in ends]
+    widest = (1.0, 1 / min(extremes)) if interpolate_voxels else (max(extremes), 1.0)
     middle, film_mm = (pixels - 1) / 2, _centred(pixels, like.device) * pixel_mm
     to_film, to_slices = [], []
     for voxels in in_plane:
