@@ -108,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     verb = verbs.add_parser("package", help="pack the bundle for a model zoo, with its SHA-256")
     verb.add_argument("--output", type=Path, required=True, metavar="DIR")
     verb.add_argument("--without-weights", action="store_true", help="leave bundle/models/model.pt out")
-    verb.add_argument("--large-files-url", metavar="URL", help="where files above 25 MB will be: {version}, {path} in it")
+    verb.add_argument("--large-files-url", metavar="URL", help="where files above 25 MB will lie: {version}, {path}")
     verb.set_defaults(verb=package)
 
     arguments, further = parser.parse_known_args()

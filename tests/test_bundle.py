@@ -58,7 +58,8 @@ def test_the_scripts_import_nothing_from_outside_the_bundle_but_its_requirements
     allowed = {Requirement(line).name for line in listed if line.strip()} | {"pillow", "scipy"}
     for path in (BUNDLE / "scripts").glob("*.py"):
         for module in imported(path):
-            assert module in sys.stdlib_module_names or DISTRIBUTIONS.get(module, module) in allowed, (path.name, module)
+            name = DISTRIBUTIONS.get(module, module)
+            assert module in sys.stdlib_module_names or name in allowed, (path.name, module)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -116,9 +117,10 @@ def test_the_metadata_has_what_the_zoo_asks_for():
 
 
 def test_the_metadatas_versions_are_those_installed():
-    """Save for the last number, and for what a machine has instead of the CPU's build."""
+    """Save for the last number."""
     metadata = read("metadata")
-    named = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
+    keys = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+    named = {name: metadata[key] for name, key in keys.items()}
     for name, found in {**named, **metadata["required_packages_version"]}.items():
         assert found.split(".")[:2] == version(name).split(".")[:2], name
 

@@ -64,7 +64,7 @@ def test_metadata_without_a_mandatory_key_is_refused(verify, metadata, key: str)
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_channels", "2"), ("spatial_shape", 512), ("dtype", "real"), ("value_range", [0]), ("channel_def", ["frontal"])],
+    [("num_channels", "2"), ("spatial_shape", 512), ("dtype", "real"), ("value_range", [0]), ("channel_def", ["PA"])],
 )
 def test_metadata_with_a_tensor_that_says_nothing_is_refused(verify, metadata, name: str, value):
     metadata["network_data_format"]["inputs"]["image"][name] = value

@@ -64,7 +64,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     Args:
         folder: where to.
         without_weights: whether to leave out the weights, also when they are there.
-        large_files_url: where a file above :data:`LARGEST_FILE` will be found, `{version}` and `{path}` in it filled in.
+        large_files_url: where a file above :data:`LARGEST_FILE` will be found; `{version}` and `{path}` are filled in.
 
     Returns:
         The archive's path.
@@ -88,7 +88,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     archive = folder / f"{NAME}_v{version}.zip"
     write_whole(str(archive), lambda temporary: _write_archive(temporary, contents))
     checksum = f"{_sha256(archive)}  {archive.name}\n"
-    write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_text(checksum, encoding="ascii", newline="\n"))
+    write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
     print(f"Wrote {archive}: {len(contents)} files, {archive.stat().st_size / 1e6:.1f} MB\n{checksum}", end="")
     _print_left_out({*contents, *large, *([WEIGHTS] if without_weights else [])})
     for name in large:

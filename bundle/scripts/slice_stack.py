@@ -225,8 +225,8 @@ def _view_weights(
 
 def _tents(centre: torch.Tensor, half_width: torch.Tensor, widest: float, count: int, like: torch.Tensor) -> Taps:
     """
-    The cells of a row of `count` within `half_width`, at most `widest`, of each centre `(slices, N)`, weighted by a tent of
-    height 1.
+    The cells of a row of `count` within `half_width`, at most `widest`, of each centre `(slices, N)`, weighted by a tent
+    of height 1.
     """
     reached = max(1, ceil(2 * widest - 1e-9))
     index = (centre - half_width).floor().long()[..., None] + torch.arange(1, reached + 1, device=centre.device)
