@@ -84,6 +84,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parser = ConfigParser(json.loads(config.read_text(encoding="utf-8")))
         parser.update({key: value for key, value in values.items() if key.split("#")[0] in parser})
         config.write_text(json.dumps(parser.get(), indent=4), encoding="utf-8")
+    torch.manual_seed(0)
     weights = network_of(folder).state_dict()
     drawn = {name: weight + 0.05 * torch.randn_like(weight) for name, weight in weights.items()}
     torch.save(drawn, folder / "models" / "model.pt")
