@@ -298,10 +298,18 @@ def run(command: list[str], shown_as: str, error_log: Path | None = None, folder
     if status == 0:
         sys.stderr.write(traceback)
     elif traceback:
+        raise LaunchError(f"{message_of(traceback)}\n({log_traceback(error_log, traceback)})")
+    return status
+
+
+def log_traceback(error_log: Path, traceback: str) -> str:
+    """Writes the log where that is possible, which it need not be where a result could not be written; says which."""
+    try:
         error_log.parent.mkdir(parents=True, exist_ok=True)
         error_log.write_text(traceback, encoding="utf-8")
-        raise LaunchError(f"{message_of(traceback)}\n(The whole traceback is in {error_log}.)")
-    return status
+    except OSError as error:
+        return f"The whole traceback could not be written to {error_log}: {error.strerror}."
+    return f"The whole traceback is in {error_log}."
 
 
 def shown(command: list[str]) -> str:

@@ -27,15 +27,13 @@ from ignite.engine import Engine, Events  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from monai.data import CacheDataset, DataLoader, json_hashing  # noqa: E402
 from monai.engines import SupervisedTrainer  # noqa: E402
-from monai.transforms import Compose, Transform  # noqa: E402
+from monai.transforms import Compose, ScaleIntensityRange, Transform  # noqa: E402
 from patients import ENDLESS, DeformedPatients, Record, left_out, records_in  # noqa: E402
-from scripts import PrepareBiplanarBatch  # noqa: E402
-from scripts.evaluation import mean_volume  # noqa: E402
+from scripts import ProjectCT  # noqa: E402
 from scripts.files import write_json  # noqa: E402
 from scripts.metrics import mean_and_interval, truth_at, volume_metrics  # noqa: E402
 from table import Table  # noqa: E402
 from torch import nn  # noqa: E402
-from torch.utils.data import Subset  # noqa: E402
 
 CASCADES: dict[str, dict[str, Any]] = {
     "stage1": {},
@@ -104,28 +102,28 @@ def run(method: str, loaded: Sequence[Record], patients: set[str], options: argp
     config = configuration(options, **CASCADES.get(method, {}))
     augment, project = (config.get_parsed_content(name) for name in ("augment", "project"))
     size = config.get_parsed_content("geometry").detector_pixels // 8
+    sample = Sample(project, config["hu_window"], size)
     seen = [record for record in loaded if record["group"] not in patients]
     made_by = {name: config[name] for name in ("geometry", "volume_size", "load", "augment", "project")}
     made_of = json_hashing({**made_by, "names": [record["name"] for record in seen], "size": size})
     folder = options.output / "deformations" / made_of.decode()
-    training = DeformedPatients(
-        seen, Compose([augment, project, ResizeTruth(size)]), options.deformations * len(seen), folder
-    )
+    training = DeformedPatients(seen, Compose([augment, sample]), options.deformations * len(seen), folder)
     if method == "mean":
-        predict, effort = _always(mean_volume(Subset(training, range(training.count)), MEAN_DRAWS)), {}
+        truths = (training[i * training.count // MEAN_DRAWS]["ct"] for i in range(MEAN_DRAWS))
+        predict, effort = _always(sum(truths)[None] / MEAN_DRAWS), {}
     elif method == "nearest":
-        predict, effort = _nearest([_truth(project(record), size) for record in training.records]), {}
+        predict, effort = _nearest([sample(record)["ct"][None] for record in training.records]), {}
     else:
         predict, effort = train(method, config, training, options)
     cases = {
-        "unseen": (project(record) for record in loaded if record["group"] in patients),
+        "unseen": (sample(record) for record in loaded if record["group"] in patients),
         "seen": (
             training.deformed(index, ENDLESS + SEEN_DEFORMATIONS * index + number)
             for index in range(len(training.records))
             for number in range(SEEN_DEFORMATIONS)
         ),
     }
-    return {**effort, **{group: score(predict, samples, size, config["hu_window"]) for group, samples in cases.items()}}
+    return {**effort, **{group: score(predict, samples, config["hu_window"]) for group, samples in cases.items()}}
 
 
 def train(
@@ -142,7 +140,7 @@ def train(
         network=network,
         optimizer=torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=options.learning_rate),
         loss_function=config.get_parsed_content("loss"),
-        prepare_batch=PrepareBiplanarBatch(1),
+        prepare_batch=_prepare,
         decollate=False,
     )
     clock.attach(trainer)
@@ -159,14 +157,20 @@ def build(method: str, config: ConfigParser) -> nn.Module:
     return LiftedNetwork(BASELINES[method](size), geometry, size)
 
 
-class ResizeTruth(Transform):
-    """Averages the CT of a sample to `size` voxels a side, which is all that stage 1 is compared with."""
+class Sample(Transform):
+    """
+    A loaded CT as the network sees it: its X-rays, and the truth scaled and averaged to `size` voxels a side, which is all
+    that stage 1 is compared with.
+    """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, project: ProjectCT, hu_window: Sequence[float], size: int) -> None:
+        self.project, self.size = project, size
+        self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)
 
-    def __call__(self, sample: Record) -> Record:
-        return {**sample, "ct": _truth(sample, self.size)[0]}
+    def __call__(self, record: Record) -> Record:
+        hu = torch.as_tensor(record["ct"]).as_subclass(torch.Tensor)
+        truth = truth_at(self.scale(hu).as_subclass(torch.Tensor)[None], self.size)[0]
+        return {**record, "ct": truth, "xrays": self.project(hu)}
 
 
 class StepClock:
@@ -206,13 +210,13 @@ class StepClock:
 
 
 def score(
-    predict: Predict, samples: Iterable[Record], size: int, hu_window: Sequence[float]
+    predict: Predict, samples: Iterable[Record], hu_window: Sequence[float]
 ) -> dict[str, list[dict[str, float]]]:
     """The metrics of every sample, by patient."""
     scores = defaultdict(list)
     for sample in samples:
-        truth = _truth(sample, size)
-        volume = predict(torch.as_tensor(sample["xrays"])[None], truth)
+        truth = sample["ct"][None]
+        volume = predict(sample["xrays"][None], truth)
         scores[sample["group"]].append(volume_metrics(volume, truth, hu_window))
     return dict(scores)
 
@@ -261,8 +265,10 @@ def _nearest(volumes: Sequence[torch.Tensor]) -> Predict:
     return lambda xrays, truth: min(volumes, key=lambda volume: float((volume - truth).square().mean()))
 
 
-def _truth(sample: Record, size: int) -> torch.Tensor:
-    return truth_at(torch.as_tensor(sample["ct"]).as_subclass(torch.Tensor)[None], size)
+def _prepare(batch: Record, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, Record, tuple, Record]:
+    """A batch of samples, which need no more projection."""
+    target = {key: torch.as_tensor(batch[key]).as_subclass(torch.Tensor) for key in ("ct", "xrays")}
+    return target["xrays"], target, (), {"stages": 1}
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

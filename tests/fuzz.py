@@ -15,16 +15,19 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import gdcm
 import numpy as np
 from monai.transforms import Compose, Orientationd
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import SimpleITK  # noqa: E402
 from ct_series_files import write_series  # noqa: E402
 from phantoms import phantom  # noqa: E402
-from radiographs import write_dicom  # noqa: E402
+from radiographs import compress, write_dicom  # noqa: E402
 from scripts import (  # noqa: E402
     BiplanarGeometry,
     InputError,
@@ -71,6 +74,25 @@ def _ramp(bits: int) -> np.ndarray:
     return (np.arange(48 * 48).reshape(48, 48) * (2**bits - 1) // (48 * 48)).astype(f"uint{bits}")
 
 
+def _compressed(syntax: int) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        write_dicom(path, _ramp(16) >> 4, BitsStored=12, HighBit=11)
+        compress(path, syntax)
+
+    return write
+
+
+def _pydicoms(name: str) -> Callable[[Path], None]:
+    """A compressed file that pydicom's installation carries, said to be a radiograph."""
+
+    def write(path: Path) -> None:
+        dataset = dcmread(get_testdata_file(name))
+        dataset.Modality = "CR"
+        dataset.save_as(path)
+
+    return write
+
+
 def _itk(path: Path) -> None:
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(phantom(16, 0.0).numpy().astype(np.int16)), str(path))
 
@@ -81,6 +103,10 @@ def _series(path: Path) -> None:
 
 KINDS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]] = {
     "DICOM film": ("film.dcm", lambda path: write_dicom(path, _ramp(16)), film),
+    "JPEG lossless": ("film.dcm", _compressed(gdcm.TransferSyntax.JPEGLosslessProcess14_1), film),
+    "JPEG 2000": ("film.dcm", _pydicoms("MR_small_jp2klossless.dcm"), film),
+    "JPEG-LS": ("film.dcm", _pydicoms("MR_small_jpeg_ls_lossless.dcm"), film),
+    "RLE": ("film.dcm", _pydicoms("MR_small_RLE.dcm"), film),
     "NIfTI film": ("film.nii", lambda path: write_film(str(path), torch.rand(48, 48), 7.5), film),
     "PNG": ("film.png", lambda path: Image.fromarray(_ramp(16)).save(path), film),
     "JPEG": ("film.jpg", lambda path: Image.fromarray(_ramp(8)).save(path), film),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import numpy as np
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForProcessing, ExplicitVRLittleEndian, generate_uid
@@ -60,3 +61,17 @@ def write_line_integrals(path: Path, film: np.ndarray, photometric: str = "MONOC
         }  # fmt: skip
     relationship = {"PixelIntensityRelationship": "LOG", "PhotometricInterpretation": photometric}
     return write_dicom(path, stored, **rescale, **relationship, **tags)
+
+
+def compress(path: str | Path, syntax: int) -> None:
+    """Brings a file to one of GDCM's transfer syntaxes, such as `gdcm.TransferSyntax.JPEGLosslessProcess14_1`."""
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()

@@ -1,33 +1,148 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from scripts import FinalVolumeInferer, FinalVolumeModel, PrepareBiplanarBatch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Lambdad, RandRotated, RandShiftIntensityd
+from phantoms import phantom
+from scripts import (
+    BiplanarGeometry,
+    CollectXraysd,
+    FinalVolumeInferer,
+    FinalVolumeModel,
+    PrepareBiplanarBatch,
+    ProjectCT,
+    RandGeometry,
+    hu_to_attenuation,
+    project,
+)
 from scripts.batch import random_region
+
+SIZE, SCALE, WINDOW = 24, 8.0, (-1024, 1024)
+SET_UP = BiplanarGeometry(detector_pixels=2 * SIZE)
+FILMS = torch.rand(2, 2 * SIZE, 2 * SIZE)
+FILMS[:, :5] = 0
 
 
 @pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    return {"ct": torch.rand(2, 1, 64, 64, 64), "xrays": torch.rand(2, 2, 128, 128)}
+def batch() -> dict[str, Any]:
+    """A CT alone, and another with films of its own, with metadata as MONAI's loader leaves it."""
+    cts = torch.stack([phantom(SIZE, shift)[None] for shift in (0.0, 0.1)])
+    xrays = torch.stack([torch.zeros_like(FILMS), FILMS])
+    return {"ct": MetaTensor(cts), "xrays": xrays, "has_films": torch.tensor([False, True])}
+
+
+def prepare(stages: int = 3, **arguments: Any) -> PrepareBiplanarBatch:
+    return PrepareBiplanarBatch(stages, ProjectCT(SET_UP, SCALE), WINDOW, **arguments)
+
+
+def augmentations() -> dict[str, Any]:
+    """All kinds of augmentation, each of which changes every value that it is given."""
+    return {
+        "augment": RandRotated("ct", range_x=0.3, range_y=0.3, range_z=0.3, prob=1.0, padding_mode="border"),
+        "augment_geometry": RandGeometry(SET_UP, distance=0.05, degrees=3.0, turned=0.5),
+        "augment_xrays": RandShiftIntensityd("xrays", 0.2, prob=1.0),
+    }
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
-def test_the_xrays_are_the_input_and_ct_and_xrays_the_target(batch, stages: int):
-    inputs, target, _, arguments = PrepareBiplanarBatch(stages)(batch)
-    assert torch.equal(inputs, batch["xrays"])
-    assert all(torch.equal(target[key], batch[key]) for key in ("ct", "xrays"))
-    assert arguments == {"stages": stages}
+def test_a_batch_becomes_xrays_target_and_the_stage_to_stop_after(batch, stages: int):
+    xrays, target, further, arguments = prepare(stages)(batch, "cpu")
+    assert (further, arguments) == ((), {"stages": stages})
+    assert torch.equal(target["xrays"], xrays)
+    torch.testing.assert_close(target["ct"], ((batch["ct"].as_tensor() + 1024) / 2048).clamp(0, 1))
+    assert type(xrays) is type(target["ct"]) is torch.Tensor
+    assert prepare(1)(batch, "cpu", dtype=torch.float64)[0].dtype == torch.float64
 
 
-@pytest.mark.parametrize(("stages", "size"), [(1, 16), (2, 32), (3, 64)])
+def test_a_batch_may_mix_records_with_films_and_without(batch):
+    """The one has the projections that it would have by itself, to the bit; the other its films."""
+    xrays = prepare()(batch)[0]
+    alone = project(hu_to_attenuation(batch["ct"].as_tensor()[:1]), SET_UP)[0] / SCALE
+    assert torch.equal(xrays[0], alone)
+    assert torch.equal(xrays[1], FILMS)
+
+
+def test_xrays_are_projected_from_hu_that_were_not_clipped():
+    film = ProjectCT(BiplanarGeometry(detector_pixels=48), xray_scale=1.0)(torch.full((1, 8, 8, 8), 3000.0))[0]
+    assert film[23:25, 23:25].mean().item() == pytest.approx(4 * 0.02059 * 360, rel=1e-3)
+
+
+def test_the_targets_xrays_are_those_of_the_deformed_ct_as_the_network_is_told(batch):
+    xrays, target, *_ = prepare(**augmentations())(batch)
+    unclipped = target["ct"] * 2048 - 1024
+    assert not torch.allclose(unclipped[0], batch["ct"].as_tensor()[0], atol=10)
+    expected = project(hu_to_attenuation(unclipped[:1]), SET_UP)[0] / SCALE
+    torch.testing.assert_close(target["xrays"][0], expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(xrays[0], expected, atol=1e-3)
+
+
+def test_augmented_xrays_leave_the_target_as_it_is_without(batch):
+    both = {name: value for name, value in augmentations().items() if name != "augment"}
+    (xrays, target, *_), (plain, expected, *_) = prepare(**both)(batch), prepare()(batch)
+    assert all(torch.equal(target[key], expected[key]) for key in ("ct", "xrays"))
+    assert all(not torch.allclose(film, other) for film, other in zip(xrays, plain))
+    assert torch.equal(batch["xrays"][1], FILMS)
+
+
+def test_a_record_with_films_keeps_its_ct_and_the_pose_of_its_films(batch):
+    only = {name: value for name, value in augmentations().items() if name != "augment_xrays"}
+    xrays, target, *_ = prepare(**only)(batch)
+    assert torch.equal(xrays[1], FILMS)
+    assert torch.equal(target["ct"][1], prepare()(batch)[1]["ct"][1])
+
+
+def test_what_a_film_does_not_show_is_told_to_its_augmentation(batch):
+    seen = []
+    look = Compose([Lambdad("exposed", lambda mask: seen.append(mask.clone()) or mask)])
+    prepare(augment_xrays=look)(batch)
+    assert seen[0].all()
+    assert torch.equal(torch.as_tensor(seen[1]), FILMS != 0)
+
+
+def test_no_error_of_the_distance_is_the_nominal_projection_to_the_bit(batch):
+    none = RandGeometry(SET_UP, distance=0.0, degrees=5.0, turned=0.0)
+    assert torch.equal(prepare(augment_geometry=none)(batch)[0], prepare()(batch)[0])
+
+
+def test_a_seed_of_torch_decides_everything(batch):
+    def drawn(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        xrays, target, _, arguments = prepare(crop=12, **augmentations())(batch)
+        return [xrays, target["xrays"], target["ct"], torch.tensor(arguments["region"].start)]
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert all(torch.equal(one, two) for one, two in zip(first, again))
+    assert not torch.allclose(first[0], other[0]) and not torch.allclose(first[2], other[2])
+
+
+def test_records_of_a_batch_are_augmented_apart(batch):
+    both = {**batch, "ct": batch["ct"][:1].repeat(2, 1, 1, 1, 1), "has_films": torch.tensor([False, False])}
+    xrays, target, *_ = prepare(**augmentations())(both)
+    assert not torch.allclose(target["ct"][0], target["ct"][1])
+    assert not torch.allclose(xrays[0], xrays[1])
+
+
+def test_films_are_collected_with_the_frontal_one_first():
+    record = {"ct": 1, "frontal": torch.zeros(1, 4, 4), "lateral": torch.ones(1, 4, 4), "name": "a", "film_scale": "x"}
+    collected = CollectXraysd(4)(record)
+    assert set(collected) == {"ct", "xrays", "has_films", "name"} and collected["has_films"]
+    assert collected["xrays"].shape == (2, 4, 4) and not collected["xrays"][0].any() and collected["xrays"][1].all()
+    without = CollectXraysd(4)({"ct": 1})
+    assert without["xrays"].shape == (2, 4, 4) and not without["has_films"]
+
+
+@pytest.mark.parametrize(("stages", "size"), [(1, 6), (2, 12), (3, 24)])
 def test_a_crop_is_a_random_cube_of_the_stages_volume(batch, stages: int, size: int):
-    prepare = PrepareBiplanarBatch(stages, crop=12)
+    cropped = prepare(stages, crop=4)
     regions = set()
     for _ in range(20):
-        _, target, _, arguments = prepare(batch)
+        _, target, _, arguments = cropped(batch)
         region = arguments["region"]
         assert target["region"] is region
-        assert (region.size, region.shape) == (size, (12, 12, 12))
+        assert (region.size, region.shape) == (size, (4, 4, 4))
         regions.add(region)
     assert len(regions) > 1
 
@@ -42,8 +157,8 @@ def test_the_whole_cube_has_one_place():
 
 
 def test_a_crop_that_is_larger_than_the_volume_is_refused(batch):
-    with pytest.raises(ValueError, match="crop is 24 voxels, expected at most the 16"):
-        PrepareBiplanarBatch(1, crop=24)(batch)
+    with pytest.raises(ValueError, match="crop is 24 voxels, expected at most the 6"):
+        prepare(1, crop=24)(batch)
 
 
 @torch.no_grad()

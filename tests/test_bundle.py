@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 import scripts
-import torch
 from bundle_runs import ROOT, bundle_run, stage_configs
-from monai.data import MetaTensor
 from packaging.requirements import Requirement
-from scripts import PrepareBiplanarBatch
 
 BUNDLE = ROOT / "bundle"
 DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
@@ -153,13 +150,3 @@ def test_the_metadatas_versions_lie_in_the_required_ranges():
     assert "2.14.1" in ranges["torch"] and "0.29.1" in ranges["torchvision"]
     for name, specifier in ranges.items():
         assert version(name) in specifier, name
-
-
-def test_a_batch_becomes_films_target_and_the_stage_to_stop_after():
-    batch = {"xrays": MetaTensor(torch.rand(2, 2, 8, 8)), "ct": MetaTensor(torch.rand(2, 1, 4, 4, 4))}
-    films, target, further, arguments = PrepareBiplanarBatch(2)(batch, "cpu")
-    assert torch.equal(films, batch["xrays"].as_tensor())
-    assert torch.equal(target["ct"], batch["ct"].as_tensor())
-    assert type(films) is type(target["ct"]) is torch.Tensor
-    assert (further, arguments) == ((), {"stages": 2})
-    assert PrepareBiplanarBatch(1)(batch, "cpu", dtype=torch.float64)[0].dtype == torch.float64

@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
+from scripts.dicom_export import write_ct_series
 from scripts.files import (
     cube_affine,
     write_ct,
@@ -22,6 +23,18 @@ from scripts.files import (
     write_whole,
 )
 from scripts.pictures import _slice, preview_figure, volume_figure, xray_figure
+from unwritable import full_disk, on_posix, read_only
+
+NOISE = torch.randint(-1000, 1000, (32, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+WRITERS = {
+    "ct.nii.gz": lambda path: write_ct(path, NOISE, cube_affine(32, 360.0)),
+    "film.nii.gz": lambda path: write_film(path, NOISE[0], 3.75),
+    "film.png": lambda path: write_film_picture(path, NOISE[:2].reshape(32, 64)),
+    "metrics.json": lambda path: write_json(path, NOISE[0].tolist()),
+    "preview.png": lambda path: write_whole(path, preview_figure(NOISE[:2], NOISE).savefig),
+    "ct_dicom": lambda path: write_ct_series(path, NOISE, cube_affine(32, 360.0)),
+}
+"""What the bundle writes, each larger than 1024 bytes."""
 
 
 def names(folder: Path) -> list[str]:
@@ -101,6 +114,29 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_earlier_one(tmp_path: Path, 
         write_folder_whole(str(tmp_path / "a"), lambda folder: Path(folder, "new.txt").write_text("new"))
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["old.txt"]
+
+
+@on_posix
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_named_with_the_next_step_and_leaves_the_earlier_result(tmp_path: Path, name: str):
+    WRITERS[name](str(tmp_path / name))
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert max(map(len, files.values())) > 1024
+    with full_disk(1024), pytest.raises(OutputError) as caught:
+        WRITERS[name](str(tmp_path / name))
+    assert str(caught.value).startswith(f"{tmp_path / name}: cannot be written (File too large); free the place")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    assert names(tmp_path) == [name]
+
+
+@on_posix
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_read_only_folder_is_named_and_nothing_is_left(tmp_path: Path, name: str):
+    (tmp_path / "output").mkdir()
+    with read_only(tmp_path / "output"), pytest.raises(OutputError) as caught:
+        WRITERS[name](str(tmp_path / "output" / name))
+    assert str(caught.value).startswith(f"{tmp_path / 'output' / name}: cannot be written (Permission denied)")
+    assert names(tmp_path / "output") == []
 
 
 def test_a_relative_path_starts_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -64,7 +64,7 @@ def prepared(record: dict[str, str], geometry: BiplanarGeometry) -> dict[str, An
 
 @pytest.mark.parametrize("pixels", [96, 128])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-@pytest.mark.parametrize("views", [("AP", "LL"), ("PA", "RL")])
+@pytest.mark.parametrize("views", [("AP", "LL"), ("AP", "RL"), ("PA", "LL"), ("PA", "RL")])
 def test_line_integrals_survive_the_way_through_dicom(tmp_path: Path, views: tuple, photometric: str, pixels: int):
     """CT, projection, DICOM, the network's input: the same within the file's 16 bits, and the views that were taken."""
     taken = BiplanarGeometry(views=views, detector_pixels=pixels)

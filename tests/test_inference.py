@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
@@ -8,12 +10,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import bundle_run_here, cause_of
+from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from ct_series_files import write_series
+from matplotlib.figure import Figure
 from monai.transforms import Orientation
 from PIL import Image
-from pydicom import dcmread
+from pydicom import FileDataset, dcmread
 from radiographs import write_line_integrals
 from scripts import (
     CheckpointError,
@@ -21,10 +24,12 @@ from scripts import (
     FinalVolumeModel,
     InputError,
     LoadCTd,
+    OutputError,
     SaveReconstructiond,
     ToHUd,
 )
 from scripts.files import cube_affine, write_film, write_film_picture
+from unwritable import full_disk, on_posix, read_only
 
 
 def infer(overlay: Path, weights: Path, output: Path, **films: Path) -> None:
@@ -136,6 +141,71 @@ def test_the_patient_is_copied_when_asked(tmp_path: Path):
     assert {image.StudyInstanceUID for image in images} == {dcmread(film).StudyInstanceUID}
 
 
+def test_a_folder_holds_the_results_of_one_run(overlay, weights, films, tmp_path: Path):
+    """A second run without `dicom` leaves no series, of another patient perhaps, beside its CT."""
+    infer(overlay, weights, tmp_path, dicom=True, **films)
+    infer(overlay, weights, tmp_path, **films)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png"]
+
+
+def saved(folder: Path, seed: int, **arguments) -> None:
+    """What `infer` writes of a prediction that this seed draws."""
+    draw = torch.Generator().manual_seed(seed)
+    record = {"pred": torch.rand(1, 16, 16, 16, generator=draw), "image": torch.rand(2, 16, 16, generator=draw)}
+    SaveReconstructiond(str(folder), **arguments)(ToHUd((-1024.0, 1024.0), fov_mm=80.0)(record))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("dicom", [False, True])
+def test_an_earlier_series_goes_also_when_the_new_results_cannot_all_be_written(tmp_path: Path, monkeypatch, dicom: bool):
+    """The CT is new: nothing of the earlier run lies beside it. Before that, everything is as it was."""
+    saved(tmp_path, 0, dicom=True)
+    earlier = contents(tmp_path)
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="ct.nii.gz: cannot be written .No space left"):
+        patch.setattr(nibabel, "save", fails)
+        saved(tmp_path, 1, dicom=dicom)
+    assert contents(tmp_path) == earlier
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="cannot be written .No space left"):
+        patch.setattr(Figure, "savefig", fails)
+        patch.setattr(FileDataset, "save_as", fails)
+        saved(tmp_path, 1, dicom=dicom)
+    assert list(contents(tmp_path)) == ["ct.nii.gz"]
+    assert contents(tmp_path)["ct.nii.gz"] != earlier["ct.nii.gz"]
+
+
+def test_a_folder_of_other_files_under_the_name_of_the_series_is_left_alone(tmp_path: Path):
+    (tmp_path / "ct_dicom").mkdir()
+    (tmp_path / "ct_dicom" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="ct_dicom: holds 1 files that are no series, such as notes.txt"):
+        saved(tmp_path, 0)
+    assert contents(tmp_path) == {"ct_dicom/notes.txt": b"mine"}
+
+
+@on_posix
+def test_a_read_only_output_folder_is_named_and_nothing_is_written(tmp_path: Path):
+    output = tmp_path / "output"
+    output.mkdir()
+    with read_only(output), pytest.raises(OutputError, match="output/ct.nii.gz: cannot be written .Permission denied"):
+        saved(output, 0)
+    assert not list(output.iterdir())
+
+
+@on_posix
+def test_a_full_disk_ends_the_inference_with_the_file_and_no_half_of_it(overlay, weights, films, tmp_path: Path):
+    with full_disk(4096), pytest.raises(RuntimeError) as caught:
+        infer(overlay, weights, tmp_path / "output", **films)
+    message = cause_of(caught.value, OutputError)
+    assert message.startswith(f"{tmp_path}/output/ct.nii.gz: cannot be written (File too large); free the place")
+    assert not list((tmp_path / "output").iterdir())
+
+
 def test_pictures_of_any_size_give_a_volume(overlay, weights, films, tmp_path: Path):
     infer(overlay, weights, tmp_path, **pictures(films, tmp_path, size=(90, 150)))
     hu = nibabel.load(tmp_path / "ct.nii.gz").get_fdata()
@@ -155,6 +225,20 @@ def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, film
         infer(overlay, weights, folder, **paths)
         volumes.append(nibabel.load(folder / "ct.nii.gz").get_fdata())
     assert np.abs(volumes[0] - volumes[1]).mean() < 0.02 * volumes[0].std()
+
+
+def test_an_orientation_declared_on_the_command_line_turns_the_lateral_film(overlay, weights, films, tmp_path: Path):
+    """The line of `docs/data.md`: a film stored facing right gives the CT of the one that faces left."""
+    image = nibabel.load(films["lateral"])
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1], image.affine), tmp_path / "lateral.nii.gz")
+    infer(overlay, weights, tmp_path / "facing left", **films)
+    run = bundle_run(
+        "run", ["bundle/configs/inference.json", str(overlay)], frontal=films["frontal"], lateral=tmp_path / "lateral.nii.gz",
+        weights=weights, output_dir=tmp_path / "turned", **{"film_orientation#lateral": "['A','F']"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:]
+    expected, found = (nibabel.load(tmp_path / name / "ct.nii.gz").get_fdata() for name in ("facing left", "turned"))
+    np.testing.assert_allclose(found, expected, atol=1.0)
 
 
 def test_a_second_run_gives_the_same_bytes_of_image(overlay, weights, films, tmp_path: Path):

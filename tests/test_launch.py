@@ -24,6 +24,7 @@ from phantoms import phantom
 from scripts import CheckpointError, InputError
 from scripts.files import cube_affine, write_ct
 from torch.utils.data import DataLoader, Dataset
+from unwritable import full_disk, on_posix
 
 SOURCE = ROOT / "launch.py"
 
@@ -220,6 +221,24 @@ def test_a_traceback_goes_to_the_log_and_its_message_becomes_the_error(launch: M
     assert str(caught.value) == f"ValueError: what went wrong\n(The whole traceback is in {log}.)"
     assert log.read_text().startswith("Traceback (most recent call last)")
     assert capfd.readouterr().err == "before\n"
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_the_error(launch: ModuleType, tmp_path: Path):
+    """As on a full disk or in a read-only folder, where the error itself is that a result could not be written."""
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(launch.LaunchError, match="^ValueError: what went wrong\n.The whole traceback could not be"):
+        run_python(launch, "raise ValueError('what went wrong')", tmp_path / "taken" / "error.log")
+
+
+@on_posix
+def test_a_full_disk_ends_infer_with_one_error_that_names_the_file(command, weights, dataset: Path, tmp_path: Path, capfd):
+    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
+    with full_disk(4096):
+        assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output") == 1
+    error = capfd.readouterr().err.split("launch.py: error: ")[1]
+    assert error.startswith(f"{tmp_path}/output/ct.nii.gz: cannot be written (File too large); free the place or choose")
+    assert "Traceback" not in error
+    assert {path.name for path in (tmp_path / "output").iterdir()} <= {"error.log"}
 
 
 def test_the_error_of_one_of_several_processes_is_told_without_its_number(launch: ModuleType, capfd, tmp_path: Path):

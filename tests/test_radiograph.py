@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import gdcm
 import nibabel
 import numpy as np
 import pydicom
@@ -13,7 +15,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
-from radiographs import LATERAL, write_dicom, write_line_integrals
+from radiographs import LATERAL, compress, write_dicom, write_line_integrals
 from scripts import InputError, LoadRadiographsd, Radiograph, read_radiograph
 
 RAMP = np.arange(60, dtype=np.uint16).reshape(6, 10) * 100
@@ -139,6 +141,41 @@ def test_padding_shutter_and_collimator_are_not_exposed(tmp_path: Path):
     np.testing.assert_array_equal(film.exposed, expected)
 
 
+def shutter(kind: str, name: str) -> dict[str, Any]:
+    """Around rows 2 to 4 and columns 3 to 7 of 6 by 10, counted from 0; the circle about row 2 and column 4."""
+    tags = {
+        "RECTANGULAR": {
+            "{}UpperHorizontalEdge": 2, "{}LowerHorizontalEdge": 6, "{}LeftVerticalEdge": 3, "{}RightVerticalEdge": 9
+        },
+        "CIRCULAR": {"CenterOfCircular{}": [3, 5], "RadiusOfCircular{}": 2},
+        "POLYGONAL": {"VerticesOfThePolygonal{}": [3, 4, 3, 8, 5, 8, 5, 4]},
+    }  # fmt: skip
+    return {keyword.format(name): value for keyword, value in tags[kind].items()}
+
+
+@pytest.mark.parametrize("name", ["Collimator", "Shutter"])
+@pytest.mark.parametrize("kinds", [["RECTANGULAR"], ["CIRCULAR"], ["POLYGONAL"], ["RECTANGULAR", "CIRCULAR"]])
+def test_what_lies_outside_of_any_shutter_is_not_exposed(tmp_path: Path, name: str, kinds: list[str]):
+    rows, columns = np.mgrid[:6, :10]
+    rectangle = (rows >= 2) & (rows <= 4) & (columns >= 3) & (columns <= 7)
+    circle = (rows - 2) ** 2 + (columns - 4) ** 2 <= 4
+    expected = np.logical_and.reduce([circle if kind == "CIRCULAR" else rectangle for kind in kinds])
+    tags = {keyword: value for kind in kinds for keyword, value in shutter(kind, name).items()}
+    film = read(write_dicom(tmp_path / "film.dcm", RAMP, **{f"{name}Shape": kinds}, **tags))
+    np.testing.assert_array_equal(film.exposed, expected)
+
+
+def test_a_slanted_polygon_keeps_what_lies_within_it(tmp_path: Path):
+    """A triangle with the film's left and bottom sides: below the diagonal."""
+    film = read(
+        write_dicom(
+            tmp_path / "film.dcm", np.arange(100, dtype=np.uint16).reshape(10, 10), ShutterShape="POLYGONAL",
+            VerticesOfThePolygonalShutter=[1, 1, 10, 10, 10, 1],
+        )
+    )  # fmt: skip
+    np.testing.assert_array_equal(film.exposed, np.tri(10, dtype=bool))
+
+
 # Orientation and set-up
 
 
@@ -172,6 +209,16 @@ def test_a_declared_orientation_turns_a_film_that_does_not_say(tmp_path: Path, s
         write_dicom(path, values, PatientOrientation=None, ViewPosition="LL")
     film = LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})({"lateral": str(path)})["lateral"]
     np.testing.assert_array_equal(film.image, values[:, ::-1])
+
+
+@pytest.mark.filterwarnings("ignore:.*no pixel spacing")
+def test_a_records_own_scale_and_orientation_go_before_the_configured_ones(tmp_path: Path):
+    values = np.array([[200, 100], [50, 25]], np.uint8)
+    Image.fromarray(values).save(tmp_path / "film.png")
+    load, record = LoadRadiographsd("presentation"), {"lateral": str(tmp_path / "film.png")}
+    np.testing.assert_array_equal(load(record)["lateral"].image, values)
+    declared = {"film_scale": "transmission", "film_orientation": {"lateral": ["A", "F"]}}
+    np.testing.assert_allclose(load({**record, **declared})["lateral"].image, np.log([[2, 1], [8, 4]]), rtol=1e-6)
 
 
 def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
@@ -260,6 +307,31 @@ def test_pydicoms_own_compressed_files_are_decoded(tmp_path: Path, name: str):
     np.testing.assert_array_equal(*films)
 
 
+JPEG_LOSSLESS = (gdcm.TransferSyntax.JPEGLosslessProcess14, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("syntax", JPEG_LOSSLESS)
+def test_lossless_jpeg_gives_every_bit(tmp_path: Path, syntax: int, bits: int):
+    """The two that radiographs come in: Process 14, with any predictor and with the first."""
+    stored = (np.arange(64 * 64).reshape(64, 64) % 2**bits).astype(np.uint8 if bits == 8 else np.uint16)
+    stored[:2] = 2**bits - 1
+    path = write_dicom(tmp_path / "film.dcm", stored, BitsStored=bits, HighBit=bits - 1)
+    compress(path, syntax)
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.name.startswith("JPEG Lossless")
+    np.testing.assert_array_equal(read(path).image, stored)
+
+
+@pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
+@pytest.mark.skipif(find_spec("libjpeg") is not None, reason="pylibjpeg-libjpeg decodes it")
+def test_lossy_jpeg_of_12_bits_is_refused_by_name(tmp_path: Path, name: str):
+    dataset = pydicom.dcmread(get_testdata_file(name))
+    assert dataset.BitsStored == 12
+    dataset.Modality = "CR"
+    dataset.save_as(tmp_path / "film.dcm")
+    assert "transfer syntax JPEG Extended (Process 2 and 4) (1.2.840.10008.1.2.4.51)" in refused(tmp_path / "film.dcm")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_film_of_a_lossy_syntax_is_decoded(tmp_path: Path):
     dataset = pydicom.dcmread(get_testdata_file("JPEG2000.dcm"))
@@ -339,7 +411,10 @@ def without_end(path: Path, kept: float) -> Path:
         ({"RescaleSlope": "1e400", "RescaleIntercept": 0}, "NaN or infinite values"),
         ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 65535}, "constant"),
         ({"WindowCenter": 5, "WindowWidth": 0}, "its rescale or its VOI LUT cannot be applied"),
-        ({"CollimatorShape": "RECTANGULAR"}, "expected four"),
+        ({"CollimatorShape": "RECTANGULAR"}, "(0018,1700) is RECTANGULAR, but Collimator Upper Horizontal Edge"),
+        ({"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [3, 4]}, "Radius of Circular Shutter (0018,1612)"),
+        ({"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [1, 1, 5, 5]}, "three or more"),
+        ({"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [1, 1, 5, 5, 9, 9, 2]}, "three or more"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

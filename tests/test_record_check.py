@@ -11,15 +11,17 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from ct_series_files import write_series
 from monai.transforms import Compose
 from phantoms import phantom
 from PIL import Image
+from radiographs import LATERAL, write_dicom
 from scripts import InputError
 from scripts.datalist import main
 from scripts.files import cube_affine, write_ct, write_film
 from scripts.record_check import Problem, check_records, print_problems, training_transforms
 
-CT = {"ct": "good.nii.gz"}
+CT, *OTHERS = ({"ct": f"{name}.nii.gz"} for name in ("good", "second", "third", "fourth"))
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +32,9 @@ def transform() -> Compose:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A CT that fills the cube, as `good.nii.gz`, and a film, as `good.png` and, with its place, as `film.nii.gz`."""
-    write_ct(str(tmp_path / "good.nii.gz"), phantom(24, 0.0), cube_affine(24, 360.0))
+    """CTs that fill the cube, as `good.nii.gz` and so on, and a film, as `good.png` and, with its place, `film.nii.gz`."""
+    for number, record in enumerate((CT, *OTHERS)):
+        write_ct(str(tmp_path / record["ct"]), phantom(24, 0.05 * number), cube_affine(24, 360.0))
     Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(tmp_path / "good.png")
     write_film(str(tmp_path / "film.nii.gz"), torch.rand(64, 64), 7.5)
     return tmp_path
@@ -42,17 +45,17 @@ def check(folder: Path, transform: Compose, **sections: Any) -> tuple[list[Probl
     return check_records(str(folder / "datalist.json"), transform)
 
 
-def test_the_transforms_are_those_of_training_up_to_the_projection(folder: Path, transform: Compose):
+def test_the_transforms_are_those_that_load_in_training(folder: Path, transform: Compose):
     record = transform({"ct": str(folder / "good.nii.gz"), "name": "a", "group": "b"})
-    assert set(record) == {"ct", "xrays", "name", "group"}
+    assert set(record) == {"ct", "xrays", "has_films", "name", "group"}
     assert record["ct"].shape == (1, 16, 16, 16)
     assert record["xrays"].shape == (2, 32, 32)
-    assert 0.0 <= record["ct"].min() < record["ct"].max() <= 1.0
+    assert record["ct"].min() < -900 and record["ct"].max() > 0
 
 
 def test_a_clean_datalist_has_no_problems(folder: Path, transform: Compose, capsys):
     films = {"frontal": "film.nii.gz", "lateral": "film.nii.gz"}
-    found = check(folder, transform, training=[CT, {**CT, **films}], validation=[CT], test=[CT])
+    found = check(folder, transform, training=[CT, {**OTHERS[0], **films}], validation=[OTHERS[1]], test=[OTHERS[2]])
     assert found == ([], 4)
     print_problems(*found)
     assert capsys.readouterr().out == "No problems in 4 records.\n"
@@ -64,7 +67,7 @@ def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transfo
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([15.0, 15, 15, 1])), folder / "nan.nii.gz")
     (folder / "cut.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:-400])
     write_film(str(folder / "constant.nii.gz"), torch.full((64, 64), 7.0), 7.5)
-    training = [CT, {"ct": "nan.nii.gz"}, {**CT, "frontal": "film.nii.gz", "lateral": "constant.nii.gz"}, CT]
+    training = [CT, {"ct": "nan.nii.gz"}, {**CT, "frontal": "film.nii.gz", "lateral": "constant.nii.gz"}, OTHERS[0]]
     problems, count = check(folder, transform, training=training, validation=[{"ct": "cut.nii.gz"}])
     assert count == 5
     assert [(p.record, p.field) for p in problems] == [
@@ -83,7 +86,7 @@ def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transfo
 
 
 def test_a_bad_entry_does_not_hide_the_next(folder: Path, transform: Compose):
-    training = [{**CT, "label": "x"}, {"ct": "gone.nii.gz"}, {"ct": "../out.nii.gz"}, CT, 7]
+    training = [{**CT, "label": "x"}, {"ct": "gone.nii.gz"}, {"ct": "../out.nii.gz"}, OTHERS[0], 7]
     problems, count = check(folder, transform, training=training, validation=[])
     assert count == 5
     assert [problem.record for problem in problems] == [*(f"training[{i}]" for i in (0, 1, 2, 4)), "validation"]
@@ -96,20 +99,49 @@ def test_warnings_of_the_bundle_are_problems(folder: Path, tmp_path_factory, tra
     write_ct(str(folder / "small.nii.gz"), phantom(24, 0.0), cube_affine(24, 100.0))
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "ct.nii.gz"
     elsewhere.write_bytes((folder / "good.nii.gz").read_bytes())
-    training = [{"ct": "small.nii.gz"}, {"ct": str(elsewhere)}, {"ct": "small.nii.gz", "name": "again"}]
-    problems, _ = check(folder, transform, training=training, validation=[CT])
+    write_ct(str(folder / "flat.nii.gz"), phantom(24, 0.1), cube_affine(24, 100.0))
+    training = [{"ct": "small.nii.gz"}, {"ct": str(elsewhere)}, {"ct": "flat.nii.gz"}]
+    problems, _ = check(folder, transform, training=training, validation=[OTHERS[0]])
     assert [(p.record, p.field) for p in problems] == [("training", "ct"), ("training[0]", "ct"), ("training[2]", "ct")]
     assert all(problem.message.startswith("warning: ") for problem in problems)
     assert str(elsewhere) in problems[0].message
     assert "covers 2%" in problems[1].message
 
 
+def test_a_ct_that_comes_again_is_told_by_what_it_holds(folder: Path, transform: Compose):
+    """Under another name, uncompressed, in the same section or another."""
+    write_ct(str(folder / "copy.nii"), phantom(24, 0.0), cube_affine(24, 360.0))
+    copy = {"ct": "copy.nii"}
+    problems, _ = check(folder, transform, training=[CT, OTHERS[0], copy], validation=[OTHERS[1]], test=[copy, OTHERS[2]])
+    assert [(p.record, p.field, p.is_error) for p in problems] == [("training[2]", "ct", False), ("test[0]", "ct", False)]
+    for problem in problems:
+        assert problem.message.startswith(f"warning: {folder / 'copy.nii'}: field 'ct' is the CT of training[0] as well")
+
+
+def test_a_patient_in_two_sections_is_told_by_the_patient_id(folder: Path, transform: Compose):
+    """Two studies of one patient, one known by its series and one by a film; within a section they are no problem."""
+    tags = {"ViewPosition": "PA", "PatientOrientation": ["L", "F"]}
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for name, patient in (("same", "4711"), ("other", "4712")):
+        write_dicom(folder / f"{name}_frontal.dcm", ramp, **tags, PatientID=patient)
+        write_dicom(folder / f"{name}_lateral.dcm", ramp, **LATERAL, PatientID=patient)
+    pair = {name: {"frontal": f"{name}_frontal.dcm", "lateral": f"{name}_lateral.dcm"} for name in ("same", "other")}
+    write_series(folder / "series", lambda image, _: setattr(image, "PatientID", "4711"))
+    training = [{"ct": "series"}, {**CT, **pair["same"]}]
+    validation = [{**OTHERS[0], **pair["same"]}, {**OTHERS[1], **pair["other"]}]
+    problems, _ = check(folder, transform, training=training, validation=validation)
+    found = [(p.record, p.field, p.message) for p in problems if "Patient ID" in p.message]
+    assert [(record, field) for record, field, _ in found] == [("validation[0]", "frontal")]
+    assert "is of patient 4711 (Patient ID), as is training[0]" in found[0][2]
+
+
 def test_warnings_of_others_are_passed_on(folder: Path):
-    def transform(record: dict[str, Any]) -> None:
+    def transform(record: dict[str, Any]) -> dict[str, Any]:
         warnings.warn("an old function", DeprecationWarning)
+        return {"ct": np.frombuffer(record["ct"].encode(), np.uint8)}
 
     with pytest.warns(DeprecationWarning, match="an old function"):
-        assert check(folder, transform, training=[CT], validation=[CT]) == ([], 2)
+        assert check(folder, transform, training=[CT], validation=OTHERS[:1]) == ([], 2)
 
 
 def test_an_error_that_is_not_the_bundles_is_told_by_its_type(folder: Path):
@@ -131,7 +163,7 @@ def test_a_datalist_that_cannot_be_read_is_an_error(tmp_path: Path, transform: C
 
 def test_the_status_tells_whether_there_are_errors(folder: Path, transform: Compose, monkeypatch, capsys):
     monkeypatch.setattr("scripts.datalist.training_transforms", lambda: transform)
-    content = {"training": [CT], "validation": [CT]}
+    content = {"training": [CT], "validation": OTHERS[:1]}
     (folder / "datalist.json").write_text(json.dumps(content))
     assert main([str(folder), "--check"]) == 0
     assert "No problems in 2 records." in capsys.readouterr().out

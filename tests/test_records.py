@@ -206,3 +206,21 @@ def test_cts_of_one_name_in_several_folders_keep_their_folders_name(write, tmp_p
 def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
     message = message_of(write({"training": [{**CT, field: name}]}))
     assert f"training[0]: field '{field}' is {name!r}" in message
+
+
+@pytest.mark.parametrize(
+    ("declared", "told"),
+    [
+        ({"film_scale": "log"}, "field 'film_scale' is 'log', expected one of line_integral, transmission, presentation"),
+        ({"film_orientation": ["A", "F"]}, "field 'film_orientation' is ['A', 'F'], expected an object"),
+        ({"film_orientation": {"side": ["A", "F"]}}, "expected an object with lists of two letters as frontal and lateral"),
+        ({"film_orientation": {"lateral": 5}}, "is {'lateral': 5}, expected an object with lists"),
+        ({"film_orientation": {"lateral": ["L", "F"]}}, "is ['L', 'F'], expected directions in its plane"),
+        ({"film_orientation": {"frontal": ["L", "F", "H"]}}, "is ['L', 'F', 'H'], expected two directions"),
+    ],
+)
+def test_what_films_cannot_be_is_refused_with_the_record(write, declared: dict, told: str):
+    with pytest.raises(InputError) as caught:
+        load_records(write({"training": [{**CT, **declared}]}), "training")
+    assert "training[0]: field 'film_" in str(caught.value)
+    assert told in str(caught.value)

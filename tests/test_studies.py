@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
+from scripts.dicom_tags import MODALITIES
 from scripts.study_search import find_records
 from study_files import write_dicom_film, write_header, write_picture, write_series, write_volume
 
@@ -74,10 +76,10 @@ def test_a_nifti_with_one_slice_is_a_film(tmp_path: Path):
 
 
 def test_nrrd_and_metaimage_are_cts_with_all_their_files(tmp_path: Path):
-    names = ("a.mha", "b.mhd", "b.raw", "c.mhd", "c.zraw", "d.nrrd", "e.raw")
+    names = ("a.mha", "b.mhd", "b.raw", "c.mhd", "c.zraw", "d.nrrd", "e.raw", "f.nhdr", "f.raw.gz", "g.nhdr", "g.raw")
     for name in names:
         (tmp_path / name).touch()
-    assert [ct for _, ct, _ in found(tmp_path)] == ["a.mha", "b.mhd", "c.mhd", "d.nrrd"]
+    assert [ct for _, ct, _ in found(tmp_path)] == ["a.mha", "b.mhd", "c.mhd", "d.nrrd", "f.nhdr", "g.nhdr"]
     assert [entry.path for entry in find_records(tmp_path)[1]] == ["e.raw"]
 
 
@@ -210,7 +212,20 @@ def test_dicom_files_without_a_view_or_a_patient_are_left_out(tmp_path: Path):
     assert "View Position is ''" in reason(tmp_path, "a.dcm")
     assert "View Position is 'LLO'" in reason(tmp_path, "b.dcm")
     assert "PatientID is empty" in reason(tmp_path, "c.dcm")
-    assert "modality is 'SC'" in reason(tmp_path, "d.dcm")
+    assert "View Position is ''" in reason(tmp_path, "d.dcm")
+    write_dicom_film(tmp_path / "e.dcm", "PA", Modality="MR")
+    assert "modality is 'MR', expected CT, CR, DX, RG, RF, XA, SC, OT" in reason(tmp_path, "e.dcm")
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_film_of_any_modality_that_the_reader_takes_is_paired(tmp_path: Path, modality: str):
+    """The lateral film has its view in a code alone."""
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399173006", "SCT", "left lateral"
+    write_series(tmp_path / "ct")
+    write_dicom_film(tmp_path / "a.dcm", "AP", Modality=modality)
+    write_dicom_film(tmp_path / "b.dcm", "", Modality=modality, ViewCodeSequence=[code])
+    assert found(tmp_path) == [("P", "ct", ("a.dcm", "b.dcm"))]
 
 
 def test_files_beside_dicom_files_and_namesakes_of_their_folder_are_of_the_same_patient(tmp_path: Path):

@@ -10,21 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, MetaTensor
-from monai.transforms import Compose, Orientationd, RandAffined
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientationd
 from PIL import Image
-from scripts import (
-    AugmentUnpaired,
-    BiplanarGeometry,
-    InputError,
-    LoadRadiographsd,
-    LoadCTd,
-    PrepareXraysd,
-    ProjectXraysd,
-    ResampleToCubed,
-    hu_to_attenuation,
-    project,
-)
+from scripts import BiplanarGeometry, InputError, LoadCTd, LoadRadiographsd, PrepareXraysd, ResampleToCubed
 from scripts.files import cube_affine
 
 SIZE, FOV = 24, 360.0
@@ -210,88 +199,6 @@ def test_a_ct_that_covers_most_of_the_cube_passes_without_a_warning(tmp_path: Pa
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         ResampleToCubed("ct", SIZE, FOV)(record)
-
-
-# Augmentation and projection
-
-
-@pytest.fixture
-def geometry() -> BiplanarGeometry:
-    return BiplanarGeometry(detector_pixels=2 * SIZE)
-
-
-@pytest.fixture
-def pipeline(geometry: BiplanarGeometry) -> Compose:
-    """The training transforms, as the config puts them together, up to the projection."""
-    load = Compose(
-        [
-            LoadCTd("ct"),
-            Orientationd("ct", "RAS", labels=None),
-            ResampleToCubed("ct", SIZE, FOV),
-            LoadRadiographsd(),
-            PrepareXraysd(["frontal", "lateral"], geometry, 8.0, (1, 99), (0.0, 0.7), allow_missing_keys=True),
-        ]
-    )
-    augment = AugmentUnpaired(
-        [RandAffined("ct", prob=1.0, rotate_range=[0.2] * 3, translate_range=[2.0] * 3, padding_mode="border")]
-    )
-    return Compose([load, augment, ProjectXraysd(geometry, 8.0)]).flatten()
-
-
-@pytest.fixture
-def records(tmp_path: Path) -> list[dict[str, str]]:
-    """A CT alone, and the same CT with films of its own."""
-    ct = nifti(tmp_path / "ct.nii.gz", noise(SIZE, SIZE, SIZE), cube_affine(SIZE, FOV).numpy())
-    films = {key: nifti(tmp_path / f"{key}.nii.gz", np.abs(noise(48, 48, 1))) for key in ("frontal", "lateral")}
-    return [{"ct": ct}, {"ct": ct, **films}]
-
-
-def test_the_cache_ends_before_the_augmentation(pipeline: Compose, records: list):
-    pipeline.set_random_state(seed=3)
-    dataset = CacheDataset(records, pipeline, num_workers=0, progress=False)
-    (alone, paired), (alone_again, paired_again) = ([dataset[i] for i in (0, 1)] for _ in range(2))
-    assert not torch.allclose(alone["ct"], alone_again["ct"])
-    assert not torch.allclose(alone["frontal"], alone_again["frontal"])
-    for key in ("ct", "frontal", "lateral"):
-        assert torch.equal(paired[key], paired_again[key])
-
-
-def test_real_xrays_keep_the_ct_and_the_films_they_came_with(pipeline: Compose, records: list):
-    pipeline.set_random_state(seed=3)
-    given = pipeline(records[1])
-    np.testing.assert_allclose(given["ct"][0].numpy(), nibabel.load(records[1]["ct"]).get_fdata(), atol=0.02)
-    for key in ("frontal", "lateral"):
-        film = nibabel.load(records[1][key]).get_fdata()[..., 0].T / 8
-        np.testing.assert_allclose(given[key][0].numpy(), film, rtol=1e-5)
-
-
-@pytest.mark.parametrize("key", ["frontal", "lateral"])
-def test_a_record_with_any_xray_is_not_augmented(key: str):
-    augment = AugmentUnpaired([RandAffined("ct", prob=1.0, rotate_range=[0.2] * 3)])
-    ct = torch.rand(1, 8, 8, 8)
-    assert augment({"ct": ct, key: torch.zeros(1, 8, 8)})["ct"] is ct
-    assert not torch.allclose(augment({"ct": ct})["ct"], ct)
-
-
-def test_projected_xrays_are_those_of_the_augmented_ct(pipeline: Compose, records: list, geometry: BiplanarGeometry):
-    pipeline.set_random_state(seed=3)
-    record = pipeline(records[0])
-    expected = project(hu_to_attenuation(record["ct"].as_tensor()[None]), geometry)[0]
-    for key, film in zip(("frontal", "lateral"), expected):
-        assert record[key].shape == (1, 48, 48)
-        torch.testing.assert_close(torch.as_tensor(record[key]).as_subclass(torch.Tensor)[0] * 8.0, film)
-
-
-def test_a_seed_gives_the_same_augmentation(pipeline: Compose, records: list):
-    cubes = [pipeline.set_random_state(seed=seed)(records[0])["ct"] for seed in (3, 3, 4)]
-    assert torch.equal(cubes[0], cubes[1])
-    assert not torch.allclose(cubes[0], cubes[2])
-
-
-def test_xrays_are_projected_from_hu_that_were_not_clipped(geometry: BiplanarGeometry):
-    dense = torch.full((1, 8, 8, 8), 3000.0)
-    film = ProjectXraysd(geometry, xray_scale=1.0)({"ct": dense})["frontal"]
-    assert film[0, 23:25, 23:25].mean().item() == pytest.approx(4 * 0.02059 * FOV, rel=1e-3)
 
 
 # Preparation of X-rays

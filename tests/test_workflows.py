@@ -46,12 +46,13 @@ def validation_psnr(folder: Path, dataset: Path, overlay: Path, stage: int) -> f
     parser = read(stage_configs(stage, overlay), dataset_dir=str(dataset))
     model = parser.get_parsed_content("network_def").eval()
     model.up_to(stage).load_state_dict(torch.load(folder / f"stage{stage}_best.pth", weights_only=True), strict=True)
-    decibels = []
-    for record in parser.get_parsed_content("validate#dataset"):
+    prepare, decibels = parser.get_parsed_content("validate#evaluator#prepare_batch"), []
+    for batch in parser.get_parsed_content("validate#dataloader"):
+        xrays, target, *_ = prepare(batch)
         with torch.no_grad():
-            volume = model(torch.as_tensor(record["xrays"])[None], stages=stage)[-1][0, 0].clamp(0, 1)
+            volume = model(xrays, stages=stage)[-1][0, 0].clamp(0, 1)
         factor = 64 // len(volume)
-        blocks = np.asarray(record["ct"])[0].reshape(*[part for _ in range(3) for part in (len(volume), factor)])
+        blocks = target["ct"][0, 0].numpy().reshape(*[part for _ in range(3) for part in (len(volume), factor)])
         decibels.append(-10 * np.log10(np.mean((volume.numpy() - blocks.mean((1, 3, 5))) ** 2)))
     return float(np.mean(decibels))
 

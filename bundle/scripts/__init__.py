@@ -2,9 +2,11 @@
 
 from . import distributed, evaluation, metrics
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
-from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch
+from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, ProjectCT
+from .caching import cached
 from .cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .checkpoints import CascadeCheckpointLoader
+from .deformation import RandDeformd
 from .demo_data import chest_ct, write_dataset
 from .dicom_export import read_identification, write_ct_series
 from .encoder import MultiScaleXrayEncoder
@@ -32,13 +34,14 @@ from .postprocess import SaveReconstructiond, ToHUd
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .tensorboard import TensorBoardPictures
-from .transforms import AugmentUnpaired, LoadCTd, ProjectXraysd, ResampleToCubed
+from .transforms import CollectXraysd, LoadCTd, ResampleToCubed
+from .xray_augmentation import RandCollimationd, RandGeometry, RandPhotonNoised, RandPresentationd
 
 __all__ = [
-    "AugmentUnpaired",
     "BiplanarGeometry",
     "CascadeCheckpointLoader",
     "CheckpointError",
+    "CollectXraysd",
     "DRRReprojectionLoss",
     "EvaluationReport",
     "FinalVolumeInferer",
@@ -57,8 +60,13 @@ __all__ = [
     "PrepareXraysd",
     "PretrainedWeightsError",
     "ProgressiveCascadeModel",
-    "ProjectXraysd",
+    "ProjectCT",
     "Radiograph",
+    "RandCollimationd",
+    "RandDeformd",
+    "RandGeometry",
+    "RandPhotonNoised",
+    "RandPresentationd",
     "Region",
     "ResampleToCubed",
     "SSIMLoss",
@@ -73,6 +81,7 @@ __all__ = [
     "ToHUd",
     "TriPlanarVGGLoss",
     "attenuation_to_hu",
+    "cached",
     "chest_ct",
     "hu_to_attenuation",
     "lift",

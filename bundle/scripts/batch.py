@@ -2,33 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from monai.engines import PrepareBatch
 from monai.inferers import Inferer
+from monai.transforms import Randomizable, ScaleIntensityRange
 
+from .attenuation import hu_to_attenuation
 from .cascade import NUMBER_OF_STAGES
 from .errors import InputError
 from .geometry import BiplanarGeometry
+from .projector import project
 from .region import Region
+from .xray_augmentation import RandGeometry
+
+
+class ProjectCT:
+    """
+    X-rays of CTs: line integrals in the model's scale.
+
+    Args:
+        geometry: the set-up; its field of view is the CT's cube.
+        xray_scale: line integral that is called 1.
+    """
+
+    def __init__(self, geometry: BiplanarGeometry, xray_scale: float) -> None:
+        self.geometry, self.xray_scale = geometry, xray_scale
+
+    def __call__(self, hu: torch.Tensor, geometry: BiplanarGeometry | None = None) -> torch.Tensor:
+        """A CT in HU, not clipped, `(1, S, S, S)`, to `(2, P, P)`; `geometry` goes before the one above."""
+        return project(hu_to_attenuation(hu[None]), geometry or self.geometry)[0] / self.xray_scale
 
 
 class PrepareBiplanarBatch(PrepareBatch):
     """
-    Gives the engine the X-rays as input, `{"ct", "xrays"}` as target, and the network's `stages` argument.
+    Makes a batch of loaded records into X-rays as input, `{"ct", "xrays"}` as target, and the network's `stages`
+    argument: deforms the CTs, projects them, and augments the X-rays, each record by itself, on the engine's device.
+
+    The target's CT is scaled to [0, 1]. Its X-rays are those of the CT in the nominal geometry without augmentation; a
+    record with films of its own keeps them and is not deformed, since nobody can take its films again.
+
+    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays` and `has_films`, see :class:`~scripts.CollectXraysd`. The random
+    transforms are seeded for every record by torch's global generator, which also draws the crop.
 
     Args:
         stages: the stage to stop after.
+        project: the projection.
+        hu_window: the HU that are scaled to 0 and 1.
+        augment: random transform of the record `{"ct"}`; None for none.
+        augment_geometry: gives each projection a set-up of its own; None for the nominal one.
+        augment_xrays: random transform of the record `{"xrays", "exposed"}`, both `(2, P, P)`, `exposed` being where a
+            film shows anything; None for none.
         crop: side, in voxels of that stage, of the random part of the volume that is decoded and scored, the same for a
             batch and in the target and the network's arguments as `region`; None for the whole volume.
     """
 
-    def __init__(self, stages: int, crop: int | None = None) -> None:
-        self.stages, self.crop = stages, crop
+    def __init__(
+        self,
+        stages: int,
+        project: ProjectCT,
+        hu_window: Sequence[float],
+        augment: Randomizable | None = None,
+        augment_geometry: RandGeometry | None = None,
+        augment_xrays: Randomizable | None = None,
+        crop: int | None = None,
+    ) -> None:
+        self.stages, self.project, self.crop = stages, project, crop
+        self.augment, self.augment_geometry, self.augment_xrays = augment, augment_geometry, augment_xrays
+        self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True, dtype=None)
 
+    @torch.no_grad()
     def __call__(
         self,
         batchdata: Mapping[str, Any],
@@ -36,14 +82,34 @@ class PrepareBiplanarBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]:
-        target = {
-            key: _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
-        }
+        cts, films = (
+            _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
+        )
+        has_films = [bool(has) for has in batchdata["has_films"]]
+        prepared = [self._record(*record) for record in zip(cts, films, has_films)]
+        xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
+        target: dict[str, Any] = {"ct": _plain(self.scale(cts)), "xrays": target_xrays}
         arguments: dict[str, Any] = {"stages": self.stages}
         if self.crop is not None:
-            size = target["ct"].shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
+            size = cts.shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
             arguments["region"] = target["region"] = random_region(size, self.crop)
-        return target["xrays"], target, (), arguments
+        return xrays, target, (), arguments
+
+    def _record(self, hu: torch.Tensor, films: torch.Tensor, has_films: bool) -> tuple[torch.Tensor, ...]:
+        """X-rays as they are seen, X-rays as they should be, and the CT in HU."""
+        if has_films:
+            return self._augmented(films, films != 0), films, hu
+        if self.augment is not None:
+            hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])
+        nominal = seen = self.project(hu)
+        if self.augment_geometry is not None:
+            seen = self.project(hu, _seeded(self.augment_geometry)())
+        return self._augmented(seen, torch.ones_like(seen, dtype=torch.bool)), nominal, hu
+
+    def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
+        if self.augment_xrays is None:
+            return xrays
+        return _plain(_seeded(self.augment_xrays)({"xrays": xrays, "exposed": exposed})["xrays"])
 
 
 class PrepareFilmsBatch(PrepareBatch):
@@ -77,6 +143,11 @@ class PrepareFilmsBatch(PrepareBatch):
             raise InputError(f"X-rays of a batch have the views {views}, expected one pair; use batches of one case.")
         distances = {name: films[name] for name in ("source_to_isocentre_mm", "source_to_detector_mm")}
         return replace(self.geometry, views=tuple(found[0] for found in views), **distances)
+
+
+def _seeded(transform: Randomizable) -> Randomizable:
+    """The transform, its random state drawn by torch's global generator."""
+    return transform.set_random_state(seed=int(torch.randint(2**31, ())))
 
 
 def _plain(values: Any) -> torch.Tensor:

@@ -51,9 +51,9 @@ def place_on_detector(
     """
     Reads a film at the detector's pixels. Where it does not reach, there is air.
 
-    With `pixel_mm` the middle of the film is the middle of the detector, and a film of another magnification is made
-    larger or smaller until the plane through the isocentre has the geometry's. Without, the longer side of the area
-    spans the detector.
+    The middle of the film is the middle of the detector. With `pixel_mm` a film of another magnification is made larger
+    or smaller until the plane through the isocentre has the geometry's. Without, the longer side of the film spans the
+    detector, borders included: a border is as much a part of the detector as air is, which cannot be told from it.
 
     Args:
         film: `(H, W)`, 0 being air.
@@ -68,8 +68,7 @@ def place_on_detector(
     shown = np.zeros_like(film)
     shown[area] = film[area]
     if pixel_mm is None:
-        shown = shown[area]
-        spacing = [geometry.detector_size_mm / max(shown.shape)] * 2
+        spacing = [geometry.detector_size_mm / max(film.shape)] * 2
     else:
         scale = geometry.magnification(0.0) / magnification if magnification else 1.0
         spacing = [side * scale for side in pixel_mm]

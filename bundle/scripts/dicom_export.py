@@ -79,6 +79,19 @@ def read_identification(path: str) -> Dataset:
     return identification
 
 
+def check_series_folder(folder: str) -> None:
+    """
+    Raises:
+        InputError: when a folder where a series is to be written holds other files than `.dcm`.
+    """
+    others = [name for name in os.listdir(folder) if not name.endswith(".dcm")] if os.path.isdir(folder) else []
+    if others:
+        raise InputError(
+            f"{folder}: holds {len(others)} files that are no series, such as {others[0]}; it would be replaced: move them "
+            f"or choose another output folder."
+        )
+
+
 def write_ct_series(folder: str, hu: torch.Tensor, affine: torch.Tensor, identification: Dataset | None = None) -> None:
     """
     Writes axial slices from inferior to superior, `slice_0001.dcm` and so on, as 16-bit CT images of a new series in a
@@ -94,7 +107,7 @@ def write_ct_series(folder: str, hu: torch.Tensor, affine: torch.Tensor, identif
         InputError: when the volume cannot be a CT image, or the folder holds other files than `.dcm`.
         OutputError: when the folder cannot be written.
     """
-    _check_folder(folder)
+    check_series_folder(folder)
     check_axes(affine[:3, :3].double(), f"{folder}: the volume to write")
     ct = Orientation("LPS", labels=None)(MetaTensor(hu[None], affine=affine.double()))
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.affine.numpy()
@@ -107,15 +120,6 @@ def write_ct_series(folder: str, hu: torch.Tensor, affine: torch.Tensor, identif
             image.save_as(os.path.join(temporary, f"slice_{index + 1:04d}.dcm"))
 
     write_folder_whole(folder, write)
-
-
-def _check_folder(folder: str) -> None:
-    others = [name for name in os.listdir(folder) if not name.endswith(".dcm")] if os.path.isdir(folder) else []
-    if others:
-        raise InputError(
-            f"{folder}: holds {len(others)} files that are no series, such as {others[0]}; it would be replaced: move them "
-            f"or choose another output folder."
-        )
 
 
 def _stored_values(hu: np.ndarray, folder: str) -> np.ndarray:

@@ -9,13 +9,12 @@ from pathlib import Path, PurePosixPath
 
 import pydicom
 
+from .dicom_tags import MODALITIES, PLANE_OF_POSITION, plane_told, view_position
 from .errors import told
-from .radiograph import PLANE_OF_VIEW
 from .studies import Image, LeftOut
 
-RADIOGRAPHS = ("CR", "DX", "RG")
-VIEW_OF_POSITION = {**PLANE_OF_VIEW, "LATERAL": "lateral", "LAT": "lateral"}
-TAGS = ["ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "ViewPosition"]
+TEXTS = ["ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate"]
+VIEWS = ["ViewPosition", "ViewCodeSequence"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Header:
     day: str
     modality: str
     view_position: str
+    plane: str | None
     is_localizer: bool
 
     @property
@@ -39,10 +39,6 @@ class Header:
     def series_key(self) -> tuple[str, ...]:
         return self.patient, self.study, self.series, self.modality
 
-    @property
-    def is_film(self) -> bool:
-        return self.modality in RADIOGRAPHS or (self.modality == "SC" and bool(self.view_position))
-
 
 def read_header(folder: Path, path: str) -> Header | LeftOut:
     """
@@ -51,8 +47,9 @@ def read_header(folder: Path, path: str) -> Header | LeftOut:
         path: of a DICOM file, from there on, with slashes.
     """
     try:
-        header = pydicom.dcmread(folder / path, stop_before_pixels=True, specific_tags=TAGS)
-        texts = {tag: str(header.get(tag) or "").strip() for tag in TAGS}
+        header = pydicom.dcmread(folder / path, stop_before_pixels=True, specific_tags=TEXTS + VIEWS)
+        texts = {tag: str(header.get(tag) or "").strip() for tag in TEXTS}
+        view, plane = view_position(header), plane_told(header)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
         return LeftOut(path, f"cannot be read as DICOM ({told(error)})")
     for tag in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
@@ -65,7 +62,8 @@ def read_header(folder: Path, path: str) -> Header | LeftOut:
         texts["SeriesInstanceUID"],
         texts["StudyDate"],
         texts["Modality"].upper(),
-        texts["ViewPosition"].upper(),
+        view,
+        plane,
         "LOCALIZER" in texts["ImageType"].upper(),
     )
 
@@ -83,7 +81,7 @@ def describe_headers(headers: Sequence[Header]) -> list[Image | LeftOut]:
     CT series and films, and why others are left out.
 
     A CT series has at least two slices, lies in a folder that holds no other DICOM file, and is named by that folder. A
-    film is an image of modality CR, DX or RG, or SC with a view, and its View Position says which view.
+    film is an image of a radiograph's modality, and View Position or View Code Sequence say which view it is.
     """
     series, folders = defaultdict(list), defaultdict(set)
     for header in headers:
@@ -117,10 +115,9 @@ def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image
 
 
 def _describe_film(header: Header) -> Image | LeftOut:
-    if not header.is_film:
-        return LeftOut(header.path, f"its modality is '{header.modality}', expected CT, {', '.join(RADIOGRAPHS)}")
-    view = VIEW_OF_POSITION.get(header.view_position)
-    if view is None:
-        expected = ", ".join(VIEW_OF_POSITION)
-        return LeftOut(header.path, f"its View Position is '{header.view_position}', expected one of {expected}")
-    return Image(header.patient, header.study, view, header.path, header.day)
+    if header.modality not in MODALITIES:
+        return LeftOut(header.path, f"its modality is '{header.modality}', expected CT, {', '.join(MODALITIES)}")
+    if header.plane is None:
+        expected = f"one of {', '.join(PLANE_OF_POSITION)}, or a View Code Sequence"
+        return LeftOut(header.path, f"its View Position is '{header.view_position}', expected {expected}")
+    return Image(header.patient, header.study, header.plane, header.path, header.day)

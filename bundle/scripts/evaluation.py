@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, decollate_batch
+from monai.transforms import ScaleIntensityRange
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .attenuation import scaled_to_hu
@@ -23,9 +24,13 @@ from .stages import upsample
 IDENTITY_COLUMNS = ("case", "group", "size", "method")
 
 
-def mean_volume(dataset: Dataset, draws: int) -> torch.Tensor:
-    """The mean truth `(1, 1, S, S, S)` of `draws` records spread over the dataset, as they come out of its transforms."""
-    volumes = (torch.as_tensor(dataset[i * len(dataset) // draws]["ct"]) for i in range(draws))
+def mean_volume(dataset: Dataset, draws: int, hu_window: Sequence[float]) -> torch.Tensor:
+    """
+    The mean truth `(1, 1, S, S, S)`, scaled, of `draws` records spread over a dataset with the CTs in HU, as they come
+    out of its transforms.
+    """
+    scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)
+    volumes = (scale(torch.as_tensor(dataset[i * len(dataset) // draws]["ct"])) for i in range(draws))
     return sum(volumes)[None] / draws
 
 

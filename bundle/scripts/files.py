@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import nibabel
@@ -18,16 +19,23 @@ from .errors import OutputError
 
 
 def write_whole(path: str, write: Callable[[str], Any]) -> None:
-    """Calls `write` with a temporary path of the same suffix beside `path`, then renames it; never leaves half a file."""
+    """
+    Calls `write` with a temporary path of the same suffix beside `path`, then renames it; never leaves half a file.
+    Where something fails an earlier file stays as it was.
+
+    Raises:
+        OutputError: when the file cannot be written, as in a read-only folder or on a full disk.
+    """
     folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with _told_of(path):
+        try:
+            os.makedirs(folder, exist_ok=True)
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.remove(temporary)
 
 
 def write_folder_whole(path: str, write: Callable[[str], Any]) -> None:
@@ -41,16 +49,27 @@ def write_folder_whole(path: str, write: Callable[[str], Any]) -> None:
     path = os.path.abspath(path)
     parent, name = os.path.split(path)
     temporary = os.path.join(parent, f".unfinished-{os.getpid()}-{name}")
-    try:
-        os.makedirs(temporary)
-        write(temporary)
-        _take_the_place(temporary, path, os.path.join(parent, f".earlier-{os.getpid()}-{name}"))
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or error}); free the place or choose another output folder."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _told_of(path):
+        try:
+            os.makedirs(temporary)
+            write(temporary)
+            _take_the_place(temporary, path, os.path.join(parent, f".earlier-{os.getpid()}-{name}"))
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_earlier(path: str) -> None:
+    """
+    Removes an earlier result, a file or a folder, where there is one.
+
+    Raises:
+        OutputError: when it cannot be removed.
+    """
+    with _told_of(path):
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.remove(path)
 
 
 def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
@@ -98,6 +117,17 @@ def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None)
     if centre_mm is not None:
         affine[:3, 3] += centre_mm
     return affine
+
+
+@contextmanager
+def _told_of(path: str) -> Iterator[None]:
+    """Names the result that the operating system does not let us write."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror or error}); free the place or choose another output folder."
+        ) from error
 
 
 def _take_the_place(temporary: str, path: str, earlier: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import nibabel
 
-from .ct_volume import NIFTI
+from .ct_volume import NIFTI, OF_ITK
 from .errors import told
 from .studies import Image, LeftOut
 
@@ -27,9 +27,8 @@ VIEW_OF_WORD = {
     "ll": "lateral",
     "rl": "lateral",
 }
-VOLUME_SUFFIXES = (".nrrd", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-SUFFIXES = (*NIFTI, *VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
+SUFFIXES = (*NIFTI, *OF_ITK, *PICTURE_SUFFIXES)
 MASK_WORDS = {"mask", "label", "labels", "seg", "segmentation"}
 KIND_WORDS = rf"(?:{'|'.join(VIEW_OF_WORD)}|ct|s\d+)(?![a-z0-9])"
 LEADING_KINDS = re.compile(rf"\A(?:{KIND_WORDS}[^a-z0-9]*)+", re.I)

@@ -11,9 +11,9 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from .attenuation import scaled_to_hu
-from .dicom_export import read_identification, write_ct_series
+from .dicom_export import check_series_folder, read_identification, write_ct_series
 from .errors import InputError
-from .files import cube_affine, write_ct, write_whole
+from .files import cube_affine, remove_earlier, write_ct, write_whole
 from .pictures import preview_figure
 
 
@@ -36,7 +36,8 @@ class ToHUd(Transform):
 
 class SaveReconstructiond(Transform):
     """
-    Writes `ct.nii.gz` (HU) and `preview.png` (both X-rays and three planes), and `ct_dicom` when asked.
+    Writes `ct.nii.gz` (HU) and `preview.png` (both X-rays and three planes), and `ct_dicom` when asked. What the folder
+    holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie side by side.
 
     Args:
         output_dir: where to.
@@ -45,7 +46,9 @@ class SaveReconstructiond(Transform):
             it names nobody.
 
     Raises:
-        InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`.
+        InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`; or when
+            `ct_dicom` holds other files than an earlier series.
+        OutputError: when a result cannot be written.
     """
 
     def __init__(self, output_dir: str, dicom: bool = False, copy_patient_from: str | None = None) -> None:
@@ -56,9 +59,13 @@ class SaveReconstructiond(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        write_ct(os.path.join(self.output_dir, "ct.nii.gz"), hu, affine)
+        ct, series, preview = (os.path.join(self.output_dir, name) for name in ("ct.nii.gz", "ct_dicom", "preview.png"))
+        check_series_folder(series)
+        write_ct(ct, hu, affine)
+        for earlier in (series, preview):
+            remove_earlier(earlier)
         if self.dicom:
-            write_ct_series(os.path.join(self.output_dir, "ct_dicom"), hu, affine, self.identification)
+            write_ct_series(series, hu, affine, self.identification)
         picture = preview_figure(torch.as_tensor(record["image"]).float(), hu)
-        write_whole(os.path.join(self.output_dir, "preview.png"), picture.savefig)
+        write_whole(preview, picture.savefig)
         return dict(record)

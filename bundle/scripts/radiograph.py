@@ -39,6 +39,7 @@ class Radiograph:
         source_to_detector_mm: DICOM Distance Source to Detector, None where unknown.
         source_to_patient_mm: from the source to the middle of the patient, None where unknown.
         patient: DICOM Patient ID, None where the file does not say.
+        is_oriented: whether the file says where its rows and columns run to.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Radiograph:
     source_to_detector_mm: float | None = None
     source_to_patient_mm: float | None = None
     patient: str | None = None
+    is_oriented: bool = False
 
 
 def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
@@ -76,17 +78,20 @@ def plane_of(letters: tuple[str, str]) -> str:
     return next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
 
 
-def check_orientations(orientations: Mapping[str, Sequence[str]]) -> None:
+def check_orientations(orientations: Mapping[str, Sequence[str]], where: str = "film_orientation") -> None:
     """
+    Args:
+        orientations: where rows and columns run to, of a `frontal` and a `lateral` film.
+        where: start of each message.
+
     Raises:
-        InputError: when what is declared of a frontal or a lateral film does not show that plane.
+        InputError: when what is declared of a film does not show its plane.
     """
     for plane, (row, column) in AS_READ.items():
-        letters = check_directions(orientations.get(plane, ()), f"film_orientation of a {plane} film")
+        letters = check_directions(orientations.get(plane, ()), f"{where} of a {plane} film")
         if plane_of(letters) != plane:
             raise InputError(
-                f"film_orientation of a {plane} film is {list(letters)}, expected directions in its plane, such as "
-                f"{[row, column]}."
+                f"{where} of a {plane} film is {list(letters)}, expected directions in its plane, such as {[row, column]}."
             )
 
 
@@ -140,10 +145,10 @@ def checked_image(image: np.ndarray, exposed: np.ndarray, where: str) -> np.ndar
     return image.astype(np.float32)
 
 
-def check_scale(scale: str | None) -> None:
+def check_scale(scale: str | None, where: str = "scale") -> None:
     """
     Raises:
-        InputError: when `scale` is neither None nor one of the three.
+        InputError: when `scale` is neither None nor one of the three; `where` starts the message.
     """
     if scale is not None and scale not in SCALES:
-        raise InputError(f"scale is {scale!r}, expected one of {', '.join(SCALES)}, or null to tell it from the file.")
+        raise InputError(f"{where} is {scale!r}, expected one of {', '.join(SCALES)}, or null to tell it from the file.")

@@ -8,10 +8,11 @@ from math import isfinite
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_description, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian
 
+from .dicom_shutters import inside_shutters
+from .dicom_tags import MODALITIES, named, plane_told, view_of, view_position
 from .errors import InputError, told
 from .radiograph import (
     PLANE_OF_VIEW,
@@ -28,13 +29,6 @@ try:
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 except ImportError:  # pydicom 2
     from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
-
-MODALITIES = ("CR", "DX", "RG", "RF", "XA", "SC", "OT")
-VIEW_OF_CODE = {
-    "399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-10214": "PA",
-    "399173006": "LL", "R-10236": "LL", "399198007": "RL", "R-10232": "RL",
-}  # fmt: skip
-"""DICOM context group 4010 (DX View), in SNOMED CT and in the older SNOMED RT."""
 
 
 def read_dicom(
@@ -77,14 +71,16 @@ def _as_radiograph(
     missing: list[str] = []
     view = _view(dataset, missing)
     letters, plane = _directions(dataset, view, where)
-    if letters is None:
+    is_oriented = letters is not None
+    if not is_oriented:
         letters = check_directions(orientations[plane or field], "film_orientation")
-        missing.append(f"{_named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
+        missing.append(f"{named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
     set_up = _set_up(dataset, where, missing)
     if missing:
         warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=4)
     patient = str(dataset.get("PatientID") or "").strip() or None
-    radiograph = Radiograph(str(path), image, exposed, scale, plane, view, patient=patient, **set_up)
+    known = {"patient": patient, "is_oriented": is_oriented, **set_up}
+    radiograph = Radiograph(str(path), image, exposed, scale, plane, view, **known)
     return turn_as_read(radiograph, letters)
 
 
@@ -106,21 +102,21 @@ def _read(path: str, where: str) -> Dataset:
 def _check_kind(dataset: Dataset, where: str) -> None:
     modality = dataset.get("Modality")
     if modality and modality not in MODALITIES:
-        raise InputError(f"{where}: {_named('Modality')} is {modality}, expected a radiograph: {', '.join(MODALITIES)}.")
+        raise InputError(f"{where}: {named('Modality')} is {modality}, expected a radiograph: {', '.join(MODALITIES)}.")
     if "PixelData" not in dataset:
-        raise InputError(f"{where} has no {_named('PixelData')}, or is truncated before it; export the image again.")
+        raise InputError(f"{where} has no {named('PixelData')}, or is truncated before it; export the image again.")
     frames = str(dataset.get("NumberOfFrames") or 1)
     if frames != "1":
-        raise InputError(f"{where}: {_named('NumberOfFrames')} is {frames}, expected 1; export the frame that is wanted.")
+        raise InputError(f"{where}: {named('NumberOfFrames')} is {frames}, expected 1; export the frame that is wanted.")
     colours = dataset.get("PhotometricInterpretation")
     if colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise InputError(
-            f"{where}: {_named('PhotometricInterpretation')} is {colours}, expected MONOCHROME1 or MONOCHROME2; export "
+            f"{where}: {named('PhotometricInterpretation')} is {colours}, expected MONOCHROME1 or MONOCHROME2; export "
             f"the radiograph in grey."
         )
     bits = dataset.get("BitsStored")
     if bits is None or not 8 <= bits <= 16:
-        raise InputError(f"{where}: {_named('BitsStored')} is {bits}, expected 8 to 16.")
+        raise InputError(f"{where}: {named('BitsStored')} is {bits}, expected 8 to 16.")
 
 
 def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
@@ -138,26 +134,12 @@ def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
 
 
 def _exposed(dataset: Dataset, stored: np.ndarray, where: str) -> np.ndarray:
-    exposed = np.ones(stored.shape, bool)
+    exposed = inside_shutters(dataset, stored.shape, where)
     padding = dataset.get("PixelPaddingValue")
     if padding is not None:
         limit = dataset.get("PixelPaddingRangeLimit", padding)
         exposed &= (stored < min(padding, limit)) | (stored > max(padding, limit))
-    for name in ("Collimator", "Shutter"):
-        if "RECTANGULAR" in np.atleast_1d(dataset.get(f"{name}Shape", "")):
-            exposed &= _inside(dataset, name, stored.shape, where)
     return exposed
-
-
-def _inside(dataset: Dataset, name: str, shape: tuple[int, ...], where: str) -> np.ndarray:
-    edges = ("UpperHorizontal", "LowerHorizontal", "LeftVertical", "RightVertical")
-    found = [dataset.get(f"{name}{edge}Edge") for edge in edges]
-    if None in found:
-        raise InputError(f"{where}: {_named(f'{name}Shape')} is RECTANGULAR, but its edges are {found}; expected four.")
-    upper, lower, left, right = (max(int(edge), 0) for edge in found)
-    inside = np.zeros(shape, bool)
-    inside[upper : max(lower - 1, 0), left : max(right - 1, 0)] = True
-    return inside
 
 
 def _scale(dataset: Dataset) -> Scale:
@@ -217,29 +199,24 @@ def _shown(dataset: Dataset, values: np.ndarray) -> np.ndarray:
 
 
 def _view(dataset: Dataset, missing: list[str]) -> str | None:
-    found = str(dataset.get("ViewPosition") or "").strip().upper()
-    codes = [str(item.get("CodeValue")) for item in dataset.get("ViewCodeSequence") or []]
-    coded = next((VIEW_OF_CODE[code] for code in codes if code in VIEW_OF_CODE), None)
-    view = found if found in PLANE_OF_VIEW else coded
+    view = view_of(dataset)
     if view is None:
         missing.append(
-            f"{_named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {found or 'none'}): the view of "
-            f"the configured geometry is assumed"
+            f"{named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {view_position(dataset) or 'none'}): "
+            f"the view of the configured geometry is assumed"
         )
     return view
 
 
 def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[str, str] | None, str | None]:
     """Where rows and columns run to, and the plane, each where the file says."""
-    found, plane = dataset.get("PatientOrientation"), PLANE_OF_VIEW.get(view)
-    if str(dataset.get("ViewPosition") or "").upper() in ("LAT", "LATERAL"):
-        plane = "lateral"
+    found, plane = dataset.get("PatientOrientation"), plane_told(dataset)
     if not found or isinstance(found, str) or not all(found):
         return None, plane
-    letters = check_directions(found, f"{where}: {_named('PatientOrientation')}")
+    letters = check_directions(found, f"{where}: {named('PatientOrientation')}")
     if plane not in (None, plane_of(letters)):
         raise InputError(
-            f"{where}: {_named('ViewPosition')} is {view}, {plane}, but {_named('PatientOrientation')} is "
+            f"{where}: {named('ViewPosition')} is {view}, {plane}, but {named('PatientOrientation')} is "
             f"{_joined(letters)}, {plane_of(letters)}; expected tags that agree: correct the wrong one."
         )
     return letters, plane_of(letters)
@@ -251,13 +228,13 @@ def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
     magnification = _distance(dataset, "EstimatedRadiographicMagnificationFactor")
     if magnification is not None and magnification < 1:
         raise InputError(
-            f"{where}: {_named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1."
+            f"{where}: {named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1."
         )
     if detector and magnification:
         patient = detector / magnification
     if detector and patient and detector <= patient:
         raise InputError(
-            f"{where}: {_named('DistanceSourceToDetector')} is {detector:g} and {_named('DistanceSourceToPatient')} "
+            f"{where}: {named('DistanceSourceToDetector')} is {detector:g} and {named('DistanceSourceToPatient')} "
             f"{patient:g}, expected the detector behind the patient; correct the tags."
         )
     if detector and patient:
@@ -265,8 +242,8 @@ def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
     spacing, is_at_patient = _spacing(dataset, where, missing)
     if patient is None:
         missing.append(
-            f"{_named('DistanceSourceToPatient')}, or {_named('EstimatedRadiographicMagnificationFactor')} with "
-            f"{_named('DistanceSourceToDetector')}: the distances of the configured geometry are assumed"
+            f"{named('DistanceSourceToPatient')}, or {named('EstimatedRadiographicMagnificationFactor')} with "
+            f"{named('DistanceSourceToDetector')}: the distances of the configured geometry are assumed"
         )
     return {
         "pixel_mm": spacing,
@@ -281,7 +258,7 @@ def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[fl
     keywords = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
     keyword = next((keyword for keyword in keywords if dataset.get(keyword)), None)
     if keyword is None:
-        missing.append(f"{_named('ImagerPixelSpacing')}: the longer side is taken to span the detector")
+        missing.append(f"{named('ImagerPixelSpacing')}: the longer side is taken to span the detector")
         return None, False
     try:
         spacing = tuple(float(number) for number in dataset[keyword].value)
@@ -289,12 +266,12 @@ def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[fl
         spacing = ()
     if len(spacing) != 2 or not all(isfinite(number) and number > 0 for number in spacing):
         raise InputError(
-            f"{where}: {_named(keyword)} is {dataset[keyword].value}, expected two positive numbers in mm; correct the "
+            f"{where}: {named(keyword)} is {dataset[keyword].value}, expected two positive numbers in mm; correct the "
             f"tag."
         )
     is_at_patient = keyword == "PixelSpacing" and bool(dataset.get("PixelSpacingCalibrationType"))
     if keyword == "PixelSpacing" and not is_at_patient:
-        missing.append(f"{_named('ImagerPixelSpacing')}: {_named('PixelSpacing')} is taken to be meant at the detector")
+        missing.append(f"{named('ImagerPixelSpacing')}: {named('PixelSpacing')} is taken to be meant at the detector")
     return spacing, is_at_patient
 
 
@@ -302,11 +279,6 @@ def _distance(dataset: Dataset, keyword: str) -> float | None:
     """A positive number; zero, which machines write for unknown, counts as missing."""
     value = dataset.get(keyword)
     return float(value) if value and isfinite(float(value)) and float(value) > 0 else None
-
-
-def _named(keyword: str) -> str:
-    tag = pydicom.tag.Tag(tag_for_keyword(keyword))
-    return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"
 
 
 def _joined(letters: tuple[str, str]) -> str:

@@ -63,8 +63,8 @@ def read_radiograph(
     pixels, pixel_mm = (_read_nifti if str(path).endswith(NIFTI) else _read_picture)(path, where)
     if pixel_mm is None:
         warnings.warn(
-            f"{where} has no pixel spacing; its longer side is taken to span the detector. Expected DICOM with Imager "
-            f"Pixel Spacing (0018,1164), or NIfTI in mm, for a picture that lies where it was taken.",
+            f"{where} has no pixel spacing; its longer side, borders included, is taken to span the detector. Expected "
+            f"DICOM with Imager Pixel Spacing (0018,1164), or NIfTI in mm, for a picture that lies where it was taken.",
             stacklevel=2,
         )
     scale = scale or ("line_integral" if np.issubdtype(pixels.dtype, np.floating) else "presentation")

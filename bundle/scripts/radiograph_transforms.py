@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from .detector_frame import Area, picture_area, place_on_detector
+from .film_appearance import warn_of_appearance
 from .film_pair import geometry_of_films, in_order, warn_of_other_geometry
 from .geometry import BiplanarGeometry
 from .radiograph import AS_READ, Radiograph, Scale, check_orientations, check_scale
@@ -28,7 +29,8 @@ GEOMETRY_OF_FILMS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
 class LoadRadiographsd(Transform):
     """
     Reads a record's `frontal` and `lateral` files as :class:`~scripts.radiograph.Radiograph`; exchanges the two where
-    their tags say so. A record without either is left as it is.
+    their tags say so, and warns where their pictures do, see :func:`~scripts.film_appearance.warn_of_appearance`. A record
+    without either is left as it is.
 
     Args:
         scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
@@ -36,6 +38,8 @@ class LoadRadiographsd(Transform):
         orientations: where rows and columns run to on a `frontal` and a `lateral` film that does not say, in the letters
             of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for films as they are read,
             "A" for a lateral film that has anterior on the right.
+
+    A record's own `film_scale` and `film_orientation` go before these.
 
     Raises:
         InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
@@ -47,11 +51,12 @@ class LoadRadiographsd(Transform):
         self.scale, self.orientations = scale, orientations
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        films = {
-            key: read_radiograph(record[key], key, self.scale, self.orientations) for key in XRAY_KEYS if key in record
-        }
+        scale = record.get("film_scale", self.scale)
+        orientations = {**self.orientations, **record.get("film_orientation", {})}
+        films = {key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record}
         if len(films) == len(XRAY_KEYS):
             films = dict(zip(XRAY_KEYS, in_order(*films.values())))
+            warn_of_appearance(*films.values())
         return {**record, **films}
 
 

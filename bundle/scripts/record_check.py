@@ -14,6 +14,7 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from .errors import InputError, root_cause
+from .record_repeats import Repeats
 from .records import SECTIONS, read_datalist, resolve_record, section_of, warn_of_paths_outside
 
 TRAINING_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train.json"
@@ -37,17 +38,17 @@ class Problem:
 
 
 def training_transforms(**overrides: Any) -> Compose:
-    """The transforms of `train.json` from loading up to projection, without augmentation. Overrides are config ids."""
+    """The loading transforms of `train.json`. Overrides are config ids."""
     parser = ConfigParser()
     parser.read_config(str(TRAINING_CONFIG))
     parser.update(overrides)
-    return Compose([parser.get_parsed_content("load"), parser.get_parsed_content("project")]).flatten()
+    return parser.get_parsed_content("load")
 
 
 def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) -> tuple[list[Problem], int]:
     """
-    Loads every record of all sections and goes on after a bad one. An empty or missing test section is no problem,
-    since training does not read it.
+    Loads every record of all sections and goes on after a bad one; tells of CTs and patients that come again. An empty
+    or missing test section is no problem, since training does not read it.
 
     Args:
         datalist: path of the JSON file.
@@ -59,7 +60,7 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
     Raises:
         InputError: when the datalist cannot be read at all.
     """
-    content, problems, count = read_datalist(datalist), [], 0
+    content, problems, count, repeats = read_datalist(datalist), [], 0, Repeats()
     for section in SECTIONS:
         if section == "test" and content.get(section) in (None, []):
             continue
@@ -71,7 +72,7 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
         count += len(records)
         problems += [_problem(section, text) for text in _messages(warn_of_paths_outside, records, datalist, section)]
         for i, record in enumerate(tqdm(records, desc=f"Checking {section}")):
-            messages = _messages(lambda: transform(resolve_record(record, datalist, section, i)))
+            messages = _messages(_read_record, record, datalist, section, i, transform, repeats)
             problems += [_problem(f"{section}[{i}]", message) for message in messages]
     return problems, count
 
@@ -86,6 +87,15 @@ def print_problems(problems: Sequence[Problem], count: int) -> None:
     for record, field, message in rows:
         print(f"{record:<{widths[0]}}  {field:<{widths[1]}}  {message}")
     print(f"Problems: {len(problems)}, records: {count}.")
+
+
+def _read_record(
+    record: Any, datalist: str, section: str, index: int, transform: Callable[[Mapping[str, Any]], Any], repeats: Repeats
+) -> None:
+    """Loads a record; warns of what it has in common with those before."""
+    record = resolve_record(record, datalist, section, index)
+    for text in repeats.told(section, f"{section}[{index}]", record, transform(record)["ct"]):
+        warnings.warn(text)
 
 
 def _problem(record: str, message: str) -> Problem:

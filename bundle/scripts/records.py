@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .radiograph import AS_READ, check_orientations, check_scale
 
 SECTIONS = ("training", "validation", "test")
 IMAGE_FIELDS = ("frontal", "lateral", "ct")
-KNOWN_FIELDS = (*IMAGE_FIELDS, "name", "group")
+FILM_FIELDS = ("film_scale", "film_orientation")
+KNOWN_FIELDS = (*IMAGE_FIELDS, *FILM_FIELDS, "name", "group")
 
 
 def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
@@ -22,6 +24,7 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
 
     A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`,
     by default the CT's path as one word, and `group`, by default the section; evaluation summarises each group by itself.
+    `film_scale` and `film_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
 
     Args:
         datalist: path of the JSON file.
@@ -30,7 +33,7 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
     Raises:
         InputError: when the file cannot be read, the section is missing or empty, a record has an unknown field, lacks
             a view or the CT, names a file that does not exist, leaves the datalist's folder by a relative path (by `..`
-            or a link), or has a name that cannot be a file's.
+            or a link), has a name that cannot be a file's, or declares what its films cannot be.
 
     Warns:
         UserWarning: when absolute paths lie outside the datalist's folder; they are used as they are.
@@ -144,6 +147,15 @@ def _check_fields(record: Any, where: str) -> None:
     for field in IMAGE_FIELDS:
         if field in record and not (isinstance(record[field], str) and record[field]):
             raise InputError(f"{where}: field '{field}' is {record[field]!r}, expected the path of a file.")
+    check_scale(record.get("film_scale"), f"{where}: field 'film_scale'")
+    orientation = record.get("film_orientation", {})
+    is_object = isinstance(orientation, dict) and not set(orientation) - set(AS_READ)
+    if not is_object or not all(isinstance(letters, list) for letters in orientation.values()):
+        raise InputError(
+            f"{where}: field 'film_orientation' is {orientation!r}, expected an object with lists of two letters as "
+            f"{' and '.join(AS_READ)}."
+        )
+    check_orientations({**AS_READ, **orientation}, f"{where}: field 'film_orientation'")
 
 
 def _check_names(record: dict[str, Any], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .records import is_inside
 from .studies import Image, LeftOut, PatientRecord, pair_by_study
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+VOXELS = re.compile(r"\.(zraw|raw(\.gz)?)$", re.I)
 
 
 def find_records(folder: Path) -> tuple[list[PatientRecord], list[LeftOut]]:
@@ -28,7 +30,7 @@ def find_records(folder: Path) -> tuple[list[PatientRecord], list[LeftOut]]:
     records, unpaired = pair_by_study(image for image in found if isinstance(image, Image))
     left_out += [entry for entry in (*headers, *found) if isinstance(entry, LeftOut)] + unpaired
     others = set(paths) - set(dicom) - {path for path in paths if image_suffix(path)}
-    left_out += [LeftOut(path, _reason_of_other(path)) for path in others if not _is_part_of_metaimage(path, paths)]
+    left_out += [LeftOut(path, _reason_of_other(path)) for path in others if not _is_voxels_of_a_header(path, paths)]
     return records, sorted(left_out)
 
 
@@ -70,7 +72,7 @@ def _reason_of_other(path: str) -> str:
     return "is no image file of a known kind"
 
 
-def _is_part_of_metaimage(path: str, paths: Sequence[str]) -> bool:
-    """Whether a file holds the voxels of a `.mhd` header beside it."""
-    stem, suffix = os.path.splitext(path)
-    return suffix.lower() in (".raw", ".zraw") and f"{stem}.mhd" in paths
+def _is_voxels_of_a_header(path: str, paths: Sequence[str]) -> bool:
+    """Whether a file holds the voxels of a `.mhd` or `.nhdr` header beside it."""
+    stem, is_voxels = VOXELS.subn("", path)
+    return bool(is_voxels) and any(f"{stem}{suffix}" in paths for suffix in (".mhd", ".nhdr"))

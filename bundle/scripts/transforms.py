@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, LoadImage, MapTransform, RandomizableTrait, SpatialResample, Transform
-from monai.utils import convert_to_dst_type, convert_to_tensor
+from monai.transforms import LoadImage, MapTransform, SpatialResample, Transform
+from monai.utils import convert_to_dst_type
 from scipy import ndimage
 
-from .attenuation import hu_to_attenuation
 from .ct_volume import check_ct, read_ct
 from .errors import InputError
-from .geometry import BiplanarGeometry
-from .projector import project
+from .records import FILM_FIELDS
 
 AIR_HU = -1024.0
 XRAY_KEYS = ("frontal", "lateral")
+
 
 class LoadCTd(MapTransform):
     """
@@ -122,32 +121,24 @@ class ResampleToCubed(MapTransform):
             )
 
 
-class AugmentUnpaired(Compose, RandomizableTrait):
-    """Random 3-D transforms for records whose X-rays are still to be projected; real X-rays keep the CT they belong to."""
-
-    def __call__(self, record: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> Any:
-        return record if any(key in record for key in XRAY_KEYS) else super().__call__(record, *args, **kwargs)
-
-
-class ProjectXraysd(Transform):
+class CollectXraysd(Transform):
     """
-    Gives a record without X-rays those of its CT, as scaled line integrals: `frontal` and `lateral`, `(1, P, P)`.
+    Puts a record's films, `(1, P, P)` each, into one field, so that records with films and without make one batch:
+    `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what the
+    record said of them.
 
     Args:
-        geometry: the set-up; its field of view is the CT's cube.
-        xray_scale: line integral that is called 1.
-        ct_key: field with the CT in HU, `(1, S, S, S)`, not clipped.
+        pixels: along a side of the detector.
     """
 
-    def __init__(self, geometry: BiplanarGeometry, xray_scale: float, ct_key: str = "ct") -> None:
-        self.geometry, self.xray_scale, self.ct_key = geometry, xray_scale, ct_key
+    def __init__(self, pixels: int) -> None:
+        self.pixels = pixels
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        if all(key in record for key in XRAY_KEYS):
-            return dict(record)
-        hu = convert_to_tensor(record[self.ct_key])[None]
-        films = project(hu_to_attenuation(hu), self.geometry)[0] / self.xray_scale
-        return {**record, "frontal": films[:1], "lateral": films[1:]}
+        films = [record[key] for key in XRAY_KEYS if key in record]
+        others = {key: value for key, value in record.items() if key not in (*XRAY_KEYS, *FILM_FIELDS)}
+        xrays = torch.cat(films) if films else torch.zeros(len(XRAY_KEYS), self.pixels, self.pixels)
+        return {**others, "xrays": xrays, "has_films": bool(films)}
 
 
 def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:

@@ -1,0 +1,184 @@
+"""
+What making a batch takes beside the training step that it is for: seconds of every part for a record, and the part of a
+step that training waits for its data. See loading.md.
+
+    python benchmarks/loading.py [--stages 1 2 3] [--workers 0 2] [--batch 2] [--markdown] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from math import radians
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter, process_time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+import torch  # noqa: E402
+from ignite.engine import Engine, Events  # noqa: E402
+from monai.bundle import ConfigParser  # noqa: E402
+from monai.transforms import Compose, Rand3DElasticd, RandAffined  # noqa: E402
+from scripts import RandDeformd, cached, chest_ct  # noqa: E402
+from table import Table  # noqa: E402
+
+PARTS = {"part": 48, "CPU s": 8}
+SHARES = {
+    "stage": 5, "batch": 5, "workers": 7, "steps": 5, "s/step": 8, "waiting": 8, "making the batch": 16, "network": 8,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    record = {"ct": options.ct or chest_ct(), "name": "ct", "group": "training"}
+    table = Table(PARTS, options.markdown)
+    for part, cpu_seconds in parts(configuration(options, 1), record, options.repeats).items():
+        table.add(**{"part": part, "CPU s": cpu_seconds})
+    print()
+    table = Table(SHARES, options.markdown)
+    for stage in options.stages:
+        for workers in options.workers:
+            table.add(**shares(options, record, stage, workers))
+
+
+def configuration(options: argparse.Namespace, stage: int) -> ConfigParser:
+    """The training configuration of a stage on the one CT, without validation and checkpoints."""
+    names = ["train.json", *([f"stage{stage}.json"] if stage > 1 else []), *(["tiny.json"] if options.quick else [])]
+    config = ConfigParser()
+    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in names])
+    config.update({"bundle_root": str(ROOT / "bundle"), "vgg_weights": "untrained"})
+    config["train#handlers"] = []
+    if options.crop:
+        config["crop"] = options.crop
+    return config
+
+
+def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[str, float]:
+    """Mean CPU seconds of every part of a record's way to the network."""
+    load, project, augment, augment_geometry, augment_xrays = (
+        config.get_parsed_content(name)
+        for name in ("load", "project", "augment", "augment_geometry", "augment_xrays")
+    )
+    measured = {"load, the first time": seconds(lambda: load(record), 1)}
+    memory = cached([record], load)
+    measured["load, from the cache in memory"] = seconds(lambda: memory[0], repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        disk = cached([record], load, folder)
+        disk[0]
+        measured["load, from the cache in a folder"] = seconds(lambda: disk[0], repeats)
+    measured["deform"] = seconds(lambda: augment(memory[0]), repeats)
+    monai = by_monai(augment, memory[0]["ct"].shape[-1])
+    measured["the same by MONAI's RandAffined, Rand3DElasticd"] = seconds(lambda: monai(memory[0]), 1)
+    hu = torch.as_tensor(memory[0]["ct"]).as_subclass(torch.Tensor)
+    films = project(hu)
+    measured["project, nominal"] = seconds(lambda: project(hu), repeats)
+    augment_geometry.turned = 0.0
+    measured["project, with an error of the distance"] = seconds(lambda: project(hu, augment_geometry()), repeats)
+    augment_geometry.turned = 1.0
+    measured["project, with an error of the pose"] = seconds(lambda: project(hu, augment_geometry()), repeats)
+    sample = {"xrays": films, "exposed": torch.ones_like(films, dtype=torch.bool)}
+    measured["augment the X-rays"] = seconds(lambda: augment_xrays(sample), 4 * repeats)
+    return measured
+
+
+def by_monai(augment: RandDeformd, size: int) -> Compose:
+    """Two transforms of MONAI in turn that turn, shift and scale a cube as much, and bend it about as smoothly."""
+    voxels = size / augment.fov_mm
+    affine = RandAffined(
+        "ct",
+        prob=1.0,
+        rotate_range=[radians(augment.degrees)] * 3,
+        translate_range=[augment.shift_mm * voxels] * 3,
+        scale_range=[augment.scale] * 3,
+        padding_mode="border",
+    )
+    sigma = augment.spacing_mm / 3**0.5 * voxels  # that of a cubic B-spline
+    bend = Rand3DElasticd("ct", (sigma, sigma), (size, size), prob=1.0, padding_mode="border")
+    return Compose([affine, bend])
+
+
+def seconds(work: Callable[[], Any], repeats: int) -> float:
+    """Mean CPU time of some runs, of all threads; other load on the machine does not lengthen it much."""
+    started = process_time()
+    for _ in range(repeats):
+        work()
+    return (process_time() - started) / repeats
+
+
+def shares(options: argparse.Namespace, record: dict[str, str], stage: int, workers: int) -> dict[str, Any]:
+    """
+    One training of a few steps, of which the first does not count: seconds a step by the clock, and of them the parts in
+    which training waits for the loader, makes the batch, and runs the network, its loss and its optimizer.
+    """
+    config = configuration(options, stage)
+    batch = options.batch or config["batch_size"]
+    config.update({"num_workers": workers, "batch_size": batch, "epochs": 1})
+    config["train#dataset#data"] = [record] * (batch * (options.steps + 1))
+    trainer = config.get_parsed_content("train#trainer")
+    clock = Stopwatch(trainer.prepare_batch)
+    trainer.prepare_batch = clock.prepare
+    clock.attach(trainer)
+    trainer.run()
+    total = fmean(clock.waiting[1:]) + fmean(clock.stepping[1:])
+    waiting, making = fmean(clock.waiting[1:]) / total, fmean(clock.making[1:]) / total
+    cells = {"waiting": waiting, "making the batch": making, "network": 1 - waiting - making}
+    row = {"stage": stage, "batch": batch, "workers": workers, "steps": options.steps, "s/step": total}
+    return row | {name: f"{share:.1%}" for name, share in cells.items()}
+
+
+class Stopwatch:
+    """Seconds that each iteration waits for its batch, spends in its preparation, and takes with it."""
+
+    def __init__(self, prepare_batch: Callable[..., Any]) -> None:
+        self.prepare_batch = prepare_batch
+        self.waiting: list[float] = []
+        self.making: list[float] = []
+        self.stepping: list[float] = []
+        self.started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        for event in (Events.GET_BATCH_STARTED, Events.ITERATION_STARTED):
+            engine.add_event_handler(event, self._start)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._stop, self.waiting)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop, self.stepping)
+
+    def prepare(self, *arguments: Any, **options: Any) -> Any:
+        started = self._now()
+        prepared = self.prepare_batch(*arguments, **options)
+        self.making.append(self._now() - started)
+        return prepared
+
+    def _start(self, engine: Engine) -> None:
+        self.started = self._now()
+
+    def _stop(self, engine: Engine, kept: list[float]) -> None:
+        kept.append(self._now() - self.started)
+
+    @staticmethod
+    def _now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return perf_counter()
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ct", help="by default the demo's")
+    parser.add_argument("--stages", nargs="*", type=int, choices=(1, 2, 3), default=(1, 2, 3))
+    parser.add_argument("--workers", nargs="+", type=int, default=(0, 2))
+    parser.add_argument("--batch", type=int, help="by default each stage's own")
+    parser.add_argument("--crop", type=int, help="side of the part that is decoded and scored, by default all")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="of each part")
+    parser.add_argument("--quick", action="store_true", help="the small network and cube of tiny.json")
+    parser.add_argument("--markdown", action="store_true")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

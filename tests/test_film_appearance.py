@@ -1,0 +1,126 @@
+"""What is seen on films that say nothing of themselves: projections of a real CT, written as pictures."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, Orientationd
+from PIL import Image
+from radiographs import LATERAL, write_line_integrals
+from scripts import (
+    BiplanarGeometry,
+    LoadCTd,
+    LoadRadiographsd,
+    PrepareXraysd,
+    ResampleToCubed,
+    chest_ct,
+    hu_to_attenuation,
+    project,
+)
+from scripts.film_appearance import lung_slope, mediastinal_contrast
+from scripts.files import write_film_picture
+
+GEOMETRY = BiplanarGeometry(detector_pixels=128)
+
+
+@pytest.fixture(scope="module")
+def chest() -> torch.Tensor:
+    """Attenuation of a real chest, `(1, 1, 64, 64, 64)`."""
+    load = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 64, GEOMETRY.fov_mm)])
+    return hu_to_attenuation(load({"ct": chest_ct()})["ct"].as_tensor()[None])
+
+
+@pytest.fixture(scope="module", params=[("PA", "LL"), ("AP", "RL")])
+def films(chest: torch.Tensor, request) -> dict[str, torch.Tensor]:
+    """The films of two views, and the lateral one as a machine may store it, facing right."""
+    frontal, lateral = project(chest, BiplanarGeometry(views=request.param, detector_pixels=128))[0]
+    return {"frontal": frontal, "lateral": lateral, "turned": lateral.flip(-1)}
+
+
+def told_of(folder: Path, films: dict[str, torch.Tensor], frontal: str, lateral: str, suffix: str = "png") -> list[str]:
+    """What is told of two of the films as pictures, save that these have no spacing; they are used as they are named."""
+    named = {"frontal": frontal, "lateral": lateral}
+    record = {field: str(folder / f"{field}.{suffix}") for field in named}
+    for field, path in record.items():
+        write_film_picture(path, films[named[field]])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        loaded = LoadRadiographsd()(record)
+    assert [loaded[field].path for field in named] == list(record.values())
+    return [str(warning.message) for warning in caught if "no pixel spacing" not in str(warning.message)]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_films_that_are_what_they_are_named_pass_without_a_word(films, tmp_path: Path, suffix: str):
+    assert told_of(tmp_path, films, "frontal", "lateral", suffix) == []
+
+
+@pytest.mark.parametrize(
+    ("frontal", "lateral", "told"),
+    [
+        ("frontal", "frontal", "both look frontal"),
+        ("lateral", "frontal", "the two look exchanged"),
+        ("turned", "frontal", "the two look exchanged"),
+        ("frontal", "turned", "seems to face the other way"),
+    ],
+)
+def test_films_that_are_not_what_they_are_named_are_told(films, tmp_path: Path, frontal: str, lateral: str, told: str):
+    (message,) = told_of(tmp_path, films, frontal, lateral)
+    assert message.startswith(f"{tmp_path}/lateral.png: field 'lateral'")
+    assert told in message
+
+
+def test_a_declared_orientation_silences_the_warning_of_a_lateral_film_that_it_turns(films, tmp_path: Path):
+    paths = {"frontal": str(tmp_path / "frontal.png"), "lateral": str(tmp_path / "turned.png")}
+    for path in paths.values():
+        write_film_picture(path, films[Path(path).stem])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", message=".*no pixel spacing")
+        LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})(paths)
+
+
+def test_tags_go_before_what_the_picture_looks_like(films, tmp_path: Path):
+    """A file that says View Position and Patient Orientation is believed."""
+    for name in ("frontal", "turned"):
+        film = films[name].numpy()
+        record = {
+            "frontal": write_line_integrals(tmp_path / "frontal.dcm", films["frontal"].numpy()),
+            "lateral": write_line_integrals(tmp_path / "lateral.dcm", film, **LATERAL),
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            LoadRadiographsd()(record)
+
+
+def test_brightness_contrast_and_a_border_do_not_change_what_is_seen(films, tmp_path: Path):
+    for name, film in films.items():
+        write_film_picture(str(tmp_path / "plain.png"), film)
+        plain = np.asarray(Image.open(tmp_path / "plain.png"))
+        framed = np.pad((plain * 0.5 + 60).astype(np.uint8), 6, constant_values=255)
+        Image.fromarray(framed).save(tmp_path / "framed.png")
+        with pytest.warns(UserWarning, match="no pixel spacing"):
+            paths = [str(tmp_path / f"{kind}.png") for kind in ("plain", "framed")]
+            seen = [LoadRadiographsd()({"frontal": path})["frontal"] for path in paths]
+        for measure in (mediastinal_contrast, lung_slope):
+            assert measure(seen[0]) == pytest.approx(measure(seen[1]), abs=0.03), name
+
+
+def test_a_projected_ct_comes_back_from_a_picture_to_its_place_on_the_detector(films, tmp_path: Path):
+    """Its air is black up to the edges, and is no border whose width would change the scale."""
+    prepare = PrepareXraysd(["frontal", "lateral"], GEOMETRY, 8.0, (0, 100), (0.0, 1.0))
+    record = {field: str(tmp_path / f"{field}.png") for field in ("frontal", "lateral")}
+    for field, path in record.items():
+        write_film_picture(path, films[field])
+    with pytest.warns(UserWarning, match="no pixel spacing"):
+        placed = prepare(LoadRadiographsd()(record))
+    for field in record:
+        film = films[field]
+        grey = (film - film.min()) / (film.max() - film.min())
+        assert (grey[:, 0] == 0).all() and grey[64].max() > 0.3
+        torch.testing.assert_close(placed[field][0], grey, atol=0.05, rtol=0)
+        assert (placed[field][0] - grey).abs().mean() < 0.005

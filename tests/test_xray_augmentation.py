@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bundle_runs import ROOT
+from monai.bundle import ConfigParser
+from monai.transforms import Compose, RandGaussianSmoothd
+from PIL import Image
+from scripts import (
+    BiplanarGeometry,
+    InputError,
+    LoadRadiographsd,
+    PrepareXraysd,
+    ProjectCT,
+    RandCollimationd,
+    RandGeometry,
+    RandPhotonNoised,
+    RandPresentationd,
+)
+from torch.nn.functional import affine_grid, grid_sample
+
+PIXELS = 64
+SET_UP = BiplanarGeometry(detector_pixels=PIXELS)
+
+
+def sample(*shape: int) -> dict[str, torch.Tensor]:
+    """X-rays without structure, wholly exposed."""
+    return {"xrays": torch.rand(shape or (2, PIXELS, PIXELS)), "exposed": torch.ones(shape or (2, PIXELS, PIXELS)).bool()}
+
+
+# Photon noise
+
+
+@pytest.mark.parametrize("line_integral", [0.0, 2.0, 5.0])
+def test_photon_noise_has_the_mean_and_the_variance_of_its_counts(line_integral: float):
+    photons, scale = 1e5, 8.0
+    noise = RandPhotonNoised("xrays", scale, (photons, photons), prob=1.0)
+    read = noise({"xrays": torch.full((2, 400, 400), line_integral / scale)})["xrays"].double() * scale
+    variance = math.exp(line_integral) / photons
+    assert read.mean().item() == pytest.approx(line_integral + variance / 2, abs=4 * math.sqrt(variance / 320_000))
+    assert read.var().item() == pytest.approx(variance, rel=0.02)
+
+
+def test_a_pixel_without_a_photon_reads_one():
+    read = RandPhotonNoised("xrays", 1.0, (1e4, 1e4), prob=1.0)({"xrays": torch.full((2, 8, 8), 50.0)})["xrays"]
+    torch.testing.assert_close(read, torch.full_like(read, math.log(1e4)))
+
+
+def test_the_number_of_photons_is_spread_over_its_decades():
+    noise, found = RandPhotonNoised("xrays", 1.0, (1e2, 1e6), prob=1.0), []
+    noise.set_random_state(seed=0)
+    for _ in range(200):
+        found.append(-math.log10(noise({"xrays": torch.zeros(1, 64, 64)})["xrays"].var().item()))
+    assert np.mean(np.array(found) < 4) == pytest.approx(0.5, abs=0.1)
+    assert 1.8 < min(found) < 2.4 and 5.6 < max(found) < 6.2
+
+
+# Blur
+
+
+def test_blur_keeps_the_mean_and_lowers_the_contrast():
+    parser = configured()
+    blur = next(t for t in parser.get_parsed_content("augment_xrays").transforms if isinstance(t, RandGaussianSmoothd))
+    blur.prob = 1.0
+    film = torch.zeros(2, PIXELS, PIXELS)
+    film[:, 16:48, 16:48] = torch.rand(2, 32, 32)
+    smooth = Compose([blur]).set_random_state(seed=0)({"xrays": film})["xrays"]
+    assert smooth.mean().item() == pytest.approx(film.mean().item(), rel=1e-3)
+    assert smooth.std() < film.std()
+
+
+# Collimation
+
+
+def test_a_collimated_film_shows_a_rectangle_and_is_zero_outside_in_each_view_by_itself():
+    mask = RandCollimationd("exposed", 0.3, prob=1.0).set_random_state(seed=1)(sample())["exposed"]
+    rectangles = []
+    for view in mask:
+        rows, columns = (torch.nonzero(view.any(axis))[[0, -1], 0].tolist() for axis in (1, 0))
+        assert view[rows[0] : rows[1] + 1, columns[0] : columns[1] + 1].all()
+        assert view.sum() == (rows[1] - rows[0] + 1) * (columns[1] - columns[0] + 1) < view.numel()
+        assert min(rows[0], columns[0]) >= 0 and max(rows[0], columns[0], 63 - rows[1], 63 - columns[1]) <= round(0.3 * 64)
+        rectangles.append((rows, columns))
+    assert rectangles[0] != rectangles[1]
+
+
+def test_collimation_shows_nothing_that_was_not_exposed():
+    exposed = torch.rand(2, PIXELS, PIXELS) > 0.5
+    mask = RandCollimationd("exposed", 0.3, prob=1.0)({"exposed": exposed})["exposed"]
+    assert not (mask & ~exposed).any()
+
+
+def test_all_that_the_configuration_does_leaves_what_is_not_exposed_at_zero_as_prepared_films_have_it():
+    augment = configured().get_parsed_content("augment_xrays")
+    for transform in augment.transforms[:-1]:
+        getattr(transform, "set_prob", lambda prob: None)(1.0)
+        transform.prob = 1.0
+    films = sample()
+    films["exposed"][:, :9] = False
+    given = augment.set_random_state(seed=0)(films)
+    hidden = ~torch.as_tensor(given["exposed"])
+    assert hidden[:, :9].all() and hidden[:, 9:].any()
+    assert not given["xrays"][hidden].any()
+    assert (given["xrays"][~hidden] != 0).float().mean() > 0.99
+
+
+# Presentation
+
+
+def test_a_film_for_presentation_is_what_preparation_makes_of_such_a_file(tmp_path: Path):
+    """Of an 8-bit picture with a collimated frame, at the detector's pixels."""
+    picture = np.random.default_rng(0).integers(30, 220, (PIXELS, PIXELS)).astype(np.uint8)
+    picture[:6] = picture[-4:] = 0
+    Image.fromarray(picture).save(tmp_path / "film.png")
+    record = {"frontal": str(tmp_path / "film.png")}
+    with pytest.warns(UserWarning, match="no pixel spacing"):
+        loaded = LoadRadiographsd()(record)
+    prepared = PrepareXraysd("frontal", SET_UP, 8.0, (1, 99), (0.0, 0.7))(loaded)["frontal"]
+    height = PIXELS - 10  # the rest is placed about the middle
+    film = torch.zeros(1, PIXELS, PIXELS)
+    film[0, 5 : 5 + height] = torch.from_numpy(picture[6:-4]) / 255.0
+    exposed = film != 0
+    show = RandPresentationd("xrays", "exposed", (1, 99), (0.0, 0.7), prob=1.0)
+    shown = show({"xrays": film, "exposed": exposed})["xrays"] * exposed
+    torch.testing.assert_close(shown, prepared, rtol=0, atol=1e-4)
+
+
+def test_the_configuration_standardises_films_as_it_prepares_them():
+    config = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
+    prepare = next(t for t in config["load"]["transforms"] if t["_target_"] == "scripts.PrepareXraysd")
+    show = next(t for t in config["augment_xrays"]["transforms"] if t["_target_"] == "scripts.RandPresentationd")
+    assert all(show[name] == prepare[name] for name in ("percentiles", "standard_range"))
+
+
+def configured() -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundle" / "configs" / "train.json"))
+    return parser
+
+
+# Pose and distance
+
+
+def test_distances_err_together_so_that_the_isocentre_keeps_its_magnification():
+    draw, factors = RandGeometry(SET_UP, distance=0.05, degrees=2.0, turned=0.0).set_random_state(seed=0), []
+    for _ in range(50):
+        geometry = draw()
+        assert geometry.magnification(0.0) == pytest.approx(SET_UP.magnification(0.0))
+        assert replace(geometry, source_to_isocentre_mm=1600.0, source_to_detector_mm=1800.0) == SET_UP
+        factors.append(geometry.source_to_isocentre_mm / SET_UP.source_to_isocentre_mm)
+    assert 0.95 <= min(factors) < 0.96 and 1.04 < max(factors) <= 1.05
+
+
+def test_the_patient_stands_turned_in_a_part_of_the_cases_by_small_angles_in_each_view():
+    draw = RandGeometry(SET_UP, distance=0.0, degrees=2.0, turned=0.25).set_random_state(seed=0)
+    set_ups = [draw() for _ in range(400)]
+    turned = torch.tensor([geometry.angles_deg for geometry in set_ups if not geometry.is_along_axes])
+    assert len(turned) / 400 == pytest.approx(0.25, abs=0.06)
+    assert turned.abs().max() <= 2 and (turned != 0).all()
+    assert not torch.allclose(turned[:, 0], turned[:, 1])
+
+
+def test_a_distance_at_which_the_detector_is_too_small_is_refused_at_once():
+    with pytest.raises(InputError, match="detector_size_mm"):
+        RandGeometry(SET_UP, distance=0.4, degrees=0.0, turned=0.0)
+
+
+def test_no_error_of_the_pose_is_the_nominal_projection():
+    hu, project = smooth_body(), ProjectCT(SET_UP, 8.0)
+    geometry = RandGeometry(SET_UP, distance=0.0, degrees=0.0, turned=1.0)()
+    assert torch.equal(project(hu, geometry), project(hu))
+
+
+@pytest.mark.parametrize(("view", "angle", "axis"), [(0, 0, 2), (0, 1, 0), (0, 2, 1), (1, 0, 2), (1, 1, 1), (1, 2, 0)])
+def test_the_projection_of_a_patient_who_stands_turned_is_that_of_the_turned_ct(view: int, angle: int, axis: int):
+    """Turning source and detector one way is turning the body the other, to 1 % of its largest line integral."""
+    angles, hu = torch.zeros(2, 3), smooth_body()
+    angles[view, angle] = 5.0
+    project = ProjectCT(SET_UP, 8.0)
+    seen = project(hu, replace(SET_UP, angles_deg=angles.tolist()))[view]
+    turned = project(rotated(hu, -5.0, axis))[view]
+    nominal = project(hu)[view]
+    assert (seen - turned).abs().max() < 0.01 * nominal.max()
+    assert (nominal - turned).abs().max() > 0.03 * nominal.max()
+
+
+def smooth_body(size: int = 96) -> torch.Tensor:
+    """Two blobs in air, `(1, size, size, size)` in HU, that look different from everywhere."""
+    side = torch.linspace(-180, 180, size)
+    x, y, z = torch.meshgrid(side, side, side, indexing="ij")
+    first = torch.exp(-(((x - 40) / 40) ** 2 + ((y + 30) / 50) ** 2 + ((z - 50) / 30) ** 2))
+    second = torch.exp(-(((x + 50) / 30) ** 2 + ((y - 60) / 40) ** 2 + ((z + 60) / 50) ** 2))
+    return (-1000 + 1000 * (first + second))[None]
+
+
+def rotated(hu: torch.Tensor, degrees: float, axis: int) -> torch.Tensor:
+    """The body turned about an axis of the cube, right-handed."""
+    angle, (a, b) = math.radians(degrees), ((axis + 1) % 3, (axis + 2) % 3)
+    matrix = torch.eye(3)
+    matrix[a, a] = matrix[b, b] = math.cos(angle)
+    matrix[a, b], matrix[b, a] = -math.sin(angle), math.sin(angle)
+    inverse = matrix.T.flip(0, 1)  # grid_sample has Z, Y, X
+    grid = affine_grid(torch.cat([inverse, torch.zeros(3, 1)], 1)[None], [1, *hu.shape], align_corners=False)
+    return grid_sample(hu[None] + 1000, grid, align_corners=False)[0] - 1000
