@@ -8,6 +8,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py train      train one stage or all three
     python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray
     python launch.py evaluate   score trained weights on the test section of a dataset
+    python launch.py package    pack the bundle for a model zoo
 
 Research use only, not for diagnosis. Needs Python 3.10 or newer and nothing else.
 """
@@ -106,6 +107,12 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     verb.set_defaults(verb=evaluate)
 
+    verb = verbs.add_parser("package", help="pack the bundle for a model zoo, with its SHA-256")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--without-weights", action="store_true", help="leave bundle/models/model.pt out")
+    verb.add_argument("--large-files-url", metavar="URL", help="where files above 25 MB will lie: {version}, {path}")
+    verb.set_defaults(verb=package)
+
     arguments, further = parser.parse_known_args()
     if further and arguments.verb is not test:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
@@ -143,11 +150,8 @@ def test(arguments: argparse.Namespace) -> None:
 
 
 def datalist(arguments: argparse.Namespace) -> None:
-    line = ["-m", "scripts.datalist", arguments.dataset_dir.as_posix()]
-    line += [f"--{option}" for option in ("overwrite", "check") if getattr(arguments, option)]
-    status = run([str(PYTHON), *line], shown_as=f"cd bundle && {shown(['python', *line])}", folder=ROOT / "bundle")
-    if status != 0:
-        raise LaunchError(f"the command above ended with status {status}; its message is above.")
+    options = [f"--{option}" for option in ("overwrite", "check") if getattr(arguments, option)]
+    bundle_script("scripts.datalist", arguments.dataset_dir.as_posix(), *options)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -187,6 +191,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print_summary(report["summary"])
     worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
     print(f"\nWorst cases: {', '.join(worst)}. Every case is in {arguments.output / 'metrics.csv'}.")
+
+
+def package(arguments: argparse.Namespace) -> None:
+    options = ["--without-weights"] if arguments.without_weights else []
+    options += ["--large-files-url", arguments.large_files_url] if arguments.large_files_url else []
+    bundle_script("scripts.package", arguments.output.as_posix(), *options)
 
 
 def demo_dataset(output: Path, overlay: Path | None) -> Path:
@@ -278,6 +288,14 @@ def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **ov
     status = run([str(PYTHON), *line], shown_as=shown(["python", *line]), error_log=output / "error.log")
     if status != 0:
         raise LaunchError(f"the command above ended with status {status}.")
+
+
+def bundle_script(module: str, *arguments: str) -> None:
+    """Runs one of the bundle's scripts that have a command line, from the bundle's folder."""
+    line = ["-m", module, *arguments]
+    status = run([str(PYTHON), *line], shown_as=f"cd bundle && {shown(['python', *line])}", folder=ROOT / "bundle")
+    if status != 0:
+        raise LaunchError(f"the command above ended with status {status}; its message is above.")
 
 
 def as_text(value: Path | str) -> str:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,6 +36,13 @@ OVERLAY = {
     "network_def#detail_channels": 4,
 }
 """The configuration of the `small_cascade`: a cascade of 16, 32 and 64 voxels."""
+
+
+def network_of(bundle: Path) -> torch.nn.Module:
+    """The network of a bundle's `inference.json`, without its weights."""
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    return parser.get_parsed_content("network_def").eval()
 
 
 def stage_configs(stage: int, *further: Path) -> list[str]:

@@ -6,6 +6,7 @@ phantoms on which the three stages are trained once by their `monai.bundle run` 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from bundle_runs import OVERLAY, bundle_run, stage_configs  # noqa: E402
+from bundle_runs import OVERLAY, ROOT, bundle_run, network_of, stage_configs  # noqa: E402
 from phantoms import write_phantoms  # noqa: E402
+from monai.bundle import ConfigParser  # noqa: E402
 from scripts import BiplanarGeometry, ProgressiveCascadeModel  # noqa: E402
 
 
@@ -34,9 +36,9 @@ def geometry() -> BiplanarGeometry:
 
 @pytest.fixture
 def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascadeModel]:
-    """Builds a 16/32/64 cascade of tiny widths from a fixed seed; arguments override."""
+    """Builds a 16/32/64 cascade of tiny widths from a fixed seed, of this kind; arguments override."""
 
-    def build(**arguments) -> ProgressiveCascadeModel:
+    def build(kind: type[ProgressiveCascadeModel] = ProgressiveCascadeModel, **arguments) -> ProgressiveCascadeModel:
         torch.manual_seed(0)
         sizes = {
             "tokens": 4,
@@ -52,7 +54,7 @@ def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascad
             "detail_channels": 4,
             "feature_dropout": 0.0,
         }
-        return ProgressiveCascadeModel(**{"geometry": geometry, **sizes, **arguments})
+        return kind(**{"geometry": geometry, **sizes, **arguments})
 
     return build
 
@@ -68,6 +70,25 @@ def awaken() -> Callable[[torch.nn.Module], torch.nn.Module]:
         return module
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the bundle with the sizes of :data:`OVERLAY` in its own configs, and random weights that fit them."""
+    folder = tmp_path_factory.mktemp("tiny") / "biplanar_xray_ct_reconstruction"
+    shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.pth"))
+    shapes = {"inputs#image": [128, 128], "outputs#pred": [64, 64, 64]}
+    formats = {f"network_data_format#{name}#spatial_shape": shape for name, shape in shapes.items()}
+    for name, values in {"train": OVERLAY, "inference": OVERLAY, "metadata": formats}.items():
+        config = folder / "configs" / f"{name}.json"
+        parser = ConfigParser(json.loads(config.read_text(encoding="utf-8")))
+        parser.update({key: value for key, value in values.items() if key.split("#")[0] in parser})
+        config.write_text(json.dumps(parser.get(), indent=4), encoding="utf-8")
+    torch.manual_seed(0)
+    weights = network_of(folder).state_dict()
+    drawn = {name: weight + 0.05 * torch.randn_like(weight) for name, weight in weights.items()}
+    torch.save(drawn, folder / "models" / "model.pt")
+    return folder
 
 
 @dataclass

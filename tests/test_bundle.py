@@ -15,6 +15,8 @@ from bundle_runs import ROOT, bundle_run, stage_configs
 from packaging.requirements import Requirement
 
 BUNDLE = ROOT / "bundle"
+DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
+"""Packages whose modules have another name."""
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 
 
@@ -31,6 +33,15 @@ def strings(content: Any) -> list[str]:
     return [content] if isinstance(content, str) else []
 
 
+def imported(path: Path) -> set[str]:
+    """The top names of what a script imports from outside its package."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+    return {module.split(".")[0] for module in modules}
+
+
 def test_the_bundle_works_when_copied_elsewhere_alone(dataset: Path, overlay: Path, tmp_path: Path):
     shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.pth"))
     places = {"dataset_dir": dataset, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "output"}
@@ -40,15 +51,12 @@ def test_the_bundle_works_when_copied_elsewhere_alone(dataset: Path, overlay: Pa
 
 
 def test_the_scripts_import_nothing_from_outside_the_bundle_but_its_requirements():
-    names = {"PIL": "pillow", "ignite": "pytorch-ignite"}
     listed = [line.split("#")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
     allowed = {Requirement(line).name for line in listed if line.strip()} | {"pillow", "scipy"}
     for path in (BUNDLE / "scripts").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-            for module in (module.split(".")[0] for module in modules):
-                assert module in sys.stdlib_module_names or names.get(module, module) in allowed, (path.name, module)
+        for module in imported(path):
+            name = DISTRIBUTIONS.get(module, module)
+            assert module in sys.stdlib_module_names or name in allowed, (path.name, module)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -77,7 +85,9 @@ def test_inference_and_training_agree_on_what_they_share():
     train, inference = read("train"), read("inference")
     for name in ("geometry", "hu_window", "xray_scale", "film_scale", "film_orientation"):
         assert inference[name] == train[name]
-    assert inference["network_def"] == {k: v for k, v in train["network_def"].items() if k != "trained_stage"}
+    own = {"_target_", "stages", "trained_stage"}
+    networks = [{k: v for k, v in config["network_def"].items() if k not in own} for config in (train, inference)]
+    assert networks[0] == networks[1]
     films = [t for c in (train["load"], inference["preprocessing"]) for t in c["transforms"] if "percentiles" in t]
     films[0].pop("allow_missing_keys")
     assert films[0] == films[1]
@@ -101,6 +111,33 @@ def test_the_metadata_has_what_the_zoo_asks_for():
         assert metadata[key]
     assert "not for diagnosis" in metadata["intended_use"]
     assert (BUNDLE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_metadatas_versions_are_those_installed():
+    """Save for the last number."""
+    metadata = read("metadata")
+    keys = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+    named = {name: metadata[key] for name, key in keys.items()}
+    for name, found in {**named, **metadata["required_packages_version"]}.items():
+        assert found.split(".")[:2] == version(name).split(".")[:2], name
+
+
+def test_the_metadata_names_every_package_that_the_scripts_import():
+    metadata = read("metadata")
+    named = {"monai", "torch", "numpy", "pillow", *metadata["required_packages_version"]}  # torchvision brings pillow
+    for path in (BUNDLE / "scripts").glob("*.py"):
+        for module in imported(path) - set(sys.stdlib_module_names):
+            assert DISTRIBUTIONS.get(module, module) in named, (path.name, module)
+
+
+def test_evaluation_figures_are_those_of_the_evaluation_itself():
+    """`docs/metrics.json` is the report of `evaluate.json`; figures are means of its cases, and absent without it."""
+    figures, path = read("metadata").get("eval_metrics"), BUNDLE / "docs" / "metrics.json"
+    assert (figures is not None) == path.is_file()
+    if figures is not None:
+        rows = [row for row in json.loads(path.read_text(encoding="utf-8"))["cases"] if row["method"] == "stage 3"]
+        for name, value in figures.items():
+            assert value == round(sum(row[name] for row in rows) / len(rows), 2), name
 
 
 def test_the_metadatas_versions_lie_in_the_required_ranges():

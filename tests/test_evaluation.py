@@ -103,7 +103,7 @@ def test_the_scores_are_those_of_the_files(report: Report, case: str, stage: int
 def test_the_mean_volume_is_the_mean_of_the_training_records(evaluate: Callable[..., Report], report, tmp_path: Path):
     """Trained on two test cases, without augmentation, it errs in each by half of their difference."""
     records = "$scripts.load_records(@datalist, 'test')[:2]"
-    plain = {"augment": {"_target_": "Compose", "transforms": []}, "evaluate#training_dataset#data": records}
+    plain = {"augment": {"_target_": "Compose", "transforms": []}, "training_dataset#data": records}
     row = evaluate(tmp_path, **plain, mean_volume_draws=2).row("phantom_5", 64, "mean volume")
     difference = report.volume("phantom_5", "truth") - report.volume("phantom_6", "truth")
     assert row["mae_hu"] == pytest.approx(np.abs(difference).mean() / 2, abs=0.2)
@@ -129,7 +129,7 @@ def test_two_processes_write_the_table_of_one_although_their_cases_are_uneven(
     """Three cases, of which two are written, one by each process."""
     configs = ["bundle/configs/train.json", "bundle/configs/evaluate.json", str(overlay)]
     places = {"dataset_dir": dataset, "weights": trained.folder / "stage3_best.pth", "output_dir": tmp_path}
-    three = {"evaluate#dataset#data": "$scripts.load_records(@datalist, 'test')[:3]", "written_cases": 2}
+    three = {"validate#dataset#data": "$scripts.load_records(@datalist, 'test')[:3]", "written_cases": 2}
     run = bundle_run("run", configs, processes=2, **places, **three)
     assert run.returncode == 0, run.stdout[-3000:]
     with open(tmp_path / "metrics.csv", newline="", encoding="utf-8") as file:
@@ -226,7 +226,7 @@ def test_every_written_volume_lies_where_its_ct_lies(report: Report):
 
 def test_the_size_of_the_batch_changes_no_score(evaluate: Callable[..., Report], report: Report, tmp_path: Path):
     alike = "$[r for r in scripts.load_records(@datalist, 'test') if 'frontal' not in r]"
-    batched = evaluate(tmp_path, **{"evaluate#dataset#data": alike, "evaluate#dataloader#batch_size": 2})
+    batched = evaluate(tmp_path, **{"validate#dataset#data": alike, "validate#dataloader#batch_size": 2})
     assert [row["case"] for row in batched.content["cases"]] == [case for case in CASES[0::2] for _ in METHODS]
     for row in batched.content["cases"]:
         alone = report.row(row["case"], row["size"], row["method"])

@@ -24,6 +24,7 @@ from scripts import (
     BiplanarGeometry,
     CheckpointError,
     FinalVolumeInferer,
+    FinalVolumeModel,
     InputError,
     LoadCTd,
     OutputError,
@@ -353,6 +354,8 @@ def test_the_window_is_undone_and_what_lies_outside_is_clipped():
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_the_inferer_gives_the_last_volume_alone(small_cascade, awaken, stages: int):
-    model, xrays = awaken(small_cascade()), torch.rand(2, 2, 128, 128)
+    whole, xrays = awaken(small_cascade()), torch.rand(2, 2, 128, 128)
+    final = small_cascade(FinalVolumeModel, stages=stages)
+    final.load_state_dict(whole.state_dict(), strict=True)
     with torch.no_grad():
-        assert torch.equal(FinalVolumeInferer(stages)(xrays, model), model(xrays, stages=3)[stages - 1])
+        assert torch.equal(FinalVolumeInferer()(xrays, final), whole(xrays, stages=3)[stages - 1])

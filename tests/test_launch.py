@@ -89,6 +89,8 @@ def test_it_needs_nothing_but_python():
         (["evaluate", "--dataset_dir", "d", "--gpus", "2"], "evaluate", {"gpus": 2}),
         (["datalist", "d"], "datalist", {"dataset_dir": Path.cwd() / "d", "check": False, "overwrite": False}),
         (["datalist", "d", "--check"], "datalist", {"check": True}),
+        (["package", "--output", "d"], "package", {"output": Path.cwd() / "d", "without_weights": False}),
+        (["package", "--output", "d", "--large-files-url", "u"], "package", {"large_files_url": "u"}),
         (["test"], "test", {"pytest": []}),
         (["test", "-k", "words", "tests/test_files.py"], "test", {"pytest": ["-k", "words", "tests/test_files.py"]}),
     ],
@@ -110,6 +112,7 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
         ["evaluate"],
         ["demo", "-k"],
         ["datalist"],
+        ["package"],
         ["datalist", "d", "--check", "--overwrite"],
     ],
 )
@@ -449,3 +452,20 @@ def test_the_evaluations_table_shows_every_group_and_method(command, weights: Pa
         assert sum(f"³  {name} " in row for row in rows) == 2  # one for each group
     assert sum("³  mean volume " in row for row in rows) == 6  # and each size
     assert (tmp_path / "output" / "metrics.csv").is_file()
+
+
+def test_package_leaves_the_archive_and_its_checksum(command, tmp_path: Path, capfd):
+    assert command("package", "--output", tmp_path / "out", "--without-weights") == 0
+    archive, checksum = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert archive.startswith("biplanar_xray_ct_reconstruction_v") and checksum == f"{archive}.sha256"
+    output = capfd.readouterr().out
+    assert f"$ cd bundle && python -m scripts.package {tmp_path}/out --without-weights\n" in output
+    assert "The archive holds no weights.\n" in output
+
+
+def test_a_package_that_cannot_be_written_ends_with_one_clear_error(command, tmp_path: Path, capfd):
+    (tmp_path / "taken").write_text("a file")
+    assert command("package", "--output", tmp_path / "taken", "--without-weights") == 1
+    error = capfd.readouterr().err
+    assert "\nerror: " in error and str(tmp_path / "taken") in error
+    assert "Traceback" not in error

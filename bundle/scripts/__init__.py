@@ -4,7 +4,7 @@ from . import distributed, evaluation, metrics, resume, safeguards
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, ProjectCT
 from .caching import cached
-from .cascade import ProgressiveCascadeModel
+from .cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .deformation import RandDeformd
 from .demo_data import chest_ct, write_dataset
@@ -52,6 +52,7 @@ __all__ = [
     "EpochReport",
     "EvaluationReport",
     "FinalVolumeInferer",
+    "FinalVolumeModel",
     "GeometryOfFilmsd",
     "GradientGuard",
     "GradientMagnitudeLoss",

@@ -178,3 +178,24 @@ class ProgressiveCascadeModel(nn.Module):
     def _check_stage(self, stage: int) -> None:
         if stage not in range(1, len(self.stages) + 1):
             raise ValueError(f"ProgressiveCascadeModel: stage is {stage!r}, expected 1, 2 or 3.")
+
+
+class FinalVolumeModel(ProgressiveCascadeModel):
+    """
+    The cascade for tools that expect one prediction: the same parameters under the same names, one volume.
+
+    Args:
+        stages: the stage to stop after.
+        network: as in :class:`ProgressiveCascadeModel`.
+    """
+
+    def __init__(self, stages: int = NUMBER_OF_STAGES, **network) -> None:
+        super().__init__(**network)
+        self._check_stage(stages)
+        self.final_stage = stages
+
+    def forward(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, slabs: int = 1
+    ) -> torch.Tensor:
+        """X-rays `(B, 2, P, P)` to `(B, 1, S, S, S)`; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
+        return super().forward(xrays, geometry, self.final_stage, slabs=slabs)[-1]

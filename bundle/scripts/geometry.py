@@ -92,7 +92,7 @@ class BiplanarGeometry:
                 f"BiplanarGeometry: angles_deg has shape {shape}, expected three for each view, (2, 3), or a tensor "
                 f"(B, 2, 3) for the cases of a batch."
             )
-        largest = float(torch.as_tensor(self.angles_deg).detach().abs().max())
+        largest = _largest(self.angles_deg)
         if not largest <= LARGEST_ANGLE:
             raise InputError(
                 f"BiplanarGeometry: angles_deg holds {largest:g} degrees, expected at most {LARGEST_ANGLE:g} off the "
@@ -143,7 +143,7 @@ class BiplanarGeometry:
     @property
     def is_along_axes(self) -> bool:
         """Whether both views of every case look along the cube's axes."""
-        return not bool(torch.as_tensor(self.angles_deg).any())
+        return _largest(self.angles_deg) == 0
 
     @property
     def requires_grad(self) -> bool:
@@ -245,6 +245,11 @@ def _bounds(value: float | torch.Tensor) -> tuple[float, float]:
     if not isinstance(value, torch.Tensor):
         return value, value
     return float(value.detach().min()), float(value.detach().max())
+
+
+def _largest(values: tuple | torch.Tensor) -> float:
+    """The largest absolute value."""
+    return float(values.detach().abs().max() if isinstance(values, torch.Tensor) else np.abs(values).max())
 
 
 def _cosine_and_sine(degrees: float | torch.Tensor):

@@ -52,6 +52,11 @@ class Region:
         index = torch.arange(self.start[axis], self.stop[axis], dtype=torch.float64, device=device)
         return (index - (self.size - 1) / 2) * (extent / self.size)
 
+    def ends(self, axis: int, extent: float) -> tuple[float, float]:
+        """The first and the last of :meth:`centres`, as plain numbers."""
+        first, last = self.start[axis], self.stop[axis] - 1
+        return tuple((index - (self.size - 1) / 2) * (extent / self.size) for index in (first, last))
+
     def widened(self, margin: int, multiple: int = 1) -> Region:
         """The region with `margin` voxels more on each side and edges at multiples of `multiple`, inside the cube."""
         start = tuple(max(0, (first - margin) // multiple * multiple) for first in self.start)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding, embedding_bag
 
 from .geometry import BiplanarGeometry
 from .region import Region
@@ -58,7 +58,7 @@ def project_along_axes(volume: torch.Tensor, geometry: BiplanarGeometry, region:
         `(B, 2, P, P)`; the length of each ray in a slice is the caller's to multiply with.
     """
     pixels = geometry.detector_pixels
-    return _Project.apply(volume, _weights(geometry, region, pixels, volume, interpolate_voxels=True))
+    return _computed(_Project, volume, _weights(geometry, region, pixels, volume, interpolate_voxels=True))
 
 
 def lift_along_axes(films: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
@@ -73,17 +73,28 @@ def lift_along_axes(films: torch.Tensor, geometry: BiplanarGeometry, region: Reg
     Returns:
         `(B, 2, C, X, Y, Z)`, RAS+.
     """
-    return _Lift.apply(films, region.shape, _weights(geometry, region, films.shape[-1], films, interpolate_voxels=False))
+    weights = _weights(geometry, region, films.shape[-1], films, interpolate_voxels=False)
+    return _computed(_Lift, films, region.shape, weights)
+
+
+def _computed(function: type[torch.autograd.Function], tensor: torch.Tensor, *further) -> torch.Tensor:
+    """`function` of a tensor; without a gradient the forward alone, which can be traced and exported."""
+    needs_gradient = torch.is_grad_enabled() and tensor.requires_grad
+    return (function.apply if needs_gradient else function.forward)(tensor, *further)
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, volume: torch.Tensor, weights: list[list[Weights]]) -> torch.Tensor:
-        ctx.weights, ctx.shape = weights, volume.shape
+    def forward(volume: torch.Tensor, weights: list[list[Weights]]) -> torch.Tensor:
         return torch.cat([
             torch.stack([_slices_to_films(cases, view, taps.to_film) for view, taps in enumerate(views)], dim=1)
             for cases, views in zip(volume.tensor_split(len(weights)), weights)
         ])
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        volume, ctx.weights = inputs
+        ctx.shape = volume.shape
 
     @staticmethod
     @once_differentiable
@@ -99,14 +110,17 @@ class _Project(torch.autograd.Function):
 
 class _Lift(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, films: torch.Tensor, shape: tuple[int, int, int], weights: list[list[Weights]]) -> torch.Tensor:
-        ctx.weights = weights
+    def forward(films: torch.Tensor, shape: tuple[int, int, int], weights: list[list[Weights]]) -> torch.Tensor:
         volumes = films.new_empty(*films.shape[:3], *shape)
         for case, cubes, views in zip(films, volumes, weights * (len(films) // len(weights))):
             for view, taps in enumerate(views):
                 for place, voxels in _films_to_slices(case[view], view, taps.to_slices):
                     cubes[view][place] = voxels
         return volumes
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+        *_, ctx.weights = inputs
 
     @staticmethod
     @once_differentiable
@@ -163,6 +177,8 @@ def _films_to_slices(
 
 def _weighted_sums(rows: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Weighted sums of rows: `(R, L)` rows and two tables `(N, K)` to `(N, L)`."""
+    if torch.compiler.is_exporting():  # ONNX has a loop over bags, but no operator
+        return torch.einsum("nk,nkl->nl", weight, embedding(index, rows))
     return embedding_bag(index, rows, mode="sum", per_sample_weights=weight)
 
 
@@ -193,19 +209,26 @@ def _view_weights(
     magnification = geometry.magnification(depth * geometry.depth_sign(view))[:, None]
     voxels_per_pixel = pixel_mm / (voxel_mm * magnification)
     half_width = torch.ones_like(magnification) if interpolate_voxels else voxels_per_pixel
+    # The widest in plain numbers, from the outermost slices: an exporter knows no tensor's values.
+    ends = (geometry.magnification(end * geometry.depth_sign(view)) for end in region.ends(main, geometry.fov_mm))
+    extremes = [pixel_mm / (voxel_mm * end) for end in ends]
+    widest = (1.0, 1 / min(extremes)) if interpolate_voxels else (max(extremes), 1.0)
     middle, film_mm = (pixels - 1) / 2, _centred(pixels, like.device) * pixel_mm
     to_film, to_slices = [], []
     for voxels in in_plane:
         voxel_of_pixel = (-film_mm / magnification - voxels[0]) / voxel_mm
         pixel_of_voxel = middle - voxels * magnification / pixel_mm
-        to_film.append(_tents(voxel_of_pixel, half_width, len(voxels), like))
-        to_slices.append(_tents(pixel_of_voxel, half_width / voxels_per_pixel, pixels, like))
+        to_film.append(_tents(voxel_of_pixel, half_width, widest[0], len(voxels), like))
+        to_slices.append(_tents(pixel_of_voxel, half_width / voxels_per_pixel, widest[1], pixels, like))
     return Weights(Resampling(*to_film), Resampling(*to_slices))
 
 
-def _tents(centre: torch.Tensor, half_width: torch.Tensor, count: int, like: torch.Tensor) -> Taps:
-    """The cells of a row of `count` within `half_width` of each centre `(slices, N)`, weighted by a tent of height 1."""
-    reached = max(1, ceil(2 * float(half_width.max()) - 1e-9))
+def _tents(centre: torch.Tensor, half_width: torch.Tensor, widest: float, count: int, like: torch.Tensor) -> Taps:
+    """
+    The cells of a row of `count` within `half_width`, at most `widest`, of each centre `(slices, N)`, weighted by a tent
+    of height 1.
+    """
+    reached = max(1, ceil(2 * widest - 1e-9))
     index = (centre - half_width).floor().long()[..., None] + torch.arange(1, reached + 1, device=centre.device)
     weight = (1 - (index - centre[..., None]).abs() / half_width[..., None]).clamp(min=0)
     weight = weight * ((index >= 0) & (index < count))

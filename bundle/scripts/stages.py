@@ -305,7 +305,7 @@ class BiplanarTransformer(nn.Module):
         has_positions: bool,
     ) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
+        self.checkpointing, self.tokens, self.feature_pixels = checkpointing, tokens, feature_pixels
         self.to_tokens = nn.Linear(channels, hidden_size)
         self.token_position = nn.Parameter(torch.zeros(tokens, tokens, tokens, hidden_size)) if has_positions else None
         self.context_norm = nn.LayerNorm(feature_channels)
@@ -325,7 +325,7 @@ class BiplanarTransformer(nn.Module):
         """A volume `(B, C, N, N, N)` and features `(B, 2, F, P, P)` to a volume of the first's shape."""
         context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
         context = context + self.view_embedding + self.film_position
-        windows = ray_windows(geometry, volume.shape[-1], features.shape[-1], features.device)
+        windows = ray_windows(geometry, self.tokens, self.feature_pixels, features.device)
         tokens = self.to_tokens(rearrange(volume, "b c x y z -> b x y z c"))
         if self.token_position is not None:
             tokens = tokens + self.token_position
@@ -412,13 +412,14 @@ def upsample(volume: torch.Tensor) -> torch.Tensor:
 
 def upsample_region(volume: torch.Tensor, region: Region) -> torch.Tensor:
     """The region's voxels of a coarser volume `(B, C, s, s, s)`, trilinearly upsampled: `(B, C, X, Y, Z)`."""
-    factor = region.size // volume.shape[-1]
+    size = int(volume.shape[-1])
+    factor = region.size // size
     if factor == 1:
         return region.of(volume)
     coarse = Region(
-        volume.shape[-1],
+        size,
         tuple(max(0, first // factor - 1) for first in region.start),
-        tuple(min(volume.shape[-1], -(-last // factor) + 1) for last in region.stop),
+        tuple(min(size, -(-last // factor) + 1) for last in region.stop),
     )
     fine = Region(region.size, *(tuple(factor * edge for edge in edges) for edges in (coarse.start, coarse.stop)))
     upsampled = interpolate(coarse.of(volume), scale_factor=factor, mode="trilinear")

@@ -1,0 +1,172 @@
+"""
+Packs the bundle for a model zoo, from the bundle's folder:
+
+    python -m scripts.package OUT      write OUT/biplanar_xray_ct_reconstruction_v<version>.zip and its SHA-256
+
+The same files give the same bytes. `monai.bundle download` unpacks the archive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
+
+from .checkpoints import CascadeCheckpointLoader
+from .errors import CheckpointError, InputError
+from .files import write_whole
+
+NAME = "biplanar_xray_ct_reconstruction"
+BUNDLE = Path(__file__).resolve().parents[1]
+WEIGHTS = "models/model.pt"
+LARGE_FILES = "large_files.yml"
+CONTENT = (
+    "LICENSE",
+    "configs/*.json",
+    "configs/logging.conf",
+    "docs/*.md",
+    "docs/*.txt",
+    "docs/metrics.json",
+    "docs/images/*.png",
+    "models/README.md",
+    WEIGHTS,
+    "scripts/*.py",
+    "scripts/viewer.html",
+    "scripts/viewer.css",
+    "scripts/viewer.js",
+)
+"""What belongs to the bundle; anything else in its folder, such as other weights, stays out of the archive."""
+LARGEST_FILE = 25_000_000
+"""Bytes. The zoo takes no larger file: it stores those elsewhere and lists them in `large_files.yml`."""
+EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit status: 1 when something that is needed is missing or does not fit."""
+    options = _parse(arguments)
+    try:
+        write_package(options.folder, options.without_weights, options.large_files_url)
+    except (InputError, CheckpointError, OSError) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write_package(folder: Path, without_weights: bool = False, large_files_url: str | None = None) -> Path:
+    """
+    Writes the archive and, beside it, its checksum in the form that `sha256sum -c` reads; prints what is in them.
+
+    Args:
+        folder: where to.
+        without_weights: whether to leave out the weights, also when they are there.
+        large_files_url: where a file above :data:`LARGEST_FILE` will be found; `{version}` and `{path}` are filled in.
+
+    Returns:
+        The archive's path.
+
+    Raises:
+        InputError: when there are no weights and `without_weights` is not set, or a file is too large and there is no
+            `large_files_url`.
+        CheckpointError: when the weights do not fit the network of `inference.json`.
+    """
+    version = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    found = (path for pattern in CONTENT for path in BUNDLE.glob(pattern) if not path.name.startswith("."))
+    paths = {path.relative_to(BUNDLE).as_posix(): path for path in found}
+    if without_weights:
+        paths.pop(WEIGHTS, None)
+    else:
+        _check_weights()
+    large = {name: paths.pop(name) for name in sorted(paths) if paths[name].stat().st_size > LARGEST_FILE}
+    contents = {name: path.read_bytes() for name, path in paths.items()}
+    if large:
+        contents[LARGE_FILES] = _large_files(large, large_files_url, version).encode()
+    archive = folder / f"{NAME}_v{version}.zip"
+    write_whole(str(archive), lambda temporary: _write_archive(temporary, contents))
+    checksum = f"{_sha256(archive)}  {archive.name}\n"
+    write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
+    print(f"Wrote {archive}: {len(contents)} files, {archive.stat().st_size / 1e6:.1f} MB\n{checksum}", end="")
+    _print_left_out({*contents, *large, *([WEIGHTS] if without_weights else [])})
+    for name in large:
+        print(f"Upload {BUNDLE / name} to {_url(large_files_url, name, version)}; it is listed in {LARGE_FILES}.")
+    if without_weights:
+        print("The archive holds no weights.")
+    return archive
+
+
+def _print_left_out(known: set[str]) -> None:
+    found = (path for path in BUNDLE.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+    others = sorted({path.relative_to(BUNDLE).as_posix() for path in found} - known)
+    if others:
+        print(f"Left out, since they are no part of the bundle: {', '.join(others)}")
+
+
+def _check_weights() -> None:
+    """Loads the weights into the network of `inference.json`, as inference does."""
+    path = BUNDLE / WEIGHTS
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such weights. Train the three stages and copy stage3_best.pth there (models/README.md has the "
+            f"lines), or pack the bundle without weights by --without-weights."
+        )
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
+    loader = CascadeCheckpointLoader(str(path), parser.get_parsed_content("network_def"), stage=3)
+    loader(Engine(lambda engine, batch: None))
+
+
+def _write_archive(path: str, contents: dict[str, bytes]) -> None:
+    """Sorted, stored, of one time and mode: neither the clock, the file system nor a compressor's version shows."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(contents):
+            entry = zipfile.ZipInfo(f"{NAME}/{name}", EARLIEST_TIME)
+            entry.create_system, entry.external_attr = 3, 0o100644 << 16
+            archive.writestr(entry, contents[name])
+
+
+def _large_files(paths: dict[str, Path], url: str | None, version: str) -> str:
+    """The list that `monai.bundle download_large_files` reads."""
+    if url is None:
+        raise InputError(
+            f"{', '.join(paths)}: above {LARGEST_FILE / 1e6:.0f} MB, which the zoo does not take. Say where it will be "
+            f"found, such as --large-files-url 'https://HOST/{{version}}/{{path}}', or leave the weights out by "
+            f"--without-weights."
+        )
+    files = [
+        {"path": name, "url": _url(url, name, version), "hash_val": _sha256(path), "hash_type": "sha256"}
+        for name, path in paths.items()
+    ]
+    return yaml.safe_dump({"large_files": files}, sort_keys=False)
+
+
+def _url(template: str, path: str, version: str) -> str:
+    return template.replace("{version}", version).replace("{path}", path)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.package", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="OUT", help="where to write")
+    parser.add_argument("--without-weights", action="store_true", help="leave models/model.pt out")
+    parser.add_argument(
+        "--large-files-url",
+        metavar="URL",
+        help="where files above 25 MB will be found, {version} and {path} in it filled in",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

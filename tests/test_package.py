@@ -1,0 +1,212 @@
+"""The archive for a model zoo, and the bundle that comes out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from bundle_runs import ROOT, network_of
+from monai.apps.utils import HashCheckError
+from monai.bundle import ConfigParser, download_large_files
+from scripts import CheckpointError, InputError, package
+
+NAME = "biplanar_xray_ct_reconstruction"
+VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+ARCHIVE = f"{NAME}_v{VERSION}.zip"
+
+
+def monai_bundle(folder: Path, *line: str) -> str:
+    """`python -m monai.bundle ...` with a folder as the working folder and nothing of the repository on its path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "monai.bundle", *line]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout + run.stderr
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny bundle that a test may change."""
+    return shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("source") / NAME)
+
+
+@pytest.fixture
+def packed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Packs that copy."""
+    monkeypatch.setattr(package, "BUNDLE", bundle)
+    return package.write_package
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """Serves `tmp_path / "served"`; gives its address."""
+    (tmp_path / "served").mkdir()
+    handler = partial(QuietHandler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}"
+        served.shutdown()
+        thread.join()
+
+
+def test_the_same_bundle_gives_the_same_bytes(packed, bundle: Path, tmp_path: Path):
+    first = packed(tmp_path / "first").read_bytes()
+    for path in bundle.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    (bundle / "configs" / "train.json").chmod(0o600)
+    assert packed(tmp_path / "second").read_bytes() == first
+
+
+def test_the_checksum_beside_it_is_read_by_sha256sum(packed, tmp_path: Path):
+    archive = packed(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ARCHIVE, f"{ARCHIVE}.sha256"]
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert (tmp_path / f"{ARCHIVE}.sha256").read_text() == f"{sha256}  {ARCHIVE}\n"
+    check = ["sha256sum", "-c", f"{ARCHIVE}.sha256"]
+    assert subprocess.run(check, cwd=tmp_path, capture_output=True, encoding="utf-8").stdout == f"{ARCHIVE}: OK\n"
+    archive.write_bytes(archive.read_bytes() + b"\0")
+    assert subprocess.run(check, cwd=tmp_path, capture_output=True).returncode == 1
+
+
+def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, bundle, tmp_path: Path, capsys):
+    strays = ["models/stage1_best.pth", "output/ct.nii.gz", "configs/.unfinished-1-train.json", "scripts/notes~"]
+    for name in strays:
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).write_text("stray")
+    archive = packed(tmp_path)
+    names = zipfile.ZipFile(archive).namelist()
+    assert names == sorted(names)
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "bundle"]
+    kept = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
+    assert names == sorted([*(name.replace("bundle", NAME, 1) for name in kept), f"{NAME}/models/model.pt"])
+    assert f"Left out, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
+
+
+def test_the_archive_meets_the_zoos_checklist(packed, tmp_path: Path):
+    """What the zoo's CONTRIBUTING.md asks of a bundle: files, sizes, keys, changelog and headings of its page."""
+    zipfile.ZipFile(packed(tmp_path)).extractall(tmp_path)
+    bundle = tmp_path / NAME
+    files = ["LICENSE", "docs/README.md", "docs/data_license.txt"]
+    for name in [*files, "configs/metadata.json", "configs/inference.json", "models/model.pt"]:
+        assert (bundle / name).is_file(), name
+    assert all(path.stat().st_size <= 25_000_000 for path in bundle.rglob("*"))
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)+", NAME)
+    metadata, inference, train = (
+        ConfigParser(json.loads((bundle / "configs" / f"{name}.json").read_text(encoding="utf-8")))
+        for name in ("metadata", "inference", "train")
+    )
+    assert metadata["name"] and metadata["version"] in metadata["changelog"]
+    assert not [key for key in ("bundle_root", "device", "network_def", "inferer", "output_dir") if key not in inference]
+    keys = ["bundle_root", "device", "dataset_dir", "output_dir", "val_interval", "train#inferer"]
+    keys += [f"train#{key}" for key in ("trainer", "trainer#max_epochs", "dataset", "dataset#data", "handlers")]
+    keys += [f"validate#{key}" for key in ("evaluator", "handlers", "dataset", "dataset#data", "key_metric")]
+    assert not [key for key in keys if key not in train]
+    validation = [handler for handler in train["train#handlers"] if handler["_target_"] == "ValidationHandler"]
+    assert [handler["interval"] for handler in validation] == ["@val_interval"]
+    for name in ("inference", "train"):
+        assert str(ROOT) not in (bundle / "configs" / f"{name}.json").read_text(encoding="utf-8")
+    page = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    headings = ["Model Overview", "Data", "Training configuration", "Input", "Output", "Performance"]
+    headings += ["MONAI bundle commands", "References", "License"]
+    found = re.findall(r"^#+ (.+)$", page, re.M)
+    assert [heading for heading in found if heading in headings] == headings
+
+
+def test_missing_weights_are_told_with_both_ways_out(packed, bundle: Path, tmp_path: Path):
+    weights = bundle / "models" / "model.pt"
+    archive = packed(tmp_path / "without", without_weights=True)
+    weights.unlink()
+    with pytest.raises(InputError) as caught:
+        packed(tmp_path / "with")
+    assert packed(tmp_path / "again", without_weights=True).read_bytes() == archive.read_bytes()
+    assert str(caught.value).startswith(f"{weights}: no such weights. Train the three stages and copy stage3_best.pth")
+    assert "--without-weights" in str(caught.value)
+    assert not (tmp_path / "with").exists()
+    assert not any(name.endswith(".pt") for name in zipfile.ZipFile(archive).namelist())
+
+
+def test_weights_that_do_not_fit_the_configs_are_not_packed(packed, bundle, small_cascade, tmp_path: Path):
+    torch.save(small_cascade(hidden_size=32).state_dict(), bundle / "models" / "model.pt")
+    with pytest.raises(CheckpointError, match="does not fit the network of this configuration"):
+        packed(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_file_is_listed_and_left_out_and_comes_back_whole(packed, bundle, server, tmp_path, monkeypatch):
+    weights = bundle / "models" / "model.pt"
+    monkeypatch.setattr(package, "LARGEST_FILE", weights.stat().st_size - 1)
+    archive = packed(tmp_path / "package", large_files_url=f"{server}/{{version}}/{{path}}")
+    zipfile.ZipFile(archive).extractall(tmp_path)
+    assert not (tmp_path / NAME / "models" / "model.pt").exists()
+    listed = ConfigParser.load_config_file(str(tmp_path / NAME / "large_files.yml"))
+    assert listed == {
+        "large_files": [
+            {
+                "path": "models/model.pt",
+                "url": f"{server}/{VERSION}/models/model.pt",
+                "hash_val": hashlib.sha256(weights.read_bytes()).hexdigest(),
+                "hash_type": "sha256",
+            }
+        ]
+    }
+    served = tmp_path / "served" / VERSION / "models" / "model.pt"
+    served.parent.mkdir(parents=True)
+    served.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(HashCheckError, match="check of downloaded file failed"):
+        download_large_files(str(tmp_path / NAME))
+    shutil.rmtree(tmp_path / NAME / "models")
+    served.write_bytes(weights.read_bytes())
+    download_large_files(str(tmp_path / NAME))
+    assert (tmp_path / NAME / "models" / "model.pt").read_bytes() == weights.read_bytes()
+
+
+def test_a_large_file_without_a_place_is_refused(packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(package, "LARGEST_FILE", 25_000)
+    with pytest.raises(InputError, match="models/model.pt: above .* MB, which the zoo does not.*--large-files-url"):
+        packed(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(
+    packed, server: str, dataset: Path, tmp_path: Path
+):
+    """Over HTTP by `monai.bundle download`, then from the downloaded folder alone, at the sizes of its own configs."""
+    packed(tmp_path / "served")
+    url = f"{server}/{ARCHIVE}"
+    (tmp_path / "empty").mkdir()
+    monai_bundle(tmp_path, "download", "--name", NAME, "--url", url, "--bundle_dir", "empty")
+    copy = tmp_path / "empty" / NAME
+    paths = {view: str(dataset / f"phantom_6_{view}.nii.gz") for view in ("frontal", "lateral")}
+    films = [part for view, path in paths.items() for part in (f"--{view}", path)]
+    monai_bundle(copy, "run", "--config_file", "configs/inference.json", *films)
+    network = network_of(copy)
+    network.load_state_dict(torch.load(copy / "models" / "model.pt", weights_only=True), strict=True)
+    xrays = np.stack([nibabel.load(path).get_fdata()[..., 0].T for path in paths.values()])
+    with torch.no_grad():
+        expected = network(torch.tensor(xrays)[None].float() / 8)[0, 0].clamp(0, 1) * 2048 - 1024
+    found = nibabel.load(copy / "output" / "ct.nii.gz").get_fdata()
+    np.testing.assert_allclose(found, expected.numpy(), atol=0.51)
+    line = ["--config_file", "configs/train.json", "--dataset_dir", str(dataset), "--epochs", "1", "--repeats", "1"]
+    assert "psnr_db" in monai_bundle(copy, "run", "training", *line)
+    assert (copy / "models" / "stage1_best.pth").is_file()
