@@ -1,0 +1,69 @@
+"""The task that answers `/infer/`."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from monailabel.utils.others.generic import device_list, name_to_device
+from scripts.errors import InputError
+
+from lib.workflows import BUNDLE, run_workflow
+
+logger = logging.getLogger(__name__)
+
+
+class ReconstructionTask(InferTask):
+    """
+    Runs `inference.json` on a pair of films. The result is its `ct.nii.gz`, HU as 16-bit integers, whatever type or
+    format a client asks for: labels fit into 8 bits, HU do not.
+
+    Args:
+        weights: the file that is served, read anew by each request.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__(InferType.OTHERS, labels=[], dimension=3, description="", config={"device": device_list()})
+        self.weights = weights
+        self._one_at_a_time = threading.Lock()
+
+    def info(self) -> dict[str, Any]:
+        found = f"weights: {self.weights}" if self.weights.is_file() else f"NO WEIGHTS YET: {self.weights} does not exist"
+        return {**super().info(), "description": f"CT in HU from a frontal and a lateral X-ray. Research use only; {found}"}
+
+    def is_valid(self) -> bool:
+        return True
+
+    def get_path(self, validate: bool = True) -> str | None:
+        return str(self.weights) if self.weights.is_file() or not validate else None
+
+    def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Paths `image` and `lateral` to the path of the CT, and what is known of it."""
+        films = {"frontal": request["image"], "lateral": request["lateral"]}
+        device = {"device": checked_device(request["device"])} if request.get("device") else {}
+        caught: list[warnings.WarningMessage]
+        with self._one_at_a_time, tempfile.TemporaryDirectory() as folder:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                configs = [BUNDLE / "configs" / "inference.json"]
+                run_workflow("run", configs, self.weights, weights=str(self.weights), output_dir=folder, **films, **device)
+            result = shutil.move(Path(folder) / "ct.nii.gz", tempfile.NamedTemporaryFile(suffix=".nii.gz").name)
+        told = [str(warning.message) for warning in caught if "field '" in str(warning.message)]
+        for message in told:
+            logger.warning(message)
+        return str(result), {"unit": "HU", "notice": "Research use only, not for diagnosis", "warnings": told}
+
+
+def checked_device(name: Any) -> torch.device:
+    """A device by PyTorch's name of it, or by the one that MONAI Label tells its clients."""
+    try:
+        return torch.device(name_to_device(name))
+    except (RuntimeError, TypeError, AttributeError, LookupError) as error:
+        raise InputError(f"device is {name!r}, expected one of {', '.join(device_list())}.") from error
