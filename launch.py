@@ -39,6 +39,7 @@ LABEL_ENVIRONMENT = ROOT / ".venv-label"
 LABEL_PYTHON = LABEL_ENVIRONMENT / PYTHON.relative_to(ENVIRONMENT)
 REQUIREMENTS_LABEL = LABEL_APP / "requirements.txt"
 REQUIREMENTS_LABEL_SERVER = LABEL_APP / "requirements-server.txt"
+WITHOUT_LABEL = "--without-label"
 CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
 SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
@@ -60,7 +61,7 @@ def main() -> int:
     try:
         if arguments.verb is not label:
             install(with_peers=arguments.verb is test)
-        if arguments.verb in (label, test):
+        if arguments.verb is label or (arguments.verb is test and WITHOUT_LABEL not in arguments.pytest):
             install_label()
         arguments.verb(arguments)
     except (LaunchError, OSError) as error:
@@ -80,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "demo", metavar="DIR")
     verb.set_defaults(verb=demo)
 
-    verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest")
+    verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest, --without-label among them")
     verb.set_defaults(verb=test)
 
     verb = verbs.add_parser("datalist", help="write DIR/datalist.json from the studies in DIR, or check it")
@@ -150,7 +151,8 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def test(arguments: argparse.Namespace) -> None:
-    if run([str(PYTHON), "-m", "pytest", *(arguments.pytest or ["tests"])], shown_as="python -m pytest") != 0:
+    chosen = arguments.pytest if set(arguments.pytest) - {WITHOUT_LABEL} else [*arguments.pytest, "tests"]
+    if run([str(PYTHON), "-m", "pytest", *chosen], shown_as="python -m pytest") != 0:
         raise LaunchError("tests failed; see above.")
 
 

@@ -66,7 +66,7 @@ class BiplanarApp(MONAILabelApp):
     def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
         """
         Reconstructs the study `image`: a listed one, any frontal film of the studies with `lateral` naming the other, or
-        an upload.
+        an upload, whose second file MONAI Label calls `label`.
         """
         with self._errors_told():
             if request.get("model") not in self._infers:
@@ -83,7 +83,7 @@ class BiplanarApp(MONAILabelApp):
             raise InputError("this server reconstructs one study a request; ask for each by /infer/.")
 
     def _films(self, request: dict[str, Any]) -> tuple[Path, Path]:
-        frontal, lateral = self._path("image", request["image"]), request.get("lateral")
+        frontal, lateral = self._path("image", request["image"]), request.get("lateral") or request.get("label")
         if lateral:
             return frontal, self._path("lateral", lateral)
         if frontal.is_dir():

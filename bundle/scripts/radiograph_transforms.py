@@ -16,7 +16,7 @@ from .detector_frame import Area, picture_area, place_on_detector
 from .film_pair import geometry_of_films, in_order, warn_of_other_geometry
 from .geometry import BiplanarGeometry
 from .radiograph import AS_READ, Radiograph, Scale, check_orientations, check_scale
-from .radiograph_reader import read_radiograph
+from .radiograph_reader import read_radiograph, read_stacked_radiographs
 from .transforms import XRAY_KEYS
 
 LARGEST_SATURATED = 0.4
@@ -28,7 +28,8 @@ GEOMETRY_OF_FILMS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
 class LoadRadiographsd(Transform):
     """
     Reads a record's `frontal` and `lateral` files as :class:`~scripts.radiograph.Radiograph`; exchanges the two where
-    their tags say so. A record without either is left as it is.
+    their tags say so. A record of one file with both, its `image`, gets them from there, see
+    :func:`~scripts.radiograph_reader.read_stacked_radiographs`. A record without any is left as it is.
 
     Args:
         scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
@@ -47,6 +48,9 @@ class LoadRadiographsd(Transform):
         self.scale, self.orientations = scale, orientations
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if isinstance(record.get("image"), str) and not set(XRAY_KEYS) & set(record):
+            stacked = read_stacked_radiographs(record["image"], self.scale, self.orientations)
+            return {**record, **dict(zip(XRAY_KEYS, stacked))}
         films = {
             key: read_radiograph(record[key], key, self.scale, self.orientations) for key in XRAY_KEYS if key in record
         }

@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list, name_to_device
 from scripts.errors import InputError
 
-from lib.workflows import BUNDLE, run_workflow
+from lib.workflows import BUNDLE, overlay_beside, run_workflow
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +48,11 @@ class ReconstructionTask(InferTask):
         """Paths `image` and `lateral` to the path of the CT, and what is known of it."""
         films = {"frontal": request["image"], "lateral": request["lateral"]}
         device = {"device": checked_device(request["device"])} if request.get("device") else {}
-        caught: list[warnings.WarningMessage]
         with self._one_at_a_time, tempfile.TemporaryDirectory() as folder:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", UserWarning)
-                configs = [BUNDLE / "configs" / "inference.json"]
-                run_workflow("run", configs, self.weights, weights=str(self.weights), output_dir=folder, **films, **device)
+                configs = [BUNDLE / "configs" / "inference.json", *overlay_beside(self.weights)]
+                run_workflow("run", configs, weights=str(self.weights), output_dir=folder, **films, **device)
             result = shutil.move(Path(folder) / "ct.nii.gz", tempfile.NamedTemporaryFile(suffix=".nii.gz").name)
         told = [str(warning.message) for warning in caught if "field '" in str(warning.message)]
         for message in told:

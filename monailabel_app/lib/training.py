@@ -16,7 +16,7 @@ from scripts.errors import InputError
 from scripts.files import write_whole
 
 from lib.reconstruction import checked_device
-from lib.workflows import BUNDLE, run_workflow
+from lib.workflows import BUNDLE, overlay_beside, run_workflow
 
 STAGES = (1, 2, 3)
 
@@ -50,8 +50,9 @@ class TrainingTask(TrainTask):
         for stage in STAGES:
             configs = [BUNDLE / "configs" / "train.json", *start]
             configs += [BUNDLE / "configs" / f"stage{stage}.json"] if stage > 1 else []
+            configs += overlay_beside(self.weights)
             places = {"dataset_dir": str(folder), "ckpt_dir": str(folder), "output_dir": str(folder)}
-            run_workflow("training", configs, self.weights, **places, **overrides)
+            run_workflow("training", configs, **places, **overrides)
         write_whole(str(self.weights), lambda path: shutil.copyfile(folder / f"stage{STAGES[-1]}_best.pth", path))
         print(f"The server now serves the weights of {folder}.")
         return {"folder": str(folder), "weights": str(self.weights)}

@@ -8,22 +8,25 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-OVERLAY = "overlay.json"
 
 
-def run_workflow(run_id: str, configs: list[Path], weights: Path, **overrides: Any) -> None:
+def run_workflow(run_id: str, configs: list[Path], **overrides: Any) -> None:
     """
     Runs what `python -m monai.bundle run RUN_ID --config_file CONFIGS` runs.
 
     Args:
         run_id: the workflow.
         configs: config files, merged in this order.
-        weights: the server's weights; the overlay config beside them, which says their sizes, comes last.
         overrides: values of config ids. A text must not come from a request as it is: one that starts with `$` is run.
     """
-    overlay = weights.parent / OVERLAY
-    files = [str(file) for file in (*configs, *([overlay] if overlay.is_file() else []))]
+    files = [str(file) for file in configs]
     workflow = ConfigWorkflow(files, logging_file=False, run_id=run_id, bundle_root=str(BUNDLE), **overrides)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def overlay_beside(weights: Path) -> list[Path]:
+    """The config that a training run leaves beside weights of other sizes than the configs' own."""
+    overlay = weights.parent / "overlay.json"
+    return [overlay] if overlay.is_file() else []
