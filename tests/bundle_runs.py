@@ -51,7 +51,7 @@ def bundle_run(
     line += [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
     if processes > 1:
         line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *line]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": str(max(1, 2 // processes))}
+    environment = {"OMP_NUM_THREADS": str(max(1, 2 // processes)), **os.environ, "PYTHONIOENCODING": "utf-8"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
     return subprocess.run([sys.executable, *line], cwd=folder, env=environment, **output)
 

@@ -59,8 +59,8 @@ class Server:
         timeout_s: float = 120,
     ) -> Answer:
         """
-        One request. Files go in a form, as `{field: path}`, with `params` as its field of JSON; `params` alone is the
-        body.
+        One request. Files go in a form, as `{field: path}`, with `params` as its field of JSON; a number after a field
+        tells files of one field apart. Without files `params` is the body.
         """
         form = files is not None
         body, kind = _form(params or {}, files) if form else (json.dumps(params).encode(), "application/json")
@@ -72,13 +72,12 @@ class Server:
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read())
 
-    def infer(self, image: str = "", output: str = "image", model: str = MODEL, session: str = "", **given: Any) -> Answer:
+    def infer(self, study: str = "", output: str = "image", model: str = MODEL, session: str = "", **given: Any) -> Answer:
         """`given` are the request's parameters; a path among them is uploaded as the file of that name."""
         files = {name: value for name, value in given.items() if isinstance(value, Path)}
         params = {name: value for name, value in given.items() if name not in files}
-        return self.ask(
-            "POST", f"/infer/{model}?image={quote(image)}&output={output}&session_id={session}", params, files
-        )
+        query = f"image={quote(study)}&output={output}&session_id={session}"
+        return self.ask("POST", f"/infer/{model}?{query}", params, files)
 
     def client(self, folder: Path, method: str, **arguments: Any) -> Any:
         """What a method of `monailabel.client.MONAILabelClient` gives, which puts files into `folder`."""
@@ -92,7 +91,7 @@ class Server:
 def running(line: list[Any], port: int, log: Path) -> Iterator[Server]:
     """A server started by a command, with all its processes ended afterwards."""
     with log.open("wb") as output:
-        environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": "2", **os.environ, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             list(map(str, line)), cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
@@ -128,7 +127,8 @@ def _wait(process: subprocess.Popen, server: Server, timeout_s: float = 180) -> 
 
 def _form(params: dict[str, Any], files: dict[str, Path]) -> tuple[bytes, str]:
     boundary = uuid.uuid4().hex
-    parts = [(f'name="params"', json.dumps(params).encode())]
-    parts += [(f'name="{field.rstrip("0123456789")}"; filename="{path.name}"', path.read_bytes()) for field, path in files.items()]
+    parts = [('name="params"', json.dumps(params).encode())]
+    for field, path in files.items():
+        parts.append((f'name="{field.rstrip("0123456789")}"; filename="{path.name}"', path.read_bytes()))
     lines = [f"--{boundary}\r\nContent-Disposition: form-data; {name}\r\n\r\n".encode() + data for name, data in parts]
     return b"\r\n".join([*lines, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
