@@ -360,12 +360,13 @@ def install(with_peers: bool = False) -> None:
 
 def install_label() -> None:
     """Makes `.venv-label` for MONAI Label, which holds the bundle to older packages than the rest runs on."""
-    wanted = {
-        REQUIREMENTS: ["-c", REQUIREMENTS_LABEL.relative_to(ROOT).as_posix()],
-        REQUIREMENTS_LABEL: [],
-        REQUIREMENTS_LABEL_SERVER: ["--no-deps"],
-    }
-    install_into(LABEL_ENVIRONMENT, LABEL_PYTHON, wanted)
+    install_into(LABEL_ENVIRONMENT, LABEL_PYTHON, requirements_of_label())
+
+
+def requirements_of_label() -> dict[Path, list[str]]:
+    """In the order of their installation, each file with pip's options."""
+    constraints = REQUIREMENTS_LABEL.relative_to(ROOT).as_posix()
+    return {REQUIREMENTS: ["-c", constraints], REQUIREMENTS_LABEL: [], REQUIREMENTS_LABEL_SERVER: ["--no-deps"]}
 
 
 def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]]) -> None:
