@@ -209,6 +209,7 @@ def label(arguments: argparse.Namespace) -> None:
     line = ["-m", "monailabel.main", "start_server", "--app", LABEL_APP.name, "--studies", arguments.studies.as_posix()]
     line += ["--conf", "weights", arguments.weights.as_posix()]
     line += ["--host", arguments.host, "--port", str(arguments.port)]
+    line += ["--uvicorn_app", f"{LABEL_APP.name}.server:app"]
     status = run([str(LABEL_PYTHON), *line], shown_as=shown([LABEL_PYTHON.relative_to(ROOT).as_posix(), *line]))
     if status != 0:
         raise LaunchError(f"the server ended with status {status}; its message is above.")

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,16 +56,19 @@ class Server:
         path: str,
         params: dict[str, Any] | None = None,
         files: dict[str, Path] | None = None,
+        origin: str | None = None,
         timeout_s: float = 120,
     ) -> Answer:
         """
         One request. Files go in a form, as `{field: path}`, with `params` as its field of JSON; a number after a field
-        tells files of one field apart. Without files `params` is the body.
+        tells files of one field apart. Without files `params` is the body. `origin` is the site of the page that asks.
         """
         form = files is not None
         body, kind = _form(params or {}, files) if form else (json.dumps(params).encode(), "application/json")
         request = urllib.request.Request(self.url + path, None if params is None and not form else body, method=method)
         request.add_header("Content-Type", kind)
+        if origin:
+            request.add_header("Origin", origin)
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
                 return Answer(response.status, response.read())
@@ -100,7 +103,8 @@ def running(line: list[Any], port: int, log: Path) -> Iterator[Server]:
         _wait(process, server)
         yield server
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

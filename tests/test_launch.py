@@ -203,7 +203,8 @@ def test_label_refuses_studies_that_are_no_folder_and_prints_the_line_it_runs(
     assert told.startswith(f"{tmp_path}/model.pt: no such weights.")
     expected = [".venv-label/bin/python", "-m", "monailabel.main", "start_server", "--app", "monailabel_app"]
     expected += ["--studies", str(tmp_path), "--conf", "weights", f"{tmp_path}/model.pt"]
-    assert shlex.split(line) == [*expected, "--host", "127.0.0.1", "--port", "81"]
+    expected += ["--host", "127.0.0.1", "--port", "81", "--uvicorn_app", "monailabel_app.server:app"]
+    assert shlex.split(line) == expected
 
 
 def test_a_failed_install_is_not_taken_for_done(launch: ModuleType, marker: Path, pip_calls):

@@ -137,6 +137,15 @@ def test_it_listens_to_this_machine_alone_unless_told_otherwise(server: Server):
     assert "Uvicorn running on http://127.0.0.1:" in server.log.read_text()
 
 
+def test_a_page_of_another_site_gets_no_answer_and_one_of_its_own_does(server: Server):
+    listing = "/datastore/?output=all"
+    for method, path in (("GET", listing), ("POST", f"/train/{MODEL}")):
+        answer = server.ask(method, path, origin="https://elsewhere.org")
+        assert answer.status == 403 and answer.detail == "pages of https://elsewhere.org may not ask this server."
+    assert server.ask("GET", "/train/").status == 404
+    assert server.ask("GET", listing, origin=server.url).status == 200
+
+
 def test_studies_with_both_films_are_listed_with_what_belongs_to_them(served: Server, tmp_path: Path):
     listed = served.client(tmp_path, "datastore")["objects"]
     found = {name: entry["image"]["info"] for name, entry in listed.items()}
