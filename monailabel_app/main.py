@@ -101,7 +101,7 @@ class BiplanarApp(MONAILabelApp):
         """A path from a request, which lies in the studies or is an upload."""
         path = self.datastore().path(name) if isinstance(name, str) else None
         if path is None and isinstance(name, str) and os.path.isabs(name) and "\0" not in name:
-            path = Path(name).resolve() if is_inside(name, self.uploads) and os.path.exists(name) else None
+            path = Path(os.path.realpath(name)) if is_inside(name, self.uploads) and os.path.exists(name) else None
         if path is None:
             raise HTTPException(404, f"{field} {name!r} is not in the studies; GET /datastore/?output=all lists them.")
         return path

@@ -40,8 +40,8 @@ class StudyDatastore(Datastore):
         """The file or folder of a name from the folder on; None where there is none or it leads out of the folder."""
         if not name or "\0" in name:
             return None
-        path = (self.folder / name).resolve()
-        return path if path.exists() and is_inside(str(path), str(self.folder)) else None
+        path = os.path.realpath(self.folder / name)
+        return Path(path) if os.path.exists(path) and is_inside(path, str(self.folder)) else None
 
     def lateral_of(self, frontal: Path) -> Path | None:
         """The lateral film that belongs to a frontal one, also in folders that have changed since the last search."""
