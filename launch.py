@@ -205,7 +205,7 @@ def label(arguments: argparse.Namespace) -> None:
     if not arguments.studies.is_dir():
         raise LaunchError(f"--studies {arguments.studies}: no such folder.")
     if not arguments.weights.is_file():
-        print(f"{arguments.weights}: no such weights. The server starts, and reconstructs once they are there or trained.")
+        print(f"{arguments.weights}: no such weights. The server starts; it reconstructs once they are there.")
     line = ["-m", "monailabel.main", "start_server", "--app", LABEL_APP.name, "--studies", arguments.studies.as_posix()]
     line += ["--conf", "weights", arguments.weights.as_posix()]
     line += ["--host", arguments.host, "--port", str(arguments.port)]

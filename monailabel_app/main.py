@@ -1,5 +1,6 @@
 """
-A MONAI Label app that serves the bundle beside it: CTs from pairs of chest X-rays. Research use only, not for diagnosis.
+A MONAI Label app that serves the bundle beside it: CTs from pairs of chest X-rays. Research use only, not for
+diagnosis.
 
 `python launch.py label --studies DIR` starts it; see bundle/docs/monai_label.md.
 """
@@ -47,7 +48,8 @@ class BiplanarApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.weights = Path(conf.get("weights") or BUNDLE / "models" / "model.pt").resolve()
-        self.uploads = _private_folder()
+        self.uploads = tempfile.tempdir = os.path.realpath(tempfile.mkdtemp(prefix="monailabel_"))
+        atexit.register(self.remove_uploads)
         settings.MONAI_LABEL_SESSION_PATH = os.path.join(self.uploads, "sessions")
         metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
         super().__init__(app_dir, studies, conf, metadata["name"], metadata["description"], metadata["version"])
@@ -65,10 +67,10 @@ class BiplanarApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
         """
-        Reconstructs the study `image`: a listed one, any frontal film of the studies with `lateral` naming the other, or
-        an upload, whose second file MONAI Label calls `label`.
+        Reconstructs the study `image`: a listed one, any frontal film of the studies with `lateral` naming the other,
+        or an upload, whose second file MONAI Label calls `label`.
         """
-        with self._errors_told():
+        with self._errors_told(), self._uploads_forgotten(request):
             if request.get("model") not in self._infers:
                 raise HTTPException(404, f"model '{request.get('model')}' does not exist, expected {MODEL}.")
             frontal, lateral = self._films(request)
@@ -93,8 +95,8 @@ class BiplanarApp(MONAILabelApp):
         elif partner := self.datastore().lateral_of(frontal):
             return frontal, partner
         raise InputError(
-            f"image '{request['image']}' has no lateral film that its name or its DICOM tags tell; expected one frontal "
-            f"and one lateral film of the study. Name the other by the parameter 'lateral'."
+            f"image '{request['image']}' has no lateral film that its name or its DICOM tags tell; expected one "
+            f"frontal and one lateral film of the study. Name the other by the parameter 'lateral'."
         )
 
     def _path(self, field: str, name: Any) -> Path:
@@ -107,8 +109,22 @@ class BiplanarApp(MONAILabelApp):
         return path
 
     @contextmanager
+    def _uploads_forgotten(self, request: dict[str, Any]) -> Iterator[None]:
+        """MONAI Label keeps a request's files when it fails. Those of a session stay."""
+        try:
+            yield
+        finally:
+            for path in (request.get("image"), request.get("label")):
+                if isinstance(path, str) and os.path.dirname(path) == self.uploads and os.path.isfile(path):
+                    os.remove(path)
+
+    def remove_uploads(self) -> None:
+        """All that is left of requests, when the server ends."""
+        shutil.rmtree(self.uploads, ignore_errors=True)
+
+    @contextmanager
     def _errors_told(self) -> Iterator[None]:
-        """A client is told what the bundle says of its input; a training, which is a process of its own, ends with it."""
+        """A client is told what the bundle says of its input; a training, a process of its own, ends with it."""
         try:
             yield
         except HTTPException:
@@ -120,10 +136,3 @@ class BiplanarApp(MONAILabelApp):
             if not self._server_mode:
                 sys.exit(f"error: {cause}")
             raise HTTPException(STATUS[type(cause)], str(cause)) from error
-
-
-def _private_folder() -> str:
-    """Where uploads and results are until they are sent: a folder that others cannot read, gone when the server ends."""
-    tempfile.tempdir = tempfile.mkdtemp(prefix="monailabel_")
-    atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
-    return os.path.realpath(tempfile.tempdir)

@@ -49,6 +49,8 @@ class Answer:
 class Server:
     url: str
     log: Path
+    temporary: Path
+    """Its folder for temporary files."""
 
     def ask(
         self,
@@ -75,7 +77,9 @@ class Server:
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read())
 
-    def infer(self, study: str = "", output: str = "image", model: str = MODEL, session: str = "", **given: Any) -> Answer:
+    def infer(
+        self, study: str = "", output: str = "image", model: str = MODEL, session: str = "", **given: Any
+    ) -> Answer:
         """`given` are the request's parameters; a path among them is uploaded as the file of that name."""
         files = {name: value for name, value in given.items() if isinstance(value, Path)}
         params = {name: value for name, value in given.items() if name not in files}
@@ -92,24 +96,33 @@ class Server:
 
 @contextmanager
 def running(line: list[Any], port: int, log: Path) -> Iterator[Server]:
-    """A server started by a command, with all its processes ended afterwards."""
+    """A server started by a command, with all its processes ended afterwards; temporary files go beside its log."""
+    temporary = log.parent / "temporary"
+    temporary.mkdir()
     with log.open("wb") as output:
-        environment = {"OMP_NUM_THREADS": "2", **os.environ, "PYTHONUNBUFFERED": "1"}
+        environment = {"OMP_NUM_THREADS": "2", **os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
         process = subprocess.Popen(
             list(map(str, line)), cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        server = Server(f"http://127.0.0.1:{port}", log)
+        server = Server(f"http://127.0.0.1:{port}", log, temporary)
         _wait(process, server)
         yield server
     finally:
-        with suppress(ProcessLookupError):  # it has ended by itself
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        _end(process)
+
+
+def _end(process: subprocess.Popen, timeout_s: float = 20) -> None:
+    """Ends a process and those that it has started, by a signal first."""
+    deadline = time.monotonic() + timeout_s
+    with suppress(ProcessLookupError):  # when none of them is left
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def free_port() -> int:

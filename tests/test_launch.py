@@ -180,7 +180,7 @@ def test_each_verb_installs_what_it_needs(launch: ModuleType, command, monkeypat
     assert wanted == ["bundle", "label", "peers", "peers", "label"]
 
 
-def test_label_installs_the_bundles_requirements_held_to_those_of_its_own(launch: ModuleType, monkeypatch, tmp_path: Path):
+def test_label_installs_the_bundles_requirements_held_to_its_own(launch: ModuleType, monkeypatch, tmp_path: Path):
     calls, files = [], [launch.REQUIREMENTS, launch.REQUIREMENTS_LABEL, launch.REQUIREMENTS_LABEL_SERVER]
     monkeypatch.setattr(launch, "pip_install", lambda python, arguments: calls.append(arguments))
     monkeypatch.setattr(launch.venv, "create", lambda folder, with_pip: folder.mkdir())

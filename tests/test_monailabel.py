@@ -39,7 +39,9 @@ def environment(pytestconfig: pytest.Config) -> None:
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three phantoms with CT and films by name, one with films by DICOM tags, one whose films say nothing, and a bad one."""
+    """
+    Three phantoms with CT and films by name, one with films by DICOM tags, one whose films say nothing, and a bad one.
+    """
     folder = tmp_path_factory.mktemp("studies")
     for number in range(3):
         hu = phantom(24, 0.03 * number)
@@ -68,12 +70,15 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(environment: None, studies: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The server without weights, started by the launcher."""
+def server(
+    environment: None, studies: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The server without weights, started by the launcher. No upload or result may be left when it has ended."""
     port, log = free_port(), tmp_path_factory.mktemp("log") / "server.log"
     line = [sys.executable, "launch.py", "label", "--studies", studies, "--weights", weights, "--port", port]
     with running(line, port, log) as started:
         yield started
+    assert not list(started.temporary.glob("monailabel_*"))
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,12 @@ def assert_same(found: nibabel.Nifti1Image, expected: nibabel.Nifti1Image) -> No
     assert found.get_data_dtype() == expected.get_data_dtype() == np.int16
     np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj))
     np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+def assert_nothing_is_kept(server: Server) -> None:
+    """No file of a request that has been answered, save those of sessions."""
+    (folder,) = server.temporary.glob("monailabel_*")
+    assert not [path for path in folder.iterdir() if path.name != "sessions"]
 
 
 def test_a_server_without_weights_says_so(without_weights: tuple[Answer, Answer], weights: Path, server: Server):
@@ -189,6 +200,7 @@ def test_uploaded_films_give_the_same_ct(served: Server, studies: Path, first: b
         assert answer.status == 200
         assert_same(image_of(answer.body), image_of(first))
     assert served.infer(file=films[0]).status == 400
+    assert_nothing_is_kept(served)
 
 
 def test_films_are_uploaded_into_the_studies_and_replace_nothing(served: Server, studies: Path, first: bytes, tmp_path):
@@ -201,6 +213,7 @@ def test_films_are_uploaded_into_the_studies_and_replace_nothing(served: Server,
         assert_same(image_of(served.infer("new_pa.nii.gz").body), image_of(first))
         again = served.ask("PUT", "/datastore/image?image=new_pa", files={"file": studies / "p1_frontal.nii.gz"})
         assert again.status == 409 and "is there already" in again.detail
+        assert_nothing_is_kept(served)
         assert (studies / "new_pa.nii.gz").read_bytes() == (studies / "p0_frontal.nii.gz").read_bytes()
     finally:
         for name in new.values():
@@ -218,7 +231,8 @@ def test_two_requests_at_once_get_each_its_own_ct(served: Server, first: bytes):
 
 @pytest.mark.parametrize("field", ["image", "lateral"])
 @pytest.mark.parametrize(
-    "name", ["nobody", "../outside.nii.gz", "../../../../../../etc/passwd", "/etc/passwd", "link.nii.gz", "a\0b", "a" * 300, "$1/0"]
+    "name",
+    ["nobody", "../outside.nii.gz", "../../../../../../etc/passwd", "/etc/passwd", "link.nii.gz", "a\0b", "a" * 300, "$1"],
 )
 def test_what_is_not_in_the_studies_is_not_found(served: Server, studies: Path, field: str, name: str):
     """Neither in the query, nor in the parameters, which go before it."""
@@ -234,6 +248,7 @@ def test_an_upload_does_not_leave_the_studies(served: Server, studies: Path, nam
     answer = served.ask("PUT", f"/datastore/image?image={name}", files={"file": studies / "p0_frontal.nii.gz"})
     assert answer.status == 400 and "leads out of the studies" in answer.detail
     assert not (studies.parent / "escaped.nii.gz").exists() and not Path("/tmp/escaped.nii.gz").exists()
+    assert_nothing_is_kept(served)
 
 
 def test_nothing_in_the_studies_is_deleted_and_no_label_is_kept(served: Server, studies: Path):
@@ -242,6 +257,7 @@ def test_nothing_in_the_studies_is_deleted_and_no_label_is_kept(served: Server, 
     saving = served.ask("PUT", "/datastore/label?image=p0_frontal.nii.gz&tag=../x", files=label)
     for answer in (deletion, saving):
         assert answer.status == 405 and "deletes nothing" in answer.detail
+    assert_nothing_is_kept(served)
     assert (studies / "p0_frontal.nii.gz").is_file()
     assert not any(path.name in ("labels", "datastore_v2.json", ".lock") for path in studies.iterdir())
 
@@ -270,7 +286,8 @@ def test_a_training_that_cannot_run_tells_why_and_keeps_the_weights(served: Serv
     assert served.ask("POST", f"/train/{MODEL}", {"max_epochs": "$exit()"}).status == 200
     ended = end_of_training(served)
     assert ended["status"] == "ERROR"
-    assert ended["details"][-1] == "error: max_epochs is '$exit()', expected a whole number, 0 for the epochs of the configs."
+    told = "error: max_epochs is '$exit()', expected a whole number, 0 for the epochs of the configs."
+    assert ended["details"][-1] == told
     assert not any("Traceback" in line for line in ended["details"])
     assert weights.read_bytes() == before and not list(weights.parent.glob("training_*"))
 
@@ -313,7 +330,8 @@ def test_the_stock_app_reconstructs_films_stacked_in_one_file(
     config = ConfigParser(ConfigParser.load_config_files([str(ROOT / INFERENCE), str(weights.parent / "overlay.json")]))
     ConfigParser.export_config_file(config.get(), str(bundle / "configs" / "inference.json"))
     stack = [nibabel.load(studies / f"p0_{view}.nii.gz") for view in ("frontal", "lateral")]
-    stacked = nibabel.Nifti1Image(np.stack([film.get_fdata(dtype=np.float32)[..., 0] for film in stack], -1), stack[0].affine)
+    films = np.stack([film.get_fdata(dtype=np.float32)[..., 0] for film in stack], -1)
+    stacked = nibabel.Nifti1Image(films, stack[0].affine)
     stacked.header.set_xyzt_units("mm")
     (folder / "stacked").mkdir()
     nibabel.save(stacked, folder / "stacked" / "p0.nii.gz")

@@ -441,7 +441,8 @@ def write_nifti(path: Path, values: np.ndarray) -> str:
 @pytest.mark.parametrize("shape", [(10, 6, 2), (10, 6, 1, 2)])
 def test_two_films_stacked_in_one_file_are_those_of_two_files(tmp_path: Path, shape: tuple[int, ...]):
     films = {"frontal": RAMP.T.astype(np.float32), "lateral": (RAMP.T[::-1] + 1).astype(np.float32)}
-    stacked = LoadRadiographsd()({"image": write_nifti(tmp_path / "two.nii.gz", np.stack([*films.values()], -1).reshape(shape))})
+    both = np.stack([*films.values()], -1).reshape(shape)
+    stacked = LoadRadiographsd()({"image": write_nifti(tmp_path / "two.nii.gz", both)})
     apart = LoadRadiographsd()({name: write_nifti(tmp_path / f"{name}.nii.gz", film) for name, film in films.items()})
     for view in films:
         np.testing.assert_array_equal(stacked[view].image, apart[view].image)

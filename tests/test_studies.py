@@ -243,7 +243,8 @@ def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
         write_picture(tmp_path / name)
     for name in ("b_ct.nii.gz", "c_ct.nii.gz"):
         write_volume(tmp_path / name)
-    assert find_film_pairs(tmp_path) == [FilmPair("a_pa.png", "a_ll.png", None), FilmPair("b_pa.png", "b_ll.png", "b_ct.nii.gz")]
+    alone, with_ct = FilmPair("a_pa.png", "a_ll.png", None), FilmPair("b_pa.png", "b_ll.png", "b_ct.nii.gz")
+    assert find_film_pairs(tmp_path) == [alone, with_ct]
     write_volume(tmp_path / "b_ct_2.nii.gz")
     assert find_film_pairs(tmp_path)[1] == FilmPair("b_pa.png", "b_ll.png", None)
 

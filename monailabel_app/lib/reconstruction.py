@@ -35,8 +35,10 @@ class ReconstructionTask(InferTask):
         self._one_at_a_time = threading.Lock()
 
     def info(self) -> dict[str, Any]:
-        found = f"weights: {self.weights}" if self.weights.is_file() else f"NO WEIGHTS YET: {self.weights} does not exist"
-        return {**super().info(), "description": f"CT in HU from a frontal and a lateral X-ray. Research use only; {found}"}
+        is_there = self.weights.is_file()
+        found = f"weights: {self.weights}" if is_there else f"NO WEIGHTS YET: {self.weights} does not exist"
+        description = f"CT in HU from a frontal and a lateral X-ray. Research use only; {found}"
+        return {**super().info(), "description": description}
 
     def is_valid(self) -> bool:
         return True

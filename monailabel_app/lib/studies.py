@@ -18,8 +18,8 @@ from scripts.study_search import find_film_pairs
 
 class StudyDatastore(Datastore):
     """
-    Lists each study that has one frontal and one lateral film, by names or DICOM tags. Its id is the path of the frontal
-    film from the folder on; its information names the lateral film and the CT.
+    Lists each study that has one frontal and one lateral film, by names or DICOM tags. Its id is the path of the
+    frontal film from the folder on; its information names the lateral film and the CT.
 
     Nothing but an upload is written to the folder, and nothing in it is deleted or replaced. Labels do not exist here.
 
@@ -54,13 +54,19 @@ class StudyDatastore(Datastore):
         return None
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Puts an uploaded file, of a film or a CT, into the folder; its id there is its name with the suffix."""
+        """Moves an uploaded file, of a film or a CT, into the folder; its id there is its name with the suffix."""
+        try:
+            return self._add(image_id, image_filename)
+        finally:
+            Path(image_filename).unlink()
+
+    def _add(self, image_id: str, image_filename: str) -> str:
         suffix = "".join(Path(image_filename).suffixes)
         name = image_id if image_id.endswith(suffix) else image_id + suffix
         if "\0" in name or not is_inside(str(self.folder / name), str(self.folder)):
             raise HTTPException(400, f"image '{image_id}' leads out of the studies; expected a name inside the folder.")
-        target = (self.folder / name).resolve()
-        if target.exists():
+        target = self.folder / name
+        if os.path.lexists(target):
             raise HTTPException(409, f"image '{name}' is there already, and is not replaced; expected another name.")
         write_whole(str(target), lambda path: shutil.copyfile(image_filename, path))
         self.refresh()
@@ -123,14 +129,19 @@ class StudyDatastore(Datastore):
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         return {}
 
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> NoReturn:
+        """Labels are refused, and the upload is not kept."""
+        os.remove(label_filename)
+        self._refuse()
+
     def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
         raise HTTPException(
             405,
-            "this server keeps no label maps and deletes nothing; to train on a CT, put it beside the films of its study "
-            "(PUT /datastore/image).",
+            "this server keeps no label maps and deletes nothing; to train on a CT, put it beside the films of its "
+            "study (PUT /datastore/image).",
         )
 
-    set_name = set_description = remove_image = save_label = remove_label = update_label_info = get_dataset_archive = _refuse
+    set_name = set_description = remove_image = remove_label = update_label_info = get_dataset_archive = _refuse
 
 
 def _described(pair: FilmPair) -> dict[str, Any]:

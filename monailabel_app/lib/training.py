@@ -24,8 +24,8 @@ STAGES = (1, 2, 3)
 class TrainingTask(TrainTask):
     """
     Trains the stages in turn on the CTs of the studies, split by patient, then puts the result where the server reads
-    its weights. What it leaves is in a folder `training_DATE_TIME` beside them: the datalist, the stages' weights, those
-    that were served before as `before.pth`, and TensorBoard's files.
+    its weights. What it leaves is in a folder `training_DATE_TIME` beside them: the datalist, the stages' weights,
+    those that were served before as `before.pth`, and TensorBoard's files.
 
     Args:
         weights: the file that is served.
