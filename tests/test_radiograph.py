@@ -455,7 +455,7 @@ def test_two_films_stacked_in_one_file_are_those_of_two_files(tmp_path: Path, sh
     [
         ("three.nii.gz", (10, 6, 3), "has shape (10, 6, 3), expected two films of one size, (W, H, 2), frontal first."),
         ("one.nii.gz", (10, 6), "has shape (10, 6), expected two films of one size, (W, H, 2), frontal first."),
-        ("picture.png", None, "is no NIfTI file, expected both films in one, frontal first; or name them one by one."),
+        ("picture.png", None, "is no NIfTI file, expected both films in one, frontal first; or name them singly."),
         ("nowhere.nii.gz", None, "names a file that does not exist; correct the path."),
     ],
 )

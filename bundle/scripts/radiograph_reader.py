@@ -67,8 +67,8 @@ def read_stacked_radiographs(
     path: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ
 ) -> tuple[Radiograph, Radiograph]:
     """
-    Reads a frontal and a lateral radiograph from one NIfTI file, for tools that know a single input: `(W, H, 2)`, or with
-    axes of length 1 before the last. It does not say where the films were taken; the rest is as in
+    Reads a frontal and a lateral radiograph from one NIfTI file, for tools that know a single input: `(W, H, 2)`, or
+    with axes of length 1 before the last. It does not say where the films were taken; the rest is as in
     :func:`read_radiograph`.
 
     Args:
@@ -84,7 +84,7 @@ def read_stacked_radiographs(
     if not os.path.exists(path):
         raise InputError(f"{where} names a file that does not exist; correct the path.")
     if not str(path).endswith(NIFTI):
-        raise InputError(f"{where} is no NIfTI file, expected both films in one, frontal first; or name them one by one.")
+        raise InputError(f"{where} is no NIfTI file, expected both films in one, frontal first; or name them singly.")
     stack, pixel_mm = _read_nifti_array(path, where)
     if stack.ndim != 3 or stack.shape[2] != 2:
         raise InputError(f"{where} has shape {stack.shape}, expected two films of one size, (W, H, 2), frontal first.")
