@@ -276,6 +276,14 @@ def test_bad_input_is_told_in_a_sentence(served: Server, image: str, given: dict
     assert message in answer.detail
 
 
+def test_the_weights_are_neither_given_nor_taken_nor_deleted(served: Server, weights: Path, studies: Path):
+    before = weights.read_bytes()
+    answers = [served.ask("GET", f"/model/{MODEL}"), served.ask("DELETE", f"/model/{MODEL}")]
+    answers += [served.ask("PUT", f"/model/{MODEL}", files={"file": studies / "p0_ct.nii.gz"})]
+    assert all(answer.status >= 400 for answer in answers)
+    assert weights.read_bytes() == before
+
+
 def test_another_model_is_not_found(served: Server):
     answer = served.infer("p0_frontal.nii.gz", model="spleen")
     assert answer.status == 404 and answer.detail == f"model 'spleen' does not exist, expected {MODEL}."

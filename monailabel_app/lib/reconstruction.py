@@ -43,9 +43,6 @@ class ReconstructionTask(InferTask):
     def is_valid(self) -> bool:
         return True
 
-    def get_path(self, validate: bool = True) -> str | None:
-        return str(self.weights) if self.weights.is_file() or not validate else None
-
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Paths `image` and `lateral` to the path of the CT, and what is known of it."""
         films = {"frontal": request["image"], "lateral": request["lateral"]}
