@@ -9,6 +9,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray
     python launch.py evaluate   score trained weights on the test section of a dataset
     python launch.py package    pack the bundle for a model zoo
+    python launch.py label      serve a folder of studies by MONAI Label, from an environment of its own
 
 Research use only, not for diagnosis. Needs Python 3.10 or newer and nothing else.
 """
@@ -34,6 +35,12 @@ PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python
 REQUIREMENTS = ROOT / "requirements.txt"
 REQUIREMENTS_DEMO = ROOT / "requirements-demo.txt"
 REQUIREMENTS_PEERS = ROOT / "requirements-peers.txt"
+LABEL_APP = ROOT / "monailabel_app"
+LABEL_ENVIRONMENT = ROOT / ".venv-label"
+LABEL_PYTHON = LABEL_ENVIRONMENT / PYTHON.relative_to(ENVIRONMENT)
+REQUIREMENTS_LABEL = LABEL_APP / "requirements.txt"
+REQUIREMENTS_LABEL_SERVER = LABEL_APP / "requirements-server.txt"
+WITHOUT_LABEL = "--without-label"
 CONFIGS = Path("bundle") / "configs"
 OVERLAY = "overlay.json"
 RESUME = "resume"
@@ -54,7 +61,10 @@ class LaunchError(Exception):
 def main() -> int:
     arguments = parse_arguments()
     try:
-        install(with_peers=arguments.verb is test)
+        if arguments.verb is not label:
+            install(with_peers=arguments.verb is test)
+        if arguments.verb is label or (arguments.verb is test and WITHOUT_LABEL not in arguments.pytest):
+            install_label()
         arguments.verb(arguments)
     except (LaunchError, OSError) as error:
         print(f"\nlaunch.py: error: {error}", file=sys.stderr)
@@ -73,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "demo", metavar="DIR")
     verb.set_defaults(verb=demo)
 
-    verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest")
+    verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest, --without-label among them")
     verb.set_defaults(verb=test)
 
     verb = verbs.add_parser("datalist", help="write DIR/datalist.json from the studies in DIR, or check it")
@@ -113,11 +123,18 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--large-files-url", metavar="URL", help="where files above 25 MB will lie: {version}, {path}")
     verb.set_defaults(verb=package)
 
+    verb = verbs.add_parser("label", help="serve a folder of studies by MONAI Label")
+    verb.add_argument("--studies", type=Path, required=True, metavar="DIR", help="holds X-rays, and CTs to train on")
+    verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.add_argument("--host", default="127.0.0.1", help="who may ask: without authentication, this machine alone")
+    verb.add_argument("--port", type=int, default=8000)
+    verb.set_defaults(verb=label)
+
     arguments, further = parser.parse_known_args()
     if further and arguments.verb is not test:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     arguments.pytest = further
-    for name in ("output", "dataset_dir", "frontal", "lateral", "weights"):
+    for name in ("output", "dataset_dir", "frontal", "lateral", "weights", "studies"):
         if getattr(arguments, name, None) is not None:
             setattr(arguments, name, getattr(arguments, name).resolve())
     return arguments
@@ -145,7 +162,8 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def test(arguments: argparse.Namespace) -> None:
-    if run([str(PYTHON), "-m", "pytest", *(arguments.pytest or ["tests"])], shown_as="python -m pytest") != 0:
+    chosen = arguments.pytest if set(arguments.pytest) - {WITHOUT_LABEL} else [*arguments.pytest, "tests"]
+    if run([str(PYTHON), "-m", "pytest", *chosen], shown_as="python -m pytest") != 0:
         raise LaunchError("tests failed; see above.")
 
 
@@ -197,6 +215,20 @@ def package(arguments: argparse.Namespace) -> None:
     options = ["--without-weights"] if arguments.without_weights else []
     options += ["--large-files-url", arguments.large_files_url] if arguments.large_files_url else []
     bundle_script("scripts.package", arguments.output.as_posix(), *options)
+
+
+def label(arguments: argparse.Namespace) -> None:
+    if not arguments.studies.is_dir():
+        raise LaunchError(f"--studies {arguments.studies}: no such folder.")
+    if not arguments.weights.is_file():
+        print(f"{arguments.weights}: no such weights. The server starts; it reconstructs once they are there.")
+    line = ["-m", "monailabel.main", "start_server", "--app", LABEL_APP.name, "--studies", arguments.studies.as_posix()]
+    line += ["--conf", "weights", arguments.weights.as_posix()]
+    line += ["--host", arguments.host, "--port", str(arguments.port)]
+    line += ["--uvicorn_app", f"{LABEL_APP.name}.server:app"]
+    status = run([str(LABEL_PYTHON), *line], shown_as=shown([LABEL_PYTHON.relative_to(ROOT).as_posix(), *line]))
+    if status != 0:
+        raise LaunchError(f"the server ended with status {status}; its message is above.")
 
 
 def demo_dataset(output: Path, overlay: Path | None) -> Path:
@@ -370,33 +402,49 @@ def message_of(traceback: str) -> str:
 
 
 def install(with_peers: bool = False) -> None:
-    """Makes `.venv` and installs the requirements, save those files that have been installed as they are now."""
-    if sys.version_info < (3, 10):
-        raise LaunchError(f"Python {sys.version.split()[0]} found, 3.10 or newer expected.")
+    """Makes `.venv` and installs what the bundle needs."""
     wanted: dict[Path, list[str]] = {REQUIREMENTS: [], REQUIREMENTS_DEMO: ["--no-deps"]}
     if with_peers:
         wanted[REQUIREMENTS_PEERS] = ["--no-deps"]
-    marker = ENVIRONMENT / "installed-requirements.sha256"
-    done = marker.read_text(encoding="utf-8").splitlines() if PYTHON.is_file() and marker.is_file() else []
+    install_into(ENVIRONMENT, PYTHON, wanted)
+
+
+def install_label() -> None:
+    """Makes `.venv-label` for MONAI Label, which holds the bundle to older packages than the rest runs on."""
+    install_into(LABEL_ENVIRONMENT, LABEL_PYTHON, requirements_of_label())
+
+
+def requirements_of_label() -> dict[Path, list[str]]:
+    """In the order of their installation, each file with pip's options."""
+    constraints = REQUIREMENTS_LABEL.relative_to(ROOT).as_posix()
+    return {REQUIREMENTS: ["-c", constraints], REQUIREMENTS_LABEL: [], REQUIREMENTS_LABEL_SERVER: ["--no-deps"]}
+
+
+def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]]) -> None:
+    """Makes an environment and installs requirements, save those files that have been installed as they are now."""
+    if sys.version_info < (3, 10):
+        raise LaunchError(f"Python {sys.version.split()[0]} found, 3.10 or newer expected.")
+    marker = environment / "installed-requirements.sha256"
+    done = marker.read_text(encoding="utf-8").splitlines() if python.is_file() and marker.is_file() else []
     missing = {file: options for file, options in wanted.items() if checksum(file) not in done}
     if not missing:
         return
-    print(f"Installing the requirements into {ENVIRONMENT}; this happens once and takes a few minutes.", flush=True)
-    if not PYTHON.is_file():
-        venv.create(ENVIRONMENT, with_pip=True)
+    print(f"Installing the requirements into {environment}; this happens once and takes a few minutes.", flush=True)
+    if not python.is_file():
+        venv.create(environment, with_pip=True)
     for file, options in missing.items():
-        pip_install([*options, "-r", file.name])
-        done = [line for line in done if not line.endswith(file.name)] + [checksum(file)]
+        pip_install(python, [*options, "-r", file.relative_to(ROOT).as_posix()])
+        done = [line for line in done if line.split()[-1] != checksum(file).split()[-1]] + [checksum(file)]
         marker.write_text("\n".join(done) + "\n", encoding="utf-8")
 
 
 def checksum(file: Path) -> str:
-    """As `sha256sum` prints it."""
-    return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}"
+    """As `sha256sum` prints it in the repository root."""
+    return f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(ROOT).as_posix()}"
 
 
-def pip_install(arguments: list[str]) -> None:
-    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+def pip_install(python: Path, arguments: list[str]) -> None:
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     if run(command, shown_as=shown(["python", "-m", "pip", "install", *arguments])) != 0:
         raise LaunchError("the requirements could not be installed; pip's message is above.")
 

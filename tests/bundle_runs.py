@@ -60,7 +60,7 @@ def bundle_run(
     if processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         line = [*torchrun, f"--max-restarts={restarts}", *line]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": str(max(1, 2 // processes))}
+    environment = {"OMP_NUM_THREADS": str(max(1, 2 // processes)), **os.environ, "PYTHONIOENCODING": "utf-8"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
     return subprocess.run([sys.executable, *line], cwd=folder, env=environment, **output)
 

@@ -23,6 +23,10 @@ from monai.bundle import ConfigParser  # noqa: E402
 from scripts import BiplanarGeometry, ProgressiveCascadeModel  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--without-label", action="store_true", help="skip what needs MONAI Label's own environment")
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)

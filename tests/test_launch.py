@@ -39,6 +39,7 @@ def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module, "ENVIRONMENT", tmp_path / "environment")
     (tmp_path / "environment").mkdir()
     (tmp_path / "environment" / "installed-requirements.sha256").write_text(checksums(module))
+    monkeypatch.setattr(module, "install_label", lambda: None)
     return module
 
 
@@ -91,6 +92,7 @@ def test_it_needs_nothing_but_python():
         (["datalist", "d", "--check"], "datalist", {"check": True}),
         (["package", "--output", "d"], "package", {"output": Path.cwd() / "d", "without_weights": False}),
         (["package", "--output", "d", "--large-files-url", "u"], "package", {"large_files_url": "u"}),
+        (["label", "--studies", "d"], "label", {"studies": Path.cwd() / "d", "host": "127.0.0.1", "port": 8000}),
         (["test"], "test", {"pytest": []}),
         (["test", "-k", "words", "tests/test_files.py"], "test", {"pytest": ["-k", "words", "tests/test_files.py"]}),
     ],
@@ -114,6 +116,7 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
         ["datalist"],
         ["package"],
         ["datalist", "d", "--check", "--overwrite"],
+        ["label"],
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_before_any_work(command, arguments: list[str], capfd):
@@ -170,13 +173,43 @@ def test_the_peers_are_installed_for_the_tests_alone(launch: ModuleType, monkeyp
     marker.write_text("of another version\n")
     assert not any("peers" in call for call in pip_calls())
     assert pip_calls(with_peers=True)[2:] == ["--no-deps -r requirements-peers.txt"]
+
+
+def test_each_verb_installs_what_it_needs(launch: ModuleType, command, monkeypatch: pytest.MonkeyPatch):
     wanted = []
-    monkeypatch.setattr(launch, "install", lambda with_peers: wanted.append(with_peers))
-    for arguments in (["test"], ["train"]):
-        monkeypatch.setattr(launch, arguments[0], lambda arguments: None)
-        monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
-        launch.main()
-    assert wanted == [True, False]
+    monkeypatch.setattr(launch, "install", lambda with_peers: wanted.append("peers" if with_peers else "bundle"))
+    monkeypatch.setattr(launch, "install_label", lambda: wanted.append("label"))
+    for verb, *options in (["train"], ["label", "--studies", "d"], ["test", "--without-label"], ["test"]):
+        monkeypatch.setattr(launch, verb, lambda arguments: None)
+        command(verb, *options)
+    assert wanted == ["bundle", "label", "peers", "peers", "label"]
+
+
+def test_label_installs_the_bundles_requirements_held_to_its_own(launch: ModuleType, monkeypatch, tmp_path: Path):
+    calls, files = [], [launch.REQUIREMENTS, launch.REQUIREMENTS_LABEL, launch.REQUIREMENTS_LABEL_SERVER]
+    monkeypatch.setattr(launch, "pip_install", lambda python, arguments: calls.append(arguments))
+    monkeypatch.setattr(launch.venv, "create", lambda folder, with_pip: folder.mkdir())
+    launch.install_into(tmp_path / "label", tmp_path / "label" / "python", launch.requirements_of_label())
+    own, server = "monailabel_app/requirements.txt", "monailabel_app/requirements-server.txt"
+    assert calls == [["-c", own, "-r", "requirements.txt"], ["-r", own], ["--no-deps", "-r", server]]
+    lines = (tmp_path / "label" / "installed-requirements.sha256").read_text().splitlines()
+    assert lines == [launch.checksum(file) for file in files]
+
+
+def test_label_refuses_studies_that_are_no_folder_and_prints_the_line_it_runs(
+    launch: ModuleType, command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd
+):
+    assert command("label", "--studies", tmp_path / "nowhere") == 1
+    assert capfd.readouterr().err == f"\nlaunch.py: error: --studies {tmp_path}/nowhere: no such folder.\n"
+    monkeypatch.setattr(launch, "LABEL_PYTHON", ROOT / ".venv-label" / "bin" / "python")
+    monkeypatch.setattr(launch.subprocess, "call", lambda *arguments, **named: 0)
+    assert command("label", "--studies", tmp_path, "--weights", tmp_path / "model.pt", "--port", "81") == 0
+    told, line = capfd.readouterr().out.strip().split("\n\n$ ")
+    assert told.startswith(f"{tmp_path}/model.pt: no such weights.")
+    expected = [".venv-label/bin/python", "-m", "monailabel.main", "start_server", "--app", "monailabel_app"]
+    expected += ["--studies", str(tmp_path), "--conf", "weights", f"{tmp_path}/model.pt"]
+    expected += ["--host", "127.0.0.1", "--port", "81", "--uvicorn_app", "monailabel_app.server:app"]
+    assert shlex.split(line) == expected
 
 
 def test_a_failed_install_is_not_taken_for_done(launch: ModuleType, marker: Path, pip_calls):

@@ -504,3 +504,47 @@ def test_films_that_do_not_belong_together_are_refused(tmp_path: Path, frontal: 
         LoadRadiographsd()(record)
     assert told in str(caught.value)
     assert all(path in str(caught.value) and f"'{field}'" in str(caught.value) for field, path in record.items())
+
+
+def write_nifti(path: Path, values: np.ndarray) -> str:
+    image = nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 1.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("shape", [(10, 6, 2), (10, 6, 1, 2)])
+def test_two_films_stacked_in_one_file_are_those_of_two_files(tmp_path: Path, shape: tuple[int, ...]):
+    films = {"frontal": RAMP.T.astype(np.float32), "lateral": (RAMP.T[::-1] + 1).astype(np.float32)}
+    both = np.stack([*films.values()], -1).reshape(shape)
+    stacked = LoadRadiographsd()({"image": write_nifti(tmp_path / "two.nii.gz", both)})
+    apart = LoadRadiographsd()({name: write_nifti(tmp_path / f"{name}.nii.gz", film) for name, film in films.items()})
+    for view in films:
+        np.testing.assert_array_equal(stacked[view].image, apart[view].image)
+        assert (stacked[view].scale, stacked[view].pixel_mm) == (apart[view].scale, apart[view].pixel_mm)
+    assert stacked["frontal"].pixel_mm == (3.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "told"),
+    [
+        ("three.nii.gz", (10, 6, 3), "has shape (10, 6, 3), expected two films of one size, (W, H, 2), frontal first."),
+        ("one.nii.gz", (10, 6), "has shape (10, 6), expected two films of one size, (W, H, 2), frontal first."),
+        ("picture.png", None, "is no NIfTI file, expected both films in one, frontal first; or name them singly."),
+        ("nowhere.nii.gz", None, "names a file that does not exist; correct the path."),
+    ],
+)
+def test_a_file_without_two_films_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...] | None, told: str):
+    if shape:
+        write_nifti(tmp_path / name, np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
+    elif name == "picture.png":
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        LoadRadiographsd()({"image": str(tmp_path / name)})
+    assert str(caught.value) == f"{tmp_path}/{name}: field 'image' {told}"
+
+
+def test_a_blank_film_of_a_stack_is_named(tmp_path: Path):
+    films = np.stack([RAMP.T.astype(np.float32), np.zeros((10, 6), np.float32)], -1)
+    with pytest.raises(InputError, match="two.nii.gz: field 'image', film 'lateral'"):
+        LoadRadiographsd()({"image": write_nifti(tmp_path / "two.nii.gz", films)})

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from scripts.dicom_tags import MODALITIES
-from scripts.study_search import find_records
+from scripts.studies import FilmPair
+from scripts.study_search import find_film_pairs, find_records
 from study_files import write_dicom_film, write_header, write_picture, write_series, write_volume
 
 
@@ -250,3 +251,20 @@ def test_the_order_of_the_file_system_has_no_part_in_it(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "walk", backwards)
     assert find_records(tmp_path) == straight
+
+
+def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
+    for name in ("a_pa.png", "a_ll.png", "b_pa.png", "b_ll.png", "c_pa.png", "d_pa.png", "d_ll.png", "d_lat.png"):
+        write_picture(tmp_path / name)
+    for name in ("b_ct.nii.gz", "c_ct.nii.gz"):
+        write_volume(tmp_path / name)
+    alone, with_ct = FilmPair("a_pa.png", "a_ll.png", None), FilmPair("b_pa.png", "b_ll.png", "b_ct.nii.gz")
+    assert find_film_pairs(tmp_path) == [alone, with_ct]
+    write_volume(tmp_path / "b_ct_2.nii.gz")
+    assert find_film_pairs(tmp_path)[1] == FilmPair("b_pa.png", "b_ll.png", None)
+
+
+def test_film_pairs_are_found_by_dicom_tags(tmp_path: Path):
+    write_dicom_film(tmp_path / "x" / "1.dcm", "PA")
+    write_dicom_film(tmp_path / "x" / "2.dcm", "LL")
+    assert find_film_pairs(tmp_path) == [FilmPair("x/1.dcm", "x/2.dcm", None)]

@@ -21,13 +21,16 @@ class PretrainedWeightsError(RuntimeError):
     """The pretrained weights of a loss network cannot be had."""
 
 
+BUNDLE_ERRORS = (InputError, OutputError, CheckpointError, PretrainedWeightsError)
+
+
 def told(error: BaseException) -> str:
     """What an error of another package says, in one line; its type when it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The :class:`InputError` among the causes of an error, which MONAI wraps in others; else the first of the chain."""
-    while not isinstance(error, InputError) and (error.__cause__ or error.__context__):
+    """The bundle's own error among the causes of an error, which MONAI wraps in others; else the first of the chain."""
+    while not isinstance(error, BUNDLE_ERRORS) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__
     return error

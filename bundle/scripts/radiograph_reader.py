@@ -59,13 +59,56 @@ def read_radiograph(
         raise InputError(f"{path}: field '{field}' names a file that does not exist; correct the path.")
     if _is_dicom(path):
         return read_dicom(path, where, field, scale, orientations)
-    letters = check_directions(orientations[field], "film_orientation")
     pixels, pixel_mm = (_read_nifti if str(path).endswith(NIFTI) else _read_picture)(path, where)
+    return _radiograph(path, where, pixels, pixel_mm, scale, orientations[field])
+
+
+def read_stacked_radiographs(
+    path: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ
+) -> tuple[Radiograph, Radiograph]:
+    """
+    Reads a frontal and a lateral radiograph from one NIfTI file, for tools that know a single input: `(W, H, 2)`, or
+    with axes of length 1 before the last. It does not say where the films were taken; the rest is as in
+    :func:`read_radiograph`.
+
+    Args:
+        path: the file, which is the record's field "image".
+        scale: as there.
+        orientations: as there.
+
+    Raises:
+        InputError: when the file does not hold two films, or one of them cannot be used.
+    """
+    check_scale(scale)
+    where = f"{path}: field 'image'"
+    if not os.path.exists(path):
+        raise InputError(f"{where} names a file that does not exist; correct the path.")
+    if not str(path).endswith(NIFTI):
+        raise InputError(f"{where} is no NIfTI file, expected both films in one, frontal first; or name them singly.")
+    stack, pixel_mm = _read_nifti_array(path, where)
+    if stack.ndim != 3 or stack.shape[2] != 2:
+        raise InputError(f"{where} has shape {stack.shape}, expected two films of one size, (W, H, 2), frontal first.")
+    return tuple(
+        _radiograph(path, f"{where}, film '{field}'", pixels, pixel_mm, scale, orientations[field])
+        for field, pixels in zip(("frontal", "lateral"), stack.T)
+    )
+
+
+def _radiograph(
+    path: str,
+    where: str,
+    pixels: np.ndarray,
+    pixel_mm: tuple[float, float] | None,
+    scale: Scale | None,
+    directions: Sequence[str],
+) -> Radiograph:
+    """What the pixels `(H, W)` of a file that is no DICOM file say."""
+    letters = check_directions(directions, "film_orientation")
     if pixel_mm is None:
         warnings.warn(
             f"{where} has no pixel spacing; its longer side, borders included, is taken to span the detector. Expected "
             f"DICOM with Imager Pixel Spacing (0018,1164), or NIfTI in mm, for a picture that lies where it was taken.",
-            stacklevel=2,
+            stacklevel=3,
         )
     scale = scale or ("line_integral" if np.issubdtype(pixels.dtype, np.floating) else "presentation")
     exposed = np.ones(pixels.shape, bool)
@@ -115,23 +158,30 @@ def _single_channel(pixels: np.ndarray, where: str) -> np.ndarray:
 
 
 def _read_nifti(path: str, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """`(H, W)`, and the spacing where the header says that its unit is mm: without a unit it is often a filler."""
+    """`(H, W)`, and the spacing, see :func:`_read_nifti_array`."""
+    pixels, pixel_mm = _read_nifti_array(path, where)
+    if pixels.ndim != 2:
+        raise InputError(f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions.")
+    return pixels.T, pixel_mm
+
+
+def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
+    """
+    `(W, H, ...)` without further axes of length 1, and the spacing of rows and columns where the header says that its
+    unit is mm: without a unit it is often a filler.
+    """
     try:
         image = nibabel.load(path)
         pixels = np.asanyarray(image.dataobj)
     except Exception as error:
         raise InputError(f"{where} cannot be read as an image ({error}); expected a NIfTI file.") from error
-    shape = pixels.shape
-    while pixels.ndim > 2 and pixels.shape[-1] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim != 2:
-        raise InputError(f"{where} has shape {shape}, expected a single-channel image of 2 dimensions.")
+    pixels = pixels.reshape(pixels.shape[:2] + tuple(length for length in pixels.shape[2:] if length != 1))
     if image.header.get_xyzt_units()[0] != "mm":
-        return pixels.T, None
+        return pixels, None
     width_mm, height_mm = (float(zoom) for zoom in image.header.get_zooms()[:2])
     if not (width_mm > 0 and height_mm > 0):
         raise InputError(f"{where} has the pixel spacing {width_mm:g} x {height_mm:g} mm, expected positive numbers.")
-    return pixels.T, (height_mm, width_mm)
+    return pixels, (height_mm, width_mm)
 
 
 def _least_step(image: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from .film_appearance import warn_of_appearance
 from .film_pair import geometry_of_films, in_order, warn_of_other_geometry
 from .geometry import BiplanarGeometry
 from .radiograph import AS_READ, Radiograph, Scale, check_orientations, check_scale
-from .radiograph_reader import read_radiograph
+from .radiograph_reader import read_radiograph, read_stacked_radiographs
 from .transforms import XRAY_KEYS
 
 LARGEST_SATURATED = 0.4
@@ -30,7 +30,8 @@ class LoadRadiographsd(Transform):
     """
     Reads a record's `frontal` and `lateral` files as :class:`~scripts.radiograph.Radiograph`; exchanges the two where
     their tags say so, and warns where their pictures do, see :func:`~scripts.film_appearance.warn_of_appearance`. A record
-    without either is left as it is.
+    of one file with both, its `image`, gets them from there, see
+    :func:`~scripts.radiograph_reader.read_stacked_radiographs`. A record without any is left as it is.
 
     Args:
         scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
@@ -53,6 +54,9 @@ class LoadRadiographsd(Transform):
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         scale = record.get("film_scale", self.scale)
         orientations = {**self.orientations, **record.get("film_orientation", {})}
+        if isinstance(record.get("image"), str) and not set(XRAY_KEYS) & set(record):
+            stacked = read_stacked_radiographs(record["image"], scale, orientations)
+            return {**record, **dict(zip(XRAY_KEYS, stacked))}
         films = {key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record}
         if len(films) == len(XRAY_KEYS):
             films = dict(zip(XRAY_KEYS, in_order(*films.values())))

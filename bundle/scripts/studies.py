@@ -43,6 +43,27 @@ class PatientRecord:
         return {"ct": self.ct, **dict(zip(("frontal", "lateral"), self.films or ()))}
 
 
+@dataclass(frozen=True)
+class FilmPair:
+    """The two films of a study."""
+
+    frontal: str
+    lateral: str
+    ct: str | None
+    """The study's CT, where it has one alone."""
+
+
+def pair_films(images: Iterable[Image]) -> list[FilmPair]:
+    """The studies with one frontal and one lateral film, in order; whether they have a CT does not matter."""
+    pairs = []
+    for members in _join_days(sorted(images)).values():
+        by_field = _paths_by_field(members)
+        if len(by_field["frontal"]) == len(by_field["lateral"]) == 1:
+            ct = by_field["ct"][0] if len(by_field["ct"]) == 1 else None
+            pairs.append(FilmPair(by_field["frontal"][0], by_field["lateral"][0], ct))
+    return sorted(pairs, key=lambda pair: pair.frontal)
+
+
 def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[LeftOut]]:
     """
     The records of all studies, in order, and the films that are in none.
@@ -53,15 +74,20 @@ def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[Le
     """
     records, left_out = [], []
     for (patient, _), members in _join_days(sorted(images)).items():
-        by_field: dict[str, list[str]] = {"ct": [], "frontal": [], "lateral": []}
-        for image in members:
-            by_field[image.field].append(image.path)
+        by_field = _paths_by_field(members)
         obstacle = _obstacle(**{field: len(paths) for field, paths in by_field.items()})
         films = (by_field["frontal"][0], by_field["lateral"][0]) if obstacle is None else None
         records += [PatientRecord(patient, ct, films) for ct in by_field["ct"]]
         if obstacle:
             left_out += [LeftOut(path, obstacle) for view in ("frontal", "lateral") for path in by_field[view]]
     return sorted(records), left_out
+
+
+def _paths_by_field(members: Iterable[Image]) -> dict[str, list[str]]:
+    by_field: dict[str, list[str]] = {"ct": [], "frontal": [], "lateral": []}
+    for image in members:
+        by_field[image.field].append(image.path)
+    return by_field
 
 
 def _join_days(images: Iterable[Image]) -> dict[tuple[str, str], list[Image]]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .dicom_headers import Header, describe_headers, patients_by_folder, read_header
 from .image_files import describe_file, image_suffix
 from .records import is_inside
-from .studies import Image, LeftOut, PatientRecord, pair_by_study
+from .studies import FilmPair, Image, LeftOut, PatientRecord, pair_by_study, pair_films
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 VOXELS = re.compile(r"\.(zraw|raw(\.gz)?)$", re.I)
@@ -21,17 +21,28 @@ VOXELS = re.compile(r"\.(zraw|raw(\.gz)?)$", re.I)
 
 def find_records(folder: Path) -> tuple[list[PatientRecord], list[LeftOut]]:
     """The records of a folder, in an order that the file system has no part in, and all that is in none of them."""
+    images, left_out = _find_images(folder)
+    records, unpaired = pair_by_study(images)
+    return records, sorted(left_out + unpaired)
+
+
+def find_film_pairs(folder: Path) -> list[FilmPair]:
+    """The studies of a folder that have one frontal and one lateral film, with a CT or without."""
+    return pair_films(_find_images(folder)[0])
+
+
+def _find_images(folder: Path) -> tuple[list[Image], list[LeftOut]]:
+    """The CTs and films of a folder, and every other file with its reason."""
     paths, left_out = _walk(folder)
     dicom = [path for path in paths if image_suffix(path) is None and is_dicom(folder / path)]
     headers = [read_header(folder, path) for path in tqdm(dicom, desc="Reading DICOM headers", disable=not dicom)]
     known = [header for header in headers if isinstance(header, Header)]
     patients = patients_by_folder(known)
     found = [describe_file(folder, path, patients) for path in paths if image_suffix(path)] + describe_headers(known)
-    records, unpaired = pair_by_study(image for image in found if isinstance(image, Image))
-    left_out += [entry for entry in (*headers, *found) if isinstance(entry, LeftOut)] + unpaired
+    left_out += [entry for entry in (*headers, *found) if isinstance(entry, LeftOut)]
     others = set(paths) - set(dicom) - {path for path in paths if image_suffix(path)}
     left_out += [LeftOut(path, _reason_of_other(path)) for path in others if not _is_voxels_of_a_header(path, paths)]
-    return records, sorted(left_out)
+    return [entry for entry in found if isinstance(entry, Image)], left_out
 
 
 def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:

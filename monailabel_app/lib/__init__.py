@@ -1,0 +1,1 @@
+"""What the app in `main.py` is made of."""

@@ -1,0 +1,367 @@
+"""
+The MONAI Label app, by a real server in its own environment, started by its one command, and asked by plain HTTP and by
+MONAI Label's own client.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from bundle_runs import OVERLAY, ROOT, bundle_run
+from label_server import MODEL, PYTHON, Answer, Server, free_port, running
+from monai.bundle import ConfigParser
+from phantoms import phantom, write_films
+from radiographs import LATERAL, write_line_integrals
+from scripts import BiplanarGeometry, ProgressiveCascadeModel
+from scripts.files import cube_affine, write_ct
+from study_files import write_picture
+
+INFERENCE = "bundle/configs/inference.json"
+
+
+@pytest.fixture(scope="module")
+def environment(pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("--without-label"):
+        pytest.skip("--without-label: MONAI Label's own environment was not wanted")
+    assert PYTHON.is_file(), f"{PYTHON}: no such environment; `python launch.py test` makes it."
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    Three phantoms with CT and films by name, one with films by DICOM tags, one whose films say nothing, and a bad one.
+    """
+    folder = tmp_path_factory.mktemp("studies")
+    for number in range(3):
+        hu = phantom(24, 0.03 * number)
+        write_ct(str(folder / f"p{number}_ct.nii.gz"), hu, cube_affine(24, 360.0))
+        write_films(folder, f"p{number}", hu)
+    for name, view in (("one", "frontal"), ("two", "lateral")):
+        shutil.copyfile(folder / f"p0_{view}.nii.gz", folder / f"{name}.nii.gz")
+    (folder / "tags").mkdir()
+    study = {"StudyInstanceUID": "1.2.3", "PatientID": "tagged"}
+    for name, series, tags in (("1.dcm", "1.2.3.1", {}), ("2.dcm", "1.2.3.2", LATERAL)):
+        film = nibabel.load(folder / f"p0_{'lateral' if tags else 'frontal'}.nii.gz").get_fdata()[..., 0].T
+        write_line_integrals(folder / "tags" / name, film, **study, SeriesInstanceUID=series, **tags)
+    (folder / "bad_frontal.png").write_bytes(b"no picture")
+    write_picture(folder / "bad_lateral.png")
+    (folder.parent / "outside.nii.gz").write_bytes((folder / "p0_lateral.nii.gz").read_bytes())
+    (folder / "link.nii.gz").symlink_to(folder.parent / "outside.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server looks for weights; only their overlay config is there yet."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "overlay.json").write_text(json.dumps(OVERLAY))
+    return folder / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def server(
+    environment: None, studies: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """The server without weights, started by the launcher. No upload or result may be left when it has ended."""
+    port, log = free_port(), tmp_path_factory.mktemp("log") / "server.log"
+    line = [sys.executable, "launch.py", "label", "--studies", studies, "--weights", weights, "--port", port]
+    with running(line, port, log) as started:
+        yield started
+    assert not list(started.temporary.glob("monailabel_*"))
+
+
+@pytest.fixture(scope="module")
+def without_weights(server: Server) -> tuple[Answer, Answer]:
+    """What the server says of itself, and to a request, before it has weights."""
+    return server.ask("GET", "/info/"), server.infer("p0_frontal.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def served(server: Server, weights: Path, without_weights) -> Server:
+    """The server with weights."""
+    write_weights(weights)
+    return server
+
+
+@pytest.fixture(scope="module")
+def first(served: Server) -> bytes:
+    """The reconstruction of the first phantom, from films that are paired by their names."""
+    return served.infer("p0_frontal.nii.gz").body
+
+
+def write_weights(path: Path) -> None:
+    """Random weights of the sizes of :data:`OVERLAY`, none of them zero."""
+    torch.manual_seed(0)
+    sizes = {name.split("#")[1]: value for name, value in OVERLAY.items() if name.startswith("network_def#")}
+    model = ProgressiveCascadeModel(geometry=BiplanarGeometry(detector_pixels=128), **sizes)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(model.state_dict(), path)
+
+
+def reconstructed(weights: Path, studies: Path, number: int, output: Path) -> nibabel.Nifti1Image:
+    """What `python -m monai.bundle run` makes of a phantom's films."""
+    films = {view: studies / f"p{number}_{view}.nii.gz" for view in ("frontal", "lateral")}
+    configs = [INFERENCE, str(weights.parent / "overlay.json")]
+    run = bundle_run("run", configs, weights=weights, output_dir=output, **films)
+    assert run.returncode == 0, run.stdout[-3000:]
+    return nibabel.load(output / "ct.nii.gz")
+
+
+def image_of(body: bytes) -> nibabel.Nifti1Image:
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(body))
+
+
+def assert_same(found: nibabel.Nifti1Image, expected: nibabel.Nifti1Image) -> None:
+    assert found.get_data_dtype() == expected.get_data_dtype() == np.int16
+    np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj))
+    np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+def assert_nothing_is_kept(server: Server) -> None:
+    """No file of a request that has been answered, save those of sessions."""
+    (folder,) = server.temporary.glob("monailabel_*")
+    assert not [path for path in folder.iterdir() if path.name != "sessions"]
+
+
+def test_a_server_without_weights_says_so(without_weights: tuple[Answer, Answer], weights: Path, server: Server):
+    about, answer = without_weights
+    assert f"NO WEIGHTS YET: {weights} does not exist" in about.json["models"][MODEL]["description"]
+    assert answer.status == 503
+    assert answer.detail.startswith(f"{weights}: no such checkpoint; expected the weights of the cascade")
+    assert f"{weights}: no such weights." in server.log.read_text()
+
+
+def test_it_listens_to_this_machine_alone_unless_told_otherwise(server: Server):
+    assert "Uvicorn running on http://127.0.0.1:" in server.log.read_text()
+
+
+def test_a_page_of_another_site_gets_no_answer_and_one_of_its_own_does(server: Server):
+    listing = "/datastore/?output=all"
+    for method, path in (("GET", listing), ("POST", f"/train/{MODEL}")):
+        answer = server.ask(method, path, origin="https://elsewhere.org")
+        assert answer.status == 403 and answer.detail == "pages of https://elsewhere.org may not ask this server."
+    assert server.ask("GET", "/train/").status == 404
+    assert server.ask("GET", listing, origin=server.url).status == 200
+
+
+def test_studies_with_both_films_are_listed_with_what_belongs_to_them(served: Server, tmp_path: Path):
+    listed = served.client(tmp_path, "datastore")["objects"]
+    found = {name: entry["image"]["info"] for name, entry in listed.items()}
+    expected = {f"p{n}_frontal.nii.gz": {"lateral": f"p{n}_lateral.nii.gz", "ct": f"p{n}_ct.nii.gz"} for n in range(3)}
+    expected["tags/1.dcm"] = {"lateral": "tags/2.dcm", "ct": None}
+    expected["bad_frontal.png"] = {"lateral": "bad_lateral.png", "ct": None}
+    assert found == expected
+
+
+def test_the_client_gets_the_voxels_and_affine_of_a_bundle_run_whatever_type_it_asks_for(
+    served: Server, studies: Path, weights: Path, first: bytes, tmp_path: Path
+):
+    asked = {"result_dtype": "uint8", "result_extension": ".nrrd"}
+    path, answer = served.client(tmp_path, "infer", model=MODEL, image_id="p0_frontal.nii.gz", params=asked)
+    expected = reconstructed(weights, studies, 0, tmp_path / "run")
+    assert expected.shape == (64, 64, 64) and np.asanyarray(expected.dataobj).std() > 10
+    assert_same(nibabel.load(path), expected)
+    assert_same(image_of(first), expected)
+    assert answer["unit"] == "HU" and "Research use only" in answer["notice"]
+
+
+def test_films_are_paired_by_their_dicom_tags_and_the_client_is_told_what_is_said_of_them(served: Server):
+    answer = served.infer("tags/1.dcm", output="json")
+    assert answer.status == 200 and answer.json["warnings"] == []
+    swapped = served.infer("tags/2.dcm", output="json", lateral="tags/1.dcm").json["warnings"]
+    assert any("their tags say that they are exchanged" in warning for warning in swapped)
+
+
+def test_films_that_do_not_say_what_they_are_need_the_parameter_lateral(served: Server, first: bytes):
+    alone = served.infer("one.nii.gz")
+    assert alone.status == 400
+    assert "image 'one.nii.gz' has no lateral film" in alone.detail and "parameter 'lateral'" in alone.detail
+    assert_same(image_of(served.infer("one.nii.gz", lateral="two.nii.gz").body), image_of(first))
+
+
+def test_uploaded_films_give_the_same_ct(served: Server, studies: Path, first: bytes):
+    films = [studies / f"p0_{view}.nii.gz" for view in ("frontal", "lateral")]
+    together = served.infer(file=films[0], label=films[1])
+    session = served.ask("PUT", "/session/", files={"files1": films[0], "files2": films[1]}).json["session_id"]
+    for answer in (together, served.infer(session=session), served.infer(file=films[0], lateral="two.nii.gz")):
+        assert answer.status == 200
+        assert_same(image_of(answer.body), image_of(first))
+    assert served.infer(file=films[0]).status == 400
+    assert_nothing_is_kept(served)
+
+
+def test_films_are_uploaded_into_the_studies_and_replace_nothing(served: Server, studies: Path, first: bytes, tmp_path):
+    new = {"frontal": "new_pa.nii.gz", "lateral": "new_ll.nii.gz"}
+    try:
+        for view, name in new.items():
+            film = str(studies / f"p0_{view}.nii.gz")
+            answer = served.client(tmp_path, "upload_image", image_in=film, image_id=name.removesuffix(".nii.gz"))
+            assert answer == {"image": name}
+        assert_same(image_of(served.infer("new_pa.nii.gz").body), image_of(first))
+        again = served.ask("PUT", "/datastore/image?image=new_pa", files={"file": studies / "p1_frontal.nii.gz"})
+        assert again.status == 409 and "is there already" in again.detail
+        assert_nothing_is_kept(served)
+        assert (studies / "new_pa.nii.gz").read_bytes() == (studies / "p0_frontal.nii.gz").read_bytes()
+    finally:
+        for name in new.values():
+            (studies / name).unlink(missing_ok=True)
+
+
+def test_two_requests_at_once_get_each_its_own_ct(served: Server, first: bytes):
+    names = ["p0_frontal.nii.gz", "p1_frontal.nii.gz"]
+    with ThreadPoolExecutor(len(names)) as pool:
+        found, other = (image_of(answer.body) for answer in pool.map(served.infer, names))
+    assert_same(found, image_of(first))
+    assert_same(other, image_of(served.infer("p1_frontal.nii.gz").body))
+    assert (np.asanyarray(found.dataobj) != np.asanyarray(other.dataobj)).any()
+
+
+@pytest.mark.parametrize("field", ["image", "lateral"])
+@pytest.mark.parametrize(
+    "name",
+    ["nobody", "../outside.nii.gz", "../../../../../etc/passwd", "/etc/passwd", "link.nii.gz", "a\0b", "a" * 300, "$1"],
+)
+def test_what_is_not_in_the_studies_is_not_found(served: Server, studies: Path, field: str, name: str):
+    """Neither in the query, nor in the parameters, which go before it."""
+    answers = [served.infer("p0_frontal.nii.gz", **{"lateral": "p0_lateral.nii.gz", field: name})]
+    answers += [served.infer(name)] if field == "image" else []
+    for answer in answers:
+        assert answer.status == 404
+        assert answer.detail == f"{field} {name!r} is not in the studies; GET /datastore/?output=all lists them."
+
+
+@pytest.mark.parametrize("name", ["../escaped", "sub/../../escaped", "/tmp/escaped"])
+def test_an_upload_does_not_leave_the_studies(served: Server, studies: Path, name: str):
+    answer = served.ask("PUT", f"/datastore/image?image={name}", files={"file": studies / "p0_frontal.nii.gz"})
+    assert answer.status == 400 and "leads out of the studies" in answer.detail
+    assert not (studies.parent / "escaped.nii.gz").exists() and not Path("/tmp/escaped.nii.gz").exists()
+    assert_nothing_is_kept(served)
+
+
+def test_nothing_in_the_studies_is_deleted_and_no_label_is_kept(served: Server, studies: Path):
+    label = {"label": studies / "p0_ct.nii.gz"}
+    deletion = served.ask("DELETE", "/datastore/image?id=p0_frontal.nii.gz")
+    saving = served.ask("PUT", "/datastore/label?image=p0_frontal.nii.gz&tag=../x", files=label)
+    for answer in (deletion, saving):
+        assert answer.status == 405 and "deletes nothing" in answer.detail
+    assert_nothing_is_kept(served)
+    assert (studies / "p0_frontal.nii.gz").is_file()
+    assert not any(path.name in ("labels", "datastore_v2.json", ".lock") for path in studies.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("image", "given", "message"),
+    [
+        ("bad_frontal.png", {}, "bad_frontal.png: field 'frontal' cannot be read as an image"),
+        ("p0_frontal.nii.gz", {"lateral": "p0_ct.nii.gz"}, "p0_ct.nii.gz: field 'lateral' has shape (24, 24, 24)"),
+        ("p0_frontal.nii.gz", {"device": "$exit()"}, "device is '$exit()', expected one of"),
+    ],
+)
+def test_bad_input_is_told_in_a_sentence(served: Server, image: str, given: dict, message: str):
+    answer = served.infer(image, **given)
+    assert answer.status == 400
+    assert message in answer.detail
+
+
+def test_the_weights_are_neither_given_nor_taken_nor_deleted(served: Server, weights: Path, studies: Path):
+    before = weights.read_bytes()
+    answers = [served.ask("GET", f"/model/{MODEL}"), served.ask("DELETE", f"/model/{MODEL}")]
+    answers += [served.ask("PUT", f"/model/{MODEL}", files={"file": studies / "p0_ct.nii.gz"})]
+    assert all(answer.status >= 400 for answer in answers)
+    assert weights.read_bytes() == before
+
+
+def test_another_model_is_not_found(served: Server):
+    answer = served.infer("p0_frontal.nii.gz", model="spleen")
+    assert answer.status == 404 and answer.detail == f"model 'spleen' does not exist, expected {MODEL}."
+
+
+def test_a_training_that_cannot_run_tells_why_and_keeps_the_weights(served: Server, weights: Path):
+    before = weights.read_bytes()
+    assert served.ask("POST", f"/train/{MODEL}", {"max_epochs": "$exit()"}).status == 200
+    ended = end_of_training(served)
+    assert ended["status"] == "ERROR"
+    told = "error: max_epochs is '$exit()', expected a whole number, 0 for the epochs of the configs."
+    assert ended["details"][-1] == told
+    assert not any("Traceback" in line for line in ended["details"])
+    assert weights.read_bytes() == before and not list(weights.parent.glob("training_*"))
+
+
+def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answered_meanwhile(
+    served: Server, studies: Path, weights: Path, first: bytes, tmp_path: Path
+):
+    before = weights.read_bytes()
+    try:
+        asked = {"max_epochs": 1, "val_split": 0.34}
+        served.client(tmp_path, "train_start", model=MODEL, params=asked)
+        wait_for(lambda: list(weights.parent.glob("training_*")))
+        assert served.ask("POST", f"/train/{MODEL}", asked).status == 429
+        assert_same(image_of(served.infer("p0_frontal.nii.gz").body), image_of(first))
+        assert weights.read_bytes() == before
+        ended = end_of_training(served)
+        assert ended["status"] == "DONE", "\n".join(ended["details"])
+        (folder,) = weights.parent.glob("training_*")
+        assert (folder / "before.pth").read_bytes() == before
+        assert weights.read_bytes() == (folder / "stage3_best.pth").read_bytes() != before
+        sections = json.loads((folder / "datalist.json").read_text())
+        records = [record for name in ("training", "validation") for record in sections[name]]
+        assert sorted(Path(record["ct"]).name for record in records) == [f"p{n}_ct.nii.gz" for n in range(3)]
+        found = image_of(served.infer("p0_frontal.nii.gz").body)
+        assert_same(found, reconstructed(weights, studies, 0, tmp_path / "run"))
+        assert (np.asanyarray(found.dataobj) != np.asanyarray(image_of(first).dataobj)).any()
+    finally:
+        weights.write_bytes(before)
+
+
+def test_the_stock_app_reconstructs_films_stacked_in_one_file(
+    environment: None, studies: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory, first: bytes
+):
+    """MONAI Label's `monaibundle` app, with this bundle in its folder of models, at the tests' sizes."""
+    folder = tmp_path_factory.mktemp("stock")
+    app, bundle = folder / "monaibundle", folder / "monaibundle" / "model" / MODEL
+    shutil.copytree(PYTHON.parents[1] / "monailabel" / "sample-apps" / "monaibundle", app)
+    shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("*.pt", "*.pth", "output", "__pycache__"))
+    shutil.copyfile(weights, bundle / "models" / "model.pt")
+    config = ConfigParser(ConfigParser.load_config_files([str(ROOT / INFERENCE), str(weights.parent / "overlay.json")]))
+    ConfigParser.export_config_file(config.get(), str(bundle / "configs" / "inference.json"))
+    stack = [nibabel.load(studies / f"p0_{view}.nii.gz") for view in ("frontal", "lateral")]
+    films = np.stack([film.get_fdata(dtype=np.float32)[..., 0] for film in stack], -1)
+    stacked = nibabel.Nifti1Image(films, stack[0].affine)
+    stacked.header.set_xyzt_units("mm")
+    (folder / "stacked").mkdir()
+    nibabel.save(stacked, folder / "stacked" / "p0.nii.gz")
+    port = free_port()
+    line = [PYTHON, "-m", "monailabel.main", "start_server", "--app", app, "--studies", folder / "stacked"]
+    line += ["--host", "127.0.0.1", "--port", port, "--conf", "models", MODEL, "--conf", "zoo_source", "local"]
+    with running([*line, "--conf", "sam2", "false"], port, folder / "server.log") as server:
+        answer = server.infer("p0")
+        assert answer.status == 200, server.log.read_text()[-3000:]
+        found, expected = image_of(answer.body), image_of(first)
+    np.testing.assert_allclose(found.get_fdata(), expected.get_fdata(), atol=0.51)
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
+    assert not (bundle / "output").exists()
+
+
+def end_of_training(server: Server) -> dict:
+    wait_for(lambda: server.ask("GET", "/train/").json["status"] not in ("SUBMITTED", "RUNNING"))
+    return server.ask("GET", "/train/").json
+
+
+def wait_for(done, timeout_s: float = 180) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "did not come in time"
+        time.sleep(0.5)
