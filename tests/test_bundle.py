@@ -124,7 +124,7 @@ def test_the_metadatas_versions_are_those_installed():
 
 def test_the_metadata_names_every_package_that_the_scripts_import():
     metadata = read("metadata")
-    named = {"monai", "torch", "numpy", "pillow", *metadata["required_packages_version"]}  # torchvision brings pillow
+    named = {"monai", "torch", "numpy", *metadata["required_packages_version"]}
     for path in (BUNDLE / "scripts").glob("*.py"):
         for module in imported(path) - set(sys.stdlib_module_names):
             assert DISTRIBUTIONS.get(module, module) in named, (path.name, module)
