@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch):
             monkeypatch.setenv(name.upper(), proxy)
         for name in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies that it was made with
         yield
 
 

@@ -206,7 +206,9 @@ def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: 
 
 
 STILL = {
-    "augment": {"_target_": "Compose", "transforms": []},
+    "augment": None,
+    "augment_geometry": None,
+    "augment_xrays": None,
     "network_def#feature_dropout": 0.0,
     "optimizer": {"_target_": "torch.optim.SGD", "params": "$list(@network_def.trainable_parameters())", "lr": 0.1},
 }
