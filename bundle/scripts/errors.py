@@ -1,27 +1,28 @@
 """Errors that a user can act on. Each message names the record or file, the field, what was found and what to do."""
 
 
-class InputError(ValueError):
+class BundleError(Exception):
+    """The kind that all of these are; anything else is a bug."""
+
+
+class InputError(BundleError, ValueError):
     """A file, a record or a tensor is not what the bundle can work with."""
 
 
-class OutputError(OSError):
+class OutputError(BundleError, OSError):
     """A result cannot be written."""
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(BundleError, RuntimeError):
     """A checkpoint is missing, or is not the one that this stage needs."""
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(BundleError, RuntimeError):
     """Training has come to values that are not finite."""
 
 
-class PretrainedWeightsError(RuntimeError):
+class PretrainedWeightsError(BundleError, RuntimeError):
     """The pretrained weights of a loss network cannot be had."""
-
-
-BUNDLE_ERRORS = (InputError, OutputError, CheckpointError, PretrainedWeightsError)
 
 
 def told(error: BaseException) -> str:
@@ -30,7 +31,7 @@ def told(error: BaseException) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The bundle's own error among the causes of an error, which MONAI wraps in others; else the first of the chain."""
-    while not isinstance(error, BUNDLE_ERRORS) and (error.__cause__ or error.__context__):
+    """The :class:`BundleError` among the causes of an error, which MONAI wraps in others; else the first of the chain."""
+    while not isinstance(error, BundleError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__
     return error
