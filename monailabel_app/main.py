@@ -28,12 +28,25 @@ from lib.training import TrainingTask  # noqa: E402
 from lib.workflows import BUNDLE  # noqa: E402
 from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
-from scripts.errors import CheckpointError, InputError, OutputError, PretrainedWeightsError, root_cause  # noqa: E402
+from scripts.errors import (  # noqa: E402
+    CheckpointError,
+    DivergenceError,
+    InputError,
+    OutputError,
+    PretrainedWeightsError,
+    root_cause,
+)
 from scripts.records import is_inside  # noqa: E402
 from scripts.study_search import find_film_pairs  # noqa: E402
 
 MODEL = "biplanar_xray_ct_reconstruction"
-STATUS = {InputError: 400, CheckpointError: 503, PretrainedWeightsError: 503, OutputError: 507}
+STATUS = {
+    InputError: 400,
+    DivergenceError: 500,
+    CheckpointError: 503,
+    PretrainedWeightsError: 503,
+    OutputError: 507,
+}
 
 logger = logging.getLogger(__name__)
 
