@@ -25,6 +25,8 @@ KEPT = 2
 """How many of the last epochs' checkpoints are kept."""
 DESCRIBED = ("monai.", "scripts.", "torch.optim.lr_scheduler")
 """Packages whose objects count as settings, with all that they hold."""
+# Without it MKL adds up in an order that depends on the CPU's other work; MKL reads it at its first call.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 class Resume:
