@@ -43,6 +43,8 @@ GOALS = {
     ("planned", 2): "12 GB (limit 16)",
     ("planned", 3): "22 GB (limit 35)",
 }
+FITTING = 0.75
+"""Share of this machine's memory that a plan may take, which counts neither workspaces nor other processes."""
 LONG = 30.0
 """Seconds from which on the first run stands for itself."""
 PRODUCTS = 20
@@ -173,7 +175,8 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
 
     planned = plan(modules, work_on)
     result = {"flops": planned.flops, "planned": planned.peak_bytes}
-    if case.what == "planned" or planned.peak_bytes > 0.9 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if case.what == "planned" or planned.peak_bytes > FITTING * memory:
         return result
     imports = _peak_bytes()
     seconds = _seconds(work_on(*modules), repeats)
