@@ -29,8 +29,8 @@ from lib.workflows import BUNDLE  # noqa: E402
 from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from scripts.errors import (  # noqa: E402
+    BundleError,
     CheckpointError,
-    DivergenceError,
     InputError,
     OutputError,
     PretrainedWeightsError,
@@ -40,13 +40,8 @@ from scripts.records import is_inside  # noqa: E402
 from scripts.study_search import find_film_pairs  # noqa: E402
 
 MODEL = "biplanar_xray_ct_reconstruction"
-STATUS = {
-    InputError: 400,
-    DivergenceError: 500,
-    CheckpointError: 503,
-    PretrainedWeightsError: 503,
-    OutputError: 507,
-}
+STATUS = {InputError: 400, CheckpointError: 503, PretrainedWeightsError: 503, OutputError: 507}
+"""What the server answers to the bundle's errors; to the others of them 500."""
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +139,8 @@ class BiplanarApp(MONAILabelApp):
             raise
         except Exception as error:
             cause = root_cause(error)
-            if type(cause) not in STATUS:
+            if not isinstance(cause, BundleError):
                 raise
             if not self._server_mode:
                 sys.exit(f"error: {cause}")
-            raise HTTPException(STATUS[type(cause)], str(cause)) from error
+            raise HTTPException(STATUS.get(type(cause), 500), str(cause)) from error
