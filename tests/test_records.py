@@ -75,7 +75,7 @@ def test_a_relative_path_that_leaves_the_folder_is_refused(write, outside: Path)
     up = os.path.relpath(outside, outside.parents[1] / "any")
     message = message_of(write({"training": [CT, {"ct": up}]}))
     assert f"training[1]: field 'ct' is '{up}'" in message
-    assert "outside the folder of the datalist; expected a path inside" in message
+    assert "outside the folder of the data; expected a path inside" in message
 
 
 def test_a_link_that_leaves_the_folder_is_refused_with_where_it_leads(write, tmp_path: Path, outside: Path):

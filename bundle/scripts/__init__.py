@@ -6,6 +6,7 @@ from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, 
 from .caching import cached
 from .cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
+from .ct_augmentation import RandBodyOnlyd, RandTissued
 from .deformation import RandDeformd
 from .demo_data import chest_ct, write_dataset
 from .dicom_export import read_identification, write_ct_series
@@ -70,11 +71,13 @@ __all__ = [
     "ProgressiveCascadeModel",
     "ProjectCT",
     "Radiograph",
+    "RandBodyOnlyd",
     "RandCollimationd",
     "RandDeformd",
     "RandGeometry",
     "RandPhotonNoised",
     "RandPresentationd",
+    "RandTissued",
     "Region",
     "ResampleToCubed",
     "Resume",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pickle import UnpicklingError
 from urllib.error import URLError
 
@@ -139,7 +139,7 @@ class DRRReprojectionLoss(nn.Module):
 
 class Stage1Loss(nn.Module):
     """
-    Weighted L1 and SSIM.
+    Weighted L1 and SSIM. A term of weight 0 is left out, here and in the later stages.
 
     Args:
         l1: weight of the mean absolute error.
@@ -148,14 +148,16 @@ class Stage1Loss(nn.Module):
 
     def __init__(self, l1: float = 1.0, ssim: float = 0.5) -> None:
         super().__init__()
-        self.weights = {"l1": l1, "ssim": ssim}
-        self.ssim = SSIMLoss()
+        self.weights: dict[str, float] = {}
+        self.losses = nn.ModuleDict()
+        self._add("l1", l1, nn.L1Loss)
+        self._add("ssim", ssim, SSIMLoss)
 
     def terms(
         self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop
     ) -> dict[str, torch.Tensor]:
         """Each term by name, before its weight. A crop has the `base` and `region` of :class:`DRRReprojectionLoss`."""
-        return {"l1": l1_loss(prediction, truth), "ssim": self.ssim(prediction, truth)}
+        return {name: self._term(name, prediction, truth, xrays, **crop) for name in self.losses}
 
     def forward(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
         """Volumes `(B, 1, X, Y, Z)` and X-rays `(B, 2, P, P)` to the weighted sum of the terms."""
@@ -163,6 +165,13 @@ class Stage1Loss(nn.Module):
 
     def weigh(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return sum(self.weights[name] * term for name, term in terms.items())
+
+    def _add(self, name: str, weight: float, make: Callable[..., nn.Module], *arguments) -> None:
+        if weight:
+            self.weights[name], self.losses[name] = weight, make(*arguments)
+
+    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
+        return self.losses[name](prediction, truth)
 
 
 class Stage2Loss(Stage1Loss):
@@ -186,13 +195,7 @@ class Stage2Loss(Stage1Loss):
         vgg_fraction: float = 0.1,
     ) -> None:
         super().__init__(l1, ssim)
-        self.weights["vgg"] = vgg
-        self.vgg = TriPlanarVGGLoss(vgg_weights, vgg_fraction)
-
-    def terms(
-        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop
-    ) -> dict[str, torch.Tensor]:
-        return {**super().terms(prediction, truth, xrays), "vgg": self.vgg(prediction, truth)}
+        self._add("vgg", vgg, TriPlanarVGGLoss, vgg_weights, vgg_fraction)
 
 
 class Stage3Loss(Stage2Loss):
@@ -218,18 +221,13 @@ class Stage3Loss(Stage2Loss):
         **stage2,
     ) -> None:
         super().__init__(**stage2)
-        self.weights |= {"gradient": gradient, "drr": drr}
-        self.gradient = GradientMagnitudeLoss()
-        self.drr = DRRReprojectionLoss(geometry, hu_window, xray_scale)
+        self._add("gradient", gradient, GradientMagnitudeLoss)
+        self._add("drr", drr, DRRReprojectionLoss, geometry, hu_window, xray_scale)
 
-    def terms(
-        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop
-    ) -> dict[str, torch.Tensor]:
-        return {
-            **super().terms(prediction, truth, xrays),
-            "gradient": self.gradient(prediction, truth),
-            "drr": self.drr(prediction, xrays, **crop),
-        }
+    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
+        if name == "drr":
+            return self.losses[name](prediction, xrays, **crop)
+        return super()._term(name, prediction, truth, xrays, **crop)
 
 
 class MultiScaleLoss(nn.Module):

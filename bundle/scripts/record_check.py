@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +62,7 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
         InputError: when the datalist cannot be read at all.
     """
     content, problems, count, repeats = read_datalist(datalist), [], 0, Repeats()
+    folder = os.path.dirname(os.path.abspath(datalist))
     for section in SECTIONS:
         if section == "test" and content.get(section) in (None, []):
             continue
@@ -70,9 +72,9 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
             problems.append(_problem(section, str(error)))
             continue
         count += len(records)
-        problems += [_problem(section, text) for text in _messages(warn_of_paths_outside, records, datalist, section)]
+        problems += [_problem(section, text) for text in _messages(warn_of_paths_outside, records, datalist, section, folder)]
         for i, record in enumerate(tqdm(records, desc=f"Checking {section}")):
-            messages = _messages(_read_record, record, datalist, section, i, transform, repeats)
+            messages = _messages(_read_record, record, datalist, section, i, folder, transform, repeats)
             problems += [_problem(f"{section}[{i}]", message) for message in messages]
     return problems, count
 
@@ -90,10 +92,16 @@ def print_problems(problems: Sequence[Problem], count: int) -> None:
 
 
 def _read_record(
-    record: Any, datalist: str, section: str, index: int, transform: Callable[[Mapping[str, Any]], Any], repeats: Repeats
+    record: Any,
+    datalist: str,
+    section: str,
+    index: int,
+    folder: str,
+    transform: Callable[[Mapping[str, Any]], Any],
+    repeats: Repeats,
 ) -> None:
     """Loads a record; warns of what it has in common with those before."""
-    record = resolve_record(record, datalist, section, index)
+    record = resolve_record(record, datalist, section, index, folder)
     for text in repeats.told(section, f"{section}[{index}]", record, transform(record)["ct"]):
         warnings.warn(text)
 

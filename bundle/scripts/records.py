@@ -18,9 +18,9 @@ FILM_FIELDS = ("film_scale", "film_orientation")
 KNOWN_FIELDS = (*IMAGE_FIELDS, *FILM_FIELDS, "name", "group")
 
 
-def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
+def load_records(datalist: str, section: str, folder: str | None = None) -> list[dict[str, Any]]:
     """
-    The records of one section, checked before any work begins. Relative paths start at the datalist's folder.
+    The records of one section, checked before any work begins.
 
     A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`,
     by default the CT's path as one word, and `group`, by default the section; evaluation summarises each group by itself.
@@ -29,18 +29,20 @@ def load_records(datalist: str, section: str) -> list[dict[str, Any]]:
     Args:
         datalist: path of the JSON file.
         section: "training", "validation" or "test".
+        folder: where relative paths start, by default the datalist's folder.
 
     Raises:
         InputError: when the file cannot be read, the section is missing or empty, a record has an unknown field, lacks
-            a view or the CT, names a file that does not exist, leaves the datalist's folder by a relative path (by `..`
-            or a link), has a name that cannot be a file's, or declares what its films cannot be.
+            a view or the CT, names a file that does not exist, leaves the folder by a relative path (by `..` or a
+            link), has a name that cannot be a file's, or declares what its films cannot be.
 
     Warns:
-        UserWarning: when absolute paths lie outside the datalist's folder; they are used as they are.
+        UserWarning: when absolute paths lie outside the folder; they are used as they are.
     """
     records = section_of(read_datalist(datalist), datalist, section)
-    loaded = [resolve_record(record, datalist, section, i) for i, record in enumerate(records)]
-    warn_of_paths_outside(records, datalist, section)
+    folder = os.path.abspath(folder or os.path.dirname(datalist))
+    loaded = [resolve_record(record, datalist, section, i, folder) for i, record in enumerate(records)]
+    warn_of_paths_outside(records, datalist, section, folder)
     return loaded
 
 
@@ -82,18 +84,19 @@ def section_of(content: dict[str, Any], datalist: str, section: str) -> list[Any
     return records
 
 
-def resolve_record(record: Any, datalist: str, section: str, index: int) -> dict[str, Any]:
+def resolve_record(record: Any, datalist: str, section: str, index: int, folder: str) -> dict[str, Any]:
     """
-    A record of a section with whole paths, a name and a group. Raises :class:`InputError` as :func:`load_records` does.
+    A record of a section with whole paths, which start at a folder, a name and a group. Raises :class:`InputError` as
+    :func:`load_records` does.
     """
-    where, folder = f"{datalist}: {section}[{index}]", os.path.dirname(os.path.abspath(datalist))
+    where = f"{datalist}: {section}[{index}]"
     _check_fields(record, where)
     paths = {field: os.path.join(folder, record[field]) for field in IMAGE_FIELDS if field in record}
     for field, path in paths.items():
         if not os.path.isabs(record[field]) and not is_inside(path, folder):
             raise InputError(
                 f"{where}: field '{field}' is '{record[field]}', which leads to {os.path.realpath(path)}, outside the "
-                f"folder of the datalist; expected a path inside {folder}, or an absolute path. Move the file there."
+                f"folder of the data; expected a path inside {folder}, or an absolute path. Move the file there."
             )
         if not os.path.exists(path):
             raise InputError(f"{where}: field '{field}' names {path}, which does not exist; correct the path.")
@@ -102,9 +105,8 @@ def resolve_record(record: Any, datalist: str, section: str, index: int) -> dict
     return resolved
 
 
-def warn_of_paths_outside(records: Sequence[Any], datalist: str, section: str) -> None:
-    """One warning for all absolute paths of a section's records that lie outside the datalist's folder."""
-    folder = os.path.dirname(os.path.abspath(datalist))
+def warn_of_paths_outside(records: Sequence[Any], datalist: str, section: str, folder: str) -> None:
+    """One warning for all absolute paths of a section's records that lie outside a folder."""
     outside = [
         f"{section}[{i}]: field '{field}' is {record[field]}"
         for i, record in enumerate(records)
@@ -114,7 +116,7 @@ def warn_of_paths_outside(records: Sequence[Any], datalist: str, section: str) -
     if outside:
         further = f" So do {len(outside) - 1} more of this section." if len(outside) > 1 else ""
         warnings.warn(
-            f"{datalist}: {outside[0]}, outside the folder of the datalist; expected a path inside {folder}. It is used "
+            f"{datalist}: {outside[0]}, outside the folder of the data; expected a path inside {folder}. It is used "
             f"as it is; a copy of the folder will lack it.{further}",
             stacklevel=3,
         )
@@ -166,7 +168,7 @@ def _check_names(record: dict[str, Any], where: str) -> None:
 
 
 def _default_name(path: str, folder: str) -> str:
-    """The path from the datalist's folder on, without its suffix, as one word; a folder's name has no suffix."""
+    """The path from the folder on, without its suffix, as one word; a folder's name has no suffix."""
     if os.path.isfile(path):
         path = os.path.splitext(path.removesuffix(".gz"))[0]
     return "_".join(part for part in Path(os.path.relpath(path, folder)).parts if part != os.pardir)

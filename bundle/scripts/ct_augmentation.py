@@ -1,0 +1,91 @@
+"""Random changes of a CT's values: other tissue, and nothing around the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from torch.nn.functional import adaptive_avg_pool3d, interpolate, max_pool3d
+
+from .metrics import body_mask
+
+AIR_HU, LUNG_HU, SOFT_HU, METAL_HU = -1000.0, -850.0, 50.0, 4000.0
+MASK_SIZE = 64
+
+
+class RandTissued(RandomizableTransform, MapTransform):
+    """
+    Gives lung, soft tissue and bone other HU: lungs more or less inflated, other contrast, denser or thinner bone. The
+    change is linear in HU between air (-1000), which stays, lung (-850), soft tissue (50) and metal (4000).
+
+    Args:
+        keys: CTs in HU.
+        lung_hu: largest change of lung.
+        soft_hu: largest change of soft tissue.
+        bone: largest relative change of what bone has more than soft tissue.
+        prob: probability that anything is done.
+    """
+
+    def __init__(self, keys: KeysCollection, lung_hu: float, soft_hu: float, bone: float, prob: float) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.largest = (lung_hu, soft_hu, bone)
+        self.changes = torch.zeros(3)
+
+    def randomize(self, data: Any = None) -> None:
+        """Draws the changes of lung, soft tissue and bone."""
+        super().randomize(None)
+        self.changes = torch.from_numpy(self.R.uniform(-1, 1, 3) * self.largest).float()
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        self.randomize()
+        for key in self.keys if self._do_transform else ():
+            record[key] = self.changed(record[key])
+        return record
+
+    def changed(self, hu: torch.Tensor) -> torch.Tensor:
+        """A CT as last drawn."""
+        lung, soft, bone = self.changes.tolist()
+        knots = torch.tensor([AIR_HU, LUNG_HU, SOFT_HU, METAL_HU], device=hu.device)
+        at_metal = soft + bone * (METAL_HU - SOFT_HU)
+        added = torch.tensor([0.0, lung, soft, at_metal], device=hu.device)
+        within = hu.clamp(AIR_HU, METAL_HU)
+        above = torch.bucketize(within, knots).clamp(1, len(knots) - 1)
+        share = (within - knots[above - 1]) / (knots[above] - knots[above - 1])
+        return hu + torch.lerp(added[above - 1], added[above], share)
+
+
+class RandBodyOnlyd(RandomizableTransform, MapTransform):
+    """
+    Takes away what lies around the body, such as the table and blankets, and puts air there.
+
+    Args:
+        keys: CTs in HU, cubes `(1, S, S, S)`.
+        prob: probability that anything is done.
+    """
+
+    def __init__(self, keys: KeysCollection, prob: float) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        self.randomize(None)
+        for key in self.keys if self._do_transform else ():
+            hu = record[key]
+            record[key] = torch.where(body(hu), hu, torch.full_like(hu, AIR_HU))
+        return record
+
+
+def body(hu: torch.Tensor) -> torch.Tensor:
+    """
+    The body in a CT `(1, S, S, S)` with a margin around it, boolean: found at 64³ as in :func:`~scripts.metrics.body_mask`,
+    one voxel wider.
+    """
+    coarse = body_mask(adaptive_avg_pool3d(hu[None].float(), min(MASK_SIZE, hu.shape[-1])))
+    wider = max_pool3d(coarse.float(), kernel_size=3, stride=1, padding=1)
+    return interpolate(wider, size=hu.shape[1:], mode="nearest")[0] > 0.5
