@@ -340,6 +340,17 @@ def test_a_weight_scales_its_term():
     torch.testing.assert_close(whole - l1, 3 * SSIMLoss()(prediction, truth))
 
 
+def test_a_term_of_weight_zero_is_left_out_and_needs_nothing(
+    small_geometry: BiplanarGeometry,
+):
+    """The VGG weights of a term that does not count are not asked for."""
+    geometry = {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
+    loss = MultiScaleLoss(3, **geometry, vgg=0, vgg_weights="no such file", gradient=0.0)
+    prediction, truth = smooth_pair()
+    loss([None, None, prediction], {"ct": truth, "xrays": films_of(truth, small_geometry)})
+    assert loss.names == tuple(loss.terms) == ("loss", "l1", "ssim", "drr")
+
+
 def test_each_stage_is_compared_with_the_truth_averaged_to_its_size():
     volumes = [torch.rand(2, 1, size, size, size) for size in (16, 32)]
     ct = torch.rand(2, 1, 64, 64, 64)

@@ -44,6 +44,16 @@ def test_relative_paths_start_at_the_datalists_folder(write, tmp_path: Path, mon
     assert load_records(datalist, "training")[0]["ct"] == str(tmp_path / "patient_1.nii.gz")
 
 
+def test_relative_paths_start_at_the_folder_that_is_named(write, tmp_path: Path):
+    (tmp_path / "cts").mkdir()
+    (tmp_path / "cts" / "patient_9.nii.gz").touch()
+    datalist = write({"training": [{"ct": "patient_9.nii.gz"}]})
+    record = load_records(datalist, "training", str(tmp_path / "cts"))[0]
+    assert record == {"ct": str(tmp_path / "cts" / "patient_9.nii.gz"), "name": "patient_9", "group": "training"}
+    with pytest.raises(InputError, match="which does not exist"):
+        load_records(datalist, "training")
+
+
 def test_absolute_paths_inside_the_folder_stay_without_a_word(write, tmp_path: Path):
     ct = str(tmp_path / "patient_1.nii.gz")
     with warnings.catch_warnings():

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from bundle_runs import ROOT
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from phantoms import phantom
+from scripts import RandBodyOnlyd, RandTissued
+from scripts.records import SECTIONS
+
+
+def drawn(seed: int = 0, prob: float = 1.0) -> RandTissued:
+    transform = RandTissued("ct", lung_hu=60, soft_hu=15, bone=0.15, prob=prob)
+    transform.set_random_state(seed=seed)
+    return transform
+
+
+def with_table(size: int) -> torch.Tensor:
+    """A phantom that lies on a board of 200 HU, with a gap between them."""
+    hu = phantom(size, 0.0)[None]
+    hu[:, :, : size // 16] = 200.0
+    return hu
+
+
+def test_each_tissue_gets_its_change_and_air_stays():
+    transform = drawn()
+    transform.changes = torch.tensor([30.0, -10.0, 0.1])
+    hu = torch.tensor([-1024.0, -1000.0, -850.0, -400.0, 50.0, 1050.0])
+    added = transform.changed(hu) - hu
+    torch.testing.assert_close(added, torch.tensor([0.0, 0.0, 30.0, 10.0, -10.0, 90.0]), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_denser_stays_denser(seed: int):
+    transform, hu = drawn(seed), torch.linspace(-1024, 5000, 500)
+    transform.randomize()
+    assert (transform.changes.abs() <= torch.tensor([60.0, 15.0, 0.15])).all() and transform.changes.all()
+    assert (transform.changed(hu).diff() > 0).all()
+
+
+def test_a_probability_of_zero_leaves_the_ct():
+    cube = with_table(16)
+    assert drawn(prob=0.0)({"ct": cube})["ct"] is cube
+    assert RandBodyOnlyd("ct", prob=0.0)({"ct": cube})["ct"] is cube
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_the_table_goes_and_the_body_stays(size: int):
+    kept = RandBodyOnlyd("ct", prob=1.0)({"ct": with_table(size)})["ct"]
+    without = phantom(size, 0.0)[None]
+    torch.testing.assert_close(kept, without)
+
+
+def test_type_and_affine_stay():
+    cube = MetaTensor(with_table(32), affine=torch.diag(torch.tensor([11.25, 11.25, 11.25, 1.0])))
+    for transform in (drawn(), RandBodyOnlyd("ct", prob=1.0)):
+        changed = transform({"ct": cube})["ct"]
+        assert torch.equal(changed.affine, cube.affine) and changed.dtype == cube.dtype and changed.shape == cube.shape
+
+
+def test_no_patient_is_in_two_sections_of_the_split():
+    split = json.loads((ROOT / "bundle" / "configs" / "split.json").read_text())
+    patients = [record["ct"].split("_s")[0] for section in SECTIONS for record in split[section]]
+    assert len(patients) == len(set(patients))
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_training_of_the_weights_differs_in_its_schedule_and_augmentation_alone(stage: int):
+    """The weights have to fit the network of the configs without an overlay."""
+    configs = ROOT / "bundle" / "configs"
+    stage_file = [] if stage == 1 else [f"stage{stage}.json"]
+    parser = ConfigParser()
+    parser.read_config([str(configs / name) for name in ("train.json", *stage_file, "weights.json")])
+    plain = ConfigParser()
+    plain.read_config([str(configs / name) for name in ("train.json", *stage_file)])
+    for name in ("network_def", "geometry", "hu_window", "xray_scale", "load"):
+        assert parser[name] == plain[name]
+    sizes = [int(parser.get_parsed_content(name)) for name in ("epochs", "repeats", "batch_size", "volume_size")]
+    assert min(sizes) > 0 and sizes[-1] >= 64 * 2 ** (stage - 1)
