@@ -165,9 +165,10 @@ def demo(arguments: argparse.Namespace) -> None:
 def agreed() -> bool:
     """Asks at the terminal whether to train; only a yes is one."""
     try:
-        return input("\nTrain the small cascade on this CT now, about ten minutes? [y/N] ").strip().lower() in ("y", "yes")
+        answer = input("\nTrain the small cascade on this CT now, about ten minutes? [y/N] ")
     except EOFError:
         return False
+    return answer.strip().lower() in ("y", "yes")
 
 
 def demo_training_line(output: Path) -> str:
@@ -180,7 +181,7 @@ def demo_reconstruction(output: Path) -> None:
     started = time.monotonic()
     print("The shipped weights reconstruct the chest CT LIDC-IDRI-0001 from two X-rays that are projected from it.")
     dataset = output / "data"
-    configs = [CONFIGS / "train.json", CONFIGS / "demo_data.json"]
+    configs = [CONFIGS / "train.json", *overlay_beside(WEIGHTS), CONFIGS / "demo_data.json"]
     bundle("run", configs, output, dataset_dir=dataset, validation_cases="0", test_cases="0")
     note = "This patient is one of the six that the weights were trained on: the machinery, not generalisation."
     run_evaluation(dataset, output, WEIGHTS, note=note, training_records="[]", mean_volume_draws="1", num_workers="0")
@@ -190,8 +191,8 @@ def demo_reconstruction(output: Path) -> None:
         f"\nDone in {time.monotonic() - started:.0f} seconds. Open {output / 'report.html'} in a browser; "
         f"{output / 'stage3.nii.gz'} is the reconstructed CT, 256³ voxels in HU,\n"
         f"and {output / 'report.png'} and {output / 'xrays.png'} are pictures.\n"
-        "This patient is one of the six that the weights were trained on. The picture and its figures show the machinery,\n"
-        f"not generalisation; figures of patients that the weights have not seen are in {MODEL_CARD}.\n"
+        "This patient is one of the six that the weights were trained on: picture and figures show the machinery, not\n"
+        f"generalisation. Figures of patients that the weights have not seen are in {MODEL_CARD}.\n"
         "Research use only, not for diagnosis."
     )
 
@@ -305,7 +306,7 @@ def demo_dataset(output: Path, overlay: Path | None) -> Path:
 def checked_overlay(overlay: Path, dataset: Path | None) -> Path:
     """The path of a training's overlay config, from the repository root where it lies in it."""
     if "datalist" in content_of(overlay) and dataset is None:
-        raise LaunchError(f"--overlay {overlay} names a datalist: say by --dataset_dir where the files of its records lie.")
+        raise LaunchError(f"{overlay} names a datalist: say by --dataset_dir where the files of its records lie.")
     return overlay.relative_to(ROOT) if overlay.is_relative_to(ROOT) else overlay
 
 
@@ -313,11 +314,11 @@ def content_of(overlay: Path) -> dict:
     try:
         content = json.loads(overlay.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise LaunchError(f"--overlay {overlay}: no such file.") from error
+        raise LaunchError(f"{overlay}: no such file.") from error
     except ValueError as error:
-        raise LaunchError(f"--overlay {overlay}: cannot be read as JSON ({error}).") from error
+        raise LaunchError(f"{overlay}: cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise LaunchError(f"--overlay {overlay}: holds a {type(content).__name__}, expected an object of config ids.")
+        raise LaunchError(f"{overlay}: holds a {type(content).__name__}, expected an object of config ids.")
     return content
 
 

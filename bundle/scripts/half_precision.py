@@ -81,9 +81,8 @@ def in_half_precision(state: Any, source: str) -> dict[str, torch.Tensor]:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.half_precision", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    prog, formatter = "python -m scripts.half_precision", argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=formatter)
     parser.add_argument("weights", metavar="WEIGHTS", help="a checkpoint of a training, such as OUT/stage3_best.pth")
     parser.add_argument("output", metavar="OUTPUT", help="where to write, such as models/model.pt")
     return parser.parse_args(arguments)
