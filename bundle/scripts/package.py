@@ -141,8 +141,8 @@ def _check_part(path: Path, expected: dict[str, torch.Tensor]) -> None:
     if not same_names or not all(found[name].equal(tensor.to(found[name])) for name, tensor in expected.items()):
         raise CheckpointError(
             f"{path}: is not the first part of {BUNDLE / WEIGHTS}, expected that of the same training in the same "
-            f"precision. Make both anew by `python -m scripts.half_precision` (models/README.md has the lines), or move "
-            f"it elsewhere."
+            f"precision. Make both anew by `python -m scripts.half_precision` (models/README.md has the lines), or "
+            f"move it elsewhere."
         )
 
 
