@@ -364,9 +364,9 @@ def run_evaluation(dataset: Path, output: Path, weights: Path, gpus: int = 1, **
 
 
 def overlay_beside(weights: Path) -> list[Path]:
-    """A training run leaves its overlay config beside its weights, so that their sizes are known again."""
+    """The overlay config that a training has left beside its weights; none where it would not change the network."""
     overlay = weights.parent / OVERLAY
-    return [overlay] if overlay.is_file() else []
+    return [overlay] if overlay.is_file() and shared_with_inference(overlay) else []
 
 
 def check_weights(weights: Path) -> None:

@@ -438,6 +438,8 @@ def test_an_overlay_of_the_training_alone_leaves_nothing_to_evaluation_and_infer
         *(["train.json", f"stage{stage}.json", "weights.json"] for stage in (2, 3)),
     ]
     assert launch.overlay_beside(output / "stage3_best.pth") == []
+    shutil.copyfile(ROOT / weights, output / "overlay.json")
+    assert launch.overlay_beside(output / "stage3_best.pth") == []
 
 
 def test_of_an_overlay_with_sizes_these_alone_are_left_beside_the_weights(launch, command, lines, tmp_path: Path):
