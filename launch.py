@@ -2,7 +2,7 @@
 """
 The launcher: makes the environment on first use, then runs the bundle's workflows, printing each line that it runs.
 
-    python launch.py demo       reconstruct a real chest CT from two projected X-rays, after a short training on it
+    python launch.py demo       reconstruct a real chest CT from two projected X-rays, and train a small cascade on it
     python launch.py test       run the tests
     python launch.py datalist   pair and split the studies of a folder, or check the datalist of one
     python launch.py train      train one stage or all three
@@ -42,7 +42,10 @@ REQUIREMENTS_LABEL = LABEL_APP / "requirements.txt"
 REQUIREMENTS_LABEL_SERVER = LABEL_APP / "requirements-server.txt"
 WITHOUT_LABEL = "--without-label"
 CONFIGS = Path("bundle") / "configs"
+WEIGHTS = ROOT / "bundle" / "models" / "model.pt"
+MODEL_CARD = ROOT / "bundle" / "docs" / "README.md"
 OVERLAY = "overlay.json"
+SHARED_IDS = ("geometry", "hu_window", "xray_scale", "film_scale", "film_orientation", "network_def")
 RESUME = "resume"
 SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
 TRACEBACK = b"Traceback (most recent call last)"
@@ -79,8 +82,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    verb = verbs.add_parser("demo", help="the whole path on a real chest CT, in about ten minutes")
+    verb = verbs.add_parser("demo", help="reconstruct a real chest CT by the shipped weights; then a short training")
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "demo", metavar="DIR")
+    short = verb.add_mutually_exclusive_group()
+    short.add_argument("--train", action="store_true", default=None, help="train the small cascade without being asked")
+    short.add_argument("--no-train", dest="train", action="store_false", help="do not ask and do not train")
     verb.set_defaults(verb=demo)
 
     verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest, --without-label among them")
@@ -96,7 +102,10 @@ def parse_arguments() -> argparse.Namespace:
     verb = verbs.add_parser("train", help="train one stage, or all three in turn; the same command goes on after a stop")
     verb.add_argument("--stage", choices=["1", "2", "3", "all"], default="all")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
-    verb.add_argument("--tiny", action="store_true", help="small sizes and a short schedule, to try things out")
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument("--overlay", type=Path, metavar="FILE", help="a config that changes ids of train.json")
+    tiny = "small sizes and a short schedule, to try things out: --overlay bundle/configs/tiny.json"
+    what.add_argument("--tiny", dest="overlay", action="store_const", const=ROOT / CONFIGS / "tiny.json", help=tiny)
     verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "train", metavar="DIR")
     verb.set_defaults(verb=train)
@@ -105,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--frontal", type=Path, required=True, metavar="FILE")
     verb.add_argument("--lateral", type=Path, required=True, metavar="FILE")
     verb.add_argument("--output", type=Path, required=True, metavar="DIR")
-    verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE")
     verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
     verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
     verb.set_defaults(verb=infer)
@@ -113,7 +122,7 @@ def parse_arguments() -> argparse.Namespace:
     verb = verbs.add_parser("evaluate", help="score weights on the test section of a dataset")
     verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="holds datalist.json")
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "evaluate", metavar="DIR")
-    verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     verb.set_defaults(verb=evaluate)
 
@@ -125,7 +134,7 @@ def parse_arguments() -> argparse.Namespace:
 
     verb = verbs.add_parser("label", help="serve a folder of studies by MONAI Label")
     verb.add_argument("--studies", type=Path, required=True, metavar="DIR", help="holds X-rays, and CTs to train on")
-    verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
+    verb.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE")
     verb.add_argument("--host", default="127.0.0.1", help="who may ask: without authentication, this machine alone")
     verb.add_argument("--port", type=int, default=8000)
     verb.set_defaults(verb=label)
@@ -134,23 +143,69 @@ def parse_arguments() -> argparse.Namespace:
     if further and arguments.verb is not test:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     arguments.pytest = further
-    for name in ("output", "dataset_dir", "frontal", "lateral", "weights", "studies"):
+    for name in ("output", "dataset_dir", "frontal", "lateral", "weights", "studies", "overlay"):
         if getattr(arguments, name, None) is not None:
             setattr(arguments, name, getattr(arguments, name).resolve())
     return arguments
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    output, started = arguments.output, time.monotonic()
-    print("One patient: the demo shows that the machinery works, not how well it does on people it has not seen.")
+    output, wanted = arguments.output, arguments.train
+    if WEIGHTS.is_file():
+        demo_reconstruction(output)
+    else:
+        print(f"{WEIGHTS}: no such weights, so that there is nothing to reconstruct with before a training.")
+        wanted = wanted is not False
+    if wanted or (wanted is None and sys.stdin.isatty() and agreed()):
+        demo_training(output / "training")
+    else:
+        print(f"\nA small cascade is trained on this CT, in about ten minutes, by\n\n    {demo_training_line(output)}")
+
+
+def agreed() -> bool:
+    """Asks at the terminal whether to train; only a yes is one."""
+    try:
+        answer = input("\nTrain the small cascade on this CT now, about ten minutes? [y/N] ")
+    except EOFError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
+
+
+def demo_training_line(output: Path) -> str:
+    place = [] if output == ROOT / "output" / "demo" else ["--output", output.as_posix()]
+    return shown(["python", "launch.py", "demo", "--train", *place])
+
+
+def demo_reconstruction(output: Path) -> None:
+    """The demo's CT, its X-rays, and what the shipped weights make of them."""
+    started = time.monotonic()
+    print("The shipped weights reconstruct the chest CT LIDC-IDRI-0001 from two X-rays that are projected from it.")
+    dataset = output / "data"
+    configs = [CONFIGS / "train.json", *overlay_beside(WEIGHTS), CONFIGS / "demo_data.json"]
+    bundle("run", configs, output, dataset_dir=dataset, validation_cases="0", test_cases="0")
+    note = "This patient is one of the six that the weights were trained on: the machinery, not generalisation."
+    run_evaluation(dataset, output, WEIGHTS, note=note, training_records="[]", mean_volume_draws="1", num_workers="0")
+    bring_up(output)
+    print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
+    print(
+        f"\nDone in {time.monotonic() - started:.0f} seconds. Open {output / 'report.html'} in a browser; "
+        f"{output / 'stage3.nii.gz'} is the reconstructed CT, 256³ voxels in HU,\n"
+        f"and {output / 'report.png'} and {output / 'xrays.png'} are pictures.\n"
+        "This patient is one of the six that the weights were trained on: picture and figures show the machinery, not\n"
+        f"generalisation. Figures of patients that the weights have not seen are in {MODEL_CARD}.\n"
+        "Research use only, not for diagnosis."
+    )
+
+
+def demo_training(output: Path) -> None:
+    """A small cascade, trained on random deformations of the demo's CT and scored on others."""
+    started = time.monotonic()
+    print("One patient: the training shows that the machinery works, not how well it does on people it has not seen.")
     dataset = demo_dataset(output, CONFIGS / "demo.json")
     train_stages([1, 2, 3], dataset, output, CONFIGS / "demo.json")
     note = "The network was trained on this patient: the demo shows the machinery, not generalisation."
     run_evaluation(dataset, output, output / "stage3_best.pth", note=note)
-    case = output / "cases" / "original"
-    for file in case.iterdir():
-        file.replace(output / file.name)
-    shutil.rmtree(output / "cases")
+    bring_up(output)
     print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
     print(
         f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Open {output / 'report.html'} "
@@ -159,6 +214,13 @@ def demo(arguments: argparse.Namespace) -> None:
         "These figures are of one patient: the network was trained on random deformations of this CT and scored on\n"
         "others of the same CT. They show the machinery, not generalisation. Research use only, not for diagnosis."
     )
+
+
+def bring_up(output: Path) -> None:
+    """Moves the files of the demo's one written case from the evaluation's folder for it."""
+    for file in (output / "cases" / "original").iterdir():
+        file.replace(output / file.name)
+    shutil.rmtree(output / "cases")
 
 
 def test(arguments: argparse.Namespace) -> None:
@@ -173,7 +235,7 @@ def datalist(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    overlay = CONFIGS / "tiny.json" if arguments.tiny else None
+    overlay = checked_overlay(arguments.overlay, arguments.dataset_dir) if arguments.overlay else None
     stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
     dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay)
     train_stages(stages, dataset, arguments.output, overlay, arguments.gpus)
@@ -241,12 +303,37 @@ def demo_dataset(output: Path, overlay: Path | None) -> Path:
     return dataset
 
 
+def checked_overlay(overlay: Path, dataset: Path | None) -> Path:
+    """The path of a training's overlay config, from the repository root where it lies in it."""
+    if "datalist" in content_of(overlay) and dataset is None:
+        raise LaunchError(f"{overlay} names a datalist: say by --dataset_dir where the files of its records lie.")
+    return overlay.relative_to(ROOT) if overlay.is_relative_to(ROOT) else overlay
+
+
+def content_of(overlay: Path) -> dict:
+    try:
+        content = json.loads(overlay.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LaunchError(f"{overlay}: no such file.") from error
+    except ValueError as error:
+        raise LaunchError(f"{overlay}: cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise LaunchError(f"{overlay}: holds a {type(content).__name__}, expected an object of config ids.")
+    return content
+
+
+def shared_with_inference(overlay: Path) -> dict:
+    """What an overlay changes of network, geometry and units: all that evaluation and inference need to know of it."""
+    return {name: value for name, value in content_of(overlay).items() if name.split("#")[0].strip("+") in SHARED_IDS}
+
+
 def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path | None, gpus: int = 1) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if not has_begun(output, overlay):
+        shared = shared_with_inference(ROOT / overlay) if overlay else {}
         (output / OVERLAY).unlink(missing_ok=True)
-        if overlay:
-            shutil.copyfile(ROOT / overlay, output / OVERLAY)
+        if shared:
+            (output / OVERLAY).write_text(json.dumps(shared, indent=4) + "\n", encoding="utf-8")
     for stage in stages:
         configs = [CONFIGS / "train.json"]
         configs += [CONFIGS / f"stage{stage}.json"] if stage > 1 else []
@@ -257,15 +344,15 @@ def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path |
 
 
 def has_begun(output: Path, overlay: Path | None) -> bool:
-    """Whether a training with the same overlay has begun in a folder and goes on; another overlay is refused."""
+    """Whether a training of the same sizes has begun in a folder and goes on; one of other sizes is refused."""
     if not (output / RESUME).is_dir():
         return False
-    before = (output / OVERLAY).read_text(encoding="utf-8") if (output / OVERLAY).is_file() else None
-    now = (ROOT / overlay).read_text(encoding="utf-8") if overlay else None
+    before = shared_with_inference(output / OVERLAY) if (output / OVERLAY).is_file() else {}
+    now = shared_with_inference(ROOT / overlay) if overlay else {}
     if before != now:
-        found = f"the overlay config {output / OVERLAY}" if before else "no overlay config"
+        found = f"the sizes of {output / OVERLAY}" if before else "the sizes of train.json"
         raise LaunchError(
-            f"{output} holds a training with {found}, {f'this one has {overlay}' if overlay else 'this one has none'}. "
+            f"{output} holds a training with {found}, this one has those of {overlay if now else 'train.json'}. "
             f"Choose another --output, or remove that folder."
         )
     return True
@@ -277,9 +364,9 @@ def run_evaluation(dataset: Path, output: Path, weights: Path, gpus: int = 1, **
 
 
 def overlay_beside(weights: Path) -> list[Path]:
-    """A training run leaves its overlay config beside its weights, so that their sizes are known again."""
+    """The overlay config that a training has left beside its weights; none where it would not change the network."""
     overlay = weights.parent / OVERLAY
-    return [overlay] if overlay.is_file() else []
+    return [overlay] if overlay.is_file() and shared_with_inference(overlay) else []
 
 
 def check_weights(weights: Path) -> None:

@@ -17,16 +17,19 @@ from pathlib import Path
 from types import ModuleType
 
 import nibabel
+import numpy as np
 import pytest
 from bundle_runs import ROOT
 from conftest import Trained
 from phantoms import phantom
 from scripts import CheckpointError, InputError
 from scripts.files import cube_affine, write_ct
+from scripts.half_precision import write_half_precision
 from torch.utils.data import DataLoader, Dataset
 from unwritable import full_disk, on_posix
 
 SOURCE = ROOT / "launch.py"
+TINY = ROOT / "bundle" / "configs" / "tiny.json"
 
 
 @pytest.fixture
@@ -77,9 +80,12 @@ def test_it_needs_nothing_but_python():
 @pytest.mark.parametrize(
     ("arguments", "verb", "expected"),
     [
-        (["demo"], "demo", {"output": ROOT / "output" / "demo"}),
-        (["train"], "train", {"stage": "all", "gpus": 1, "tiny": False, "dataset_dir": None}),
-        (["train", "--stage", "2", "--gpus", "4", "--tiny"], "train", {"stage": "2", "gpus": 4, "tiny": True}),
+        (["demo"], "demo", {"output": ROOT / "output" / "demo", "train": None}),
+        (["demo", "--train"], "demo", {"train": True}),
+        (["demo", "--no-train"], "demo", {"train": False}),
+        (["train"], "train", {"stage": "all", "gpus": 1, "overlay": None, "dataset_dir": None}),
+        (["train", "--stage", "2", "--gpus", "4", "--tiny"], "train", {"stage": "2", "gpus": 4, "overlay": TINY}),
+        (["train", "--overlay", "a.json"], "train", {"overlay": Path.cwd() / "a.json"}),
         (["infer", "--frontal", "a", "--lateral", "b", "--output", "c"], "infer", {"frontal": Path.cwd() / "a"}),
         (
             ["infer", "--frontal", "a", "--lateral", "b", "--output", "c", "--dicom", "--copy-patient"],
@@ -113,6 +119,8 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
         ["infer", "--frontal", "a"],
         ["evaluate"],
         ["demo", "-k"],
+        ["demo", "--train", "--no-train"],
+        ["train", "--tiny", "--overlay", "a.json"],
         ["datalist"],
         ["package"],
         ["datalist", "d", "--check", "--overwrite"],
@@ -390,8 +398,11 @@ def test_an_output_that_is_a_file_is_one_clear_error(command, dataset: Path, tmp
     assert (tmp_path / "taken").read_text() == "a file"
 
 
-@pytest.mark.parametrize(("before", "options"), [("{}", []), ("{}", ["--tiny"]), (None, ["--tiny"])])
-def test_a_training_with_another_overlay_is_not_begun_over_one_that_can_go_on(
+SIZES = '{"network_def#tokens": 5}'
+
+
+@pytest.mark.parametrize(("before", "options"), [(SIZES, []), (SIZES, ["--tiny"]), (None, ["--tiny"])])
+def test_a_training_of_other_sizes_is_not_begun_over_one_that_can_go_on(
     command, dataset: Path, tmp_path: Path, before: str | None, options: list[str], capfd
 ):
     (tmp_path / "resume").mkdir()
@@ -402,6 +413,134 @@ def test_a_training_with_another_overlay_is_not_begun_over_one_that_can_go_on(
     assert f"{tmp_path} holds a training with " in output.err and "Choose another --output" in output.err
     assert "$ python" not in output.out
     assert [path.read_text() for path in tmp_path.glob("*.json")] == ([before] if before else [])
+
+
+@pytest.fixture
+def lines(launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict]]:
+    """What `monai.bundle run` would be called with, configs and overrides; nothing is run."""
+    called = []
+
+    def take(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **overrides) -> None:
+        called.append(([config.name for config in configs], overrides))
+
+    monkeypatch.setattr(launch, "bundle", take)
+    return called
+
+
+def test_an_overlay_of_the_training_alone_leaves_nothing_to_evaluation_and_inference(launch, command, lines, tmp_path):
+    """As that of the shipped weights: its datalist and the size of its CTs are not those of what is evaluated."""
+    weights, output = launch.CONFIGS / "weights.json", tmp_path / "output"
+    overlay = json.loads((ROOT / weights).read_text(encoding="utf-8"))
+    assert {"datalist", "volume_size", "augment", "epochs"} <= overlay.keys()
+    assert command("train", "--overlay", ROOT / weights, "--dataset_dir", tmp_path, "--output", output) == 0
+    assert [names for names, _ in lines] == [
+        ["train.json", "weights.json"],
+        *(["train.json", f"stage{stage}.json", "weights.json"] for stage in (2, 3)),
+    ]
+    assert launch.overlay_beside(output / "stage3_best.pth") == []
+    shutil.copyfile(ROOT / weights, output / "overlay.json")
+    assert launch.overlay_beside(output / "stage3_best.pth") == []
+
+
+def test_of_an_overlay_with_sizes_these_alone_are_left_beside_the_weights(launch, command, lines, tmp_path: Path):
+    (tmp_path / "overlay.json").write_text("{}")
+    assert command("train", "--tiny", "--dataset_dir", tmp_path, "--output", tmp_path) == 0
+    (left,) = launch.overlay_beside(tmp_path / "stage3_best.pth")
+    overlay, found = (json.loads(path.read_text(encoding="utf-8")) for path in (TINY, left))
+    assert found == {name: overlay[name] for name in overlay if name.startswith(("geometry#", "network_def#"))}
+    assert found and "epochs" not in found
+
+
+def test_a_training_goes_on_with_a_schedule_that_is_its_own_to_judge(launch, command, lines, tmp_path: Path):
+    """The sizes are compared here; a change of anything else is found, and named, by the training itself."""
+    overlay = tmp_path / "mine.json"
+    for epochs in (1, 2):
+        overlay.write_text(json.dumps({"epochs": epochs, "network_def#tokens": 4}))
+        assert command("train", "--overlay", overlay, "--dataset_dir", tmp_path, "--output", tmp_path) == 0
+        (tmp_path / "resume").mkdir(exist_ok=True)
+    assert len(lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such file."),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds a list, expected an object of config ids."),
+        ('{"datalist": "split.json"}', "names a datalist: say by --dataset_dir where the files of its records lie."),
+    ],
+)
+def test_an_overlay_that_cannot_be_used_is_refused_at_once(command, lines, tmp_path: Path, content, told: str, capfd):
+    if content is not None:
+        (tmp_path / "mine.json").write_text(content)
+    assert command("train", "--overlay", tmp_path / "mine.json", "--output", tmp_path / "output") == 1
+    error = capfd.readouterr().err
+    assert error.startswith(f"\nlaunch.py: error: {tmp_path}/mine.json") and told in error
+    assert not lines and not (tmp_path / "output").exists()
+
+
+@pytest.fixture
+def parts(launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which parts of the demo run, and what it asks, in their order; none does its work."""
+    done = []
+    monkeypatch.setattr(launch, "demo_reconstruction", lambda output: done.append(f"reconstruct {output.name}"))
+    monkeypatch.setattr(launch, "demo_training", lambda output: done.append(f"train {'/'.join(output.parts[-2:])}"))
+    monkeypatch.setattr("builtins.input", lambda question: done.append("ask") or launch.answer)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("shipped", "options", "terminal", "answer", "expected"),
+    [
+        (True, [], True, "y", ["reconstruct demo", "ask", "train demo/training"]),
+        (True, [], True, "", ["reconstruct demo", "ask"]),
+        (True, [], True, "n", ["reconstruct demo", "ask"]),
+        (True, [], False, "y", ["reconstruct demo"]),
+        (True, ["--train"], True, "n", ["reconstruct demo", "train demo/training"]),
+        (True, ["--no-train"], True, "y", ["reconstruct demo"]),
+        (False, [], False, "n", ["train demo/training"]),
+        (False, ["--no-train"], True, "y", []),
+    ],
+)
+def test_the_demo_reconstructs_with_what_ships_and_trains_when_it_may(
+    launch, command, parts, monkeypatch, tmp_path, capfd, shipped, options, terminal, answer, expected
+):
+    monkeypatch.setattr(launch, "WEIGHTS", SOURCE if shipped else tmp_path / "model.pt")
+    monkeypatch.setattr(launch, "answer", answer, raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal)
+    assert command("demo", "--output", tmp_path / "demo", *options) == 0
+    assert parts == expected
+    told = capfd.readouterr().out
+    assert (f"{tmp_path}/model.pt: no such weights" in told) is not shipped
+    line = f"python launch.py demo --train --output {tmp_path}/demo"
+    assert (line in told) is not any(part.startswith("train") for part in expected)
+
+
+def test_a_terminal_that_ends_is_no_yes(launch: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert launch.agreed() is False
+
+
+def test_the_demo_scores_the_shipped_weights_on_its_ct_and_says_what_that_shows(
+    launch, command, weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd
+):
+    write_half_precision(str(weights), str(tmp_path / "model.pt"))
+    monkeypatch.setattr(launch, "WEIGHTS", tmp_path / "model.pt")
+    output = tmp_path / "demo"
+    assert command("demo", "--no-train", "--output", output) == 0
+    told = capfd.readouterr().out
+    assert "one of the six that the weights were trained on" in told and "not\ngeneralisation" in told
+    assert str(ROOT / "bundle" / "docs" / "README.md") in told and "Research use only" in told
+    assert "one of the six that the weights were trained on" in (output / "report.html").read_text(encoding="utf-8")
+    cases = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["cases"]
+    assert {row["case"] for row in cases} == {"original"}
+    truth, found = (nibabel.load(output / f"{name}.nii.gz") for name in ("truth", "stage3"))
+    assert found.shape == truth.shape == (64, 64, 64)
+    error = np.abs(found.get_fdata() - truth.get_fdata()).mean()
+    scored = next(row["mae_hu"] for row in cases if row["method"] == "stage 3")
+    assert error == pytest.approx(scored, abs=0.5)  # HU are rounded to whole numbers in the files
+    assert {"frontal.nii.gz", "lateral.nii.gz", "report.png", "xrays.png"} <= {path.name for path in output.iterdir()}
+    assert not (output / "cases").exists() and not (output / "training").exists()
 
 
 def test_the_demos_dataset_is_not_written_again_under_a_training(launch: ModuleType, monkeypatch, tmp_path: Path):

@@ -12,6 +12,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,6 +25,7 @@ from bundle_runs import ROOT, network_of
 from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, download_large_files
 from scripts import CheckpointError, InputError, package
+from scripts.half_precision import write_half_precision
 
 NAME = "biplanar_xray_ct_reconstruction"
 VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
@@ -90,17 +92,66 @@ def test_the_checksum_beside_it_is_read_by_sha256sum(packed, tmp_path: Path):
 
 
 def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, bundle, tmp_path: Path, capsys):
-    strays = ["models/stage1_best.pth", "output/ct.nii.gz", "configs/.unfinished-1-train.json", "scripts/notes~"]
+    strays = ["models/stage3_best.pth", "models/resume/stage1_epoch1.pth", "output/ct.nii.gz"]
+    strays += ["configs/.unfinished-1-train.json", "scripts/notes~"]
     for name in strays:
-        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).parent.mkdir(exist_ok=True, parents=True)
         (bundle / name).write_text("stray")
     archive = packed(tmp_path)
     names = zipfile.ZipFile(archive).namelist()
     assert names == sorted(names)
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "bundle"]
     kept = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
-    assert names == sorted([*(name.replace("bundle", NAME, 1) for name in kept), f"{NAME}/models/model.pt"])
+    kept = [name.replace("bundle", NAME, 1) for name in kept if not name.endswith((".pt", ".pth"))]
+    assert names == sorted([*kept, f"{NAME}/models/model.pt"])
     assert f"Left out, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
+
+
+def test_what_ships_is_tracked_and_what_a_training_leaves_is_not():
+    names = ["model.pt", "stage1_best.pth", "stage2_best.pth", "training.json", "mean_volume.nii.gz"]
+    left = ["stage3_best.pth", "resume/stage1_epoch1.pth", "other.pt"]
+    asked = [f"bundle/models/{name}" for name in names + left]
+    check = ["git", "check-ignore", "--no-index", *asked]
+    ignored = subprocess.run(check, cwd=ROOT, capture_output=True, encoding="utf-8").stdout.splitlines()
+    assert ignored == [f"bundle/models/{name}" for name in left]
+    assert all(any(fnmatch(f"models/{name}", pattern) for pattern in package.CONTENT) for name in names)
+
+
+@pytest.fixture
+def write_part(bundle: Path) -> Callable[..., Path]:
+    """Writes the first part of the bundle's weights as those of an earlier stage, changed and in half precision."""
+
+    def write(stage: int, change: float = 0.0) -> Path:
+        weights, network = bundle / "models" / "model.pt", network_of(bundle)
+        write_half_precision(str(weights), str(weights))
+        network.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+        part = network.up_to(stage).state_dict()
+        torch.save({name: tensor + change for name, tensor in part.items()}, bundle / "models" / "whole.pth")
+        path = bundle / "models" / f"stage{stage}_best.pth"
+        write_half_precision(str(bundle / "models" / "whole.pth"), str(path))
+        (bundle / "models" / "whole.pth").unlink()
+        return path
+
+    return write
+
+
+def test_half_precision_and_its_parts_are_packed_with_the_files_beside(packed, bundle, write_part, tmp_path: Path):
+    parts = [write_part(stage) for stage in (1, 2)]
+    (bundle / "models" / "training.json").write_text("{}")
+    archive = zipfile.ZipFile(packed(tmp_path / "with"))
+    for path in (*parts, bundle / "models" / "model.pt", bundle / "models" / "training.json"):
+        assert archive.read(f"{NAME}/models/{path.name}") == path.read_bytes()
+    names = zipfile.ZipFile(packed(tmp_path / "without", without_weights=True)).namelist()
+    assert f"{NAME}/models/training.json" in names and not any(name.endswith((".pt", ".pth")) for name in names)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_weights_of_an_earlier_stage_that_are_of_another_training_are_not_packed(packed, write_part, tmp_path, stage):
+    path = write_part(stage, change=0.01)
+    with pytest.raises(CheckpointError) as caught:
+        packed(tmp_path)
+    assert str(caught.value).startswith(f"{path}: is not the first part of {path.parent}/model.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_archive_meets_the_zoos_checklist(packed, tmp_path: Path):
@@ -140,7 +191,7 @@ def test_missing_weights_are_told_with_both_ways_out(packed, bundle: Path, tmp_p
     with pytest.raises(InputError) as caught:
         packed(tmp_path / "with")
     assert packed(tmp_path / "again", without_weights=True).read_bytes() == archive.read_bytes()
-    assert str(caught.value).startswith(f"{weights}: no such weights. Train the three stages and copy stage3_best.pth")
+    assert str(caught.value).startswith(f"{weights}: no such weights. Train the three stages and make it of stage3_best")
     assert "--without-weights" in str(caught.value)
     assert not (tmp_path / "with").exists()
     assert not any(name.endswith(".pt") for name in zipfile.ZipFile(archive).namelist())

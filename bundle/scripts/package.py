@@ -16,17 +16,21 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
-from .checkpoints import CascadeCheckpointLoader
+from .cascade import NUMBER_OF_STAGES
+from .checkpoints import CascadeCheckpointLoader, read_checkpoint
 from .errors import CheckpointError, InputError
 from .files import write_whole
 
 NAME = "biplanar_xray_ct_reconstruction"
 BUNDLE = Path(__file__).resolve().parents[1]
 WEIGHTS = "models/model.pt"
+STAGE_WEIGHTS = {stage: f"models/stage{stage}_best.pth" for stage in range(1, NUMBER_OF_STAGES)}
+"""Of the earlier stages, for who wants to train on from one: the first parts of the weights, which hold them all."""
 LARGE_FILES = "large_files.yml"
 CONTENT = (
     "LICENSE",
@@ -37,7 +41,10 @@ CONTENT = (
     "docs/metrics.json",
     "docs/images/*.png",
     "models/README.md",
+    "models/*.json",
+    "models/mean_volume.nii.gz",
     WEIGHTS,
+    *STAGE_WEIGHTS.values(),
     "scripts/*.py",
     "scripts/viewer.html",
     "scripts/viewer.css",
@@ -75,13 +82,14 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     Raises:
         InputError: when there are no weights and `without_weights` is not set, or a file is too large and there is no
             `large_files_url`.
-        CheckpointError: when the weights do not fit the network of `inference.json`.
+        CheckpointError: when the weights do not fit the network of `inference.json`, or those of an earlier stage are
+            not their first part.
     """
     version = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     found = (path for pattern in CONTENT for path in BUNDLE.glob(pattern) if not path.name.startswith("."))
     paths = {path.relative_to(BUNDLE).as_posix(): path for path in found}
     if without_weights:
-        paths.pop(WEIGHTS, None)
+        paths = {name: path for name, path in paths.items() if name not in (WEIGHTS, *STAGE_WEIGHTS.values())}
     else:
         _check_weights()
     large = {name: paths.pop(name) for name in sorted(paths) if paths[name].stat().st_size > LARGEST_FILE}
@@ -93,7 +101,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     checksum = f"{_sha256(archive)}  {archive.name}\n"
     write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
     print(f"Wrote {archive}: {len(contents)} files, {archive.stat().st_size / 1e6:.1f} MB\n{checksum}", end="")
-    _print_left_out({*contents, *large, *([WEIGHTS] if without_weights else [])})
+    _print_left_out({*contents, *large, *([WEIGHTS, *STAGE_WEIGHTS.values()] if without_weights else [])})
     for name in large:
         print(f"Upload {BUNDLE / name} to {_url(large_files_url, name, version)}; it is listed in {LARGE_FILES}.")
     if without_weights:
@@ -109,17 +117,33 @@ def _print_left_out(known: set[str]) -> None:
 
 
 def _check_weights() -> None:
-    """Loads the weights into the network of `inference.json`, as inference does."""
+    """Loads the weights into the network of `inference.json`, as inference does; compares those of earlier stages."""
     path = BUNDLE / WEIGHTS
     if not path.is_file():
         raise InputError(
-            f"{path}: no such weights. Train the three stages and copy stage3_best.pth there (models/README.md has the "
+            f"{path}: no such weights. Train the three stages and make it of stage3_best.pth (models/README.md has the "
             f"lines), or pack the bundle without weights by --without-weights."
         )
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "inference.json"))
-    loader = CascadeCheckpointLoader(str(path), parser.get_parsed_content("network_def"), stage=3)
+    network = parser.get_parsed_content("network_def")
+    loader = CascadeCheckpointLoader(str(path), network, stage=NUMBER_OF_STAGES)
     loader(Engine(lambda engine, batch: None))
+    for stage, name in STAGE_WEIGHTS.items():
+        if (BUNDLE / name).is_file():
+            _check_part(BUNDLE / name, network.up_to(stage).state_dict())
+
+
+def _check_part(path: Path, expected: dict[str, torch.Tensor]) -> None:
+    """Whether a file holds exactly these tensors, whatever its precision."""
+    found = read_checkpoint(str(path))
+    same_names = isinstance(found, dict) and set(found) == set(expected)
+    if not same_names or not all(found[name].equal(tensor.to(found[name])) for name, tensor in expected.items()):
+        raise CheckpointError(
+            f"{path}: is not the first part of {BUNDLE / WEIGHTS}, expected that of the same training in the same "
+            f"precision. Make both anew by `python -m scripts.half_precision` (models/README.md has the lines), or "
+            f"move it elsewhere."
+        )
 
 
 def _write_archive(path: str, contents: dict[str, bytes]) -> None:
@@ -159,7 +183,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m scripts.package", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, metavar="OUT", help="where to write")
-    parser.add_argument("--without-weights", action="store_true", help="leave models/model.pt out")
+    parser.add_argument("--without-weights", action="store_true", help="leave models/*.pt and *.pth out")
     parser.add_argument(
         "--large-files-url",
         metavar="URL",
