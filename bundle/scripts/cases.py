@@ -11,6 +11,7 @@ import ignite.distributed as idist
 from .datalist import print_left_out
 from .errors import InputError
 from .records import load_records, read_datalist, resolve_record
+from .studies import patient_names
 from .study_search import find_records
 
 DATALIST = "datalist.json"
@@ -21,8 +22,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     The records to score: those of a section, or, where the folder has no `datalist.json`, one for each of its CTs.
 
     CTs of a folder are found as `python -m scripts.datalist` finds them, with their films where they have a pair; what
-    is found and what is left out is printed. Patients are numbered, since a DICOM Patient ID is nobody's business in a
-    report.
+    is found and what is left out is printed. Patients are numbered.
 
     Args:
         datalist: path of the JSON file.
@@ -43,9 +43,9 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     if idist.get_rank() == 0:
         print(f"{folder}: no {DATALIST}, so that each of the {len(found)} CTs found there is a case.")
         print_left_out(left_out)
-    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(record.patient for record in found), 1)}
+    names = patient_names(found)
     return [
-        resolve_record({**record.fields(), "patient": f"patient_{numbers[record.patient]}"}, folder, section, i, folder)
+        resolve_record({**record.fields(), "patient": names[record.patient]}, folder, section, i, folder)
         for i, record in enumerate(found)
     ]
 

@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +21,7 @@ from .errors import InputError
 from .files import write_json
 from .record_check import check_records, print_problems, training_transforms
 from .records import SECTIONS, is_inside
-from .studies import LeftOut, PatientRecord
+from .studies import LeftOut, PatientRecord, patient_names
 from .study_search import find_records
 
 SHOWN_ALONE = 3
@@ -67,7 +68,12 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
         raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/quickstart.md).")
     sections = split_by_patient([record.patient for record in records], fractions, seed)
     members = {name: [r for r in records if r.patient in patients] for name, patients in sections.items()}
-    write_json(str(datalist), {name: [_fields(r, folder, datalist) for r in found] for name, found in members.items()})
+    repeated = _names_of_repeated(records)
+    entries = {
+        section: [{**_fields(r, folder, datalist), **repeated.get(r.patient, {})} for r in found]
+        for section, found in members.items()
+    }
+    write_json(str(datalist), entries)
     _print_sections(datalist, members)
 
 
@@ -94,6 +100,12 @@ def split_by_patient(patients: Iterable[str], fractions: Sequence[float], seed: 
         counts[empty[0] if empty else max(range(3), key=lambda i: wanted[i] - counts[i])] += 1
     parts = partition_dataset(ordered, ratios=counts, shuffle=True, seed=seed)
     return {name: set(part) for name, part in zip(SECTIONS, parts)}
+
+
+def _names_of_repeated(records: Sequence[PatientRecord]) -> dict[str, dict[str, str]]:
+    """The field `patient` of patients with several CTs, by their identity in the files; others need none."""
+    counts, names = Counter(record.patient for record in records), patient_names(records)
+    return {patient: {"patient": names[patient]} for patient, count in counts.items() if count > 1}
 
 
 def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, str]:

@@ -37,6 +37,7 @@ CONTENT = (
     "docs/metrics.json",
     "docs/images/*.png",
     "models/README.md",
+    "models/mean_volume.nii.gz",
     WEIGHTS,
     "scripts/*.py",
     "scripts/viewer.html",
