@@ -112,7 +112,7 @@ def parse_arguments() -> argparse.Namespace:
 
     verb = verbs.add_parser("evaluate", help="score weights on the CTs of a folder, or on a section of its datalist")
     verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="without a datalist all CTs count")
-    verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; its paths start at DIR")
+    verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
     verb.add_argument("--section", choices=["test", "validation"], default="test", help="of the datalist")
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "evaluate", metavar="DIR")
     verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
@@ -215,7 +215,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     asked: dict[str, Path | str] = {"test_section": arguments.section}
     asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
     asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
-    further = [CONFIGS / "robustness.json"] if arguments.robustness else []
+    further = (CONFIGS / "robustness.json",) if arguments.robustness else ()
     run_evaluation(arguments.dataset_dir, arguments.output, arguments.weights, arguments.gpus, further, **asked)
     name = "robustness" if arguments.robustness else "metrics"
     report = json.loads((arguments.output / f"{name}.json").read_text(encoding="utf-8"))
@@ -292,9 +292,9 @@ def has_begun(output: Path, overlay: Path | None) -> bool:
 
 
 def run_evaluation(
-    dataset: Path, output: Path, weights: Path, gpus: int = 1, further: list[Path] | None = None, **overrides: Path | str
+    dataset: Path, output: Path, weights: Path, gpus: int = 1, further: tuple[Path, ...] = (), **overrides: Path | str
 ) -> None:
-    configs = [CONFIGS / "train.json", CONFIGS / "evaluate.json", *(further or []), *overlay_beside(weights)]
+    configs = [CONFIGS / "train.json", CONFIGS / "evaluate.json", *further, *overlay_beside(weights)]
     # An overlay may name the datalist of its training, which is not that of this dataset.
     places = {"dataset_dir": dataset, "datalist": dataset / "datalist.json", "weights": weights, "output_dir": output}
     bundle("run", configs, output, gpus, **{**places, **overrides})
@@ -325,7 +325,10 @@ def print_summary(summary: list[dict]) -> None:
             f"{entry['group']:<22}{entry['size']:>4}³  {entry['method']:<26}{entry['cases']:>6}"
             f"{means[0]:>9}{interval:<14}{means[1]:>6}{means[2]:>8}{means[3]:>9}"
         )
-    print("PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval over patients); the X2CT convention reads higher.")
+    print(
+        "PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval over patients); "
+        "the X2CT convention reads higher."
+    )
 
 
 def print_robustness(summary: list[dict]) -> None:

@@ -41,8 +41,9 @@ def test_without_a_datalist_every_ct_of_the_folder_is_a_case_and_patients_are_nu
 def test_a_datalist_elsewhere_names_files_of_the_folder(folder: Path, tmp_path: Path):
     datalist = tmp_path / "split.json"
     datalist.write_text(json.dumps(SPLIT))
-    assert [record["ct"] for record in evaluation_records(str(datalist), "test", str(folder))] == [str(folder / "b.nii.gz")]
-    assert [record["ct"] for record in training_records(str(datalist), str(folder))] == [str(folder / "a.nii.gz")]
+    (tested,) = evaluation_records(str(datalist), "test", str(folder))
+    (trained,) = training_records(str(datalist), str(folder))
+    assert (tested["ct"], trained["ct"]) == (str(folder / "b.nii.gz"), str(folder / "a.nii.gz"))
 
 
 def test_the_folders_own_datalist_goes_before_a_search(folder: Path):
@@ -53,9 +54,10 @@ def test_the_folders_own_datalist_goes_before_a_search(folder: Path):
 
 def test_a_datalist_that_was_asked_for_is_not_replaced_by_a_search(folder: Path):
     asked = str(folder / "nowhere.json")
-    for records in (lambda: evaluation_records(asked, "test", str(folder)), lambda: training_records(asked, str(folder))):
-        with pytest.raises(InputError, match="nowhere.json: no such datalist"):
-            records()
+    with pytest.raises(InputError, match="nowhere.json: no such datalist"):
+        evaluation_records(asked, "test", str(folder))
+    with pytest.raises(InputError, match="nowhere.json: no such datalist"):
+        training_records(asked, str(folder))
 
 
 def test_a_folder_with_neither_is_refused(tmp_path: Path):

@@ -88,10 +88,11 @@ def test_without_a_scale_films_of_any_exposure_look_alike():
 
 def test_the_conditions_of_the_config_begin_with_the_nominal_and_tell_each_other_apart():
     parser = ConfigParser()
-    parser.read_config([str(ROOT / "bundle" / "configs" / f"{name}.json") for name in ("train", "evaluate", "robustness")])
+    configs = ROOT / "bundle" / "configs"
+    parser.read_config([str(configs / f"{name}.json") for name in ("train", "evaluate", "robustness")])
     found = parser.get_parsed_content("conditions")
     assert found[0] is AS_TOLD
     assert len({(condition.change, condition.value) for condition in found}) == len(found)
     assert all((condition.geometry is None) != (condition.films is None) for condition in found[1:])
     turned = [c.value for c in found if c.change == "patient turned about the body axis, in both views"]
-    assert turned == json.loads((ROOT / "bundle" / "configs" / "robustness.json").read_text())["changes"][0]["degrees"]
+    assert turned == json.loads((configs / "robustness.json").read_text())["changes"][0]["degrees"]

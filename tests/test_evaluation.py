@@ -116,8 +116,8 @@ def test_the_scores_are_those_of_the_files(report: Report, case: str, stage: int
 
 def test_mean_and_nearest_volume_are_those_of_the_training_records(evaluate: Callable[..., Report], tmp_path: Path):
     """
-    With two test cases as training, without augmentation: the mean errs in each by half of their difference; the nearest
-    is the case itself, whose infinite PSNR is null in the report, and for the third case the second.
+    With two test cases as training, without augmentation: the mean errs in each by half of their difference; the
+    nearest is the case itself, whose infinite PSNR is null in the report, and for the third case the second.
     """
     records = "$scripts.load_records(@datalist, 'test')[:2]"
     plain = {"augment": {"_target_": "Compose", "transforms": []}, "training_records": records}
@@ -138,7 +138,7 @@ def test_a_folder_without_a_datalist_is_scored_case_by_case_without_what_needs_t
 ):
     for case in ("phantom_5", "phantom_7"):
         shutil.copyfile(dataset / f"{case}.nii.gz", tmp_path / f"{case}.nii.gz")
-    with pytest.warns(UserWarning, match="no section 'training': there is no .*nowhere.nii.gz either: the rows 'mean v"):
+    with pytest.warns(UserWarning, match="no section 'training': there is no .*nowhere.nii.gz either: the rows 'm"):
         found = evaluate(tmp_path / "output", dataset_dir=tmp_path, mean_volume_file=tmp_path / "nowhere.nii.gz")
     without = [(size, method) for size, method in METHODS if method not in ("mean volume", "nearest training patient")]
     rows = [(row["case"], row["patient"], row["size"], row["method"]) for row in found.content["cases"]]
@@ -164,7 +164,8 @@ def test_without_training_the_mean_volume_is_that_of_its_file(
         found = evaluate(tmp_path / "output", dataset_dir=tmp_path / "data", **plain)
     assert found.content["mean_volume"] == str(tmp_path / "mean.nii.gz")
     assert found.row("phantom_0", 16, "mean volume")["mae_hu"] < 0.5  # rounded to whole HU
-    upsampled = interpolate(torch.tensor(nibabel.load(tmp_path / "mean.nii.gz").get_fdata())[None, None], 64, mode="trilinear")
+    mean = torch.tensor(nibabel.load(tmp_path / "mean.nii.gz").get_fdata())
+    upsampled = interpolate(mean[None, None], 64, mode="trilinear")
     error = np.abs(upsampled[0, 0].numpy() - found.volume("phantom_0", "truth")).mean()
     assert found.row("phantom_0", 64, "mean volume")["mae_hu"] == pytest.approx(error, abs=0.5)
     entry = found.content["summary"][0]
@@ -191,8 +192,8 @@ def test_two_processes_write_the_table_of_one_although_their_cases_are_uneven(
     """Three cases, of which the first, by one process, and the worst are written."""
     configs = ["bundle/configs/train.json", "bundle/configs/evaluate.json", str(overlay)]
     places = {"dataset_dir": dataset, "weights": trained.folder / "stage3_best.pth", "output_dir": tmp_path}
-    three = {"validate#dataset#data": "$scripts.load_records(@datalist, 'test')[:3]", "written_cases": 1, "worst_cases": 1}
-    run = bundle_run("run", configs, processes=2, **places, **three)
+    three, written = "$scripts.load_records(@datalist, 'test')[:3]", {"written_cases": 1, "worst_cases": 1}
+    run = bundle_run("run", configs, processes=2, **places, test_records=three, **written)
     assert run.returncode == 0, run.stdout[-3000:]
     with open(tmp_path / "metrics.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))

@@ -65,7 +65,7 @@ def test_every_case_has_every_stage_under_every_condition(report: dict):
 def test_as_told_the_scores_are_those_of_the_evaluation_and_exchanged_films_those_of_exchanged_files(
     run, report: dict, dataset: Path, weights: Path, small_cascade, tmp_path: Path
 ):
-    """The evaluation's own rows, and the network on its written films exchanged; of a case whose films are projections."""
+    """The evaluation's own rows, and the network on its written films exchanged, of a case that has no films."""
     evaluated = run(tmp_path, mean_volume_draws=1, written_cases=1, worst_cases=0)
     found = scores(report)
     for row in evaluated["cases"]:
@@ -73,7 +73,8 @@ def test_as_told_the_scores_are_those_of_the_evaluation_and_exchanged_films_thos
             told = found["phantom_5", "as the network is told", None, int(row["method"][-1])]
             assert told == pytest.approx(row["psnr_db"], abs=1e-3)
     case = tmp_path / "cases" / "phantom_5"
-    films = [torch.tensor(nibabel.load(case / f"{view}.nii.gz").get_fdata()[..., 0].T) for view in ("lateral", "frontal")]
+    files = (nibabel.load(case / f"{view}.nii.gz") for view in ("lateral", "frontal"))
+    films = [torch.tensor(file.get_fdata()[..., 0].T) for file in files]
     model = small_cascade().eval()
     model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
     with torch.no_grad():

@@ -22,9 +22,9 @@ from .metrics import truth_at
 MEAN, NEAREST = "mean volume", "nearest training patient"
 
 BASELINE_DEFINITIONS = {
-    MEAN: "the mean of the training CTs, or of random deformations of them; what can be had without looking at the X-rays",
-    NEAREST: "the training CT with the smallest squared error to the truth at the size of the first stage: chosen with the "
-    "truth in hand, which no method can do",
+    MEAN: "the mean of the training CTs, or of random deformations of them; what can be had without the X-rays",
+    NEAREST: "the training CT with the smallest squared error to the truth at the size of the first stage: chosen with "
+    "the truth in hand, which no method can do",
     "upsampled stage <n>": "the volume of that stage, trilinearly upsampled to the size of the row",
 }
 
@@ -33,10 +33,9 @@ class Baselines:
     """
     The mean training volume, the nearest training patient, and earlier stages upsampled.
 
-    The mean is taken from the training CTs where there are any, else from a file, see :func:`write_mean_volume`. Without
-    either its rows are left out; so are those of the nearest patient without training CTs. A training CT is kept at the
-    size of the first stage and loaded again when it is the nearest, so that memory does not grow with the size of the
-    cube.
+    The mean is taken from the training CTs where there are any, else from a file, see :func:`write_mean_volume`;
+    without either its rows are left out. So are those of the nearest patient without training CTs. A training CT is
+    kept at the size of the first stage and loaded again when it is the nearest, so that many take little memory.
 
     Args:
         dataset: the training CTs as they are loaded, `{"ct"}` in HU; may be empty.
@@ -147,7 +146,7 @@ def write_mean_volume(baselines: Baselines, path: str, fov_mm: float) -> None:
         InputError: when there are no training CTs.
     """
     if not len(baselines.dataset):
-        raise InputError(f"{path}: the mean volume is that of the section 'training', expected a datalist that has one.")
+        raise InputError(f"{path}: is made of the section 'training', expected a datalist that has one.")
     baselines.prepare()
     mean = truth_at(baselines.mean, baselines.coarse_size)[0, 0]
     write_ct(path, scaled_to_hu(mean, baselines.hu_window), cube_affine(len(mean), fov_mm))

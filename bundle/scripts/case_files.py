@@ -1,4 +1,4 @@
-"""The folder of a case in an evaluation: its volumes, its X-rays, the pictures and the page; and which cases get one."""
+"""The folder of a case in an evaluation: its volumes, X-rays, pictures and page; and which cases get one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .pictures import volume_figure, xray_figure
 from .viewer import write_view
 
 SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
-"""What the page shows of a case, by heading: the metric and its decimal places; see :data:`~scripts.metrics.DEFINITIONS`."""
+"""What the page shows of a case, by heading: the metric and its decimal places."""
 
 
 class CaseFiles:
@@ -84,8 +84,8 @@ class CaseFiles:
 
 class WorstCases:
     """
-    Keeps the folders of the worst cases so far. A case that is one of them is written at once, and the folder of the one
-    whose place it takes is removed: no volume waits in memory for the end of the run.
+    Keeps the folders of the worst cases so far. A case that is one of them is written at once, and the folder of the
+    one whose place it takes is removed: no volume waits in memory for the end of the run.
 
     Args:
         count: how many.

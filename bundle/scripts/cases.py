@@ -27,7 +27,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     Args:
         datalist: path of the JSON file.
         section: "training", "validation" or "test"; of a folder's CTs the group.
-        folder: where relative paths start, and what is searched when `datalist` is its `datalist.json` and is not there.
+        folder: where relative paths start, and what is searched when `datalist` is its `datalist.json` and is missing.
 
     Raises:
         InputError: as :func:`~scripts.load_records` does; also when neither a datalist nor a CT is there.

@@ -73,7 +73,7 @@ def turned(
 
 
 def source_distance(change: str, geometry: BiplanarGeometry, percent: Sequence[float]) -> list[Condition]:
-    """Source and detector nearer or farther by a part of their distances, see :func:`~scripts.xray_augmentation.at_distance`."""
+    """Source and detector farther away by a part of their distances, or nearer."""
     return [Condition(change, part, "%", geometry=at_distance(geometry, 1 + part / 100)) for part in percent]
 
 
@@ -89,7 +89,7 @@ def gamma(change: str, exponents: Sequence[float]) -> list[Condition]:
 
 
 def collimated(change: str, percent: Sequence[float]) -> list[Condition]:
-    """At each side of each film a random part is lost, up to this much of its length, see :class:`~scripts.RandCollimationd`."""
+    """At each side of each film a random part is lost, up to so much of its length."""
     shut = {part: RandCollimationd("exposed", part / 100, prob=1.0) for part in percent}
     mask = MaskIntensityd("xrays", mask_key="exposed")
     return [Condition(change, part, "%", films=Compose([collimator, mask])) for part, collimator in shut.items()]
@@ -97,7 +97,8 @@ def collimated(change: str, percent: Sequence[float]) -> list[Condition]:
 
 def without_scale(change: str, percentiles: Sequence[float], standard_range: Sequence[float]) -> list[Condition]:
     """As films without an absolute scale are read, see :class:`~scripts.RandPresentationd`."""
-    return [Condition(change, films=Compose([RandPresentationd("xrays", "exposed", percentiles, standard_range, prob=1.0)]))]
+    standardised = RandPresentationd("xrays", "exposed", percentiles, standard_range, prob=1.0)
+    return [Condition(change, films=Compose([standardised]))]
 
 
 def exchanged_views(change: str) -> list[Condition]:

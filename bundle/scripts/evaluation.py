@@ -39,7 +39,8 @@ class EvaluationReport:
 
     def __init__(self, case_files: CaseFiles, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
         self.case_files, self.baselines, self.written_cases = case_files, baselines, written_cases
-        self.output_dir, self.hu_window, self.xray_scale = case_files.output_dir, case_files.hu_window, case_files.xray_scale
+        self.output_dir, self.hu_window = case_files.output_dir, case_files.hu_window
+        self.xray_scale = case_files.xray_scale
         self.reprojection: DRRReprojectionLoss = case_files.reprojection
         self.worst = WorstCases(worst_cases)
         self.rows: list[list[dict[str, Any]]] = []

@@ -24,9 +24,9 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
     The records of one section, checked before any work begins.
 
     A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`,
-    by default the CT's path as one word, `group`, by default the section, and `patient`, by default the name; evaluation
-    summarises each group by itself, and its intervals are over patients.
-    `film_scale` and `film_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
+    by default the CT's path as one word, `group`, by default the section, and `patient`, by default the name;
+    evaluation summarises each group by itself, and its intervals are over patients. `film_scale` and
+    `film_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
 
     Args:
         datalist: path of the JSON file.
@@ -88,8 +88,8 @@ def section_of(content: dict[str, Any], datalist: str, section: str) -> list[Any
 
 def resolve_record(record: Any, datalist: str, section: str, index: int, folder: str) -> dict[str, Any]:
     """
-    A record of a section with whole paths, which start at a folder, a name, a group and a patient. Raises :class:`InputError` as
-    :func:`load_records` does.
+    A record of a section with whole paths, which start at a folder, a name, a group and a patient. Raises
+    :class:`InputError` as :func:`load_records` does.
     """
     where = f"{datalist}: {section}[{index}]"
     _check_fields(record, where)

@@ -28,16 +28,16 @@ COMBINATION = ("change", "value", "unit", "stage", "size")
 ROBUSTNESS_DEFINITIONS = {
     "psnr_db": f"{DEFINITIONS['psnr_db']}; each stage at its own size, against the truth averaged to it",
     "psnr_change_db": f"psnr_db less that of the same case and stage under '{AS_TOLD.change}'",
-    "change": "how the X-rays are taken otherwise than the network is told; the truth stays where it is, so that a patient who "
-    "stands turned is also charged with lying elsewhere",
+    "change": "how the X-rays are taken otherwise than the network is told; the truth stays where it is, so that a "
+    "patient who stands turned is also charged with lying elsewhere",
 }
 
 
 class ConditionedRecords(Dataset):
     """
-    Every case under every condition, the conditions of a case one after the other. A case is loaded once for all of them,
-    by the process that comes to it. X-rays are projected from the CT also where a record has films, which nobody can
-    take again.
+    Every case under every condition, the conditions of a case one after the other. A case is loaded once for all of
+    them, by the process that comes to it. X-rays are projected from the CT also where a record has films, which nobody
+    can take again.
 
     Args:
         data: records, see :func:`~scripts.load_records`.
@@ -47,7 +47,8 @@ class ConditionedRecords(Dataset):
 
     def __init__(self, data: Sequence[dict[str, Any]], conditions: Sequence[Condition], transform: Callable) -> None:
         films = (*XRAY_KEYS, *FILM_FIELDS)
-        super().__init__([{key: value for key, value in record.items() if key not in films} for record in data], transform)
+        without_films = [{key: value for key, value in record.items() if key not in films} for record in data]
+        super().__init__(without_films, transform)
         self.conditions = conditions
         self.loaded: tuple[int, dict[str, Any]] | None = None
 
