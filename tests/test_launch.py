@@ -489,18 +489,6 @@ def test_a_bundles_error_ends_the_launcher_with_its_message(command, dataset: Pa
     assert not list((tmp_path / "output").rglob("*.pth"))
 
 
-def test_the_evaluations_table_shows_every_group_and_method(command, weights: Path, dataset: Path, tmp_path, capfd):
-    assert command("evaluate", "--dataset_dir", dataset, "--weights", weights, "--output", tmp_path / "output") == 0
-    table = capfd.readouterr().out.split("X2CT dB\n")[1]
-    rows = [line for line in table.splitlines() if line.startswith(("with films", "without films"))]
-    for name in ("stage 1", "stage 2", "stage 3", "upsampled stage 2"):
-        assert sum(f"³  {name} " in row for row in rows) == 2  # one for each group
-    assert sum("³  upsampled stage 1 " in row for row in rows) == 4  # and each later size
-    for name in ("mean volume", "nearest training patient"):
-        assert sum(f"³  {name} " in row for row in rows) == 6  # and each size
-    assert (tmp_path / "output" / "metrics.csv").is_file()
-
-
 @pytest.fixture
 def folder_of_one(tmp_path: Path) -> Path:
     """A CT without a datalist."""
@@ -515,6 +503,19 @@ def random_weights(tiny_bundle: Path, overlay: Path, tmp_path: Path) -> Path:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "overlay.json").write_text(json.dumps(content))
     return Path(shutil.copyfile(tiny_bundle / "models" / "model.pt", tmp_path / "weights" / "model.pt"))
+
+
+def test_the_evaluations_table_shows_every_group_and_method(command, random_weights, dataset: Path, tmp_path, capfd):
+    options = ["--weights", random_weights, "--output", tmp_path / "output"]
+    assert command("evaluate", "--dataset_dir", dataset, *options) == 0
+    table = capfd.readouterr().out.split("X2CT dB\n")[1]
+    rows = [line for line in table.splitlines() if line.startswith(("with films", "without films"))]
+    for name in ("stage 1", "stage 2", "stage 3", "upsampled stage 2"):
+        assert sum(f"³  {name} " in row for row in rows) == 2  # one for each group
+    assert sum("³  upsampled stage 1 " in row for row in rows) == 4  # and each later size
+    for name in ("mean volume", "nearest training patient"):
+        assert sum(f"³  {name} " in row for row in rows) == 6  # and each size
+    assert (tmp_path / "output" / "metrics.csv").is_file()
 
 
 def test_robustness_is_told_for_a_folder_without_a_datalist(command, random_weights, folder_of_one, tmp_path, capfd):

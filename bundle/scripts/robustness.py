@@ -128,8 +128,8 @@ class RobustnessReport:
             self.rows.append(
                 [
                     {
-                        **{name: record[name] for name in ("patient", "group")},
                         "case": record["name"],
+                        **{name: record[name] for name in ("patient", "group")},
                         **{name: getattr(condition, name) for name in ("change", "value", "unit")},
                         "stage": stage,
                         "size": volume.shape[-1],
