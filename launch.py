@@ -7,7 +7,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py datalist   pair and split the studies of a folder, or check the datalist of one
     python launch.py train      train one stage or all three
     python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray
-    python launch.py evaluate   score trained weights on the test section of a dataset
+    python launch.py evaluate   score trained weights on the CTs of a folder, or on the test section of its datalist
     python launch.py package    pack the bundle for a model zoo
     python launch.py label      serve a folder of studies by MONAI Label, from an environment of its own
 
@@ -119,11 +119,15 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
     verb.set_defaults(verb=infer)
 
-    verb = verbs.add_parser("evaluate", help="score weights on the test section of a dataset")
-    verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="holds datalist.json")
+    verb = verbs.add_parser("evaluate", help="score weights on the CTs of a folder, or on a section of its datalist")
+    verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="without a datalist all CTs count")
+    verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
+    verb.add_argument("--section", choices=["test", "validation"], default="test", help="of the datalist")
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "evaluate", metavar="DIR")
     verb.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
+    verb.add_argument("--robustness", action="store_true", help="score X-rays taken otherwise than the network is told")
+    verb.add_argument("--stop_after", type=int, choices=[1, 2, 3], metavar="N", help="the last stage of --robustness")
     verb.set_defaults(verb=evaluate)
 
     verb = verbs.add_parser("package", help="pack the bundle for a model zoo, with its SHA-256")
@@ -143,7 +147,7 @@ def parse_arguments() -> argparse.Namespace:
     if further and arguments.verb is not test:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     arguments.pytest = further
-    for name in ("output", "dataset_dir", "frontal", "lateral", "weights", "studies", "overlay"):
+    for name in ("output", "dataset_dir", "datalist", "frontal", "lateral", "weights", "studies", "overlay"):
         if getattr(arguments, name, None) is not None:
             setattr(arguments, name, getattr(arguments, name).resolve())
     return arguments
@@ -266,11 +270,27 @@ def infer(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     check_weights(arguments.weights)
-    run_evaluation(arguments.dataset_dir, arguments.output, arguments.weights, arguments.gpus)
-    report = json.loads((arguments.output / "metrics.json").read_text(encoding="utf-8"))
+    if arguments.datalist and not arguments.datalist.is_file():
+        raise LaunchError(f"--datalist {arguments.datalist}: no such file.")
+    if arguments.stop_after and not arguments.robustness:
+        raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
+    asked: dict[str, Path | str] = {"test_section": arguments.section}
+    asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
+    asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
+    further = (CONFIGS / "robustness.json",) if arguments.robustness else ()
+    run_evaluation(arguments.dataset_dir, arguments.output, arguments.weights, arguments.gpus, further, **asked)
+    name = "robustness" if arguments.robustness else "metrics"
+    report = json.loads((arguments.output / f"{name}.json").read_text(encoding="utf-8"))
+    if arguments.robustness:
+        print_robustness(report["summary"])
+        print(f"\nEvery case is in {arguments.output / 'robustness.csv'}; robustness.png beside it is the picture.")
+        return
     print_summary(report["summary"])
     worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
-    print(f"\nWorst cases: {', '.join(worst)}. Every case is in {arguments.output / 'metrics.csv'}.")
+    print(
+        f"\nWorst cases: {', '.join(worst)}; their pictures are in {arguments.output / 'cases'}. "
+        f"Every case is in {arguments.output / 'metrics.csv'}."
+    )
 
 
 def package(arguments: argparse.Namespace) -> None:
@@ -358,9 +378,13 @@ def has_begun(output: Path, overlay: Path | None) -> bool:
     return True
 
 
-def run_evaluation(dataset: Path, output: Path, weights: Path, gpus: int = 1, **overrides: str) -> None:
-    configs = [CONFIGS / "train.json", CONFIGS / "evaluate.json", *overlay_beside(weights)]
-    bundle("run", configs, output, gpus, dataset_dir=dataset, weights=weights, output_dir=output, **overrides)
+def run_evaluation(
+    dataset: Path, output: Path, weights: Path, gpus: int = 1, further: tuple[Path, ...] = (), **overrides: Path | str
+) -> None:
+    configs = [CONFIGS / "train.json", CONFIGS / "evaluate.json", *further, *overlay_beside(weights)]
+    # An overlay may name the datalist of its training, which is not that of this dataset.
+    places = {"dataset_dir": dataset, "datalist": dataset / "datalist.json", "weights": weights, "output_dir": output}
+    bundle("run", configs, output, gpus, **{**places, **overrides})
 
 
 def overlay_beside(weights: Path) -> list[Path]:
@@ -379,16 +403,28 @@ def check_weights(weights: Path) -> None:
 
 def print_summary(summary: list[dict]) -> None:
     scores = f"{'PSNR dB':>9}{'':<14}{'SSIM':>6}{'MAE HU':>8}{'X2CT dB':>9}"
-    print(f"\n{'group':<22}{'size':>5}  {'method':<20}{'cases':>6}{scores}")
+    print(f"\n{'group':<22}{'size':>5}  {'method':<26}{'cases':>6}{scores}")
     for entry in summary:
         psnr = entry["psnr_db"]
         interval = "" if psnr["low"] is None else f" ({psnr['low']:.1f}-{psnr['high']:.1f})"
         means = [formatted(entry[name]["mean"], places) for name, places in SUMMARY_COLUMNS.items()]
         print(
-            f"{entry['group']:<22}{entry['size']:>4}³  {entry['method']:<20}{entry['cases']:>6}"
+            f"{entry['group']:<22}{entry['size']:>4}³  {entry['method']:<26}{entry['cases']:>6}"
             f"{means[0]:>9}{interval:<14}{means[1]:>6}{means[2]:>8}{means[3]:>9}"
         )
-    print("PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval); the X2CT convention reads higher.")
+    print(
+        "PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval over patients); "
+        "the X2CT convention reads higher."
+    )
+
+
+def print_robustness(summary: list[dict]) -> None:
+    """The mean PSNR of each stage under each condition, and how much that is more than as the network is told."""
+    print(f"\n{'change of the X-rays':<62}{'value':>18}  {'stage':<7}{'PSNR dB':>8}{'change':>8}")
+    for entry in summary:
+        value = "" if entry["value"] is None else f"{entry['value']:g} {entry['unit']}".strip()
+        means = [formatted(entry[name]["mean"], 2) for name in ("psnr_db", "psnr_change_db")]
+        print(f"{entry['change']:<62}{value:>18}  {entry['stage']:<7}{means[0]:>8}{means[1]:>8}")
 
 
 def formatted(value: float | None, places: int) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
 from scripts import BiplanarGeometry, hu_to_attenuation, project
 from scripts.files import cube_affine, write_ct, write_film
+from torch.nn.functional import affine_grid, grid_sample
 
 
 def write_phantoms(folder: Path) -> None:
@@ -48,3 +50,23 @@ def write_films(folder: Path, name: str, hu: torch.Tensor) -> dict[str, str]:
     for path, film in zip(paths.values(), films):
         write_film(path, film, pixel_mm=3.75)
     return paths
+
+
+def smooth_body(size: int = 96) -> torch.Tensor:
+    """Two blobs in air, `(1, size, size, size)` in HU, that look different from everywhere."""
+    side = torch.linspace(-180, 180, size)
+    x, y, z = torch.meshgrid(side, side, side, indexing="ij")
+    first = torch.exp(-(((x - 40) / 40) ** 2 + ((y + 30) / 50) ** 2 + ((z - 50) / 30) ** 2))
+    second = torch.exp(-(((x + 50) / 30) ** 2 + ((y - 60) / 40) ** 2 + ((z + 60) / 50) ** 2))
+    return (-1000 + 1000 * (first + second))[None]
+
+
+def rotated(hu: torch.Tensor, degrees: float, axis: int) -> torch.Tensor:
+    """The body turned about an axis of the cube, right-handed."""
+    angle, (a, b) = math.radians(degrees), ((axis + 1) % 3, (axis + 2) % 3)
+    matrix = torch.eye(3)
+    matrix[a, a] = matrix[b, b] = math.cos(angle)
+    matrix[a, b], matrix[b, a] = -math.sin(angle), math.sin(angle)
+    inverse = matrix.T.flip(0, 1)  # grid_sample has Z, Y, X
+    grid = affine_grid(torch.cat([inverse, torch.zeros(3, 1)], 1)[None], [1, *hu.shape], align_corners=False)
+    return grid_sample(hu[None] + 1000, grid, align_corners=False)[0] - 1000

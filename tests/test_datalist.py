@@ -67,7 +67,10 @@ def test_two_studies_of_a_patient_stay_in_one_section(tmp_path: Path):
     sections = {name: sorted({record["ct"][0] for record in records}) for name, records in read(tmp_path).items()}
     assert [len(patients) for patients in sections.values()] == [2, 2, 2]
     assert sorted(sum(sections.values(), [])) == list("abcdef")
-    assert sum(len(records) for records in read(tmp_path).values()) == 24
+    records = [record for section in read(tmp_path).values() for record in section]
+    assert len(records) == 24
+    named = {(record["ct"][0], record["patient"]) for record in records}
+    assert len(named) == len({name for _, name in named}) == 6
 
 
 def test_the_datalist_is_read_as_it_is_written(tmp_path: Path, capsys):

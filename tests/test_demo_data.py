@@ -55,6 +55,7 @@ def test_the_dataset_is_read_by_the_datalist(written: Path):
         ("original", "original"),
         *((f"test_{k:02d}", "unseen deformations") for k in range(3)),
     ]
+    assert {record["patient"] for records in sections.values() for record in records} == {"lidc_0001"}
 
 
 def test_a_volume_is_loaded_as_it_was_deformed(written: Path, overlay: Path):

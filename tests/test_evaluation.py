@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,25 @@ from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from scripts import CheckpointError, InputError
-from scripts.stages import upsample
+from scripts.baselines import BASELINE_DEFINITIONS
 from scripts.metrics import DEFINITIONS, truth_at, volume_metrics
+from scripts.stages import upsample
+from scripts.summary import INTERVAL_DEFINITION
+from torch.nn.functional import interpolate
 
 CASES = ["phantom_5", "phantom_6", "phantom_7", "phantom_8"]
 METHODS = [
     (16, "stage 1"),
     (16, "mean volume"),
+    (16, "nearest training patient"),
     (32, "stage 2"),
     (32, "mean volume"),
+    (32, "nearest training patient"),
     (32, "upsampled stage 1"),
     (64, "stage 3"),
     (64, "mean volume"),
+    (64, "nearest training patient"),
+    (64, "upsampled stage 1"),
     (64, "upsampled stage 2"),
 ]
 
@@ -55,14 +63,19 @@ def evaluate(dataset: Path, overlay: Path, trained: Trained) -> Callable[..., Re
         configs = ["bundle/configs/train.json", "bundle/configs/evaluate.json", str(overlay)]
         places = {"dataset_dir": dataset, "weights": trained.folder / "stage3_best.pth", "output_dir": folder}
         bundle_run_here("run", configs, **{**places, **overrides})
-        return Report(folder, json.loads((folder / "metrics.json").read_text()))
+        return Report(folder, json.loads((folder / "metrics.json").read_text(), parse_constant=refuse))
 
     return run
 
 
+def refuse(constant: str) -> None:
+    """NaN and Infinity, which Python writes and reads, are no JSON."""
+    raise AssertionError(f"{constant} in metrics.json")
+
+
 @pytest.fixture(scope="module")
 def report(evaluate: Callable[..., Report], tmp_path_factory: pytest.TempPathFactory) -> Report:
-    return evaluate(tmp_path_factory.mktemp("evaluation"), written_cases=2, note="A phantom.")
+    return evaluate(tmp_path_factory.mktemp("evaluation"), written_cases=2, worst_cases=1, note="A phantom.")
 
 
 def test_every_case_has_every_stage_beside_its_baselines(report: Report):
@@ -79,9 +92,10 @@ def test_the_scores_are_those_of_the_networks_volumes(report: Report, trained: T
     with torch.no_grad():
         volumes = model(torch.stack(films)[None].float() / 8)
     truth = (torch.tensor(report.volume(case, "truth"))[None, None].float() + 1024) / 2048
-    candidates = {f"stage {k}": volume for k, volume in enumerate(volumes, start=1)}
-    candidates |= {f"upsampled stage {k}": upsample(volumes[k - 1]) for k in (1, 2)}
-    for method, volume in candidates.items():
+    candidates = [(f"stage {k}", volume) for k, volume in enumerate(volumes, start=1)]
+    candidates += [(f"upsampled stage {k}", upsample(volumes[k - 1])) for k in (1, 2)]
+    candidates.append(("upsampled stage 1", interpolate(volumes[0], scale_factor=4, mode="trilinear")))
+    for method, volume in candidates:
         row = report.row(case, volume.shape[-1], method)
         for name, value in volume_metrics(volume, truth_at(truth, volume.shape[-1]), (-1024, 1024)).items():
             assert row[name] == pytest.approx(value, rel=2e-3), (method, name)
@@ -100,14 +114,63 @@ def test_the_scores_are_those_of_the_files(report: Report, case: str, stage: int
     assert row["mae_bone_hu"] == pytest.approx(np.abs(hu - truth)[truth > 150].mean(), rel=0.02)
 
 
-def test_the_mean_volume_is_the_mean_of_the_training_records(evaluate: Callable[..., Report], report, tmp_path: Path):
-    """Trained on two test cases, without augmentation, it errs in each by half of their difference."""
+def test_mean_and_nearest_volume_are_those_of_the_training_records(evaluate: Callable[..., Report], tmp_path: Path):
+    """
+    With two test cases as training, without augmentation: the mean errs in each by half of their difference; the
+    nearest is the case itself, whose infinite PSNR is null in the report, and for the third case the second.
+    """
     records = "$scripts.load_records(@datalist, 'test')[:2]"
-    plain = {"augment": {"_target_": "Compose", "transforms": []}, "training_dataset#data": records}
-    row = evaluate(tmp_path, **plain, mean_volume_draws=2).row("phantom_5", 64, "mean volume")
-    difference = report.volume("phantom_5", "truth") - report.volume("phantom_6", "truth")
+    plain = {"augment": {"_target_": "Compose", "transforms": []}, "training_records": records}
+    found = evaluate(tmp_path, **plain, mean_volume_draws=2, written_cases=3, worst_cases=0)
+    fifth, sixth, seventh = (found.volume(case, "truth") for case in CASES[:3])
+    row, difference = found.row("phantom_5", 64, "mean volume"), fifth - sixth
     assert row["mae_hu"] == pytest.approx(np.abs(difference).mean() / 2, abs=0.2)
     assert row["psnr_db"] == pytest.approx(20 * np.log10(2048 / np.sqrt(np.mean((difference / 2) ** 2))), abs=0.01)
+    row = found.row("phantom_5", 64, "nearest training patient")
+    assert (row["mae_hu"], row["psnr_db"]) == (0, None)
+    row = found.row("phantom_7", 64, "nearest training patient")
+    assert row["mae_hu"] == pytest.approx(np.abs(seventh - sixth).mean(), abs=0.2)
+    assert found.content["mean_volume"] == "2 draws from 2 training CTs"
+
+
+def test_a_folder_without_a_datalist_is_scored_case_by_case_without_what_needs_training(
+    evaluate: Callable[..., Report], report: Report, dataset: Path, tmp_path: Path
+):
+    for case in ("phantom_5", "phantom_7"):
+        shutil.copyfile(dataset / f"{case}.nii.gz", tmp_path / f"{case}.nii.gz")
+    with pytest.warns(UserWarning, match="no section 'training': there is no .*nowhere.nii.gz either: the rows 'm"):
+        found = evaluate(tmp_path / "output", dataset_dir=tmp_path, mean_volume_file=tmp_path / "nowhere.nii.gz")
+    without = [(size, method) for size, method in METHODS if method not in ("mean volume", "nearest training patient")]
+    rows = [(row["case"], row["patient"], row["size"], row["method"]) for row in found.content["cases"]]
+    cases = [("phantom_5", "patient_1"), ("phantom_7", "patient_2")]
+    assert rows == [(*case, *method) for case in cases for method in without]
+    for row in found.content["cases"]:
+        assert row["psnr_db"] == pytest.approx(report.row(row["case"], row["size"], row["method"])["psnr_db"], abs=1e-4)
+    assert {entry["group"] for entry in found.content["summary"]} == {"test"}
+    assert found.content["mean_volume"] is None
+
+
+def test_without_training_the_mean_volume_is_that_of_its_file(
+    evaluate: Callable[..., Report], dataset: Path, overlay: Path, tmp_path: Path
+):
+    """Written by its workflow from one training CT; one case, which has no interval."""
+    configs = ["bundle/configs/train.json", "bundle/configs/evaluate.json", str(overlay)]
+    plain = {"augment": {"_target_": "Compose", "transforms": []}, "mean_volume_file": tmp_path / "mean.nii.gz"}
+    one = "$scripts.load_records(@datalist, 'training')[:1]"
+    bundle_run_here("mean_volume", configs, dataset_dir=dataset, training_records=one, **plain)
+    (tmp_path / "data").mkdir()
+    shutil.copyfile(dataset / "phantom_0.nii.gz", tmp_path / "data" / "phantom_0.nii.gz")
+    with pytest.warns(UserWarning, match="the rows 'mean volume' are of .*mean.nii.gz, and the rows 'nearest"):
+        found = evaluate(tmp_path / "output", dataset_dir=tmp_path / "data", **plain)
+    assert found.content["mean_volume"] == str(tmp_path / "mean.nii.gz")
+    assert found.row("phantom_0", 16, "mean volume")["mae_hu"] < 0.5  # rounded to whole HU
+    mean = torch.tensor(nibabel.load(tmp_path / "mean.nii.gz").get_fdata())
+    upsampled = interpolate(mean[None, None], 64, mode="trilinear")
+    error = np.abs(upsampled[0, 0].numpy() - found.volume("phantom_0", "truth")).mean()
+    assert found.row("phantom_0", 64, "mean volume")["mae_hu"] == pytest.approx(error, abs=0.5)
+    entry = found.content["summary"][0]
+    assert (entry["cases"], entry["patients"]) == (1, 1)
+    assert entry["psnr_db"]["mean"] is not None and entry["psnr_db"]["low"] is None and entry["psnr_db"]["high"] is None
 
 
 def test_json_and_csv_agree(report: Report):
@@ -126,11 +189,11 @@ def test_json_and_csv_agree(report: Report):
 def test_two_processes_write_the_table_of_one_although_their_cases_are_uneven(
     report: Report, dataset: Path, overlay: Path, trained: Trained, tmp_path: Path
 ):
-    """Three cases, of which two are written, one by each process."""
+    """Three cases, of which the first, by one process, and the worst are written."""
     configs = ["bundle/configs/train.json", "bundle/configs/evaluate.json", str(overlay)]
     places = {"dataset_dir": dataset, "weights": trained.folder / "stage3_best.pth", "output_dir": tmp_path}
-    three = {"validate#dataset#data": "$scripts.load_records(@datalist, 'test')[:3]", "written_cases": 2}
-    run = bundle_run("run", configs, processes=2, **places, **three)
+    three, written = "$scripts.load_records(@datalist, 'test')[:3]", {"written_cases": 1, "worst_cases": 1}
+    run = bundle_run("run", configs, processes=2, **places, test_records=three, **written)
     assert run.returncode == 0, run.stdout[-3000:]
     with open(tmp_path / "metrics.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))
@@ -140,22 +203,23 @@ def test_two_processes_write_the_table_of_one_although_their_cases_are_uneven(
         for name, value in row.items():
             if isinstance(value, float):
                 assert float(found[name]) == pytest.approx(value, rel=1e-3), name
-    assert sorted(path.name for path in (tmp_path / "cases").iterdir()) == CASES[:2]
+    worst = min(CASES[:3], key=lambda case: report.row(case, 64, "stage 3")["psnr_db"])
+    assert {path.name for path in (tmp_path / "cases").iterdir()} == {CASES[0], worst}
 
 
 def test_the_worst_cases_of_the_last_stage_are_named(report: Report):
     scores = {case: report.row(case, 64, "stage 3")["psnr_db"] for case in CASES}
     worst = report.content["worst_cases"]
-    assert [entry["case"] for entry in worst] == sorted(CASES, key=scores.get)[:3]
-    assert [entry["psnr_db"] for entry in worst] == sorted(scores.values())[:3]
+    assert [entry["case"] for entry in worst] == sorted(CASES, key=scores.get)[:1]
+    assert [entry["psnr_db"] for entry in worst] == sorted(scores.values())[:1]
 
 
 def test_every_score_has_its_definition(report: Report):
-    assert report.content["definitions"] == DEFINITIONS
+    assert report.content["definitions"] == {**DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS}
     assert report.content["hu_window"] == [-1024, 1024]
     defined = {name.strip() for names in DEFINITIONS for name in names.split(",")}
     tissues = {f"mae_{tissue}_hu" for tissue in ("air_and_lung", "soft", "bone")}
-    scores = set(report.content["cases"][0]) - {"case", "group", "size", "method"}
+    scores = set(report.content["cases"][0]) - {"case", "patient", "group", "size", "method"}
     assert scores == defined - {"mae_<tissue>_hu"} | tissues
 
 
@@ -170,7 +234,7 @@ def test_each_group_has_its_mean_and_its_students_interval(report: Report):
         for name in ("psnr_db", "ssim", "mae_hu", "reprojection_mae"):
             first, second = (report.row(case, entry["size"], entry["method"])[name] for case in cases)
             half = 12.7062 * abs(first - second) / 2
-            assert entry["cases"] == 2
+            assert entry["cases"] == entry["patients"] == 2
             assert entry[name]["mean"] == pytest.approx((first + second) / 2)
             assert entry[name]["low"] == pytest.approx(entry[name]["mean"] - half, rel=1e-4, abs=1e-9)
             assert entry[name]["high"] == pytest.approx(entry[name]["mean"] + half, rel=1e-4, abs=1e-9)
@@ -190,9 +254,10 @@ def test_a_record_without_films_is_scored_on_the_projections_of_its_ct(report: R
     assert film.sum() * 3.75**2 / magnification**2 == pytest.approx(mu.sum() * 5.625**3, rel=0.05)
 
 
-def test_written_cases_are_the_first_of_the_datalist_and_whole(report: Report):
+def test_written_cases_are_the_first_of_the_datalist_and_the_worst_and_whole(report: Report):
     folder = report.folder / "cases"
-    assert sorted(path.name for path in folder.iterdir()) == CASES[:2]
+    worst = report.content["worst_cases"][0]["case"]
+    assert {path.name for path in folder.iterdir()} == {*CASES[:2], worst}
     names = {"stage1.nii.gz", "stage2.nii.gz", "stage3.nii.gz", "truth.nii.gz"}
     names |= {"report.png", "report.html", "xrays.png"}
     names |= {f"{view}.{suffix}" for view in ("frontal", "lateral") for suffix in ("nii.gz", "png")}

@@ -51,6 +51,6 @@ def test_two_sites_train_and_evaluate_one_round_without_sharing_data(tiny_bundle
         scores.append(site.evaluate(ExchangeObject(weights=average)).metrics["psnr_db"])
         assert all(torch.equal(weight, average[key]) for key, weight in site.evaluator.network.state_dict().items())
         report = json.loads((tmp_path / name / "metrics.json").read_text())
-        assert {row["method"] for row in report["cases"]} == {"stage 1", "mean volume"}
+        assert {row["method"] for row in report["cases"]} == {"stage 1", "mean volume", "nearest training patient"}
         site.finalize()
     assert scores[0] == scores[1] and isfinite(scores[0])

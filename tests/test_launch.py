@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -94,6 +95,16 @@ def test_it_needs_nothing_but_python():
         ),
         (["evaluate", "--dataset_dir", "d"], "evaluate", {"weights": ROOT / "bundle" / "models" / "model.pt"}),
         (["evaluate", "--dataset_dir", "d", "--gpus", "2"], "evaluate", {"gpus": 2}),
+        (
+            ["evaluate", "--dataset_dir", "d", "--datalist", "f", "--section", "validation"],
+            "evaluate",
+            {"datalist": Path.cwd() / "f", "section": "validation", "robustness": False},
+        ),
+        (
+            ["evaluate", "--dataset_dir", "d", "--robustness", "--stop_after", "1"],
+            "evaluate",
+            {"datalist": None, "section": "test", "robustness": True, "stop_after": 1},
+        ),
         (["datalist", "d"], "datalist", {"dataset_dir": Path.cwd() / "d", "check": False, "overwrite": False}),
         (["datalist", "d", "--check"], "datalist", {"check": True}),
         (["package", "--output", "d"], "package", {"output": Path.cwd() / "d", "without_weights": False}),
@@ -118,6 +129,7 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
         ["train", "--stage", "4"],
         ["infer", "--frontal", "a"],
         ["evaluate"],
+        ["evaluate", "--dataset_dir", "d", "--section", "training"],
         ["demo", "-k"],
         ["demo", "--train", "--no-train"],
         ["train", "--tiny", "--overlay", "a.json"],
@@ -616,14 +628,62 @@ def test_a_bundles_error_ends_the_launcher_with_its_message(command, dataset: Pa
     assert not list((tmp_path / "output").rglob("*.pth"))
 
 
-def test_the_evaluations_table_shows_every_group_and_method(command, weights: Path, dataset: Path, tmp_path, capfd):
-    assert command("evaluate", "--dataset_dir", dataset, "--weights", weights, "--output", tmp_path / "output") == 0
+@pytest.fixture
+def folder_of_one(tmp_path: Path) -> Path:
+    """A CT without a datalist."""
+    write_ct(str(tmp_path / "data" / "somebody.nii.gz"), phantom(24, 0.0), cube_affine(24, 360.0))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def random_weights(tiny_bundle: Path, overlay: Path, tmp_path: Path) -> Path:
+    """Their overlay names the datalist of a training, which is none of the evaluation's business."""
+    content = {**json.loads(overlay.read_text()), "datalist": "nowhere.json"}
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "overlay.json").write_text(json.dumps(content))
+    return Path(shutil.copyfile(tiny_bundle / "models" / "model.pt", tmp_path / "weights" / "model.pt"))
+
+
+def test_the_evaluations_table_shows_every_group_and_method(command, random_weights, dataset: Path, tmp_path, capfd):
+    options = ["--weights", random_weights, "--output", tmp_path / "output"]
+    assert command("evaluate", "--dataset_dir", dataset, *options) == 0
     table = capfd.readouterr().out.split("X2CT dB\n")[1]
     rows = [line for line in table.splitlines() if line.startswith(("with films", "without films"))]
-    for name in ("stage 1", "stage 2", "stage 3", "upsampled stage 1", "upsampled stage 2"):
+    for name in ("stage 1", "stage 2", "stage 3", "upsampled stage 2"):
         assert sum(f"³  {name} " in row for row in rows) == 2  # one for each group
-    assert sum("³  mean volume " in row for row in rows) == 6  # and each size
+    assert sum("³  upsampled stage 1 " in row for row in rows) == 4  # and each later size
+    for name in ("mean volume", "nearest training patient"):
+        assert sum(f"³  {name} " in row for row in rows) == 6  # and each size
     assert (tmp_path / "output" / "metrics.csv").is_file()
+
+
+def test_robustness_is_told_for_a_folder_without_a_datalist(command, random_weights, folder_of_one, tmp_path, capfd):
+    options = ["--weights", random_weights, "--output", tmp_path / "output", "--robustness", "--stop_after", "1"]
+    assert command("evaluate", "--dataset_dir", folder_of_one, *options) == 0
+    output = capfd.readouterr().out
+    assert "each of the 1 CTs found there is a case" in output
+    rows = output.split("PSNR dB  change\n")[1].splitlines()
+    assert re.fullmatch(r"as the network is told +1 +\d+\.\d\d +0\.00", rows[0])
+    for start in ("patient turned about the body axis, in both views", "source farther away", "photon noise", "gamma"):
+        assert sum(row.startswith(start) for row in rows) in (3, 4)
+    written = sorted(path.name for path in (tmp_path / "output").iterdir())
+    assert written == ["robustness.csv", "robustness.json", "robustness.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--datalist", "nowhere.json"], f"--datalist {Path.cwd() / 'nowhere.json'}: no such file."),
+        (["--stop_after", "1"], "--stop_after needs --robustness"),
+    ],
+)
+def test_what_an_evaluation_cannot_do_is_refused_at_once(
+    command, random_weights: Path, folder_of_one: Path, options, told: str, tmp_path: Path, capfd
+):
+    output = ["--output", tmp_path / "output"]
+    assert command("evaluate", "--dataset_dir", folder_of_one, "--weights", random_weights, *output, *options) == 1
+    assert capfd.readouterr().err.startswith(f"\nlaunch.py: error: {told}")
+    assert not (tmp_path / "output").exists()
 
 
 def test_package_leaves_the_archive_and_its_checksum(command, tmp_path: Path, capfd):

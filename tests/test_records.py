@@ -111,22 +111,23 @@ def test_a_folder_that_is_itself_reached_by_a_link_is_no_way_out(write, tmp_path
     assert load_records(datalist, "training")[0]["ct"] == str(outside.parent / "data" / "patient_1.nii.gz")
 
 
-def test_name_and_group_default_to_the_file_and_the_section(write):
+def test_name_group_and_patient_default_to_the_file_the_section_and_the_name(write):
     records = load_records(write({"test": [CT, {**FILMS, **CT}]}), "test")
     assert [record["name"] for record in records] == ["patient_1", "patient_1"]
     assert {record["group"] for record in records} == {"test"}
+    assert {record["patient"] for record in records} == {"patient_1"}
 
 
-def test_a_given_name_and_group_are_kept(write):
-    record = load_records(write({"training": [{**CT, "name": "A", "group": "B"}]}), "training")[0]
-    assert (record["name"], record["group"]) == ("A", "B")
+def test_a_given_name_group_and_patient_are_kept(write):
+    record = load_records(write({"training": [{**CT, "name": "A", "group": "B", "patient": "C"}]}), "training")[0]
+    assert (record["name"], record["group"], record["patient"]) == ("A", "B", "C")
 
 
 def test_every_record_of_the_section_and_no_other_is_given(write):
     datalist = write({"training": [CT, {**CT, **FILMS}], "validation": [CT]})
     assert [sorted(record) for record in load_records(datalist, "training")] == [
-        ["ct", "group", "name"],
-        ["ct", "frontal", "group", "lateral", "name"],
+        ["ct", "group", "name", "patient"],
+        ["ct", "frontal", "group", "lateral", "name", "patient"],
     ]
     assert len(load_records(datalist, "validation")) == 1
 
@@ -212,7 +213,7 @@ def test_cts_of_one_name_in_several_folders_keep_their_folders_name(write, tmp_p
 
 
 @pytest.mark.parametrize("name", ["", "../outside", "a/b", "a\\b", "..", 7])
-@pytest.mark.parametrize("field", ["name", "group"])
+@pytest.mark.parametrize("field", ["name", "group", "patient"])
 def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
     message = message_of(write({"training": [{**CT, field: name}]}))
     assert f"training[0]: field '{field}' is {name!r}" in message

@@ -11,6 +11,7 @@ import torch
 from bundle_runs import ROOT
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandGaussianSmoothd
+from phantoms import rotated, smooth_body
 from PIL import Image
 from scripts import (
     BiplanarGeometry,
@@ -23,7 +24,6 @@ from scripts import (
     RandPhotonNoised,
     RandPresentationd,
 )
-from torch.nn.functional import affine_grid, grid_sample
 
 PIXELS = 64
 SET_UP = BiplanarGeometry(detector_pixels=PIXELS)
@@ -187,23 +187,3 @@ def test_the_projection_of_a_patient_who_stands_turned_is_that_of_the_turned_ct(
     nominal = project(hu)[view]
     assert (seen - turned).abs().max() < 0.01 * nominal.max()
     assert (nominal - turned).abs().max() > 0.03 * nominal.max()
-
-
-def smooth_body(size: int = 96) -> torch.Tensor:
-    """Two blobs in air, `(1, size, size, size)` in HU, that look different from everywhere."""
-    side = torch.linspace(-180, 180, size)
-    x, y, z = torch.meshgrid(side, side, side, indexing="ij")
-    first = torch.exp(-(((x - 40) / 40) ** 2 + ((y + 30) / 50) ** 2 + ((z - 50) / 30) ** 2))
-    second = torch.exp(-(((x + 50) / 30) ** 2 + ((y - 60) / 40) ** 2 + ((z + 60) / 50) ** 2))
-    return (-1000 + 1000 * (first + second))[None]
-
-
-def rotated(hu: torch.Tensor, degrees: float, axis: int) -> torch.Tensor:
-    """The body turned about an axis of the cube, right-handed."""
-    angle, (a, b) = math.radians(degrees), ((axis + 1) % 3, (axis + 2) % 3)
-    matrix = torch.eye(3)
-    matrix[a, a] = matrix[b, b] = math.cos(angle)
-    matrix[a, b], matrix[b, a] = -math.sin(angle), math.sin(angle)
-    inverse = matrix.T.flip(0, 1)  # grid_sample has Z, Y, X
-    grid = affine_grid(torch.cat([inverse, torch.zeros(3, 1)], 1)[None], [1, *hu.shape], align_corners=False)
-    return grid_sample(hu[None] + 1000, grid, align_corners=False)[0] - 1000

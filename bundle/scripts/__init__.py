@@ -1,10 +1,12 @@
 """Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
 
-from . import distributed, evaluation, metrics, resume, safeguards
+from . import baselines, cases, conditions, distributed, metrics, resume, safeguards
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
+from .baselines import Baselines
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, ProjectCT
 from .caching import cached
 from .cascade import FinalVolumeModel, ProgressiveCascadeModel
+from .case_files import CaseFiles
 from .checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .ct_augmentation import RandBodyOnlyd, RandTissued
 from .deformation import RandDeformd
@@ -34,6 +36,7 @@ from .records import load_records
 from .region import Region
 from .postprocess import SaveReconstructiond, ToHUd
 from .resume import Resume
+from .robustness import ConditionedRecords, PrepareConditionedBatch, RobustnessReport
 from .safeguards import EarlyStop, GradientGuard
 from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
@@ -42,11 +45,14 @@ from .transforms import CollectXraysd, LoadCTd, ResampleToCubed
 from .xray_augmentation import RandCollimationd, RandGeometry, RandPhotonNoised, RandPresentationd
 
 __all__ = [
+    "Baselines",
     "BestCheckpointSaver",
     "BiplanarGeometry",
     "CascadeCheckpointLoader",
+    "CaseFiles",
     "CheckpointError",
     "CollectXraysd",
+    "ConditionedRecords",
     "DRRReprojectionLoss",
     "DivergenceError",
     "EarlyStop",
@@ -65,6 +71,7 @@ __all__ = [
     "MultiScaleXrayEncoder",
     "OutputError",
     "PrepareBiplanarBatch",
+    "PrepareConditionedBatch",
     "PrepareFilmsBatch",
     "PrepareXraysd",
     "PretrainedWeightsError",
@@ -81,6 +88,7 @@ __all__ = [
     "Region",
     "ResampleToCubed",
     "Resume",
+    "RobustnessReport",
     "SSIMLoss",
     "SaveReconstructiond",
     "Stage1Base64",

@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +21,7 @@ from .errors import InputError
 from .files import write_json
 from .record_check import check_records, print_problems, training_transforms
 from .records import SECTIONS, is_inside
-from .studies import LeftOut, PatientRecord
+from .studies import LeftOut, PatientRecord, patient_names
 from .study_search import find_records
 
 SHOWN_ALONE = 3
@@ -62,12 +63,17 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
     if datalist.exists() and not overwrite:
         raise InputError(f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE.")
     records, left_out = find_records(folder)
-    _print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
+    print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
     if not records:
         raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/quickstart.md).")
     sections = split_by_patient([record.patient for record in records], fractions, seed)
     members = {name: [r for r in records if r.patient in patients] for name, patients in sections.items()}
-    write_json(str(datalist), {name: [_fields(r, folder, datalist) for r in found] for name, found in members.items()})
+    repeated = _names_of_repeated(records)
+    entries = {
+        section: [{**_fields(r, folder, datalist), **repeated.get(r.patient, {})} for r in found]
+        for section, found in members.items()
+    }
+    write_json(str(datalist), entries)
     _print_sections(datalist, members)
 
 
@@ -96,6 +102,12 @@ def split_by_patient(patients: Iterable[str], fractions: Sequence[float], seed: 
     return {name: set(part) for name, part in zip(SECTIONS, parts)}
 
 
+def _names_of_repeated(records: Sequence[PatientRecord]) -> dict[str, dict[str, str]]:
+    """The field `patient` of patients with several CTs, by their identity in the files; others need none."""
+    counts, names = Counter(record.patient for record in records), patient_names(records)
+    return {patient: {"patient": names[patient]} for patient, count in counts.items() if count > 1}
+
+
 def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, str]:
     start = datalist.absolute().parent
     is_below = is_inside(str(folder), str(start))
@@ -103,7 +115,7 @@ def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, st
     return {field: (root / path).as_posix() for field, path in record.fields().items()}
 
 
-def _print_left_out(left_out: Sequence[LeftOut]) -> None:
+def print_left_out(left_out: Sequence[LeftOut]) -> None:
     """All that is left out with its reason; many files of one folder with the same reason in one line."""
     groups: dict[tuple[str, str], list[str]] = {}
     for entry in left_out:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .errors import InputError
 from .files import write_ct, write_json
 
-ORIGINAL = "original"
+ORIGINAL, PATIENT = "original", "lidc_0001"
 
 
 def chest_ct() -> str:
@@ -41,7 +41,7 @@ def write_dataset(
 ) -> None:
     """
     Writes the CT, brought to the cube, deformations of it, and `datalist.json`: training holds the CT, validation and
-    test hold different deformations, and test also the CT itself, in the group "original".
+    test hold different deformations, and test also the CT itself, in the group "original". All are of one patient.
 
     Args:
         ct: path of the CT.
@@ -54,7 +54,7 @@ def write_dataset(
     """
     cube = load({"ct": ct})["ct"]
     write_ct(os.path.join(dataset_dir, f"{ORIGINAL}.nii.gz"), torch.as_tensor(cube)[0], cube.affine)
-    original = {"ct": f"{ORIGINAL}.nii.gz", "group": ORIGINAL}
+    original = {"ct": f"{ORIGINAL}.nii.gz", "group": ORIGINAL, "patient": PATIENT}
     augment.set_random_state(seed=seed)
     sections = {"training": [original], "validation": [], "test": [original]}
     counts = {"validation": validation, "test": test}
@@ -63,5 +63,5 @@ def write_dataset(
         deformed = torch.as_tensor(augment({"ct": cube.clone()})["ct"])
         # With the cube's affine: the one that the transforms have tracked would undo the deformation on loading.
         write_ct(os.path.join(dataset_dir, f"{name}.nii.gz"), deformed[0], cube.affine)
-        sections[section].append({"ct": f"{name}.nii.gz", "group": "unseen deformations"})
+        sections[section].append({"ct": f"{name}.nii.gz", "group": "unseen deformations", "patient": PATIENT})
     write_json(os.path.join(dataset_dir, "datalist.json"), sections)

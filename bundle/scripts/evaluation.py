@@ -2,83 +2,55 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from monai.data import Dataset, decollate_batch
-from monai.transforms import ScaleIntensityRange
-from torch.nn.functional import adaptive_avg_pool2d
+from monai.data import decollate_batch
 
-from .attenuation import scaled_to_hu
+from .baselines import BASELINE_DEFINITIONS, Baselines
+from .case_files import CaseFiles, WorstCases
 from .distributed import gathered
-from .files import cube_affine, write_ct, write_film, write_film_picture, write_json, write_whole
-from .geometry import BiplanarGeometry
+from .files import write_json
 from .losses import DRRReprojectionLoss
-from .metrics import DEFINITIONS, mean_and_interval, truth_at, volume_metrics
-from .pictures import volume_figure, xray_figure
-from .stages import upsample
-from .viewer import write_view
-
-IDENTITY_COLUMNS = ("case", "group", "size", "method")
-SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
-"""What the page shows of a case, by heading: the metric and its decimal places; see :data:`DEFINITIONS`."""
-
-
-def mean_volume(dataset: Dataset, draws: int, hu_window: Sequence[float]) -> torch.Tensor:
-    """
-    The mean truth `(1, 1, S, S, S)`, scaled, of `draws` records spread over a dataset with the CTs in HU, as they come
-    out of its transforms.
-    """
-    scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)
-    volumes = (scale(torch.as_tensor(dataset[i * len(dataset) // draws]["ct"])) for i in range(draws))
-    return sum(volumes)[None] / draws
+from .metrics import DEFINITIONS, truth_at, volume_metrics
+from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise, worst_cases, write_table
 
 
 class EvaluationReport:
     """
     An Ignite handler that scores each case and writes, when the engine has finished, `metrics.json` (definitions, a
-    summary by group with confidence intervals, the worst cases, every case) and `metrics.csv`; and for each case a folder
-    `cases/<case>` with both X-rays, each stage's volume and the truth in HU, the pictures, and `report.html`, a page
-    that shows them.
+    summary by group with confidence intervals, the worst cases, every case) and `metrics.csv`; and a folder for some
+    cases, see :class:`~scripts.case_files.CaseFiles`: the first ones of the datalist and the worst of all.
 
-    Stages are scored at their own size against the truth averaged to that size. Beside each stage stand the mean
-    training volume and the trilinear upsampling of the stage before it.
+    Stages are scored at their own size against the truth averaged to that size. Beside each stage stand its baselines:
+    the mean training volume, the nearest training patient, and the trilinear upsampling of every stage before it, so
+    that at the last size all stages stand against the same truth.
 
     Args:
-        output_dir: where to write.
-        geometry: the set-up of the X-rays.
-        hu_window: lowest and highest HU of the scale.
-        xray_scale: line integral that the X-rays' scale calls 1.
-        mean_volume: `(1, 1, S, S, S)`, scaled, see :func:`mean_volume`.
-        written_cases: how many cases get a folder, in the order of the datalist.
-        note: what a reader of the page has to know, such as that its patient was trained on.
+        case_files: writes a case's folder.
+        baselines: what stands beside the stages.
+        written_cases: how many cases get a folder whatever their score, in the order of the datalist.
+        worst_cases: how many of the worst cases are named and get a folder.
     """
 
-    def __init__(
-        self,
-        output_dir: str,
-        geometry: BiplanarGeometry,
-        hu_window: Sequence[float],
-        xray_scale: float,
-        mean_volume: torch.Tensor,
-        written_cases: int,
-        note: str = "",
-    ) -> None:
-        self.output_dir, self.geometry, self.hu_window = output_dir, geometry, tuple(hu_window)
-        self.mean_volume, self.written_cases, self.xray_scale = mean_volume, written_cases, xray_scale
-        self.note, self.reprojection = note, DRRReprojectionLoss(geometry, hu_window, xray_scale)
+    def __init__(self, case_files: CaseFiles, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
+        self.case_files, self.baselines, self.written_cases = case_files, baselines, written_cases
+        self.output_dir, self.hu_window = case_files.output_dir, case_files.hu_window
+        self.xray_scale = case_files.xray_scale
+        self.reprojection: DRRReprojectionLoss = case_files.reprojection
+        self.worst = WorstCases(worst_cases)
         self.rows: list[list[dict[str, Any]]] = []
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda engine: self.baselines.prepare())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
+    @torch.no_grad()
     def score(self, engine: Engine) -> None:
         """Scores the cases of one batch."""
         output, batch = engine.state.output, decollate_batch(engine.state.batch)
@@ -86,25 +58,33 @@ class EvaluationReport:
             volumes = [volume[index : index + 1].float() for volume in output["pred"]]
             truth, xrays = (output["label"][key][index : index + 1].float() for key in ("ct", "xrays"))
             rows = self._rows(record, volumes, truth, xrays)
-            if len(self.rows) * idist.get_world_size() + idist.get_rank() < self.written_cases:
-                self._write_case(record, volumes, truth, xrays, rows)
+            place = len(self.rows) * idist.get_world_size() + idist.get_rank()
             self.rows.append(rows)
+            if place < self.written_cases:
+                self.case_files.write(record, volumes, truth, xrays, rows)
+                continue
+            last = next(row["psnr_db"] for row in rows if row["method"] == f"stage {len(volumes)}")
+            folder = self.case_files.folder(record["name"])
+            self.worst.consider(last, folder, lambda: self.case_files.write(record, volumes, truth, xrays, rows))
 
     def write(self, engine: Engine) -> None:
         """Writes `metrics.json` and `metrics.csv`, of the cases of all processes in the order of the datalist."""
         rows = [row for case in gathered(self.rows) for row in case]
+        worst = worst_cases(rows, self.worst.count)
+        self.worst.keep_only({self.case_files.folder(case["case"]) for case in worst})
         if idist.get_rank() != 0:
             return
         report = {
             "notice": "Research use only, not for diagnosis",
-            "definitions": DEFINITIONS,
+            "definitions": {**DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
             "hu_window": list(self.hu_window),
+            "mean_volume": self.baselines.mean_of,
             "summary": summarise(rows),
-            "worst_cases": worst_cases(rows),
+            "worst_cases": worst,
             "cases": rows,
         }
         write_json(os.path.join(self.output_dir, "metrics.json"), report)
-        write_whole(os.path.join(self.output_dir, "metrics.csv"), lambda path: _write_csv(path, rows))
+        write_table(os.path.join(self.output_dir, "metrics.csv"), rows)
 
     def _rows(
         self, record: dict[str, Any], volumes: Sequence[torch.Tensor], truth: torch.Tensor, xrays: torch.Tensor
@@ -112,80 +92,10 @@ class EvaluationReport:
         rows = []
         for stage, volume in enumerate(volumes, start=1):
             size = volume.shape[-1]
-            methods = {f"stage {stage}": volume, "mean volume": truth_at(self.mean_volume.to(volume), size)}
-            if stage > 1:
-                methods[f"upsampled stage {stage - 1}"] = upsample(volumes[stage - 2])
+            methods = {f"stage {stage}": volume, **self.baselines.beside(volumes[:stage], truth)}
             for method, candidate in methods.items():
                 scores = volume_metrics(candidate, truth_at(truth, size), self.hu_window)
                 error = self.reprojection(candidate.clamp(0, 1), xrays).item() * self.xray_scale
-                identity = dict(zip(IDENTITY_COLUMNS, (record["name"], record["group"], size, method)))
-                rows.append({**identity, **scores, "reprojection_mae": error})
+                identity = (record["name"], record["patient"], record["group"], size, method)
+                rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **scores, "reprojection_mae": error})
         return rows
-
-    def _write_case(
-        self,
-        record: dict[str, Any],
-        volumes: Sequence[torch.Tensor],
-        truth: torch.Tensor,
-        xrays: torch.Tensor,
-        rows: Sequence[dict[str, Any]],
-    ) -> None:
-        folder = os.path.join(self.output_dir, "cases", record["name"])
-        affine = record["ct"].affine.double()
-        centre = (affine @ torch.tensor([(truth.shape[-1] - 1) / 2] * 3 + [1.0], dtype=torch.float64))[:3]
-        named = {f"stage {stage}": volume.clamp(0, 1) for stage, volume in enumerate(volumes, start=1)}
-        truth_and_volumes = {"truth": truth, **named}
-        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in truth_and_volumes.items()}
-        files = {name: os.path.join(folder, f"{name.replace(' ', '')}.nii.gz") for name in in_hu}
-        for name, hu in in_hu.items():
-            write_ct(files[name], hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
-        for name, film in zip(("frontal", "lateral"), xrays[0] * self.xray_scale):
-            write_film(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
-            write_film_picture(os.path.join(folder, f"{name}.png"), film)
-        hu_truth = in_hu.pop("truth")
-        report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
-        write_whole(os.path.join(folder, "report.png"), report.savefig)
-        drrs = {name: self.reprojection.project(volume)[0] for name, volume in named.items()}
-        films = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
-        write_whole(os.path.join(folder, "xrays.png"), films.savefig)
-        page = os.path.join(folder, "report.html")
-        title = f"{record['name']}: truth and reconstruction"
-        scores = [shown_scores(row) for row in rows]
-        write_view(page, title, files, xrays[0], self.geometry, centre.tolist(), scores, self.note)
-
-
-def shown_scores(row: dict[str, Any]) -> dict[str, str]:
-    """A row of the page's table; a dash for a number that is not finite."""
-    numbers = {heading: f"{row[name]:.{places}f}" for heading, (name, places) in SHOWN_COLUMNS.items()}
-    shown = {heading: text if isfinite(float(text)) else "-" for heading, text in numbers.items()}
-    return {"method": row["method"], "size": f"{row['size']}³", **shown}
-
-
-def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry per group, size and method: the number of cases and every metric's mean with its 95 % interval."""
-    keys = dict.fromkeys((row["group"], row["size"], row["method"]) for row in rows)
-    summary = []
-    for group, size, method in keys:
-        chosen = [row for row in rows if (row["group"], row["size"], row["method"]) == (group, size, method)]
-        metrics = {
-            name: mean_and_interval([row[name] for row in chosen]) for name in chosen[0] if name not in IDENTITY_COLUMNS
-        }
-        summary.append({"group": group, "size": size, "method": method, "cases": len(chosen), **metrics})
-    return summary
-
-
-def worst_cases(rows: Sequence[dict[str, Any]], count: int = 3) -> list[dict[str, Any]]:
-    """Case, group, size and PSNR of the cases that the last stage reconstructs worst, the worst first."""
-    last = max((row["size"], row["method"]) for row in rows if row["method"].startswith("stage"))
-    chosen = [row for row in rows if (row["size"], row["method"]) == last]
-    return [
-        {key: row[key] for key in ("case", "group", "size", "psnr_db")}
-        for row in sorted(chosen, key=lambda row: row["psnr_db"])[:count]
-    ]
-
-
-def _write_csv(path: str, rows: Sequence[dict[str, Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)

@@ -15,7 +15,8 @@ from .radiograph import AS_READ, check_orientations, check_scale
 SECTIONS = ("training", "validation", "test")
 IMAGE_FIELDS = ("frontal", "lateral", "ct")
 FILM_FIELDS = ("film_scale", "film_orientation")
-KNOWN_FIELDS = (*IMAGE_FIELDS, *FILM_FIELDS, "name", "group")
+LABEL_FIELDS = ("name", "group", "patient")
+KNOWN_FIELDS = (*IMAGE_FIELDS, *FILM_FIELDS, *LABEL_FIELDS)
 
 
 def load_records(datalist: str, section: str, folder: str | None = None) -> list[dict[str, Any]]:
@@ -23,8 +24,9 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
     The records of one section, checked before any work begins.
 
     A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`,
-    by default the CT's path as one word, and `group`, by default the section; evaluation summarises each group by itself.
-    `film_scale` and `film_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
+    by default the CT's path as one word, `group`, by default the section, and `patient`, by default the name;
+    evaluation summarises each group by itself, and its intervals are over patients. `film_scale` and
+    `film_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
 
     Args:
         datalist: path of the JSON file.
@@ -86,8 +88,8 @@ def section_of(content: dict[str, Any], datalist: str, section: str) -> list[Any
 
 def resolve_record(record: Any, datalist: str, section: str, index: int, folder: str) -> dict[str, Any]:
     """
-    A record of a section with whole paths, which start at a folder, a name and a group. Raises :class:`InputError` as
-    :func:`load_records` does.
+    A record of a section with whole paths, which start at a folder, a name, a group and a patient. Raises
+    :class:`InputError` as :func:`load_records` does.
     """
     where = f"{datalist}: {section}[{index}]"
     _check_fields(record, where)
@@ -100,7 +102,8 @@ def resolve_record(record: Any, datalist: str, section: str, index: int, folder:
             )
         if not os.path.exists(path):
             raise InputError(f"{where}: field '{field}' names {path}, which does not exist; correct the path.")
-    resolved = {"name": _default_name(paths["ct"], folder), "group": section, **record, **paths}
+    name = record.get("name", _default_name(paths["ct"], folder))
+    resolved = {"name": name, "group": section, "patient": name, **record, **paths}
     _check_names(resolved, where)
     return resolved
 
@@ -161,7 +164,7 @@ def _check_fields(record: Any, where: str) -> None:
 
 
 def _check_names(record: dict[str, Any], where: str) -> None:
-    for field in ("name", "group"):
+    for field in LABEL_FIELDS:
         value = record[field]
         if not (isinstance(value, str) and value) or set(value) & set("/\\") or value in (".", ".."):
             raise InputError(f"{where}: field '{field}' is {value!r}, expected text that can name a file, such as 'case_1'.")

@@ -53,6 +53,12 @@ class FilmPair:
     """The study's CT, where it has one alone."""
 
 
+def patient_names(records: Iterable[PatientRecord]) -> dict[str, str]:
+    """What patients are called in results, by their identity in the files, which may be a DICOM Patient ID: numbers."""
+    patients = dict.fromkeys(record.patient for record in sorted(records))
+    return {patient: f"patient_{number}" for number, patient in enumerate(patients, 1)}
+
+
 def pair_films(images: Iterable[Image]) -> list[FilmPair]:
     """The studies with one frontal and one lateral film, in order; whether they have a CT does not matter."""
     pairs = []

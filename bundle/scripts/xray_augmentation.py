@@ -35,17 +35,19 @@ class RandGeometry(Randomizable):
 
     def __init__(self, geometry: BiplanarGeometry, distance: float, degrees: float, turned: float) -> None:
         self.geometry, self.distance, self.degrees, self.turned = geometry, distance, degrees, turned
-        self._scaled(1 - distance)
+        at_distance(geometry, 1 - distance)
 
     def __call__(self) -> BiplanarGeometry:
         """The set-up of one case."""
-        geometry = self._scaled(1 + self.R.uniform(-self.distance, self.distance))
+        geometry = at_distance(self.geometry, 1 + self.R.uniform(-self.distance, self.distance))
         is_turned, angles = self.R.uniform() < self.turned, self.R.uniform(-self.degrees, self.degrees, (2, 3))
         return replace(geometry, angles_deg=angles.tolist()) if is_turned else geometry
 
-    def _scaled(self, factor: float) -> BiplanarGeometry:
-        names = ("source_to_isocentre_mm", "source_to_detector_mm")
-        return replace(self.geometry, **{name: getattr(self.geometry, name) * factor for name in names})
+
+def at_distance(geometry: BiplanarGeometry, factor: float) -> BiplanarGeometry:
+    """The set-up with source and detector moved: both distances times a factor, the isocentre's magnification kept."""
+    names = ("source_to_isocentre_mm", "source_to_detector_mm")
+    return replace(geometry, **{name: getattr(geometry, name) * factor for name in names})
 
 
 class RandCollimationd(RandomizableTransform, MapTransform):

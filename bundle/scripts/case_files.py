@@ -1,0 +1,124 @@
+"""The folder of a case in an evaluation: its volumes, X-rays, pictures and page; and which cases get one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from math import isfinite, isnan
+from typing import Any
+
+import torch
+
+from .attenuation import scaled_to_hu
+from .files import cube_affine, remove_earlier, write_ct, write_film, write_film_picture, write_whole
+from .geometry import BiplanarGeometry
+from .losses import DRRReprojectionLoss
+from .pictures import volume_figure, xray_figure
+from .viewer import write_view
+
+SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
+"""What the page shows of a case, by heading: the metric and its decimal places."""
+
+
+class CaseFiles:
+    """
+    Writes for a case the folder `cases/<case>`: both X-rays, each stage's volume and the truth in HU, the pictures, and
+    `report.html`, a page that shows them.
+
+    Args:
+        output_dir: holds `cases`.
+        geometry: the set-up of the X-rays.
+        hu_window: lowest and highest HU of the scale.
+        xray_scale: line integral that the X-rays' scale calls 1.
+        note: what a reader of the page has to know, such as that its patient was trained on.
+    """
+
+    def __init__(
+        self, output_dir: str, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float, note: str = ""
+    ) -> None:
+        self.output_dir, self.geometry, self.hu_window, self.note = output_dir, geometry, tuple(hu_window), note
+        self.xray_scale, self.reprojection = xray_scale, DRRReprojectionLoss(geometry, hu_window, xray_scale)
+
+    def folder(self, case: str) -> str:
+        return os.path.join(self.output_dir, "cases", case)
+
+    def write(
+        self,
+        record: dict[str, Any],
+        volumes: Sequence[torch.Tensor],
+        truth: torch.Tensor,
+        xrays: torch.Tensor,
+        rows: Sequence[dict[str, Any]],
+    ) -> None:
+        """
+        Args:
+            record: with its `name` and its `ct`, whose affine says where the volumes lie.
+            volumes: each stage's, `(1, 1, S, S, S)`, scaled.
+            truth: `(1, 1, S, S, S)`, scaled.
+            xrays: `(1, 2, P, P)`, scaled.
+            rows: the case's scores.
+        """
+        folder = self.folder(record["name"])
+        affine = record["ct"].affine.double()
+        centre = (affine @ torch.tensor([(truth.shape[-1] - 1) / 2] * 3 + [1.0], dtype=torch.float64))[:3]
+        named = {f"stage {stage}": volume.clamp(0, 1) for stage, volume in enumerate(volumes, start=1)}
+        truth_and_volumes = {"truth": truth, **named}
+        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in truth_and_volumes.items()}
+        files = {name: os.path.join(folder, f"{name.replace(' ', '')}.nii.gz") for name in in_hu}
+        for name, hu in in_hu.items():
+            write_ct(files[name], hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
+        for name, film in zip(("frontal", "lateral"), xrays[0] * self.xray_scale):
+            write_film(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
+            write_film_picture(os.path.join(folder, f"{name}.png"), film)
+        hu_truth = in_hu.pop("truth")
+        report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
+        write_whole(os.path.join(folder, "report.png"), report.savefig)
+        drrs = {name: self.reprojection.project(volume)[0] for name, volume in named.items()}
+        films = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
+        write_whole(os.path.join(folder, "xrays.png"), films.savefig)
+        page = os.path.join(folder, "report.html")
+        title = f"{record['name']}: truth and reconstruction"
+        scores = [shown_scores(row) for row in rows]
+        write_view(page, title, files, xrays[0], self.geometry, centre.tolist(), scores, self.note)
+
+
+class WorstCases:
+    """
+    Keeps the folders of the worst cases so far. A case that is one of them is written at once, and the folder of the
+    one whose place it takes is removed: no volume waits in memory for the end of the run.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.kept: list[tuple[float, str]] = []
+
+    def consider(self, psnr_db: float, folder: str, write: Callable[[], None]) -> None:
+        """Calls `write` when the case of this folder is one of the worst; of equal cases the first stays."""
+        ranked = sorted([*self.kept, (psnr_db, folder)], key=lambda case: badness(case[0]))
+        self.kept, dropped = ranked[: self.count], ranked[self.count :]
+        if (psnr_db, folder) in self.kept:
+            write()
+        for _, other in dropped:
+            if other != folder:
+                remove_earlier(other)
+
+    def keep_only(self, folders: Collection[str]) -> None:
+        """Removes the other folders: what is worst among the cases of this process need not be so among all."""
+        for entry in [entry for entry in self.kept if entry[1] not in folders]:
+            self.kept.remove(entry)
+            remove_earlier(entry[1])
+
+
+def badness(psnr_db: float) -> float:
+    """What cases are sorted by, the worst first: a volume with NaN is worse than any other."""
+    return float("-inf") if isnan(psnr_db) else psnr_db
+
+
+def shown_scores(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the page's table; a dash for a number that is not finite."""
+    numbers = {heading: f"{row[name]:.{places}f}" for heading, (name, places) in SHOWN_COLUMNS.items()}
+    shown = {heading: text if isfinite(float(text)) else "-" for heading, text in numbers.items()}
+    return {"method": row["method"], "size": f"{row['size']}³", **shown}
