@@ -188,7 +188,7 @@ def demo_reconstruction(output: Path) -> None:
     configs = [CONFIGS / "train.json", *overlay_beside(WEIGHTS), CONFIGS / "demo_data.json"]
     bundle("run", configs, output, dataset_dir=dataset, validation_cases="0", test_cases="0")
     note = "This patient is one of the six that the weights were trained on: the machinery, not generalisation."
-    run_evaluation(dataset, output, WEIGHTS, note=note, training_records="[]", mean_volume_draws="1", num_workers="0")
+    run_evaluation(dataset, output, WEIGHTS, note=note, training_records="[]", num_workers="0")
     bring_up(output)
     print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
     print(
