@@ -108,6 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
     verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
     verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
+    verb.add_argument("--uncertainty", action="store_true", help="add each voxel's uncertainty, and a check of the X-rays")
     verb.set_defaults(verb=infer)
 
     verb = verbs.add_parser("evaluate", help="score weights on the test section of a dataset")
@@ -187,7 +188,9 @@ def infer(arguments: argparse.Namespace) -> None:
     if arguments.copy_patient and not arguments.dicom:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     check_weights(arguments.weights)
-    asked = {name: "True" for name in ("dicom", "copy_patient") if getattr(arguments, name)}
+    asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
+    if arguments.uncertainty:
+        asked["familiarity"] = "True"
     bundle(
         "run",
         [CONFIGS / "inference.json", *overlay_beside(arguments.weights)],
@@ -199,6 +202,7 @@ def infer(arguments: argparse.Namespace) -> None:
         **asked,
     )
     written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html"]
+    written += ["uncertainty.nii.gz", "familiarity.json"] if arguments.uncertainty else []
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
 

@@ -38,6 +38,7 @@ CONTENT = (
     "docs/images/*.png",
     "models/README.md",
     WEIGHTS,
+    "models/model_*.json",
     "scripts/*.py",
     "scripts/viewer.html",
     "scripts/viewer.css",
