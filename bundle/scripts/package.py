@@ -14,6 +14,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,7 @@ from .files import write_whole
 NAME = "biplanar_xray_ct_reconstruction"
 BUNDLE = Path(__file__).resolve().parents[1]
 WEIGHTS = "models/model.pt"
+COMPANIONS = "models/model_*.json"
 LARGE_FILES = "large_files.yml"
 CONTENT = (
     "LICENSE",
@@ -38,7 +40,7 @@ CONTENT = (
     "docs/images/*.png",
     "models/README.md",
     WEIGHTS,
-    "models/model_*.json",
+    COMPANIONS,
     "scripts/*.py",
     "scripts/viewer.html",
     "scripts/viewer.css",
@@ -67,7 +69,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
 
     Args:
         folder: where to.
-        without_weights: whether to leave out the weights, also when they are there.
+        without_weights: whether to leave out the weights and what belongs to them, also when they are there.
         large_files_url: where a file above :data:`LARGEST_FILE` will be found; `{version}` and `{path}` are filled in.
 
     Returns:
@@ -81,8 +83,9 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     version = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     found = (path for pattern in CONTENT for path in BUNDLE.glob(pattern) if not path.name.startswith("."))
     paths = {path.relative_to(BUNDLE).as_posix(): path for path in found}
+    belongs_to_weights = [name for name in paths if fnmatch(name, COMPANIONS) or name == WEIGHTS]
     if without_weights:
-        paths.pop(WEIGHTS, None)
+        paths = {name: path for name, path in paths.items() if name not in belongs_to_weights}
     else:
         _check_weights()
     large = {name: paths.pop(name) for name in sorted(paths) if paths[name].stat().st_size > LARGEST_FILE}
@@ -94,7 +97,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     checksum = f"{_sha256(archive)}  {archive.name}\n"
     write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
     print(f"Wrote {archive}: {len(contents)} files, {archive.stat().st_size / 1e6:.1f} MB\n{checksum}", end="")
-    _print_left_out({*contents, *large, *([WEIGHTS] if without_weights else [])})
+    _print_left_out({*contents, *large, *belongs_to_weights})
     for name in large:
         print(f"Upload {BUNDLE / name} to {_url(large_files_url, name, version)}; it is listed in {LARGE_FILES}.")
     if without_weights:
