@@ -108,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt", metavar="FILE")
     verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
     verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
-    verb.add_argument("--uncertainty", action="store_true", help="add each voxel's uncertainty, and a check of the X-rays")
+    verb.add_argument("--uncertainty", action="store_true", help="add the voxels' uncertainty and a check of the X-rays")
     verb.set_defaults(verb=infer)
 
     verb = verbs.add_parser("evaluate", help="score weights on the test section of a dataset")

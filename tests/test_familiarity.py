@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_runs import bundle_run_here
-from conftest import Trained
+from bundle_runs import bundle_run_here, write_random_weights
 from phantoms import phantom
 from scripts import BiplanarGeometry, InputError, RandDeformd, beside_weights
 from scripts.batch import PrepareBiplanarBatch, ProjectCT
@@ -17,7 +16,7 @@ PIXELS = 64
 
 
 def chest(shift: float, height: float = 0.0) -> torch.Tensor:
-    """The tests' phantom below two shoulders, on a belly, in HU, `(1, 32, 32, 32)`; `height` moves the belly's upper edge."""
+    """The tests' phantom with shoulders and a belly, in HU, `(1, 32, 32, 32)`; `height` moves the belly's upper edge."""
     hu = phantom(32, shift)
     z = torch.linspace(-1, 1, 32)
     hu[:, :, z < -0.5 + height] = torch.where(hu[:, :, z < -0.5 + height] > -900, 40.0, -1000.0)
@@ -70,19 +69,17 @@ def test_brightness_of_both_films_does_not_move_a_correlation(familiarity: Famil
     assert {name for name, moved in zip(FEATURES, change) if moved > 1e-3} == {"frontal roughness", "lateral roughness"}
 
 
-@pytest.mark.parametrize("fault", ["exchanged", "both upside down", "frontal upside down", "lateral mirrored", "both inverted"])
-def test_a_fault_that_turns_or_inverts_is_undone_by_a_second_one(fault: str):
+@pytest.mark.parametrize("fault", ["exchanged", "both upside down", "frontal upside down", "lateral mirrored"])
+def test_a_fault_that_turns_or_exchanges_is_undone_by_a_second_one(fault: str):
     xrays = torch.rand(2, 8, 8)
-    xrays -= xrays.amin((1, 2), keepdim=True)  # the lowest value is zero, as an inversion leaves it
     assert not torch.equal(FAULTS[fault](xrays), xrays)
     assert torch.allclose(FAULTS[fault](FAULTS[fault](xrays)), xrays)
 
 
 @pytest.fixture(scope="module")
-def fitted(trained: Trained, dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights beside which lies what `familiarity.json` makes for them."""
-    weights = tmp_path_factory.mktemp("weights") / "stage3_best.pth"
-    weights.write_bytes((trained.folder / "stage3_best.pth").read_bytes())
+    weights = write_random_weights(tmp_path_factory.mktemp("weights") / "stage3_best.pth", overlay)
     configs = ["bundle/configs/train.json", "bundle/configs/familiarity.json", str(overlay)]
     bundle_run_here("run", configs, dataset_dir=dataset, ckpt_dir=weights.parent, output_dir=weights.parent)
     return weights

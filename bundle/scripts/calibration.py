@@ -1,4 +1,4 @@
-"""Fits the table of errors, makes its intervals hold on a patient that was not trained on, and measures whether they do."""
+"""Fits the table of errors, and the factor that makes its intervals hold on others than the training's patients; measures them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class VolumeHandler:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def _iteration(self, engine: Engine) -> None:
-        volume, truth = (scaled_to_hu(each.float(), self.hu_window) for each in final_volume_and_truth(engine.state.output))
+        volumes = final_volume_and_truth(engine.state.output)
+        volume, truth = (scaled_to_hu(each.float(), self.hu_window) for each in volumes)
         self.take(volume, truth, [str(record["name"]) for record in decollate_batch(engine.state.batch)])
 
     def take(self, hu: torch.Tensor, truth: torch.Tensor, names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""JSON files of numbers that belong to a file of weights and lie beside it, such as `model_uncertainty.json` by `model.pt`."""
+"""JSON files of numbers that belong to a file of weights and lie beside it: `model_uncertainty.json` by `model.pt`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SHRINKAGE = 0.02
 """Part of the correlation matrix that is replaced by the unit matrix, so that it can be inverted."""
 FIELDS = ("mean_films", "feature_mean", "feature_deviation", "correlation", "threshold")
 FEATURES = (
-    *(f"{view} {feature}" for view in XRAY_KEYS for feature in ("like mean", "like inverted", "like mirrored", "like other")),
+    *(f"{view} like {which}" for view in XRAY_KEYS for which in ("its mean", "upside down", "mirrored", "the other mean")),
     *(f"{view} roughness" for view in XRAY_KEYS),
     "rows agree",
     "rows change alike",

@@ -44,8 +44,8 @@ class SaveReconstructiond(Transform):
     """
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
     `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz` and its picture in the preview, one with
-    `familiarity` gets `familiarity.json`. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so
-    that two patients never lie side by side.
+    `familiarity` gets `familiarity.json`. What the folder holds of these from an earlier run goes when the new
+    `ct.nii.gz` is whole, so that two patients never lie side by side.
 
     Args:
         output_dir: where to.
