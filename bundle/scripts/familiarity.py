@@ -233,3 +233,10 @@ class AssessFamiliarityd(Transform):
                 f"upright and not inverted."
             )
         return {**record, FAMILIARITY_KEY: found}
+
+
+def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Of pictures or profiles `(B, ...)` with one or as many others, each as a whole: `(B,)`; 0 where one is constant."""
+    first, second = first.flatten(1), second.expand_as(first).flatten(1)
+    first, second = (each - each.mean(1, keepdim=True) for each in (first, second))
+    return (first * second).mean(1) / (first.square().mean(1) * second.square().mean(1)).sqrt().clamp(min=1e-6)
