@@ -24,9 +24,14 @@ def weights(overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(weights: Path, dataset: Path, overlay: Path) -> Path:
-    """The table that `uncertainty.json` makes for the weights; beside it lies the coverage of the validation section."""
+    """
+    The table that `uncertainty.json` makes for the weights, without augmentation; beside it lies the coverage of the
+    validation section.
+    """
     configs = ["bundle/configs/train.json", "bundle/configs/uncertainty.json", str(overlay)]
-    bundle_run_here("run", configs, dataset_dir=dataset, ckpt_dir=weights.parent, output_dir=weights.parent, draws=2)
+    plain = {f"drawn_batch#{name}": "$None" for name in ("augment", "augment_geometry", "augment_xrays")}
+    places = {"dataset_dir": dataset, "ckpt_dir": weights.parent, "output_dir": weights.parent}
+    bundle_run_here("run", configs, draws=1, **places, **plain)
     return Path(beside_weights(str(weights), "uncertainty"))
 
 
@@ -108,10 +113,10 @@ def test_coverage_counts_each_tissue_by_its_truth():
 
 
 def test_the_workflow_covers_nine_tenths_of_the_validation_section(fitted: Path):
-    """Its patients are those that the factor was fitted on."""
+    """Its X-rays are those that the factor was fitted on."""
     report = json.loads((fitted.parent / "coverage_stage3_validation.json").read_text())
     assert [case["case"] for case in report["cases"]] == ["phantom_2", "phantom_3", "phantom_4"]
-    assert 0.85 < report["mean"]["coverage"]["whole"] <= 1
+    assert 0.895 < report["mean"]["coverage"]["whole"] <= 1
     assert "Research use only" in report["notice"]
 
 
