@@ -78,13 +78,18 @@ def test_a_fitted_table_holds_the_quantiles_of_the_errors_in_its_cells():
     assert fitted.half_widths[2, 0] == pytest.approx(65.8, rel=0.03)
 
 
-def test_a_cell_without_voxels_takes_its_rows_quantile_and_a_row_without_that_of_all():
-    hu = torch.full((1, 1, 20, 20, 20), -800.0)
-    fitted = table()
+def test_a_cell_without_voxels_takes_its_neighbours_quantile_and_a_row_without_that_of_all():
+    """Errors of 100 HU where it is flat, of 300 HU where the HU rise by 40 HU/mm, and nothing that is steeper."""
+    flat = torch.full((1, 1, 20, 20, 20), -800.0)
+    ramp = (torch.arange(20.0) * 32 - 320).view(1, 1, 20, 1, 1).expand_as(flat)
+    fitted = table(hu_edges=[-500.0, 2000.0], gradient_edges=[10.0, 60.0])
     fit = ErrorTableFit(fitted, 0.9, 100, WINDOW)
-    fit.take(hu, hu + 100, ["a"])
+    fit.take(flat, flat + 100, ["a"])
+    fit.take(ramp, ramp + 300, ["b"])
     fit.finish(None)
-    assert torch.allclose(fitted.half_widths, torch.full((3, 2), 101.8))  # the bin of 100 to 102 HU
+    assert fitted.half_widths[0].tolist() == pytest.approx([101.8] * 3, abs=1e-3)  # the bin of 100 to 102 HU
+    assert fitted.half_widths[1].tolist() == pytest.approx([301.8] * 3, abs=1e-3)
+    assert fitted.half_widths[2].tolist() == pytest.approx([301.6] * 3, abs=1e-3)  # of half each: 80 % of the upper bin
 
 
 def test_the_factor_makes_the_intervals_cover_as_much_as_they_say(weights: Path, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Fits the table of errors, and the factor that makes its intervals hold on others than the training's patients; measures them."""
+"""Fits the table of errors and, on patients that were not trained on, its factor; measures whether the intervals hold."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class VolumeHandler:
 class ErrorTableFit(VolumeHandler):
     """
     Fills a table with a quantile of the absolute errors in each cell. A cell that fewer than `least_voxels` voxels fell
-    into takes the quantile of its row, and a row that has fewer that of all.
+    into takes that of the nearest cell of its row that has them, and in a row without any, that of all voxels.
 
     Args:
         table: is filled when the engine has finished.
@@ -79,10 +79,10 @@ class ErrorTableFit(VolumeHandler):
         rows, columns = self.table.half_widths.shape
         counts = self.counts.view(rows, columns, ERROR_BINS)
         for row in range(rows):
+            filled = [column for column in range(columns) if counts[row, column].sum() >= self.least_voxels]
             for column in range(columns):
-                wider = (counts[row, column], counts[row].sum(0))
-                enough = (each for each in wider if each.sum() >= self.least_voxels)
-                chosen = next(enough, counts.sum((0, 1)))
+                nearest = min(filled, key=lambda other: abs(other - column), default=None)
+                chosen = counts.sum((0, 1)) if nearest is None else counts[row, nearest]
                 self.table.half_widths[row, column] = histogram_quantile(chosen, self.confidence, ERROR_BIN_HU)
 
 
