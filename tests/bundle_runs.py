@@ -45,6 +45,15 @@ def network_of(bundle: Path) -> torch.nn.Module:
     return parser.get_parsed_content("network_def").eval()
 
 
+def write_random_weights(path: Path, overlay: Path) -> Path:
+    """Weights of the network of `inference.json` at the sizes of an overlay, as they are drawn; their path."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / "bundle" / "configs" / "inference.json"), str(overlay)])
+    torch.manual_seed(0)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), path)
+    return path
+
+
 def stage_configs(stage: int, *further: Path) -> list[str]:
     """The config files of one stage, from the folder that holds the bundle."""
     own = [] if stage == 1 else [f"bundle/configs/stage{stage}.json"]

@@ -93,6 +93,7 @@ def test_it_needs_nothing_but_python():
             "infer",
             {"dicom": True, "copy_patient": True},
         ),
+        (["infer", "--frontal", "a", "--lateral", "b", "--output", "c", "--uncertainty"], "infer", {"uncertainty": True}),
         (["evaluate", "--dataset_dir", "d"], "evaluate", {"weights": ROOT / "bundle" / "models" / "model.pt"}),
         (["evaluate", "--dataset_dir", "d", "--gpus", "2"], "evaluate", {"gpus": 2}),
         (
@@ -605,6 +606,18 @@ def test_infer_writes_a_dicom_series_when_asked(command, weights: Path, dataset:
     output = capfd.readouterr().out
     assert " --dicom True" in output and "copy_patient" not in output
     assert "ct_dicom" in output.splitlines()[-1]
+
+
+def test_an_uncertainty_that_the_weights_have_no_table_for_ends_infer_with_one_error(
+    command, weights: Path, dataset: Path, tmp_path: Path, capfd
+):
+    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
+    assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output", "--uncertainty") == 1
+    output = capfd.readouterr()
+    assert " --uncertainty True --familiarity True" in output.out
+    table = weights.with_name(f"{weights.stem}_uncertainty.json")
+    assert f"launch.py: error: {table}: no such file; uncertainty is set and needs it." in output.err
+    assert not (tmp_path / "output" / "ct.nii.gz").exists()
 
 
 def test_a_patient_can_be_copied_only_into_a_dicom_series(command, weights: Path, dataset: Path, tmp_path: Path, capfd):

@@ -184,6 +184,16 @@ def test_the_archive_meets_the_zoos_checklist(packed, tmp_path: Path):
     assert [heading for heading in found if heading in headings] == headings
 
 
+def test_the_json_files_of_the_weights_go_with_them(packed, bundle: Path, tmp_path: Path):
+    companions = [f"models/model_{name}.json" for name in ("familiarity", "uncertainty")]
+    for name in companions:
+        (bundle / name).write_text("{}")
+    whole, without = (packed(tmp_path / str(left_out), without_weights=left_out) for left_out in (False, True))
+    in_archive = {f"{NAME}/{name}" for name in companions}
+    assert in_archive < set(zipfile.ZipFile(whole).namelist())
+    assert not in_archive & set(zipfile.ZipFile(without).namelist())
+
+
 def test_missing_weights_are_told_with_both_ways_out(packed, bundle: Path, tmp_path: Path):
     weights = bundle / "models" / "model.pt"
     archive = packed(tmp_path / "without", without_weights=True)

@@ -1,13 +1,15 @@
 """Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
 
-from . import baselines, cases, conditions, distributed, metrics, resume, safeguards
+from . import baselines, cases, conditions, distributed, familiarity, film_faults, metrics, resume, safeguards
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .baselines import Baselines
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, ProjectCT
 from .caching import cached
+from .calibration import CoverageReport, ErrorTableFit, FactorFit
 from .cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .case_files import CaseFiles
 from .checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
+from .companion_files import beside_weights
 from .ct_augmentation import RandBodyOnlyd, RandTissued
 from .deformation import RandDeformd
 from .demo_data import chest_ct, write_dataset
@@ -15,6 +17,7 @@ from .dicom_export import read_identification, write_ct_series
 from .encoder import MultiScaleXrayEncoder
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import EvaluationReport
+from .familiarity import AssessFamiliarityd
 from .geometry import BiplanarGeometry
 from .losses import (
     DRRReprojectionLoss,
@@ -42,9 +45,11 @@ from .ssim import structural_similarity
 from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .tensorboard import TensorBoardPictures
 from .transforms import CollectXraysd, LoadCTd, ResampleToCubed
+from .uncertainty import ErrorTable, EstimateUncertaintyd
 from .xray_augmentation import RandCollimationd, RandGeometry, RandPhotonNoised, RandPresentationd
 
 __all__ = [
+    "AssessFamiliarityd",
     "Baselines",
     "BestCheckpointSaver",
     "BiplanarGeometry",
@@ -53,11 +58,16 @@ __all__ = [
     "CheckpointError",
     "CollectXraysd",
     "ConditionedRecords",
+    "CoverageReport",
     "DRRReprojectionLoss",
     "DivergenceError",
     "EarlyStop",
     "EpochReport",
+    "ErrorTable",
+    "ErrorTableFit",
+    "EstimateUncertaintyd",
     "EvaluationReport",
+    "FactorFit",
     "FinalVolumeInferer",
     "FinalVolumeModel",
     "GeometryOfFilmsd",
@@ -102,6 +112,7 @@ __all__ = [
     "TriPlanarVGGLoss",
     "attenuation_to_hu",
     "autocast_dtype",
+    "beside_weights",
     "cached",
     "chest_ct",
     "hu_to_attenuation",

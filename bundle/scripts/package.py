@@ -14,6 +14,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -31,6 +32,8 @@ BUNDLE = Path(__file__).resolve().parents[1]
 WEIGHTS = "models/model.pt"
 STAGE_WEIGHTS = {stage: f"models/stage{stage}_best.pth" for stage in range(1, NUMBER_OF_STAGES)}
 """Of the earlier stages, for who wants to train on from one: the first parts of the weights, which hold them all."""
+OF_WEIGHTS = (WEIGHTS, *STAGE_WEIGHTS.values(), "models/model_*.json", "models/mean_volume.nii.gz")
+"""What belongs to the weights, and stays out of an archive without them."""
 LARGE_FILES = "large_files.yml"
 CONTENT = (
     "LICENSE",
@@ -41,10 +44,7 @@ CONTENT = (
     "docs/metrics.json",
     "docs/images/*.png",
     "models/README.md",
-    "models/*.json",
-    "models/mean_volume.nii.gz",
-    WEIGHTS,
-    *STAGE_WEIGHTS.values(),
+    *OF_WEIGHTS,
     "scripts/*.py",
     "scripts/viewer.html",
     "scripts/viewer.css",
@@ -73,7 +73,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
 
     Args:
         folder: where to.
-        without_weights: whether to leave out the weights, also when they are there.
+        without_weights: whether to leave out the weights and what belongs to them, also when they are there.
         large_files_url: where a file above :data:`LARGEST_FILE` will be found; `{version}` and `{path}` are filled in.
 
     Returns:
@@ -88,8 +88,9 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     version = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     found = (path for pattern in CONTENT for path in BUNDLE.glob(pattern) if not path.name.startswith("."))
     paths = {path.relative_to(BUNDLE).as_posix(): path for path in found}
+    belongs_to_weights = [name for name in paths if any(fnmatch(name, pattern) for pattern in OF_WEIGHTS)]
     if without_weights:
-        paths = {name: path for name, path in paths.items() if name not in (WEIGHTS, *STAGE_WEIGHTS.values())}
+        paths = {name: path for name, path in paths.items() if name not in belongs_to_weights}
     else:
         _check_weights()
     large = {name: paths.pop(name) for name in sorted(paths) if paths[name].stat().st_size > LARGEST_FILE}
@@ -101,7 +102,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     checksum = f"{_sha256(archive)}  {archive.name}\n"
     write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
     print(f"Wrote {archive}: {len(contents)} files, {archive.stat().st_size / 1e6:.1f} MB\n{checksum}", end="")
-    _print_left_out({*contents, *large, *([WEIGHTS, *STAGE_WEIGHTS.values()] if without_weights else [])})
+    _print_left_out({*contents, *large, *belongs_to_weights})
     for name in large:
         print(f"Upload {BUNDLE / name} to {_url(large_files_url, name, version)}; it is listed in {LARGE_FILES}.")
     if without_weights:

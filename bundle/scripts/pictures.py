@@ -64,9 +64,14 @@ def xray_figure(xrays: torch.Tensor, reprojections: Mapping[str, torch.Tensor], 
     return figure
 
 
-def preview_figure(xrays: torch.Tensor, hu: torch.Tensor, title: str = "") -> Figure:
-    """Both X-rays `(2, H, W)` and the middle slices of the volume `(S, S, S)` in HU, in one row."""
-    figure, axes = _grid(1, 2 + len(PLANES), title)
+def preview_figure(
+    xrays: torch.Tensor, hu: torch.Tensor, title: str = "", half_width: torch.Tensor | None = None
+) -> Figure:
+    """
+    Both X-rays `(2, H, W)` and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given, the
+    middle coronal slice of the half-width of the volume's interval `(S, S, S)` in HU, bright where it is wide.
+    """
+    figure, axes = _grid(1, 2 + len(PLANES) + (half_width is not None), title)
     low, high = DISPLAY_WINDOW_HU
     for place, film, name in zip(axes[0], xrays, ("frontal X-ray", "lateral X-ray")):
         place.imshow(film.cpu(), cmap="gray")
@@ -74,6 +79,9 @@ def preview_figure(xrays: torch.Tensor, hu: torch.Tensor, title: str = "") -> Fi
     for place, (plane, axis) in zip(axes[0, 2:], PLANES.items()):
         place.imshow(_slice(hu, axis), cmap="gray", vmin=low, vmax=high)
         place.set_title(f"reconstruction {hu.shape[0]}³, {plane}", fontsize=9)
+    if half_width is not None:
+        axes[0, -1].imshow(_slice(half_width, PLANES["coronal"]), cmap="inferno", vmin=0, vmax=ERROR_RANGE_HU)
+        axes[0, -1].set_title(f"uncertainty, 0 to {ERROR_RANGE_HU:.0f} HU, coronal", fontsize=9)
     return figure
 
 

@@ -14,10 +14,12 @@ from monai.transforms import Transform
 from .attenuation import scaled_to_hu
 from .dicom_export import check_series_folder, read_identification, write_ct_series
 from .errors import InputError
-from .files import cube_affine, remove_earlier, write_ct, write_whole
+from .familiarity import FAMILIARITY_KEY
+from .files import cube_affine, remove_earlier, write_ct, write_json, write_whole
 from .geometry import BiplanarGeometry
 from .pictures import preview_figure
 from .radiograph_transforms import GEOMETRY_KEY
+from .uncertainty import UNCERTAINTY_KEY
 from .viewer import write_view
 
 
@@ -41,8 +43,9 @@ class ToHUd(Transform):
 class SaveReconstructiond(Transform):
     """
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
-    `ct_dicom` when asked. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so
-    that two patients never lie side by side.
+    `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz` and its picture in the preview, one with
+    `familiarity` gets `familiarity.json`. What the folder holds of these from an earlier run goes when the new
+    `ct.nii.gz` is whole, so that two patients never lie side by side.
 
     Args:
         output_dir: where to.
@@ -71,16 +74,21 @@ class SaveReconstructiond(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html")
-        ct, series, preview, view = (os.path.join(self.output_dir, name) for name in names)
+        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", "uncertainty.nii.gz", "familiarity.json")
+        ct, series, preview, view, uncertainty, familiarity = (os.path.join(self.output_dir, name) for name in names)
         check_series_folder(series)
         write_ct(ct, hu, affine)
-        for earlier in (series, preview, view):
+        for earlier in (series, preview, view, uncertainty, familiarity):
             remove_earlier(earlier)
         if self.dicom:
             write_ct_series(series, hu, affine, self.identification)
         xrays = torch.as_tensor(record["image"]).float()
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        write_whole(preview, preview_figure(xrays, hu).savefig)
+        half_width = record[UNCERTAINTY_KEY][0].as_tensor() if UNCERTAINTY_KEY in record else None
+        if half_width is not None:
+            write_ct(uncertainty, half_width, affine)
+        if FAMILIARITY_KEY in record:
+            write_json(familiarity, record[FAMILIARITY_KEY])
+        write_whole(preview, preview_figure(xrays, hu, half_width=half_width).savefig)
         write_view(view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry)
         return dict(record)
