@@ -25,6 +25,8 @@ SLOPE = 0.1
 ACTIVATION = ("LeakyReLU", {"negative_slope": SLOPE, "inplace": True})
 NORM = ("instance", {"affine": True})
 EVIDENCE = ("xrays", "features", "positions", "reprojection")
+CORRECTION_SCALE = 50.0
+"""Brings the correction by reprojection, a few per cent of a tissue's value, to the size of the other evidence."""
 
 
 class VolumeStage(nn.Module):
@@ -85,6 +87,7 @@ class VolumeStage(nn.Module):
             **context,
         )
         correction = 0 if is_first else int(self.reads_reprojection)
+        self.correction_weight = nn.Parameter(torch.zeros(1)) if correction else None
         self.stem = EvidenceStem(volume_and_xrays + correction, lifted, local_channels, self.context.channels)
         self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
         self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
@@ -136,9 +139,12 @@ class VolumeStage(nn.Module):
         films = lift_xrays(xrays, geometry, wide)
         seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
         if ratio is not None:
-            seen.append(self.reprojection.correction(base, ratio, geometry, wide))
-        hidden = self.convolution(self.stem(seen, lifted, geometry, wide, context))
-        volume = self.to_volume(hidden) if base is None else base + self.to_volume(hidden)
+            seen.append(CORRECTION_SCALE * self.reprojection.correction(base, ratio, geometry, wide))
+        volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
+        if base is not None:
+            volume = volume + base
+        if ratio is not None:
+            volume = volume + self.correction_weight * seen[-1]
         return part.within(wide).of(self._finish(volume, films))
 
     def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
