@@ -108,7 +108,7 @@ def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, b
 
 
 def test_what_ships_is_tracked_and_what_a_training_leaves_is_not():
-    names = ["model.pt", "stage1_best.pth", "stage2_best.pth", "training.json", "mean_volume.nii.gz"]
+    names = ["model.pt", "stage1_best.pth", "stage2_best.pth", "model_training.json", "mean_volume.nii.gz"]
     left = ["stage3_best.pth", "resume/stage1_epoch1.pth", "other.pt"]
     asked = [f"bundle/models/{name}" for name in names + left]
     check = ["git", "check-ignore", "--no-index", *asked]
@@ -137,12 +137,12 @@ def write_part(bundle: Path) -> Callable[..., Path]:
 
 def test_half_precision_and_its_parts_are_packed_with_the_files_beside(packed, bundle, write_part, tmp_path: Path):
     parts = [write_part(stage) for stage in (1, 2)]
-    (bundle / "models" / "training.json").write_text("{}")
+    (bundle / "models" / "model_training.json").write_text("{}")
     archive = zipfile.ZipFile(packed(tmp_path / "with"))
-    for path in (*parts, bundle / "models" / "model.pt", bundle / "models" / "training.json"):
+    for path in (*parts, bundle / "models" / "model.pt", bundle / "models" / "model_training.json"):
         assert archive.read(f"{NAME}/models/{path.name}") == path.read_bytes()
     names = zipfile.ZipFile(packed(tmp_path / "without", without_weights=True)).namelist()
-    assert f"{NAME}/models/training.json" in names and not any(name.endswith((".pt", ".pth")) for name in names)
+    assert [name for name in names if name.startswith(f"{NAME}/models/")] == [f"{NAME}/models/README.md"]
 
 
 @pytest.mark.parametrize("stage", [1, 2])

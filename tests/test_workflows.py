@@ -323,4 +323,5 @@ def test_an_overlay_changes_only_what_its_stage_changes(stage: int, its_own: set
 def test_the_schedule_and_the_losses_weights_are_the_published_ones(stage: int, expected: tuple):
     parser = read(stage_configs(stage))
     schedule = [parser[name] for name in ("epochs", "learning_rate", "batch_size")]
-    assert (*schedule, *(parser["loss"][name] for name in TERMS[stage])) == expected
+    weights = [parser.get_parsed_content(f"loss#{name}") for name in TERMS[stage]]
+    assert (*schedule, *weights) == expected
