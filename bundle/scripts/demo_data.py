@@ -59,7 +59,7 @@ def write_dataset(
     sections = {"training": [original], "validation": [], "test": [original]}
     counts = {"validation": validation, "test": test}
     names = [(section, f"{section}_{i:02d}") for section, count in counts.items() for i in range(count)]
-    for section, name in tqdm(names, desc="Deforming the CT"):
+    for section, name in tqdm(names, desc="Deforming the CT", disable=not names):
         deformed = torch.as_tensor(augment({"ct": cube.clone()})["ct"])
         # With the cube's affine: the one that the transforms have tracked would undo the deformation on loading.
         write_ct(os.path.join(dataset_dir, f"{name}.nii.gz"), deformed[0], cube.affine)
