@@ -117,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE")
     verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
     verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
-    verb.add_argument("--uncertainty", action="store_true", help="add the voxels' uncertainty and a check of the X-rays")
+    verb.add_argument("--uncertainty", action="store_true", help="add each voxel's uncertainty")
     verb.set_defaults(verb=infer)
 
     verb = verbs.add_parser("evaluate", help="score weights on the CTs of a folder, or on a section of its datalist")
@@ -255,7 +255,7 @@ def infer(arguments: argparse.Namespace) -> None:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     check_weights(arguments.weights)
     asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
-    if arguments.uncertainty:
+    if arguments.weights.with_name(f"{arguments.weights.stem}_familiarity.json").is_file():
         asked["familiarity"] = "True"
     bundle(
         "run",
@@ -268,7 +268,8 @@ def infer(arguments: argparse.Namespace) -> None:
         **asked,
     )
     written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html"]
-    written += ["uncertainty.nii.gz", "familiarity.json"] if arguments.uncertainty else []
+    written += ["uncertainty.nii.gz"] if arguments.uncertainty else []
+    written += ["familiarity.json"] if "familiarity" in asked else []
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
 
