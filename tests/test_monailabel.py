@@ -105,9 +105,9 @@ def write_weights(path: Path) -> None:
     torch.manual_seed(0)
     sizes = {name.split("#")[1]: value for name, value in OVERLAY.items() if name.startswith("network_def#")}
     model = ProgressiveCascadeModel(geometry=BiplanarGeometry(detector_pixels=128), **sizes)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
+            torch.nn.init.normal_(parameter, std=0.01 if "correction" in name else 0.1)
     torch.save(model.state_dict(), path)
 
 
