@@ -101,13 +101,14 @@ def first(served: Server) -> bytes:
 
 
 def write_weights(path: Path) -> None:
-    """Random weights of the sizes of :data:`OVERLAY`, none of them zero."""
+    """Random weights of the sizes of :data:`OVERLAY`, none of them zero, whose volume lies within the window."""
     torch.manual_seed(0)
     sizes = {name.split("#")[1]: value for name, value in OVERLAY.items() if name.startswith("network_def#")}
     model = ProgressiveCascadeModel(geometry=BiplanarGeometry(detector_pixels=128), **sizes)
     for name, parameter in model.named_parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.01 if "correction" in name else 0.1)
+    torch.nn.init.constant_(model.stages[0].to_volume.conv.bias, 0.5)  # neither all air nor all bone
     torch.save(model.state_dict(), path)
 
 
