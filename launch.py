@@ -190,8 +190,7 @@ def demo_reconstruction(output: Path) -> None:
     bundle("run", configs, output, dataset_dir=dataset, validation_cases="0", test_cases="0")
     note = "This patient is one of the six that the weights were trained on: the machinery, not generalisation."
     run_evaluation(dataset, output, WEIGHTS, note=note, training_records="[]", num_workers="0")
-    bring_up(output)
-    print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
+    show_case(output)
     print(
         f"\nDone in {time.monotonic() - started:.0f} seconds. Open {output / 'report.html'} in a browser; "
         f"{output / 'stage3.nii.gz'} is the reconstructed CT, 256³ voxels in HU,\n"
@@ -210,8 +209,7 @@ def demo_training(output: Path) -> None:
     train_stages([1, 2, 3], dataset, output, CONFIGS / "demo.json")
     note = "The network was trained on this patient: the demo shows the machinery, not generalisation."
     run_evaluation(dataset, output, output / "stage3_best.pth", note=note)
-    bring_up(output)
-    print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
+    show_case(output)
     print(
         f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Open {output / 'report.html'} "
         f"in a browser; {output / 'report.png'} and {output / 'xrays.png'} are pictures of the same.\n"
@@ -221,11 +219,12 @@ def demo_training(output: Path) -> None:
     )
 
 
-def bring_up(output: Path) -> None:
-    """Moves the files of the demo's one written case from the evaluation's folder for it."""
+def show_case(output: Path) -> None:
+    """Moves the files of the demo's one written case from the evaluation's folder for it, and prints the scores."""
     for file in (output / "cases" / "original").iterdir():
         file.replace(output / file.name)
     shutil.rmtree(output / "cases")
+    print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
 
 
 def test(arguments: argparse.Namespace) -> None:

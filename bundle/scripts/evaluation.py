@@ -17,6 +17,7 @@ from .distributed import gathered
 from .files import write_json
 from .losses import DRRReprojectionLoss
 from .metrics import DEFINITIONS, truth_at, volume_metrics
+from .pictures import NOTICE
 from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise, worst_cases, write_table
 
 
@@ -75,7 +76,7 @@ class EvaluationReport:
         if idist.get_rank() != 0:
             return
         report = {
-            "notice": "Research use only, not for diagnosis",
+            "notice": NOTICE,
             "definitions": {**DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
             "hu_window": list(self.hu_window),
             "mean_volume": self.baselines.mean_of,

@@ -9,7 +9,6 @@ The same files give the same bytes. `monai.bundle download` unpacks the archive.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import zipfile
@@ -24,6 +23,7 @@ from monai.bundle import ConfigParser
 
 from .cascade import NUMBER_OF_STAGES
 from .checkpoints import CascadeCheckpointLoader, read_checkpoint
+from .companion_files import sha256_of
 from .errors import CheckpointError, InputError
 from .files import write_whole
 
@@ -99,7 +99,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
         contents[LARGE_FILES] = _large_files(large, large_files_url, version).encode()
     archive = folder / f"{NAME}_v{version}.zip"
     write_whole(str(archive), lambda temporary: _write_archive(temporary, contents))
-    checksum = f"{_sha256(archive)}  {archive.name}\n"
+    checksum = f"{sha256_of(str(archive))}  {archive.name}\n"
     write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
     print(f"Wrote {archive}: {len(contents)} files, {archive.stat().st_size / 1e6:.1f} MB\n{checksum}", end="")
     _print_left_out({*contents, *large, *belongs_to_weights})
@@ -165,7 +165,7 @@ def _large_files(paths: dict[str, Path], url: str | None, version: str) -> str:
             f"--without-weights."
         )
     files = [
-        {"path": name, "url": _url(url, name, version), "hash_val": _sha256(path), "hash_type": "sha256"}
+        {"path": name, "url": _url(url, name, version), "hash_val": sha256_of(str(path)), "hash_type": "sha256"}
         for name, path in paths.items()
     ]
     return yaml.safe_dump({"large_files": files}, sort_keys=False)
@@ -173,10 +173,6 @@ def _large_files(paths: dict[str, Path], url: str | None, version: str) -> str:
 
 def _url(template: str, path: str, version: str) -> str:
     return template.replace("{version}", version).replace("{path}", path)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -19,6 +19,7 @@ from .distributed import gathered
 from .files import write_json, write_whole
 from .geometry import BiplanarGeometry
 from .metrics import DEFINITIONS, truth_at
+from .pictures import NOTICE
 from .records import FILM_FIELDS
 from .robustness_picture import robustness_figure
 from .summary import INTERVAL_DEFINITION, summarise, write_table
@@ -146,7 +147,7 @@ class RobustnessReport:
             return
         summary = summarise(rows, COMBINATION)
         report = {
-            "notice": "Research use only, not for diagnosis",
+            "notice": NOTICE,
             "definitions": {**ROBUSTNESS_DEFINITIONS, **INTERVAL_DEFINITION},
             "summary": summary,
             "cases": rows,

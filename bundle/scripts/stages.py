@@ -139,12 +139,13 @@ class VolumeStage(nn.Module):
         films = lift_xrays(xrays, geometry, wide)
         seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
         if ratio is not None:
-            seen.append(CORRECTION_SCALE * self.reprojection.correction(base, ratio, geometry, wide))
+            correction = CORRECTION_SCALE * self.reprojection.correction(base, ratio, geometry, wide)
+            seen.append(correction)
         volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
         if base is not None:
             volume = volume + base
         if ratio is not None:
-            volume = volume + self.correction_weight * seen[-1]
+            volume = volume + self.correction_weight * correction
         return part.within(wide).of(self._finish(volume, films))
 
     def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
