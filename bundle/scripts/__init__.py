@@ -10,7 +10,7 @@ from .cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .case_files import CaseFiles
 from .checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .companion_files import beside_weights
-from .ct_augmentation import RandBodyOnlyd, RandTissued
+from .ct_augmentation import RandBodyOnlyd, RandNodulesd, RandTissued
 from .deformation import RandDeformd
 from .demo_data import chest_ct, write_dataset
 from .dicom_export import read_identification, write_ct_series
@@ -92,6 +92,7 @@ __all__ = [
     "RandCollimationd",
     "RandDeformd",
     "RandGeometry",
+    "RandNodulesd",
     "RandPhotonNoised",
     "RandPresentationd",
     "RandTissued",

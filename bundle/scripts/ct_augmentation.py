@@ -1,8 +1,9 @@
-"""Random changes of a CT's values: other tissue, and nothing around the patient."""
+"""Random changes of a CT's values: other tissue, nothing around the patient, and nodules within."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from .metrics import body_mask
 
 AIR_HU, LUNG_HU, SOFT_HU, METAL_HU = -1000.0, -850.0, 50.0, 4000.0
 MASK_SIZE = 64
+LARGEST_ELONGATION = 1.4
 
 
 class RandTissued(RandomizableTransform, MapTransform):
@@ -79,6 +81,72 @@ class RandBodyOnlyd(RandomizableTransform, MapTransform):
             hu = record[key]
             record[key] = torch.where(body(hu), hu, torch.full_like(hu, AIR_HU))
         return record
+
+
+class RandNodulesd(RandomizableTransform, MapTransform):
+    """
+    Puts ellipsoids of random HU into the body, so that what no patient of the training has must be found where its
+    shadows cross. Those that would have their middle outside of the body are left out.
+
+    Args:
+        keys: CTs in HU, cubes `(1, S, S, S)`.
+        fov_mm: side of the cube.
+        most: largest number of ellipsoids; their number is drawn from 1 up.
+        radius_mm: smallest and largest radius; an ellipsoid's three, along the axes, differ by up to 1.4 either way.
+        hu: lowest and highest HU.
+        within_mm: how far from the middle of the cube along X, Y and Z their middles lie at most.
+        prob: probability that anything is done.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        fov_mm: float,
+        most: int,
+        radius_mm: Sequence[float],
+        hu: Sequence[float],
+        within_mm: Sequence[float],
+        prob: float,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.fov_mm, self.most = fov_mm, most
+        self.radius_mm, self.hu, self.within_mm = tuple(radius_mm), tuple(hu), tuple(within_mm)
+        self.middles_mm, self.radii_mm, self.values_hu = torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0)
+
+    def randomize(self, data: Any = None) -> None:
+        """Draws middles, radii and HU."""
+        super().randomize(None)
+        count = self.R.randint(self.most) + 1
+        elongation = LARGEST_ELONGATION ** self.R.uniform(-1, 1, (count, 3))
+        self.middles_mm = torch.from_numpy(self.R.uniform(-1, 1, (count, 3)) * self.within_mm).float()
+        self.radii_mm = torch.from_numpy(self.R.uniform(*self.radius_mm, (count, 1)) * elongation).float()
+        self.values_hu = torch.from_numpy(self.R.uniform(*self.hu, count)).float()
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        self.randomize()
+        for key in self.keys if self._do_transform else ():
+            record[key] = self.changed(record[key])
+        return record
+
+    def changed(self, hu: torch.Tensor) -> torch.Tensor:
+        """A CT with the ellipsoids as last drawn."""
+        hu, inside, size = hu.clone(), body(hu)[0], hu.shape[-1]
+        voxel = self.fov_mm / size
+        for middle_mm, radii_mm, value in zip(self.middles_mm, self.radii_mm, self.values_hu):
+            middle = (middle_mm / self.fov_mm + 0.5) * size
+            if not inside[tuple(middle.long().tolist())]:
+                continue
+            reach = ceil(float(radii_mm.max()) / voxel) + 1
+            box = [slice(max(int(at) - reach, 0), int(at) + reach + 1) for at in middle]
+            places = [
+                (torch.arange(size)[part] + 0.5 - at) * voxel / radius for part, at, radius in zip(box, middle, radii_mm)
+            ]
+            away = torch.stack(torch.meshgrid(*places, indexing="ij")).norm(dim=0)
+            share = ((1 - away) * radii_mm.min() / voxel + 0.5).clamp(0, 1).to(hu)
+            hu[0][tuple(box)] = torch.lerp(hu[0][tuple(box)], torch.full_like(share, float(value)), share)
+        return hu
 
 
 def body(hu: torch.Tensor) -> torch.Tensor:

@@ -33,10 +33,10 @@ def volume_figure(volumes: Mapping[str, torch.Tensor], truth: torch.Tensor | Non
     for row, (plane, axis) in zip(axes, PLANES.items()):
         for place, (name, volume) in zip(row, columns.items()):
             low, high = DISPLAY_WINDOW_HU
-            shown = place.imshow(_slice(volume, axis), cmap="gray", vmin=low, vmax=high)
+            shown = place.imshow(middle_slice(volume, axis), cmap="gray", vmin=low, vmax=high)
             place.set_title(name if plane == "axial" else "", fontsize=9)
         for place, (name, error) in zip(row[len(columns) :], errors.items()):
-            signed = place.imshow(_slice(error, axis), cmap="RdBu_r", vmin=-ERROR_RANGE_HU, vmax=ERROR_RANGE_HU)
+            signed = place.imshow(middle_slice(error, axis), cmap="RdBu_r", vmin=-ERROR_RANGE_HU, vmax=ERROR_RANGE_HU)
             place.set_title(name if plane == "axial" else "", fontsize=9)
         row[0].set_ylabel(plane, fontsize=9)
     bar = {"location": "bottom", "shrink": 0.5, "aspect": 40, "pad": 0.02}
@@ -77,10 +77,10 @@ def preview_figure(
         place.imshow(film.cpu(), cmap="gray")
         place.set_title(name, fontsize=9)
     for place, (plane, axis) in zip(axes[0, 2:], PLANES.items()):
-        place.imshow(_slice(hu, axis), cmap="gray", vmin=low, vmax=high)
+        place.imshow(middle_slice(hu, axis), cmap="gray", vmin=low, vmax=high)
         place.set_title(f"reconstruction {hu.shape[0]}³, {plane}", fontsize=9)
     if half_width is not None:
-        axes[0, -1].imshow(_slice(half_width, PLANES["coronal"]), cmap="inferno", vmin=0, vmax=ERROR_RANGE_HU)
+        axes[0, -1].imshow(middle_slice(half_width, PLANES["coronal"]), cmap="inferno", vmin=0, vmax=ERROR_RANGE_HU)
         axes[0, -1].set_title(f"uncertainty, 0 to {ERROR_RANGE_HU:.0f} HU, coronal", fontsize=9)
     return figure
 
@@ -107,6 +107,6 @@ def _error(volume: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return volume - torch.nn.functional.adaptive_avg_pool3d(truth[None, None], volume.shape[0])[0, 0]
 
 
-def _slice(volume: torch.Tensor, axis: int) -> torch.Tensor:
+def middle_slice(volume: torch.Tensor, axis: int) -> torch.Tensor:
     """The middle slice along `axis`, its rows and columns turned to run from superior or anterior, and from right."""
     return volume.select(axis, volume.shape[axis] // 2).flip(0, 1).T.cpu()
