@@ -134,14 +134,14 @@ def test_a_blob_stays_where_it_was_in_the_patient(tmp_path: Path, axes: np.ndarr
     affine[:3, 3] = middle - axes[:3, :3] @ ((np.array(shape) - 1) / 2)
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     world = voxels @ affine[:3, :3].T + affine[:3, 3]
-    array = -1024 + 1500 * np.exp(-((world - at) ** 2).sum(-1) / (2 * 15.0**2))
+    array = -1000 + 1500 * np.exp(-((world - at) ** 2).sum(-1) / (2 * 15.0**2))
     cube = to_cube(nifti(tmp_path / "ct.nii.gz", array.astype(np.float32), affine), size=48)
 
     expected = cube_affine(48, FOV, torch.tensor(middle))
     torch.testing.assert_close(cube.affine.double(), expected, rtol=1e-5, atol=1e-3)
     voxels = np.stack(np.meshgrid(*[np.arange(48)] * 3, indexing="ij"), -1)
     world = voxels @ expected[:3, :3].numpy().T + expected[:3, 3].numpy()
-    weight = cube[0].numpy() + 1024
+    weight = cube[0].numpy() + 1000
     np.testing.assert_allclose((world * weight[..., None]).sum((0, 1, 2)) / weight.sum(), at, atol=0.3)
 
 
@@ -150,16 +150,16 @@ def test_outside_of_the_ct_is_air(tmp_path: Path):
     cube = to_cube(nifti(tmp_path / "ct.nii.gz", np.abs(noise(20, 20, 20)), affine), size=36)
     inside = torch.zeros(36, 36, 36, dtype=torch.bool)
     inside[8:28, 8:28, 8:28] = True
-    assert (cube[0][~inside] == -1024).all()
+    assert (cube[0][~inside] == -1000).all()
     assert (cube[0][inside] >= 0).all()
 
 
 def test_padding_below_air_is_air(tmp_path: Path):
     array = noise(24, 24, 24)
-    array[:4] = -3024
+    array[:4], array[4:8] = -3024, -1024
     cube = to_cube(nifti(tmp_path / "ct.nii.gz", array, cube_affine(24, FOV).numpy()))
-    assert (cube[0, :4] == -1024).all()
-    assert cube.min() == -1024
+    assert (cube[0, :8] == -1000).all()
+    assert cube.min() == -1000
 
 
 @pytest.mark.parametrize("size", [24, 25])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+AIR_HU = -1000.0
 WATER_ATTENUATION_PER_MM = 0.02059
 """Linear attenuation of water at 60 keV, near the mean energy of a chest X-ray: 0.2059 cm²/g (NIST XCOM)."""
 

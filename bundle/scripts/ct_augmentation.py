@@ -11,9 +11,10 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from torch.nn.functional import adaptive_avg_pool3d, interpolate, max_pool3d
 
+from .attenuation import AIR_HU
 from .metrics import body_mask
 
-AIR_HU, LUNG_HU, SOFT_HU, METAL_HU = -1000.0, -850.0, 50.0, 4000.0
+LUNG_HU, SOFT_HU, METAL_HU = -850.0, 50.0, 4000.0
 MASK_SIZE = 64
 LARGEST_ELONGATION = 1.4
 

@@ -14,11 +14,11 @@ from monai.transforms import LoadImage, MapTransform, SpatialResample, Transform
 from monai.utils import convert_to_dst_type
 from scipy import ndimage
 
+from .attenuation import AIR_HU
 from .ct_volume import check_ct, read_ct
 from .errors import InputError
 from .records import FILM_FIELDS
 
-AIR_HU = -1024.0
 XRAY_KEYS = ("frontal", "lateral")
 
 
@@ -73,6 +73,9 @@ class LoadCTd(MapTransform):
 class ResampleToCubed(MapTransform):
     """
     Brings CTs to the model's cube: RAS+, centred on the middle of the CT, with air where the CT does not reach.
+
+    Nothing is less dense than air, -1000 HU. A scanner pads what lies outside of its circle, often with -1024, and no X-ray
+    shows where that circle was; as a truth it would charge air for being air.
 
     An axis that gets coarser is smoothed first, see :func:`smooth_for_coarser`, then the cube is read by linear
     interpolation.
