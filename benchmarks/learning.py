@@ -3,6 +3,7 @@ What stage 1, its ablations and MONAI's networks learn in the same time, scored 
 learning.md.
 
     python benchmarks/learning.py --dataset_dir DIR --minutes 30 --output OUT [--methods mean stage1 unet] [--markdown]
+    python benchmarks/learning.py --dataset_dir DIR --split bundle/configs/split.json --minutes 15 --output OUT
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -28,7 +29,7 @@ from monai.bundle import ConfigParser  # noqa: E402
 from monai.data import CacheDataset, DataLoader, json_hashing  # noqa: E402
 from monai.engines import SupervisedTrainer  # noqa: E402
 from monai.transforms import Compose, ScaleIntensityRange, Transform  # noqa: E402
-from patients import ENDLESS, DeformedPatients, Record, left_out, records_in  # noqa: E402
+from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in  # noqa: E402
 from scripts import ProjectCT  # noqa: E402
 from scripts.files import write_json  # noqa: E402
 from scripts.metrics import mean_and_interval, truth_at, volume_metrics  # noqa: E402
@@ -47,11 +48,8 @@ CASCADES: dict[str, dict[str, Any]] = {
 """Stage 1 and its ablations, by the arguments that differ."""
 METHODS = ("mean", "nearest", "stage1", *BASELINES, *(name for name in CASCADES if name != "stage1"))
 METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU"}
-GROUPS = ("unseen", "seen")
-COLUMNS = {
-    "method": 20, "folds": 5, "steps": 6, "s/step": 6,
-    **{f"{group} {metric}": 22 for group in GROUPS for metric in METRICS.values()},
-}  # fmt: skip
+SEEN = "seen"
+COLUMNS = {"method": 20, "folds": 5, "steps": 6, "s/step": 6}
 MEAN_DRAWS = 32
 SEEN_DEFORMATIONS = 2
 
@@ -64,25 +62,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = configuration(options)
     records = records_in(options.dataset_dir)
     loaded = CacheDataset(records, config.get_parsed_content("load"), num_workers=None, progress=False)
-    for fold, patients in enumerate(left_out(records, options.folds)):
+    folds = held_out_patients(records, options)
+    for fold, unseen in enumerate(folds):
         if options.only and fold not in options.only:
             continue
         for method in options.methods:
             path = options.output / f"fold{fold}_{method}.json"
             if not _is_done(path, options):
-                print(f"fold {fold}, {method}: unseen are {', '.join(sorted(patients))}", flush=True)
-                result = run(method, [*loaded], patients, options)
+                named = "; ".join(f"{group}: {', '.join(sorted(patients))}" for group, patients in unseen.items())
+                print(f"fold {fold}, {method}: {named}", flush=True)
+                result = run(method, [*loaded], unseen, options)
                 write_json(str(path), {"method": method, "fold": fold, **_settings(options), **result})
-    print_table(options)
+    print_table(options, folds)
+
+
+def held_out_patients(records: Sequence[Record], options: argparse.Namespace) -> list[dict[str, set[str]]]:
+    """For each fold the patients that are not trained on, by what they are called: "unseen", or a split's sections."""
+    if options.split:
+        return [held_out(records, options.split)]
+    return [{"unseen": patients} for patients in left_out(records, options.folds)]
 
 
 def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
     """
     The bundle's training configuration, stage 1, with other arguments of the network. The CTs have twice the voxels of
-    the stage, half of what they have in training, and are projected to films of full size.
+    the stage, half of what they have in training, and are projected to films of full size. With a split they are deformed
+    as for the shipped weights.
     """
     config = ConfigParser()
-    overlays = ["tiny.json"] if options.tiny else []
+    overlays = [name for name, is_wanted in {"weights.json": options.split, "tiny.json": options.tiny}.items() if is_wanted]
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", *overlays)])
     if options.size:
         config["geometry#detector_pixels"] = 8 * options.size
@@ -91,19 +99,21 @@ def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
     return config
 
 
-def run(method: str, loaded: Sequence[Record], patients: set[str], options: argparse.Namespace) -> dict[str, Any]:
+def run(
+    method: str, loaded: Sequence[Record], unseen: Mapping[str, set[str]], options: argparse.Namespace
+) -> dict[str, Any]:
     """
     Trains a method on all but these patients and scores it.
 
     Returns:
-        Steps, seconds a step, and for the "unseen" patients and unseen deformations of the "seen" ones every metric of
-        every case by patient.
+        Steps, seconds a step, and for each group of unseen patients and unseen deformations of the "seen" ones every metric
+        of every case by patient.
     """
     config = configuration(options, **CASCADES.get(method, {}))
     augment, project = (config.get_parsed_content(name) for name in ("augment", "project"))
     size = config.get_parsed_content("geometry").detector_pixels // 8
     sample = Sample(project, config["hu_window"], size)
-    seen = [record for record in loaded if record["group"] not in patients]
+    seen = [record for record in loaded if record["group"] not in set().union(*unseen.values())]
     made_by = {name: config[name] for name in ("geometry", "volume_size", "load", "augment", "project")}
     made_of = json_hashing({**made_by, "names": [record["name"] for record in seen], "size": size})
     folder = options.output / "deformations" / made_of.decode()
@@ -116,8 +126,11 @@ def run(method: str, loaded: Sequence[Record], patients: set[str], options: argp
     else:
         predict, effort = train(method, config, training, options)
     cases = {
-        "unseen": (sample(record) for record in loaded if record["group"] in patients),
-        "seen": (
+        **{
+            group: [sample(record) for record in loaded if record["group"] in patients]
+            for group, patients in unseen.items()
+        },
+        SEEN: (
             training.deformed(index, ENDLESS + SEEN_DEFORMATIONS * index + number)
             for index in range(len(training.records))
             for number in range(SEEN_DEFORMATIONS)
@@ -221,11 +234,13 @@ def score(
     return dict(scores)
 
 
-def print_table(options: argparse.Namespace) -> None:
+def print_table(options: argparse.Namespace, folds: Sequence[Mapping[str, set[str]]]) -> None:
     """A row for each method, over the folds that are done; intervals are over patients."""
-    table = Table(COLUMNS, options.markdown)
+    groups = (*folds[0], SEEN)
+    scores = {f"{group} {metric}": 22 for group in groups for metric in METRICS.values()}
+    table = Table(COLUMNS | scores, options.markdown)
     for method in options.methods:
-        paths = (options.output / f"fold{fold}_{method}.json" for fold in range(options.folds))
+        paths = (options.output / f"fold{fold}_{method}.json" for fold in range(len(folds)))
         results = [json.loads(path.read_text()) for path in paths if path.is_file()]
         if not results:
             continue
@@ -235,7 +250,7 @@ def print_table(options: argparse.Namespace) -> None:
             effort["s/step"] = fmean(result["seconds_per_step"] for result in results)
         cells = {
             f"{group} {column}": _mean_over_patients([result[group] for result in results], metric)
-            for group in GROUPS
+            for group in groups
             for metric, column in METRICS.items()
         }
         table.add(method=method, folds=len(results), **effort, **cells)
@@ -248,7 +263,7 @@ def _mean_over_patients(folds: Sequence[dict[str, list[dict[str, float]]]], metr
         for patient, cases in fold.items():
             values[patient] += [case[metric] for case in cases]
     found = mean_and_interval([fmean(of_patient) for of_patient in values.values()])
-    return "{mean:.4g} ({low:.4g} to {high:.4g})".format(**found)
+    return ("{mean:.4g}" if len(values) == 1 else "{mean:.4g} ({low:.4g} to {high:.4g})").format(**found)
 
 
 @torch.no_grad()
@@ -273,7 +288,8 @@ def _prepare(batch: Record, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, Re
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("minutes", "folds", "deformations", "size", "tiny", "batch_size", "learning_rate", "seed")
-    return {name: getattr(options, name) for name in names} | {"threads": torch.get_num_threads()}
+    split = options.split and json.loads(options.split.read_text(encoding="utf-8"))
+    return {name: getattr(options, name) for name in names} | {"threads": torch.get_num_threads(), "split": split}
 
 
 def _is_done(path: Path, options: argparse.Namespace) -> bool:
@@ -281,7 +297,7 @@ def _is_done(path: Path, options: argparse.Namespace) -> bool:
     if not path.is_file():
         return False
     kept, wanted = json.loads(path.read_text()), _settings(options)
-    other = {name: kept[name] for name in wanted if kept[name] != wanted[name]}
+    other = {name: kept.get(name) for name in wanted if kept.get(name) != wanted[name]}
     if other:
         raise SystemExit(f"{path} was made with {other}; choose another --output, or delete that file.")
     return True
@@ -294,6 +310,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=kept, help="keeps a JSON for each fold and method")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training steps, for each fold and method")
     parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--split", type=Path, help="datalist whose training patients alone are trained on, as one fold")
     parser.add_argument("--only", nargs="+", type=int, help="folds to train in this run, by default all")
     parser.add_argument("--deformations", type=int, default=100, help="of each training CT")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)

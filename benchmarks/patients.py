@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,19 @@ def left_out(records: Sequence[Record], folds: int) -> list[set[str]]:
     if not 2 <= folds <= len(patients):
         raise ValueError(f"folds is {folds}, expected 2 to {len(patients)}, the number of patients.")
     return [set(patients[fold::folds]) for fold in range(folds)]
+
+
+def held_out(records: Sequence[Record], split: Path) -> dict[str, set[str]]:
+    """The patients of each section of a datalist but `training`; its CTs are found by their files' names."""
+    sections = json.loads(split.read_text(encoding="utf-8"))
+    groups = {Path(record["ct"]).name: record["group"] for record in records}
+    named = {
+        section: [Path(item["ct"]).name for item in items] for section, items in sections.items() if isinstance(items, list)
+    }
+    missing = sorted({name for names in named.values() for name in names} ^ set(groups))
+    if missing:
+        raise ValueError(f"{split} and the folder of CTs do not name the same files; in one of them alone: {missing}.")
+    return {section: {groups[name] for name in names} for section, names in named.items() if section != "training"}
 
 
 class DeformedPatients(Dataset):

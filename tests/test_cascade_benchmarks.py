@@ -151,3 +151,23 @@ def test_learning_scores_unseen_and_seen_patients_and_keeps_what_is_done(tmp_pat
     assert list(result["seen"]) == ["b"] and len(result["seen"]["b"]) == 2
     learning.main(options)
     assert capsys.readouterr().out.splitlines() == first[-6:]
+
+
+def test_learning_on_a_split_scores_each_section_that_was_not_trained_on(tmp_path: Path, capsys):
+    sections = {"training": "a", "validation": "b", "test": "c"}
+    for number, name in enumerate(sections.values()):
+        write_ct(str(tmp_path / f"{name}.nii.gz"), phantom(24, 0.05 * number), cube_affine(24, 360.0))
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({section: [{"ct": f"{name}.nii.gz"}] for section, name in sections.items()}))
+    options = ["--dataset_dir", str(tmp_path), "--output", str(tmp_path), "--split", str(split)]
+    learning.main([*options, *"--tiny --markdown --methods nearest".split()])
+    head, _, row = capsys.readouterr().out.splitlines()[-3:]
+    result = json.loads((tmp_path / "fold0_nearest.json").read_text())
+    assert {group: list(result[group]) for group in ("validation", "test", "seen")} == {
+        "validation": ["b"], "test": ["c"], "seen": ["a"]
+    }  # fmt: skip
+    assert dict(zip(cells(head), cells(row)))["test PSNR dB"] == f"{result['test']['c'][0]['psnr_db']:.4g}"
+
+    split.write_text(json.dumps({"training": [{"ct": "a.nii.gz"}], "test": [{"ct": "c.nii.gz"}]}))
+    with pytest.raises(ValueError, match=r"in one of them alone: \['b.nii.gz'\]"):
+        learning.main([*options, "--tiny"])
