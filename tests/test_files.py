@@ -22,7 +22,7 @@ from scripts.files import (
     write_json,
     write_whole,
 )
-from scripts.pictures import _slice, preview_figure, volume_figure, xray_figure
+from scripts.pictures import middle_slice, preview_figure, volume_figure, xray_figure
 from unwritable import full_disk, on_posix, read_only
 
 NOISE = torch.randint(-1000, 1000, (32, 32, 32), generator=torch.Generator().manual_seed(0)).float()
@@ -217,7 +217,7 @@ def test_slices_show_the_patients_right_anterior_and_superior_at_the_left_and_to
     """Axial: right at the left, anterior at the top; coronal: right, superior; sagittal: anterior, superior."""
     corner = torch.zeros(8, 8, 8)
     corner[tuple(slice(None) if i == axis else slice(6, 8) for i in range(3))] = 1
-    shown = _slice(corner, axis)
+    shown = middle_slice(corner, axis)
     assert shown[:2, :2].all(), plane
     assert shown.sum() == 4
 
@@ -226,10 +226,10 @@ def test_slices_show_the_patients_right_anterior_and_superior_at_the_left_and_to
 def test_columns_and_rows_of_a_slice_are_the_right_axes(axis: int, left: int, top: int):
     volume = torch.zeros(8, 8, 8)
     volume.select(left, 7).fill_(1)
-    assert torch.equal(_slice(volume, axis), torch.cat([torch.ones(8, 1), torch.zeros(8, 7)], 1))
+    assert torch.equal(middle_slice(volume, axis), torch.cat([torch.ones(8, 1), torch.zeros(8, 7)], 1))
     volume = torch.zeros(8, 8, 8)
     volume.select(top, 7).fill_(1)
-    assert torch.equal(_slice(volume, axis), torch.cat([torch.ones(1, 8), torch.zeros(7, 8)], 0))
+    assert torch.equal(middle_slice(volume, axis), torch.cat([torch.ones(1, 8), torch.zeros(7, 8)], 0))
 
 
 def test_the_error_shown_is_against_the_truth_averaged_to_the_volumes_size():
