@@ -74,6 +74,11 @@ def test_an_ellipsoid_has_its_place_its_volume_and_its_hu(size: int):
     torch.testing.assert_close((places * share).sum((1, 2, 3)) / share.sum(), middle[0], rtol=0, atol=0.1)
 
 
+def test_middles_outside_of_the_cube_are_refused():
+    with pytest.raises(ValueError, match="within_mm is .*less than half of fov_mm, 180"):
+        RandNodulesd("ct", 360.0, 10, [5.0, 20.0], [-300, 400], [140, 90, 180], 1.0)
+
+
 def test_no_ellipsoid_floats_outside_of_the_body():
     transform, hu = nodules(), phantom(64, 0.0)[None]
     transform.middles_mm, transform.radii_mm = torch.tensor([[170.0, 170.0, 0.0]]), torch.full((1, 3), 15.0)

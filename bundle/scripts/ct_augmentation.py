@@ -97,6 +97,9 @@ class RandNodulesd(RandomizableTransform, MapTransform):
         hu: lowest and highest HU.
         within_mm: how far from the middle of the cube along X, Y and Z their middles lie at most.
         prob: probability that anything is done.
+
+    Raises:
+        ValueError: when a middle could lie outside of the cube.
     """
 
     def __init__(
@@ -111,6 +114,8 @@ class RandNodulesd(RandomizableTransform, MapTransform):
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, prob)
+        if max(within_mm) >= fov_mm / 2:
+            raise ValueError(f"RandNodulesd: within_mm is {within_mm}, expected less than half of fov_mm, {fov_mm / 2:g}.")
         self.fov_mm, self.most = fov_mm, most
         self.radius_mm, self.hu, self.within_mm = tuple(radius_mm), tuple(hu), tuple(within_mm)
         self.middles_mm, self.radii_mm, self.values_hu = torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0)
