@@ -27,6 +27,7 @@ from monai.bundle import ConfigParser  # noqa: E402
 from scripts import BiplanarGeometry, ErrorTable, ProgressiveCascadeModel, beside_weights, load_records  # noqa: E402
 from scripts.attenuation import scaled_to_hu  # noqa: E402
 from scripts.checkpoints import read_checkpoint  # noqa: E402
+from scripts.ct_augmentation import ellipsoid  # noqa: E402
 from scripts.files import write_whole  # noqa: E402
 from scripts.pictures import DISPLAY_WINDOW_HU, ERROR_RANGE_HU, NOTICE, middle_slice  # noqa: E402
 from scripts.uncertainty import read_error_table  # noqa: E402
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config["bundle_root"], config["dataset_dir"], config["stage"] = str(ROOT / "bundle"), str(options.dataset_dir), STAGE
     weights = str(options.weights)
     network, geometry = (config.get_parsed_content(name) for name in ("network_def", "geometry"))
-    network.up_to(STAGE).load_state_dict(read_checkpoint(weights))
+    network.eval().up_to(STAGE).load_state_dict(read_checkpoint(weights))
     table, _ = read_error_table(beside_weights(weights, "uncertainty"), weights, geometry.fov_mm)
     load, project, datalist = (config.get_parsed_content(name) for name in ("load", "project", "datalist"))
     printed, differences = Table(COLUMNS, options.markdown), {}
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, balls in ARRANGEMENTS.items()
         }
         xrays = {name: project(ct) for name, ct in cts.items()}
-        volumes, half_widths = reconstructed(network.eval(), table, xrays, config["hu_window"])
+        volumes, half_widths = reconstructed(network, table, xrays, config["hu_window"])
         case = Case(places, options.radius_mm, cts, xrays, volumes, half_widths)
         for row in rows(case, geometry.fov_mm):
             printed.add(case=record["name"], **row)
@@ -160,10 +161,9 @@ def crossings_in_lungs(hu: torch.Tensor, geometry: BiplanarGeometry, radius_mm: 
 
 
 def ball(size: int, fov_mm: float, place: Place, radius_mm: float) -> torch.Tensor:
-    """The share of each voxel in a ball around a place, `(size, size, size)`, by its middle's way to the surface."""
+    """The share of each voxel in a ball around a place, `(size, size, size)`."""
     middles = ((torch.arange(size) + 0.5) / size - 0.5) * fov_mm
-    x, y, z = torch.meshgrid(middles - place[0], middles - place[1], middles, indexing="ij")
-    return ((radius_mm - (x**2 + y**2 + z**2).sqrt()) / (fov_mm / size) + 0.5).clamp(0, 1)
+    return ellipsoid([middles - place[0], middles - place[1], middles], torch.full((3,), radius_mm), fov_mm / size)
 
 
 def with_balls(

@@ -90,7 +90,7 @@ def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
     as for the shipped weights.
     """
     config = ConfigParser()
-    overlays = [name for name, is_wanted in {"weights.json": options.split, "tiny.json": options.tiny}.items() if is_wanted]
+    overlays = (["weights.json"] if options.split else []) + (["tiny.json"] if options.tiny else [])
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", *overlays)])
     if options.size:
         config["geometry#detector_pixels"] = 8 * options.size
@@ -113,7 +113,8 @@ def run(
     augment, project = (config.get_parsed_content(name) for name in ("augment", "project"))
     size = config.get_parsed_content("geometry").detector_pixels // 8
     sample = Sample(project, config["hu_window"], size)
-    seen = [record for record in loaded if record["group"] not in set().union(*unseen.values())]
+    all_unseen = set().union(*unseen.values())
+    seen = [record for record in loaded if record["group"] not in all_unseen]
     made_by = {name: config[name] for name in ("geometry", "volume_size", "load", "augment", "project")}
     made_of = json_hashing({**made_by, "names": [record["name"] for record in seen], "size": size})
     folder = options.output / "deformations" / made_of.decode()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .attenuation import hu_to_attenuation, scaled_to_hu
+from .attenuation import AIR_HU, hu_to_attenuation, scaled_to_hu
 from .geometry import BiplanarGeometry
 from .projector import lift, project
 from .region import Region
@@ -71,5 +71,5 @@ class Reprojection:
         """
         lowest, highest = self.hu_window
         factor = lift(ratio[:, :, None], geometry, region.size, region).prod(dim=1).sqrt()
-        above_air = (scaled_to_hu(volume, self.hu_window) + 1000).clamp(min=0) / (highest - lowest)
+        above_air = (scaled_to_hu(volume, self.hu_window) - AIR_HU).clamp(min=0) / (highest - lowest)
         return above_air * (factor - 1)
