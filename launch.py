@@ -64,8 +64,7 @@ class LaunchError(Exception):
 def main() -> int:
     arguments = parse_arguments()
     try:
-        if arguments.verb is not label:
-            install(with_peers=arguments.verb is test)
+        install(with_peers=arguments.verb is test)
         if arguments.verb is label or (arguments.verb is test and WITHOUT_LABEL not in arguments.pytest):
             install_label()
         arguments.verb(arguments)
@@ -537,18 +536,27 @@ def install(with_peers: bool = False) -> None:
 
 
 def install_label() -> None:
-    """Makes `.venv-label` for MONAI Label, which holds the bundle to older packages than the rest runs on."""
-    install_into(LABEL_ENVIRONMENT, LABEL_PYTHON, requirements_of_label())
+    """Makes `.venv-label` for MONAI Label over `.venv`: it holds only what must be older there, and the server."""
+    install_into(LABEL_ENVIRONMENT, LABEL_PYTHON, requirements_of_label(), over=PYTHON)
 
 
 def requirements_of_label() -> dict[Path, list[str]]:
-    """In the order of their installation, each file with pip's options."""
-    constraints = REQUIREMENTS_LABEL.relative_to(ROOT).as_posix()
-    return {REQUIREMENTS: ["-c", constraints], REQUIREMENTS_LABEL: [], REQUIREMENTS_LABEL_SERVER: ["--no-deps"]}
+    """In the order of their installation, each file with pip's options. Conflicts can only be with what `.venv` has."""
+    held = ["--no-warn-conflicts", "-c", REQUIREMENTS_LABEL.relative_to(ROOT).as_posix()]
+    return {REQUIREMENTS: held, REQUIREMENTS_LABEL: held[:1], REQUIREMENTS_LABEL_SERVER: ["--no-deps"]}
 
 
-def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]]) -> None:
-    """Makes an environment and installs requirements, save those files that have been installed as they are now."""
+def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]], over: Path | None = None) -> None:
+    """
+    Makes an environment and installs requirements, save those files that have been installed as they are now.
+
+    Args:
+        environment: its folder.
+        python: its interpreter, which need not exist yet.
+        wanted: requirements files, each with pip's options.
+        over: interpreter of another environment, whose packages are found after this one's own, so that the large ones
+            are on the disk once.
+    """
     if sys.version_info < (3, 10):
         raise LaunchError(f"Python {sys.version.split()[0]} found, 3.10 or newer expected.")
     marker = environment / "installed-requirements.sha256"
@@ -558,11 +566,25 @@ def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]])
         return
     print(f"Installing the requirements into {environment}; this happens once and takes a few minutes.", flush=True)
     if not python.is_file():
-        venv.create(environment, with_pip=True)
+        make_environment(environment, python, over)
     for file, options in missing.items():
         pip_install(python, [*options, "-r", file.relative_to(ROOT).as_posix()])
         done = [line for line in done if line.split()[-1] != checksum(file).split()[-1]] + [checksum(file)]
         marker.write_text("\n".join(done) + "\n", encoding="utf-8")
+
+
+def make_environment(environment: Path, python: Path, over: Path | None) -> None:
+    if over is None:
+        venv.create(environment, with_pip=True)
+        return
+    subprocess.check_call([str(over), "-m", "venv", str(environment)])  # by its Python, which its packages are built for
+    (packages_of(python) / "over.pth").write_text(f"{packages_of(over)}\n", encoding="utf-8")
+
+
+def packages_of(python: Path) -> Path:
+    """The folder from which an interpreter imports what pip installs."""
+    line = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.check_output(line, encoding="utf-8").strip())
 
 
 def checksum(file: Path) -> str:

@@ -14,12 +14,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from bundle_runs import ROOT
 from conftest import Trained
 from phantoms import phantom
@@ -203,18 +205,33 @@ def test_each_verb_installs_what_it_needs(launch: ModuleType, command, monkeypat
     for verb, *options in (["train"], ["label", "--studies", "d"], ["test", "--without-label"], ["test"]):
         monkeypatch.setattr(launch, verb, lambda arguments: None)
         command(verb, *options)
-    assert wanted == ["bundle", "label", "peers", "peers", "label"]
+    assert wanted == ["bundle", "bundle", "label", "peers", "peers", "label"]
 
 
 def test_label_installs_the_bundles_requirements_held_to_its_own(launch: ModuleType, monkeypatch, tmp_path: Path):
     calls, files = [], [launch.REQUIREMENTS, launch.REQUIREMENTS_LABEL, launch.REQUIREMENTS_LABEL_SERVER]
     monkeypatch.setattr(launch, "pip_install", lambda python, arguments: calls.append(arguments))
-    monkeypatch.setattr(launch.venv, "create", lambda folder, with_pip: folder.mkdir())
+    monkeypatch.setattr(launch, "make_environment", lambda folder, python, over: folder.mkdir())
     launch.install_into(tmp_path / "label", tmp_path / "label" / "python", launch.requirements_of_label())
     own, server = "monailabel_app/requirements.txt", "monailabel_app/requirements-server.txt"
-    assert calls == [["-c", own, "-r", "requirements.txt"], ["-r", own], ["--no-deps", "-r", server]]
+    held = "--no-warn-conflicts"
+    assert calls == [[held, "-c", own, "-r", "requirements.txt"], [held, "-r", own], ["--no-deps", "-r", server]]
     lines = (tmp_path / "label" / "installed-requirements.sha256").read_text().splitlines()
     assert lines == [launch.checksum(file) for file in files]
+
+
+def test_an_environment_over_another_finds_its_own_packages_first(launch: ModuleType, tmp_path: Path):
+    """What only the lower one has is imported from there; pip takes it for installed, and installs over it alone."""
+    python = tmp_path / "upper" / launch.PYTHON.relative_to(launch.PYTHON.parents[1])
+    launch.make_environment(tmp_path / "upper", python, over=launch.PYTHON)
+    own = launch.packages_of(python)
+    assert own.is_relative_to(tmp_path / "upper")
+    (own / "tqdm.py").write_text("")
+    found = "import torch, tqdm; print(torch.__file__); print(tqdm.__file__)"
+    files = subprocess.check_output([python, "-c", found], encoding="utf-8").split()
+    assert files == [torch.__file__, str(own / "tqdm.py")]
+    listed = subprocess.check_output([python, "-m", "pip", "list", "--format", "freeze"], encoding="utf-8")
+    assert f"torch=={version('torch')}" in listed
 
 
 def test_label_refuses_studies_that_are_no_folder_and_prints_the_line_it_runs(
