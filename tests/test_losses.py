@@ -322,12 +322,13 @@ def test_the_stages_losses_are_the_weighted_sums_of_the_design(small_geometry: B
         "l1": 1.0 * l1_loss(prediction, truth),
         "ssim": 0.5 * SSIMLoss()(prediction, truth),
         "vgg": 0.1 * untrained(prediction, truth),
-        "gradient": 0.2 * GradientMagnitudeLoss()(prediction, truth),
         "drr": 0.3 * DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)(prediction, xrays),
+        "gradient": 0.2 * GradientMagnitudeLoss()(prediction, truth),
     }
     vgg = {"vgg_weights": "untrained", "vgg_fraction": 1.0}
-    losses = (Stage1Loss(), Stage2Loss(**vgg), Stage3Loss(small_geometry, HU_WINDOW, XRAY_SCALE, **vgg))
-    for loss, count in zip(losses, (2, 3, 5)):
+    geometry = {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
+    losses = (Stage1Loss(), Stage2Loss(**vgg), Stage2Loss(**vgg, drr=0.3, **geometry), Stage3Loss(**vgg, **geometry))
+    for loss, count in zip(losses, (2, 3, 4, 5)):
         assert tuple(loss.weights) == tuple(terms)[:count]
         expected = sum(list(terms.values())[:count])
         torch.testing.assert_close(loss(prediction, truth, xrays), expected, rtol=1e-5, atol=1e-7)
@@ -365,7 +366,7 @@ def test_every_term_is_reported_by_name(small_geometry: BiplanarGeometry):
     prediction, truth = smooth_pair()
     prediction.requires_grad_(True)
     total = loss([None, None, prediction], {"ct": truth, "xrays": films_of(truth, small_geometry)})
-    assert loss.names == tuple(loss.terms) == ("loss", "l1", "ssim", "vgg", "gradient", "drr")
+    assert loss.names == tuple(loss.terms) == ("loss", "l1", "ssim", "vgg", "drr", "gradient")
     assert loss.terms["loss"] == pytest.approx(total.item())
     weights = {"l1": 1.0, "ssim": 0.5, "vgg": 0.1, "gradient": 0.2, "drr": 0.3}
     assert total.item() == pytest.approx(sum(weight * loss.terms[name] for name, weight in weights.items()), rel=1e-5)

@@ -308,7 +308,7 @@ def test_the_workflows_have_every_property_that_monai_asks_for(
     assert workflow.check_properties() == []
 
 
-@pytest.mark.parametrize(("stage", "its_own"), [(2, set()), (3, {"vgg_fraction"})])
+@pytest.mark.parametrize(("stage", "its_own"), [(2, {"drr"}), (3, {"drr", "vgg_fraction"})])
 def test_an_overlay_changes_only_what_its_stage_changes(stage: int, its_own: set):
     """The schedule of the README's table, which is in the configs and nowhere else."""
     first, own = (read(stage_configs(number)).get() for number in (1, stage))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pickle import UnpicklingError
 from urllib.error import URLError
 
@@ -176,7 +177,7 @@ class Stage1Loss(nn.Module):
 
 class Stage2Loss(Stage1Loss):
     """
-    Stage 1's terms, and VGG.
+    Stage 1's terms, VGG and, when it is asked for, DRR reprojection.
 
     Args:
         l1: weight of the mean absolute error.
@@ -184,6 +185,8 @@ class Stage2Loss(Stage1Loss):
         vgg: weight of :class:`TriPlanarVGGLoss`.
         vgg_weights: its `weights`.
         vgg_fraction: its `fraction`.
+        drr: weight of :class:`DRRReprojectionLoss`.
+        reprojection: its arguments, which `drr` needs.
     """
 
     def __init__(
@@ -193,41 +196,32 @@ class Stage2Loss(Stage1Loss):
         vgg: float = 0.1,
         vgg_weights: str = "pretrained",
         vgg_fraction: float = 0.1,
+        drr: float = 0.0,
+        **reprojection,
     ) -> None:
         super().__init__(l1, ssim)
         self._add("vgg", vgg, TriPlanarVGGLoss, vgg_weights, vgg_fraction)
-
-
-class Stage3Loss(Stage2Loss):
-    """
-    Stage 2's terms, gradient magnitude and DRR reprojection.
-
-    Args:
-        geometry: see :class:`DRRReprojectionLoss`, as the two next.
-        hu_window: lowest and highest HU of the volume's scale.
-        xray_scale: line integral that the X-rays' scale calls 1.
-        gradient: weight of :class:`GradientMagnitudeLoss`.
-        drr: weight of :class:`DRRReprojectionLoss`.
-        stage2: arguments of :class:`Stage2Loss`.
-    """
-
-    def __init__(
-        self,
-        geometry: BiplanarGeometry,
-        hu_window: Sequence[float],
-        xray_scale: float,
-        gradient: float = 0.2,
-        drr: float = 0.3,
-        **stage2,
-    ) -> None:
-        super().__init__(**stage2)
-        self._add("gradient", gradient, GradientMagnitudeLoss)
-        self._add("drr", drr, DRRReprojectionLoss, geometry, hu_window, xray_scale)
+        self._add("drr", drr, partial(DRRReprojectionLoss, **reprojection))
 
     def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
         if name == "drr":
             return self.losses[name](prediction, xrays, **crop)
         return super()._term(name, prediction, truth, xrays, **crop)
+
+
+class Stage3Loss(Stage2Loss):
+    """
+    Stage 2's terms, DRR reprojection among them, and gradient magnitude.
+
+    Args:
+        gradient: weight of :class:`GradientMagnitudeLoss`.
+        drr: weight of :class:`DRRReprojectionLoss`.
+        stage2: further arguments of :class:`Stage2Loss`.
+    """
+
+    def __init__(self, gradient: float = 0.2, drr: float = 0.3, **stage2) -> None:
+        super().__init__(drr=drr, **stage2)
+        self._add("gradient", gradient, GradientMagnitudeLoss)
 
 
 class MultiScaleLoss(nn.Module):
