@@ -26,7 +26,6 @@ import shutil
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -574,11 +573,12 @@ def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]],
 
 
 def make_environment(environment: Path, python: Path, over: Path | None) -> None:
-    if over is None:
-        venv.create(environment, with_pip=True)
-        return
-    subprocess.check_call([str(over), "-m", "venv", str(environment)])  # by its Python, which its packages are built for
-    (packages_of(python) / "over.pth").write_text(f"{packages_of(over)}\n", encoding="utf-8")
+    """By the Python of `over`, for which the packages there are built, else by this one."""
+    if subprocess.call([str(over or sys.executable), "-m", "venv", str(environment)]) != 0:
+        shutil.rmtree(environment, ignore_errors=True)
+        raise LaunchError(f"{environment} could not be made; Python's message is above.")
+    if over is not None:
+        (packages_of(python) / "over.pth").write_text(f"{packages_of(over)}\n", encoding="utf-8")
 
 
 def packages_of(python: Path) -> Path:

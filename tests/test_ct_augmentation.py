@@ -122,3 +122,17 @@ def test_the_training_of_the_weights_differs_in_its_schedule_and_augmentation_al
         assert parser[name] == plain[name]
     sizes = [int(parser.get_parsed_content(name)) for name in ("epochs", "repeats", "batch_size", "volume_size")]
     assert min(sizes) > 0 and sizes[-1] >= 64 * 2 ** (stage - 1)
+
+
+def test_the_training_of_the_weights_mirrors_half_of_the_patients_left_to_right():
+    """Before anything else, which deforms left and right unlike."""
+    configs = ROOT / "bundle" / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / name) for name in ("train.json", "weights.json")])
+    augment = parser.get_parsed_content("train#trainer#prepare_batch#augment")
+    mirror = augment.transforms[0]
+    cube = torch.rand(1, 8, 8, 8)
+    changed = [mirror.set_random_state(seed=seed)({"ct": cube})["ct"] for seed in range(64)]
+    mirrored = [bool((hu.numpy() == cube.flip(1).numpy()).all()) for hu in changed]
+    assert all(flipped or torch.equal(torch.as_tensor(hu), cube) for flipped, hu in zip(mirrored, changed))
+    assert 20 < sum(mirrored) < 44

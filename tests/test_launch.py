@@ -234,6 +234,16 @@ def test_an_environment_over_another_finds_its_own_packages_first(launch: Module
     assert f"torch=={version('torch')}" in listed
 
 
+@on_posix
+def test_of_an_environment_that_cannot_be_made_nothing_is_left(launch: ModuleType, tmp_path: Path):
+    maker = tmp_path / "python"
+    maker.write_text('#!/bin/sh\nmkdir -p "$3/bin"; exit 1\n')
+    maker.chmod(0o755)
+    with pytest.raises(launch.LaunchError, match="environment could not be made"):
+        launch.make_environment(tmp_path / "environment", tmp_path / "environment" / "bin" / "python", over=maker)
+    assert not (tmp_path / "environment").exists()
+
+
 def test_label_refuses_studies_that_are_no_folder_and_prints_the_line_it_runs(
     launch: ModuleType, command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd
 ):
