@@ -541,8 +541,12 @@ def install_label() -> None:
 
 def requirements_of_label() -> dict[Path, list[str]]:
     """In the order of their installation, each file with pip's options. Conflicts can only be with what `.venv` has."""
-    held = ["--no-warn-conflicts", "-c", REQUIREMENTS_LABEL.relative_to(ROOT).as_posix()]
-    return {REQUIREMENTS: held, REQUIREMENTS_LABEL: held[:1], REQUIREMENTS_LABEL_SERVER: ["--no-deps"]}
+    quiet, constraints = "--no-warn-conflicts", REQUIREMENTS_LABEL.relative_to(ROOT).as_posix()
+    return {
+        REQUIREMENTS: [quiet, "-c", constraints],
+        REQUIREMENTS_LABEL: [quiet],
+        REQUIREMENTS_LABEL_SERVER: ["--no-deps"],
+    }
 
 
 def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]], over: Path | None = None) -> None:

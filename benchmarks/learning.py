@@ -87,7 +87,7 @@ def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
     """
     The bundle's training configuration, stage 1, with other arguments of the network. The CTs have twice the voxels of
     the stage, half of what they have in training, and are projected to films of full size. With a split they are deformed
-    as for the shipped weights.
+    as for the shipped weights, and not mirrored.
     """
     config = ConfigParser()
     overlays = (["weights.json"] if options.split else []) + (["tiny.json"] if options.tiny else [])

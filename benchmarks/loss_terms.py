@@ -24,7 +24,7 @@ from scripts.files import write_json  # noqa: E402
 from table import Table  # noqa: E402
 
 ALL = "all"
-LEFT_OUT = {"l1": "loss#l1", "ssim": "loss#ssim", "vgg": "vgg", "gradient": "loss#gradient", "drr": "loss#drr"}
+LEFT_OUT = {"l1": "loss#l1", "ssim": "loss#ssim", "vgg": "vgg", "gradient": "loss#gradient", "drr": "drr"}
 """Where the configs have the weight of each term."""
 TERMS = {1: ("l1", "ssim"), 2: ("l1", "ssim", "vgg"), 3: ("l1", "ssim", "vgg", "gradient", "drr")}
 METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU", "reprojection_mae": "reprojection"}

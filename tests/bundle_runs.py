@@ -60,6 +60,14 @@ def stage_configs(stage: int, *further: Path) -> list[str]:
     return ["bundle/configs/train.json", *own, *map(str, further)]
 
 
+def read_configs(configs: list[str], **overrides: str) -> ConfigParser:
+    """The merged configs, nothing evaluated yet."""
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / config) for config in configs])
+    parser.update({"bundle_root": str(ROOT / "bundle"), **overrides})
+    return parser
+
+
 def bundle_run(
     workflow: str, configs: list[str], folder: Path = ROOT, processes: int = 1, restarts: int = 0, **overrides: Any
 ) -> subprocess.CompletedProcess:

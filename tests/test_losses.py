@@ -4,6 +4,7 @@ import os
 import socket
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,12 @@ def films_of(volume: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
 @pytest.fixture
 def small_geometry() -> BiplanarGeometry:
     return BiplanarGeometry(detector_pixels=32)
+
+
+@pytest.fixture
+def reprojection(small_geometry: BiplanarGeometry) -> dict[str, Any]:
+    """Arguments of :class:`DRRReprojectionLoss`, which the losses of stages 2 and 3 take too."""
+    return {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
 
 
 @pytest.fixture(scope="module")
@@ -315,19 +322,20 @@ def assert_refused(path: Path) -> None:
     assert "VGG-16" in str(caught.value)
 
 
-def test_the_stages_losses_are_the_weighted_sums_of_the_design(small_geometry: BiplanarGeometry, untrained: TriPlanarVGGLoss):
+def test_the_stages_losses_are_the_weighted_sums_of_the_design(
+    small_geometry: BiplanarGeometry, reprojection: dict[str, Any], untrained: TriPlanarVGGLoss
+):
     prediction, truth = smooth_pair()
     xrays = films_of(truth, small_geometry)
     terms = {
         "l1": 1.0 * l1_loss(prediction, truth),
         "ssim": 0.5 * SSIMLoss()(prediction, truth),
         "vgg": 0.1 * untrained(prediction, truth),
-        "drr": 0.3 * DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)(prediction, xrays),
+        "drr": 0.3 * DRRReprojectionLoss(**reprojection)(prediction, xrays),
         "gradient": 0.2 * GradientMagnitudeLoss()(prediction, truth),
     }
     vgg = {"vgg_weights": "untrained", "vgg_fraction": 1.0}
-    geometry = {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
-    losses = (Stage1Loss(), Stage2Loss(**vgg), Stage2Loss(**vgg, drr=0.3, **geometry), Stage3Loss(**vgg, **geometry))
+    losses = (Stage1Loss(), Stage2Loss(**vgg), Stage2Loss(**vgg, drr=0.3, **reprojection), Stage3Loss(**vgg, **reprojection))
     for loss, count in zip(losses, (2, 3, 4, 5)):
         assert tuple(loss.weights) == tuple(terms)[:count]
         expected = sum(list(terms.values())[:count])
@@ -342,11 +350,10 @@ def test_a_weight_scales_its_term():
 
 
 def test_a_term_of_weight_zero_is_left_out_and_needs_nothing(
-    small_geometry: BiplanarGeometry,
+    small_geometry: BiplanarGeometry, reprojection: dict[str, Any]
 ):
     """The VGG weights of a term that does not count are not asked for."""
-    geometry = {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
-    loss = MultiScaleLoss(3, **geometry, vgg=0, vgg_weights="no such file", gradient=0.0)
+    loss = MultiScaleLoss(3, **reprojection, vgg=0, vgg_weights="no such file", gradient=0.0)
     prediction, truth = smooth_pair()
     loss([None, None, prediction], {"ct": truth, "xrays": films_of(truth, small_geometry)})
     assert loss.names == tuple(loss.terms) == ("loss", "l1", "ssim", "drr")
@@ -360,9 +367,8 @@ def test_each_stage_is_compared_with_the_truth_averaged_to_its_size():
     torch.testing.assert_close(total, Stage1Loss()(volumes[0], avg_pool3d(ct, 4), None))
 
 
-def test_every_term_is_reported_by_name(small_geometry: BiplanarGeometry):
-    geometry = {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
-    loss = MultiScaleLoss(3, **geometry, vgg_weights="untrained", vgg_fraction=0.1)
+def test_every_term_is_reported_by_name(small_geometry: BiplanarGeometry, reprojection: dict[str, Any]):
+    loss = MultiScaleLoss(3, **reprojection, vgg_weights="untrained", vgg_fraction=0.1)
     prediction, truth = smooth_pair()
     prediction.requires_grad_(True)
     total = loss([None, None, prediction], {"ct": truth, "xrays": films_of(truth, small_geometry)})
@@ -397,10 +403,11 @@ def test_the_drr_loss_of_a_part_is_that_of_the_whole_with_the_part_in_it(small_g
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_part_of_the_volume_is_compared_with_that_part_of_the_truth(stage: int, small_geometry: BiplanarGeometry):
-    geometry = {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
+def test_a_part_of_the_volume_is_compared_with_that_part_of_the_truth(
+    stage: int, small_geometry: BiplanarGeometry, reprojection: dict[str, Any]
+):
     vgg = {"vgg_weights": "untrained", "vgg_fraction": 1.0}
-    loss = MultiScaleLoss(stage, **({**geometry, **vgg} if stage == 3 else {}))
+    loss = MultiScaleLoss(stage, **({**reprojection, **vgg} if stage == 3 else {}))
     truth = smooth_pair(size=32)[0]
     region = Region(32, (3, 0, 16), (19, 16, 32))
     volumes = [None] * (stage - 1) + [region.of(truth)]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_runs import ROOT, bundle_run, bundle_run_here, cause_of, stage_configs
+from bundle_runs import ROOT, bundle_run, bundle_run_here, cause_of, read_configs, stage_configs
 from conftest import Trained
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 from scripts import CheckpointError, InputError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -29,14 +29,6 @@ def digest(tensors: list[torch.Tensor]) -> str:
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
-def read(configs: list[str], **overrides: str) -> ConfigParser:
-    """The merged configs, nothing evaluated yet."""
-    parser = ConfigParser()
-    parser.read_config([str(ROOT / config) for config in configs])
-    parser.update({"bundle_root": str(ROOT / "bundle"), **overrides})
-    return parser
-
-
 def train_here(stage: int, overlay: Path, dataset: Path, folder: Path, **overrides) -> ConfigWorkflow:
     places = {"dataset_dir": dataset, "ckpt_dir": folder, "output_dir": folder}
     return bundle_run_here("training", stage_configs(stage, overlay), **places, **overrides)
@@ -44,7 +36,7 @@ def train_here(stage: int, overlay: Path, dataset: Path, folder: Path, **overrid
 
 def validation_psnr(folder: Path, dataset: Path, overlay: Path, stage: int) -> float:
     """Mean PSNR in dB of a stage's checkpoint over the validation cases, by a formula of its own."""
-    parser = read(stage_configs(stage, overlay), dataset_dir=str(dataset))
+    parser = read_configs(stage_configs(stage, overlay), dataset_dir=str(dataset))
     model = parser.get_parsed_content("network_def").eval()
     model.up_to(stage).load_state_dict(torch.load(folder / f"stage{stage}_best.pth", weights_only=True), strict=True)
     prepare, decibels = parser.get_parsed_content("validate#evaluator#prepare_batch"), []
@@ -199,7 +191,7 @@ def test_a_ct_that_cannot_be_used_stops_training_by_its_name(dataset: Path, over
 
 def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: Path):
     mixed = {"dataset_dir": str(dataset), "train#dataset#data": "$scripts.load_records(@datalist, 'test')"}
-    batches = list(read(stage_configs(1, overlay), **mixed).get_parsed_content("train#dataloader"))
+    batches = list(read_configs(stage_configs(1, overlay), **mixed).get_parsed_content("train#dataloader"))
     assert [(tuple(batch["xrays"].shape), tuple(batch["ct"].shape)) for batch in batches] == [
         ((2, 2, 128, 128), (2, 1, 64, 64, 64))
     ] * 2
@@ -287,7 +279,7 @@ def test_a_worker_that_dies_is_restarted_and_goes_on(two_processes, dataset: Pat
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize("further", [[], ["bundle/configs/multi_gpu_train.json"]], ids=["one process", "several"])
 def test_run_is_training(stage: int, further: list[str]):
-    parser = read([*stage_configs(stage), *further])
+    parser = read_configs([*stage_configs(stage), *further])
     parser.resolve_macro_and_relative_ids()
     assert parser["training"]
     assert parser["run"] == parser["training"]
@@ -311,7 +303,7 @@ def test_the_workflows_have_every_property_that_monai_asks_for(
 @pytest.mark.parametrize(("stage", "its_own"), [(2, {"drr"}), (3, {"drr", "vgg_fraction"})])
 def test_an_overlay_changes_only_what_its_stage_changes(stage: int, its_own: set):
     """The schedule of the README's table, which is in the configs and nowhere else."""
-    first, own = (read(stage_configs(number)).get() for number in (1, stage))
+    first, own = (read_configs(stage_configs(number)).get() for number in (1, stage))
     changed = {key for key in own if own[key] != first.get(key)}
     assert changed == {"stage", "epochs", "learning_rate", "batch_size", "writes", "loss", "train", *its_own}
 
@@ -321,7 +313,7 @@ def test_an_overlay_changes_only_what_its_stage_changes(stage: int, its_own: set
     [(1, (50, 1e-4, 8, 1.0, 0.5)), (2, (30, 5e-5, 4, 1.0, 0.5, 0.1)), (3, (20, 2e-5, 2, 1.0, 0.5, 0.1, 0.2, 0.3))],
 )
 def test_the_schedule_and_the_losses_weights_are_the_published_ones(stage: int, expected: tuple):
-    parser = read(stage_configs(stage))
+    parser = read_configs(stage_configs(stage))
     schedule = [parser[name] for name in ("epochs", "learning_rate", "batch_size")]
     weights = [parser.get_parsed_content(f"loss#{name}") for name in TERMS[stage]]
     assert (*schedule, *weights) == expected
