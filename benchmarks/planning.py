@@ -71,7 +71,7 @@ def _numbers_that_are_real() -> Iterator[None]:
         patch.object(BiplanarGeometry, "__post_init__", _outside(BiplanarGeometry.__post_init__)),
         patch.object(BiplanarGeometry, "is_along_axes", property(_outside(BiplanarGeometry.is_along_axes.fget))),
         patch.object(slice_stack, "_weights", _real_weights),
-        patch.dict(slice_stack.WORKING_SET, cpu=slice_stack.WORKING_SET["cuda"]),
+        patch.dict(slice_stack.WORKING_SET, cpu=slice_stack.WORKING_SET["gpu"]),
         patch.object(torch.Tensor, "item", lambda self: 1.0),
     ):
         yield

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bundle_runs import ROOT
+import nibabel
+import torch
+from bundle_runs import OVERLAY, ROOT
+from phantoms import phantom, write_films
+from radiographs import LATERAL, write_line_integrals
+from scripts import BiplanarGeometry, ProgressiveCascadeModel
+from scripts.files import cube_affine, write_ct
+from study_files import write_picture
 
 PYTHON = ROOT / ".venv-label" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 MODEL = "biplanar_xray_ct_reconstruction"
@@ -31,9 +38,23 @@ print("answer:", json.dumps(getattr(MONAILabelClient(server, folder), method)(**
 
 
 @dataclass
+class Part:
+    """A field of a form; with a `filename` it is a file."""
+
+    field: str
+    data: bytes
+    filename: bytes | None = None
+
+    def encoded(self) -> bytes:
+        name = f'name="{self.field}"'.encode()
+        return name if self.filename is None else name + b'; filename="' + self.filename + b'"'
+
+
+@dataclass
 class Answer:
     status: int
     body: bytes
+    headers: Mapping[str, str]
 
     @property
     def json(self) -> Any:
@@ -47,10 +68,28 @@ class Answer:
 
 @dataclass
 class Server:
-    url: str
+    port: int
     log: Path
     temporary: Path
     """Its folder for temporary files."""
+    address: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}:{self.port}"
+
+    def send(
+        self, method: str, path: str, body: bytes | None = None, timeout_s: float = 120, **headers: str | None
+    ) -> Answer:
+        """One request as it is; `host="x"` sets the header Host, `sec_fetch_site="x"` Sec-Fetch-Site."""
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=timeout_s)
+        given = {name.replace("_", "-").title(): value for name, value in headers.items() if value is not None}
+        try:
+            connection.request(method, path, body, given)
+            response = connection.getresponse()
+            return Answer(response.status, response.read(), response.headers)
+        finally:
+            connection.close()
 
     def ask(
         self,
@@ -58,32 +97,40 @@ class Server:
         path: str,
         params: dict[str, Any] | None = None,
         files: dict[str, Path] | None = None,
-        origin: str | None = None,
-        timeout_s: float = 120,
+        **headers: str | None,
     ) -> Answer:
         """
-        One request. Files go in a form, as `{field: path}`, with `params` as its field of JSON; a number after a field
-        tells files of one field apart. Without files `params` is the body. `origin` is the site of the page that asks.
+        One request. Files go in a form, as `{field: path}`, with `params` as its field of JSON. Without files `params`
+        is the body.
         """
-        form = files is not None
-        body, kind = _form(params or {}, files) if form else (json.dumps(params).encode(), "application/json")
-        request = urllib.request.Request(self.url + path, None if params is None and not form else body, method=method)
-        request.add_header("Content-Type", kind)
-        if origin:
-            request.add_header("Origin", origin)
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as response:
-                return Answer(response.status, response.read())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read())
+        if files is None:
+            body = None if params is None else json.dumps(params).encode()
+            return self.send(method, path, body, content_type="application/json", **headers)
+        parts = [Part(field, path.read_bytes(), path.name.encode()) for field, path in files.items()]
+        return self.form(method, path, [Part("params", json.dumps(params or {}).encode()), *parts], **headers)
 
-    def infer(
-        self, study: str = "", output: str = "image", model: str = MODEL, session: str = "", **given: Any
-    ) -> Answer:
+    def form(self, method: str, path: str, parts: Sequence[Part], **headers: str | None) -> Answer:
+        boundary = uuid.uuid4().hex
+        lines = [
+            f"--{boundary}\r\nContent-Disposition: form-data; ".encode() + part.encoded() + b"\r\n\r\n" + part.data
+            for part in parts
+        ]
+        body = b"\r\n".join([*lines, f"--{boundary}--\r\n".encode()])
+        return self.send(method, path, body, content_type=f"multipart/form-data; boundary={boundary}", **headers)
+
+    def head(self, lines: bytes) -> Answer:
+        """The answer to a request's lines, its body not sent, by a socket: no client changes them."""
+        with socket.create_connection((self.address, self.port), timeout=60) as connection:
+            connection.sendall(lines)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return Answer(response.status, response.read(), response.headers)
+
+    def infer(self, study: str = "", output: str = "image", model: str = MODEL, **given: Any) -> Answer:
         """`given` are the request's parameters; a path among them is uploaded as the file of that name."""
         files = {name: value for name, value in given.items() if isinstance(value, Path)}
         params = {name: value for name, value in given.items() if name not in files}
-        query = f"image={quote(study)}&output={output}&session_id={session}"
+        query = f"image={quote(study)}&output={output}"
         return self.ask("POST", f"/infer/{model}?{query}", params, files)
 
     def client(self, folder: Path, method: str, **arguments: Any) -> Any:
@@ -105,7 +152,7 @@ def running(line: list[Any], port: int, log: Path) -> Iterator[Server]:
             list(map(str, line)), cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        server = Server(f"http://127.0.0.1:{port}", log, temporary)
+        server = Server(port, log, temporary)
         _wait(process, server)
         yield server
     finally:
@@ -135,17 +182,42 @@ def _wait(process: subprocess.Popen, server: Server, timeout_s: float = 180) -> 
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if server.ask("GET", "/info/", timeout_s=10).status == 200:
+            if server.send("GET", "/info/", timeout_s=10).status in (200, 401):
                 return
         except OSError:
             time.sleep(0.2)
     raise AssertionError(f"the server did not start:\n{server.log.read_text(errors='replace')[-3000:]}")
 
 
-def _form(params: dict[str, Any], files: dict[str, Path]) -> tuple[bytes, str]:
-    boundary = uuid.uuid4().hex
-    parts = [('name="params"', json.dumps(params).encode())]
-    for field, path in files.items():
-        parts.append((f'name="{field.rstrip("0123456789")}"; filename="{path.name}"', path.read_bytes()))
-    lines = [f"--{boundary}\r\nContent-Disposition: form-data; {name}\r\n\r\n".encode() + data for name, data in parts]
-    return b"\r\n".join([*lines, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
+def write_studies(folder: Path) -> None:
+    """
+    Three phantoms with CT and films by name, one with films by DICOM tags, one whose films say nothing, and a bad one;
+    and a link to a film that lies outside.
+    """
+    for number in range(3):
+        hu = phantom(24, 0.03 * number)
+        write_ct(str(folder / f"p{number}_ct.nii.gz"), hu, cube_affine(24, 360.0))
+        write_films(folder, f"p{number}", hu)
+    for name, view in (("one", "frontal"), ("two", "lateral")):
+        shutil.copyfile(folder / f"p0_{view}.nii.gz", folder / f"{name}.nii.gz")
+    (folder / "tags").mkdir()
+    study = {"StudyInstanceUID": "1.2.3", "PatientID": "tagged"}
+    for name, series, tags in (("1.dcm", "1.2.3.1", {}), ("2.dcm", "1.2.3.2", LATERAL)):
+        film = nibabel.load(folder / f"p0_{'lateral' if tags else 'frontal'}.nii.gz").get_fdata()[..., 0].T
+        write_line_integrals(folder / "tags" / name, film, **study, SeriesInstanceUID=series, **tags)
+    (folder / "bad_frontal.png").write_bytes(b"no picture")
+    write_picture(folder / "bad_lateral.png")
+    (folder.parent / "outside.nii.gz").write_bytes((folder / "p0_lateral.nii.gz").read_bytes())
+    (folder / "link.nii.gz").symlink_to(folder.parent / "outside.nii.gz")
+
+
+def write_weights(path: Path) -> None:
+    """Random weights of the sizes of :data:`OVERLAY`, none of them zero, whose volume lies within the window."""
+    torch.manual_seed(0)
+    sizes = {name.split("#")[1]: value for name, value in OVERLAY.items() if name.startswith("network_def#")}
+    model = ProgressiveCascadeModel(geometry=BiplanarGeometry(detector_pixels=128), **sizes)
+    for name, parameter in model.named_parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.01 if "correction" in name else 0.1)
+    torch.nn.init.constant_(model.stages[0].to_volume.conv.bias, 0.5)  # neither all air nor all bone
+    torch.save(model.state_dict(), path)

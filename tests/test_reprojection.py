@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from math import log, sqrt
+
 import pytest
 import torch
-from scripts import BiplanarGeometry, Region, hu_to_attenuation, project
+from scripts import BiplanarGeometry, Region, hu_to_attenuation, lift, project
 from scripts.reprojection import LARGEST_RATIO, Reprojection
 from torch.nn.functional import avg_pool3d
 
@@ -37,16 +40,16 @@ def body() -> torch.Tensor:
 
 
 def test_a_volume_that_agrees_with_its_xrays_needs_no_correction(reprojection: Reprojection, geometry):
-    ratio = reprojection.ratio(scaled(body()), xrays_of(body(), geometry), geometry, SIZE)
-    torch.testing.assert_close(ratio, torch.ones_like(ratio))
-    correction = reprojection.correction(scaled(body()), ratio, geometry, WHOLE)
+    log_ratio = reprojection.log_ratio(scaled(body()), xrays_of(body(), geometry), geometry, SIZE)
+    torch.testing.assert_close(log_ratio, torch.zeros_like(log_ratio), rtol=0, atol=1.3e-6)
+    correction = reprojection.correction(scaled(body()), log_ratio, geometry, WHOLE)
     torch.testing.assert_close(correction, torch.zeros_like(correction), rtol=0, atol=1e-5)
 
 
 def test_the_correction_of_half_the_attenuation_is_the_other_half(reprojection: Reprojection, geometry):
     water, half = torch.full((2, 1, SIZE, SIZE, SIZE), 0.0), torch.full((2, 1, SIZE, SIZE, SIZE), -500.0)
-    ratio = reprojection.ratio(scaled(half), xrays_of(water, geometry), geometry, SIZE)
-    correction = reprojection.correction(scaled(half), ratio, geometry, WHOLE)
+    log_ratio = reprojection.log_ratio(scaled(half), xrays_of(water, geometry), geometry, SIZE)
+    correction = reprojection.correction(scaled(half), log_ratio, geometry, WHOLE)
     inside = (..., slice(2, -2), slice(2, -2), slice(2, -2))
     torch.testing.assert_close((scaled(half) + correction)[inside], scaled(water)[inside], rtol=5e-3, atol=0)
 
@@ -56,8 +59,8 @@ def test_corrections_bring_the_films_together(reprojection: Reprojection, geomet
     for _ in range(8):
         drr = reprojection.films(reprojection.attenuation(volume), geometry, WHOLE, SIZE)
         errors.append((drr - xrays).abs().mean())
-        ratio = reprojection.ratio(volume, xrays, geometry, SIZE)
-        volume = volume + reprojection.correction(volume, ratio, geometry, WHOLE)
+        log_ratio = reprojection.log_ratio(volume, xrays, geometry, SIZE)
+        volume = volume + reprojection.correction(volume, log_ratio, geometry, WHOLE)
     assert all(later < earlier for earlier, later in zip(errors, errors[1:]))
     assert errors[-1] < 0.1 * errors[0]
 
@@ -66,13 +69,35 @@ def test_air_stays_air_and_ratios_keep_their_bounds(reprojection: Reprojection, 
     air = torch.full((1, 1, SIZE, SIZE, SIZE), -1000.0)
     air[..., :2, 0] = -1024.0
     for xrays in (torch.ones(1, 2, 2 * SIZE, 2 * SIZE), torch.zeros(1, 2, 2 * SIZE, 2 * SIZE)):
-        ratio = reprojection.ratio(scaled(air), xrays, geometry, SIZE)
-        assert 1 / LARGEST_RATIO <= ratio.min() <= ratio.max() <= LARGEST_RATIO
-        assert not reprojection.correction(scaled(air), ratio, geometry, WHOLE).any()
+        log_ratio = reprojection.log_ratio(scaled(air), xrays, geometry, SIZE)
+        assert log_ratio.abs().max() <= log(LARGEST_RATIO) + 1e-6
+        assert not reprojection.correction(scaled(air), log_ratio, geometry, WHOLE).any()
 
 
 def test_the_correction_of_a_region_is_that_part_of_the_whole(reprojection: Reprojection, geometry):
     volume, region = torch.rand(1, 1, SIZE, SIZE, SIZE), Region(SIZE, (2, 0, 5), (9, 16, 6))
-    ratio = reprojection.ratio(volume, torch.rand(1, 2, 2 * SIZE, 2 * SIZE), geometry, SIZE)
-    part = reprojection.correction(region.of(volume), ratio, geometry, region)
-    torch.testing.assert_close(part, region.of(reprojection.correction(volume, ratio, geometry, WHOLE)))
+    log_ratio = reprojection.log_ratio(volume, torch.rand(1, 2, 2 * SIZE, 2 * SIZE), geometry, SIZE)
+    part = reprojection.correction(region.of(volume), log_ratio, geometry, region)
+    torch.testing.assert_close(part, region.of(reprojection.correction(volume, log_ratio, geometry, WHOLE)))
+
+
+def test_the_change_is_the_geometric_mean_of_both_rays_ratios(reprojection: Reprojection, geometry):
+    films = torch.tensor([log(1.5), log(0.8)])[:, None, None].expand(1, 2, 2 * SIZE, 2 * SIZE)
+    correction = reprojection.correction(scaled(torch.zeros(1, 1, SIZE, SIZE, SIZE)), films, geometry, WHOLE)
+    expected = 1000 / 2048 * (sqrt(1.5 * 0.8) - 1)
+    torch.testing.assert_close(correction, torch.full_like(correction, expected))
+
+
+def test_a_ray_that_misses_its_detector_asks_for_no_change_and_has_a_gradient(reprojection: Reprojection, geometry):
+    """Turned by 20 degrees, corners of the cube cast their shadow beside the lateral detector."""
+    turned = replace(geometry, angles_deg=((0.0, 0.0, 0.0), (20.0, 0.0, 0.0)))
+    on_detector = lift(torch.ones(1, 2, 1, 2 * SIZE, 2 * SIZE), turned, SIZE)[0, :, 0]
+    missed = (on_detector[0] == 1) & (on_detector[1] == 0)
+    assert missed.any()
+    films = torch.full((1, 2, 2 * SIZE, 2 * SIZE), log(1.5), requires_grad=True)
+    water = scaled(torch.zeros(1, 1, SIZE, SIZE, SIZE))
+    correction = reprojection.correction(water, films, turned, WHOLE)
+    expected = torch.full_like(correction[0, 0][missed], 1000 / 2048 * (sqrt(1.5) - 1))
+    torch.testing.assert_close(correction[0, 0][missed], expected)
+    correction.sum().backward()
+    assert torch.isfinite(films.grad).all()

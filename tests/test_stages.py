@@ -181,8 +181,8 @@ def local_reach(stage: VolumeStage, evidence, geometry, previous, voxel: tuple[i
     held = torch.rand(1, 8, 16, 16, 16)
     region = Region.whole(stage.size)
     lifted = features if stage.reads_features else None
-    ratio = stage.reprojection.ratio(previous, xrays, geometry, stage.size)
-    stage._decode(region, held, lifted, xrays, geometry, previous, ratio)[(0, 0, *voxel)].backward()
+    log_ratio = stage.reprojection.log_ratio(previous, xrays, geometry, stage.size)
+    stage._decode(region, held, lifted, xrays, geometry, previous, log_ratio)[(0, 0, *voxel)].backward()
     return (features.grad.abs().sum((0, 2)) > 0) | (xrays.grad.abs().sum(0) > 0)
 
 

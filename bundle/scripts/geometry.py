@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import cos, isfinite, isinf, radians, sin
 from typing import TypeVar
@@ -14,6 +15,10 @@ from .errors import InputError
 FRONTAL_VIEWS = ("AP", "PA")
 LATERAL_VIEWS = ("LL", "RL")
 LARGEST_ANGLE = 45.0
+SIGN_OF_VIEW = {"AP": 1.0, "PA": -1.0, "LL": 1.0, "RL": -1.0}
+"""Side of the patient on which the source of a view is: +1 anterior or right, -1 posterior or left."""
+MIRRORED_ANGLES = torch.tensor([[-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
+"""What a reflection from right to left makes of the frontal and the lateral view's angles."""
 
 Number = TypeVar("Number", float, np.ndarray, torch.Tensor)
 """One coordinate, or an array of them: the geometry is plain arithmetic, which serves all three."""
@@ -31,8 +36,8 @@ class BiplanarGeometry:
     Films are oriented as they are read: rows run from superior to inferior; the frontal view's columns run from the
     patient's right to the left, the lateral view's from anterior to posterior.
 
-    The distances and angles may differ between the cases of a batch: a tensor `(B,)` for a distance, `(B, 2, 3)` for
-    the angles. They may require gradients.
+    Distances, angles and views may differ between the cases of a batch: a tensor `(B,)` for a distance, `(B, 2, 3)` for
+    the angles, `(B, 2)` for the views, see :func:`signs_of_views`. Distances and angles may require gradients.
 
     Args:
         source_to_isocentre_mm: distance of the X-ray source from the centre of the cube.
@@ -40,7 +45,8 @@ class BiplanarGeometry:
         fov_mm: side of the cube.
         detector_size_mm: side of the square detector.
         detector_pixels: pixels along a side of the detector.
-        views: DICOM view positions of the two films: "AP" or "PA", then "LL" (left side at the detector) or "RL".
+        views: DICOM view positions of the two films: "AP" or "PA", then "LL" (left side at the detector) or "RL"; or a
+            tensor of the sides of their sources.
         angles_deg: for each view, how far source and detector together are turned from the cube's axis: about the
             patient's superior axis, then about the film's horizontal axis, then about the beam, each as turned by the
             angles before; right-handed about the axis's positive direction (right, anterior, superior), at most 45
@@ -56,12 +62,14 @@ class BiplanarGeometry:
     fov_mm: float = 360.0
     detector_size_mm: float = 480.0
     detector_pixels: int = 512
-    views: tuple[str, str] = ("PA", "LL")
+    views: tuple[str, str] | torch.Tensor = ("PA", "LL")
     angles_deg: tuple[tuple[float, float, float], ...] | torch.Tensor = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "views", tuple(self.views))
-        self._check_sizes_and_views()
+        if not isinstance(self.views, torch.Tensor):
+            object.__setattr__(self, "views", tuple(self.views))
+        self._check_sizes()
+        self._check_views()
         self._check_angles()
         if not isinstance(self.angles_deg, torch.Tensor):
             object.__setattr__(self, "angles_deg", tuple(tuple(map(float, angles)) for angles in self.angles_deg))
@@ -69,14 +77,22 @@ class BiplanarGeometry:
         self._check_distances()
         self._check_shadow()
 
-    def _check_sizes_and_views(self) -> None:
+    def _check_sizes(self) -> None:
         for name in ("fov_mm", "detector_size_mm", "detector_pixels"):
             value = getattr(self, name)
             if not (isfinite(value) and value > 0):
                 raise InputError(f"BiplanarGeometry: {name} is {value}, expected a positive number.")
         if self.detector_pixels != int(self.detector_pixels):
             raise InputError(f"BiplanarGeometry: detector_pixels is {self.detector_pixels}, expected a whole number.")
-        if len(self.views) != 2 or self.views[0] not in FRONTAL_VIEWS or self.views[1] not in LATERAL_VIEWS:
+
+    def _check_views(self) -> None:
+        if isinstance(self.views, torch.Tensor):
+            if self.views.ndim < 2 or self.views.shape[-1] != 2 or not bool((self.views.abs() == 1).all()):
+                raise InputError(
+                    f"BiplanarGeometry: views are a tensor {tuple(self.views.shape)}, expected (B, 2) of 1 and -1 for the "
+                    f"cases of a batch; scripts.geometry.signs_of_views makes it."
+                )
+        elif len(self.views) != 2 or self.views[0] not in FRONTAL_VIEWS or self.views[1] not in LATERAL_VIEWS:
             raise InputError(
                 f"BiplanarGeometry: views are {self.views}, expected one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}."
             )
@@ -164,9 +180,9 @@ class BiplanarGeometry:
             return depth_mm * 0.0 + 1.0
         return self.source_to_detector_mm / (self.source_to_isocentre_mm - depth_mm)
 
-    def depth_sign(self, view: int) -> float:
+    def depth_sign(self, view: int) -> float | torch.Tensor:
         """+1 where the source of the view lies on the positive side of its axis (anterior, right), else -1."""
-        return 1.0 if self.views[view] in ("AP", "LL") else -1.0
+        return self.views[..., view] if isinstance(self.views, torch.Tensor) else SIGN_OF_VIEW[self.views[view]]
 
     def shadow(self, point: tuple[Number, Number, Number], view: int) -> tuple[Number, Number]:
         """
@@ -216,9 +232,31 @@ class BiplanarGeometry:
         """The same detector, read out with another number of pixels."""
         return replace(self, detector_pixels=detector_pixels)
 
+    def select(self, cases: Sequence[int]) -> BiplanarGeometry:
+        """The set-up of some of the cases, by their places in the batch; itself when all cases share it."""
+        return replace(self, **{name: field[list(cases)] for name, field in self._tensors().items()})
+
+    def mirrored(self) -> BiplanarGeometry:
+        """
+        The set-up in which the mirror image of a patient, right and left exchanged, casts the mirror image of the frontal
+        film and the same lateral film: LL becomes RL and the other way round, AP and PA stay.
+        """
+        views, angles = self.views, self.angles_deg
+        if isinstance(views, torch.Tensor):
+            views = views * views.new_tensor([1.0, -1.0])
+        else:
+            views = (views[0], "RL" if views[1] == "LL" else "LL")
+        if isinstance(angles, torch.Tensor):
+            angles = angles * MIRRORED_ANGLES.to(angles)
+        else:
+            angles = tuple(tuple(a * s for a, s in zip(*rows)) for rows in zip(angles, MIRRORED_ANGLES.tolist()))
+        return replace(self, views=views, angles_deg=angles)
+
     def cases_apart(self) -> list[BiplanarGeometry]:
-        """The set-up of each case, in plain numbers, without gradients; a single one when all cases share it."""
+        """The set-up of each case, in plain words and numbers, without gradients; a single one when all share it."""
         numbers = {name: field.tolist() for name, field in self._tensors().items()}
+        if "views" in numbers:
+            numbers["views"] = [views_of_signs(signs) for signs in numbers["views"]]
         return [replace(self, **{name: values[i] for name, values in numbers.items()}) for i in range(self.cases or 1)]
 
     def broadcast(self, dimensions: int, like: torch.Tensor) -> BiplanarGeometry:
@@ -238,6 +276,18 @@ class BiplanarGeometry:
     def _tensors(self) -> dict[str, torch.Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def signs_of_views(views: Sequence[Sequence[str]]) -> torch.Tensor:
+    """The pairs of views of a batch's cases, such as `[("PA", "LL"), ("AP", "RL")]`, as :class:`BiplanarGeometry` takes
+    views that differ: `(B, 2)`, see :data:`SIGN_OF_VIEW`."""
+    return torch.tensor([[SIGN_OF_VIEW[view] for view in pair] for pair in views])
+
+
+def views_of_signs(signs: Sequence[float]) -> tuple[str, str]:
+    """The two views of one case, the inverse of :func:`signs_of_views`."""
+    frontal, lateral = signs
+    return "AP" if frontal > 0 else "PA", "LL" if lateral > 0 else "RL"
 
 
 def _bounds(value: float | torch.Tensor) -> tuple[float, float]:

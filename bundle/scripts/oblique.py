@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import grid_sample
 from torch.utils.checkpoint import checkpoint
 
+from .devices import precise_device
 from .geometry import BiplanarGeometry
 from .region import Region
 
@@ -34,7 +35,7 @@ def project_rays(volume: torch.Tensor, geometry: BiplanarGeometry, view: int, re
     film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, volume)
     origin, step = geometry.broadcast(2, film_mm).ray(film_mm[None, :], film_mm[:, None], view)
     main, across = (1, 0) if view == 0 else (0, 1)
-    x_y_z = [region.centres(axis, geometry.fov_mm, volume.device).to(volume.dtype) for axis in range(3)]
+    x_y_z = [region.centres(axis, geometry.fov_mm, precise_device(volume.device)).to(volume) for axis in range(3)]
     depth, across_mm, z_mm = x_y_z[main], x_y_z[across], x_y_z[2]
     slices, voxel_mm = volume.movedim(main + 1, 0), geometry.fov_mm / region.size
 
@@ -65,7 +66,8 @@ def lift_rays(films: torch.Tensor, geometry: BiplanarGeometry, view: int, region
         `(B, C, X, Y, Z)`, RAS+.
     """
     dtype = torch.promote_types(films.dtype, torch.float32)
-    all_x, y, z = (region.centres(axis, geometry.fov_mm, films.device).to(dtype) for axis in range(3))
+    centres_mm = (region.centres(axis, geometry.fov_mm, precise_device(films.device)) for axis in range(3))
+    all_x, y, z = (of_axis.to(films.device, dtype) for of_axis in centres_mm)
     geometry = geometry.broadcast(3, all_x)
 
     def lifted(films: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -37,9 +37,11 @@ class Reprojection:
         """Scaled line integrals, `(B, 2, 2 size, 2 size)`, of the attenuation in a region."""
         return project(mu, geometry.with_pixels(2 * size), region) / self.xray_scale
 
-    def ratio(self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, size: int) -> torch.Tensor:
+    def log_ratio(
+        self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, size: int
+    ) -> torch.Tensor:
         """
-        X-rays over the volume's own projections, between 1 / 4 and 4.
+        Logarithm of the X-rays over the volume's own projections, between -log 4 and log 4.
 
         Args:
             volume: a whole one, scaled, `(B, 1, s, s, s)`.
@@ -48,28 +50,28 @@ class Reprojection:
             size: the films have twice as many pixels.
 
         Returns:
-            `(B, 2, 2 size, 2 size)`, 1 where they agree.
+            `(B, 2, 2 size, 2 size)`, 0 where they agree.
         """
         films = self.films(self.attenuation(volume), geometry, Region.whole(volume.shape[-1]), size)
         ratio = (adaptive_avg_pool2d(xrays, 2 * size) + LEAST) / (films + LEAST)
-        return ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+        return ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO).log()
 
     def correction(
-        self, volume: torch.Tensor, ratio: torch.Tensor, geometry: BiplanarGeometry, region: Region
+        self, volume: torch.Tensor, log_ratio: torch.Tensor, geometry: BiplanarGeometry, region: Region
     ) -> torch.Tensor:
         """
         What to add to a region of a volume, so that it agrees better with both X-rays: attenuation is multiplied by the
         geometric mean of the ratios of the two rays through a voxel, one step of the multiplicative algebraic
         reconstruction technique for all rays at a time (Gordon, Bender and Herman, 1970; Lent, 1977). Zero in air, and
-        where both ratios are 1.
+        where both X-rays agree; a ray that misses its detector asks for no change.
 
         Args:
             volume: the region's part of the volume, scaled, `(B, 1, X, Y, Z)`.
-            ratio: from :meth:`ratio` of the whole.
+            log_ratio: from :meth:`log_ratio` of the whole.
             geometry: the set-up.
             region: which part.
         """
         lowest, highest = self.hu_window
-        factor = lift(ratio[:, :, None], geometry, region.size, region).prod(dim=1).sqrt()
+        change = lift(log_ratio[:, :, None], geometry, region.size, region).mean(dim=1).expm1()
         above_air = (scaled_to_hu(volume, self.hu_window) - AIR_HU).clamp(min=0) / (highest - lowest)
-        return above_air * (factor - 1)
+        return above_air * change

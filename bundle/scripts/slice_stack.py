@@ -17,10 +17,11 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding, embedding_bag
 
+from .devices import precise_device
 from .geometry import BiplanarGeometry
 from .region import Region
 
-WORKING_SET = {"cpu": 2**20, "cuda": 2**25}
+WORKING_SET = {"cpu": 2**20, "gpu": 2**25}
 """Values of an intermediate result that are held at a time; on a CPU few enough for its caches."""
 
 
@@ -184,7 +185,7 @@ def _weighted_sums(rows: torch.Tensor, index: torch.Tensor, weight: torch.Tensor
 
 def _blocks(slices: int, values_per_slice: int, device: torch.device) -> Iterator[slice]:
     """A few slices at a time."""
-    count = max(1, WORKING_SET[device.type] // values_per_slice)
+    count = max(1, WORKING_SET["cpu" if device.type == "cpu" else "gpu"] // values_per_slice)
     return (slice(start, min(start + count, slices)) for start in range(0, slices, count))
 
 
@@ -204,7 +205,8 @@ def _view_weights(
     width is the distance of two voxels, or of two pixels, in the cells of either side.
     """
     main, across = (1, 0) if view == 0 else (0, 1)
-    depth, *in_plane = (region.centres(axis, geometry.fov_mm, like.device) for axis in (main, across, 2))
+    device = precise_device(like.device)
+    depth, *in_plane = (region.centres(axis, geometry.fov_mm, device) for axis in (main, across, 2))
     voxel_mm, pixel_mm = geometry.fov_mm / region.size, geometry.detector_size_mm / pixels
     magnification = geometry.magnification(depth * geometry.depth_sign(view))[:, None]
     voxels_per_pixel = pixel_mm / (voxel_mm * magnification)
@@ -213,7 +215,7 @@ def _view_weights(
     ends = (geometry.magnification(end * geometry.depth_sign(view)) for end in region.ends(main, geometry.fov_mm))
     extremes = [pixel_mm / (voxel_mm * end) for end in ends]
     widest = (1.0, 1 / min(extremes)) if interpolate_voxels else (max(extremes), 1.0)
-    middle, film_mm = (pixels - 1) / 2, _centred(pixels, like.device) * pixel_mm
+    middle, film_mm = (pixels - 1) / 2, _centred(pixels, device) * pixel_mm
     to_film, to_slices = [], []
     for voxels in in_plane:
         voxel_of_pixel = (-film_mm / magnification - voxels[0]) / voxel_mm
@@ -232,7 +234,8 @@ def _tents(centre: torch.Tensor, half_width: torch.Tensor, widest: float, count:
     index = (centre - half_width).floor().long()[..., None] + torch.arange(1, reached + 1, device=centre.device)
     weight = (1 - (index - centre[..., None]).abs() / half_width[..., None]).clamp(min=0)
     weight = weight * ((index >= 0) & (index < count))
-    return Taps(index.clamp(0, count - 1).int(), weight.to(torch.promote_types(like.dtype, torch.float32)))
+    weight = weight.to(torch.promote_types(like.dtype, torch.float32))
+    return Taps(index.clamp(0, count - 1).int().to(like.device), weight.to(like.device))
 
 
 def _counted(count: int, device: torch.device) -> torch.Tensor:

@@ -117,11 +117,11 @@ class VolumeStage(nn.Module):
         """
         lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else None
         context = self._context(features, lifted, xrays, geometry, previous)
-        ratio = None
+        log_ratio = None
         if previous is not None and self.reads_reprojection:
-            ratio = self.reprojection.ratio(previous, xrays, geometry, self.size)
+            log_ratio = self.reprojection.log_ratio(previous, xrays, geometry, self.size)
         parts = [
-            computed(self.checkpointing, self._decode, part, context, lifted, xrays, geometry, previous, ratio)
+            computed(self.checkpointing, self._decode, part, context, lifted, xrays, geometry, previous, log_ratio)
             for part in (region or Region.whole(self.size)).slabs(slabs)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
@@ -133,18 +133,18 @@ class VolumeStage(nn.Module):
             seen.append(lift_xrays(xrays, geometry, Region.whole(size)))
         return self.context(seen, lifted, features, geometry)
 
-    def _decode(self, part: Region, context, lifted, xrays, geometry, previous, ratio) -> torch.Tensor:
+    def _decode(self, part: Region, context, lifted, xrays, geometry, previous, log_ratio) -> torch.Tensor:
         wide = part.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
         films = lift_xrays(xrays, geometry, wide)
         seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
-        if ratio is not None:
-            correction = CORRECTION_SCALE * self.reprojection.correction(base, ratio, geometry, wide)
+        if log_ratio is not None:
+            correction = CORRECTION_SCALE * self.reprojection.correction(base, log_ratio, geometry, wide)
             seen.append(correction)
         volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
         if base is not None:
             volume = volume + base
-        if ratio is not None:
+        if log_ratio is not None:
             volume = volume + self.correction_weight * correction
         return part.within(wide).of(self._finish(volume, films))
 
@@ -179,8 +179,8 @@ class Stage1Base64(VolumeStage):
         """As in :meth:`VolumeStage.forward`. The whole is computed for any region, since a ray crosses all of it."""
         volume, whole = super().forward(features, xrays, geometry, slabs=slabs), Region.whole(self.size)
         for relaxation in self.relaxation:
-            ratio = self.reprojection.ratio(volume, xrays, geometry, self.size)
-            volume = volume + relaxation * self.reprojection.correction(volume, ratio, geometry, whole)
+            log_ratio = self.reprojection.log_ratio(volume, xrays, geometry, self.size)
+            volume = volume + relaxation * self.reprojection.correction(volume, log_ratio, geometry, whole)
         return volume if region is None else region.of(volume)
 
 
