@@ -31,7 +31,12 @@ def batch() -> dict[str, Any]:
     """A CT alone, and another with films of its own, with metadata as MONAI's loader leaves it."""
     cts = torch.stack([phantom(SIZE, shift)[None] for shift in (0.0, 0.1)])
     xrays = torch.stack([torch.zeros_like(FILMS), FILMS])
-    return {"ct": MetaTensor(cts), "xrays": xrays, "has_films": torch.tensor([False, True])}
+    geometry = {
+        "views": [("PA", "AP"), ("LL", "LL")],
+        "source_to_isocentre_mm": torch.tensor([1600.0, 1400.0], dtype=torch.float64),
+        "source_to_detector_mm": torch.tensor([1800.0, 1600.0], dtype=torch.float64),
+    }
+    return {"ct": MetaTensor(cts), "xrays": xrays, "has_films": torch.tensor([False, True]), "geometry": geometry}
 
 
 def prepare(stages: int = 3, **arguments: Any) -> PrepareBiplanarBatch:

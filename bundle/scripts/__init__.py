@@ -1,6 +1,18 @@
 """Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
 
-from . import baselines, cases, conditions, distributed, familiarity, film_faults, metrics, resume, safeguards
+from . import (
+    baselines,
+    cases,
+    conditions,
+    devices,
+    distributed,
+    familiarity,
+    film_faults,
+    metrics,
+    resume,
+    safeguards,
+    views,
+)
 from .attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
 from .baselines import Baselines
 from .batch import FinalVolumeInferer, PrepareBiplanarBatch, PrepareFilmsBatch, ProjectCT

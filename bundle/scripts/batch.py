@@ -13,10 +13,10 @@ from monai.transforms import Randomizable, ScaleIntensityRange
 
 from .attenuation import hu_to_attenuation
 from .cascade import NUMBER_OF_STAGES
-from .errors import InputError
-from .geometry import BiplanarGeometry
+from .geometry import BiplanarGeometry, signs_of_views
 from .projector import project
 from .region import Region
+from .views import Views, as_known
 from .xray_augmentation import RandGeometry
 
 
@@ -39,13 +39,14 @@ class ProjectCT:
 
 class PrepareBiplanarBatch(PrepareBatch):
     """
-    Makes a batch of loaded records into X-rays as input, `{"ct", "xrays"}` as target, and the network's `stages`
-    argument: deforms the CTs, projects them, and augments the X-rays, each record by itself, on the engine's device.
+    Makes a batch of loaded records into X-rays as input, `{"ct", "xrays", "geometry"}` as target, and the network's
+    `stages` and `geometry` arguments: deforms the CTs, projects them, and augments the X-rays, each record by itself, on
+    the engine's device.
 
     The target's CT is scaled to [0, 1]. Its X-rays are those of the CT in the nominal geometry without augmentation; a
-    record with films of its own keeps them and is not deformed, since nobody can take its films again.
+    record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films again.
 
-    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays` and `has_films`, see :class:`~scripts.CollectXraysd`. The random
+    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.CollectXraysd`. The random
     transforms are seeded for every record by torch's global generator, which also draws the crop.
 
     Args:
@@ -58,6 +59,8 @@ class PrepareBiplanarBatch(PrepareBatch):
             film shows anything; None for none.
         crop: side, in voxels of that stage, of the random part of the volume that is decoded and scored, the same for a
             batch and in the target and the network's arguments as `region`; None for the whole volume.
+        known_views: the pairs of views that the network has met, see :func:`~scripts.views.as_known`; None tells it the
+            truth, as training does.
     """
 
     def __init__(
@@ -69,8 +72,9 @@ class PrepareBiplanarBatch(PrepareBatch):
         augment_geometry: RandGeometry | None = None,
         augment_xrays: Randomizable | None = None,
         crop: int | None = None,
+        known_views: Views | None = None,
     ) -> None:
-        self.stages, self.project, self.crop = stages, project, crop
+        self.stages, self.project, self.crop, self.known_views = stages, project, crop, known_views
         self.augment, self.augment_geometry, self.augment_xrays = augment, augment_geometry, augment_xrays
         self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True, dtype=None)
 
@@ -88,8 +92,10 @@ class PrepareBiplanarBatch(PrepareBatch):
         has_films = [bool(has) for has in batchdata["has_films"]]
         prepared = [self._record(*record) for record in zip(cts, films, has_films)]
         xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
-        target: dict[str, Any] = {"ct": _plain(self.scale(cts)), "xrays": target_xrays}
-        arguments: dict[str, Any] = {"stages": self.stages}
+        geometry = geometry_of_batch(batchdata["geometry"], self.project.geometry)
+        told = geometry if self.known_views is None else as_known(geometry, self.known_views)
+        target: dict[str, Any] = {"ct": _plain(self.scale(cts)), "xrays": target_xrays, "geometry": geometry}
+        arguments: dict[str, Any] = {"stages": self.stages, "geometry": told}
         if self.crop is not None:
             size = cts.shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
             arguments["region"] = target["region"] = random_region(size, self.crop)
@@ -118,13 +124,11 @@ class PrepareFilmsBatch(PrepareBatch):
 
     Args:
         geometry: the set-up; each record's `geometry`, see :class:`~scripts.GeometryOfFilmsd`, goes before it.
-
-    Raises:
-        InputError: when the views differ within a batch.
+        known_views: the pairs of views that the network has met, see :func:`~scripts.views.as_known`.
     """
 
-    def __init__(self, geometry: BiplanarGeometry) -> None:
-        self.geometry = geometry
+    def __init__(self, geometry: BiplanarGeometry, known_views: Views) -> None:
+        self.geometry, self.known_views = geometry, known_views
 
     def __call__(
         self,
@@ -133,16 +137,25 @@ class PrepareFilmsBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
-        xrays = _plain(batchdata["image"])
-        xrays = xrays.to(device, non_blocking=non_blocking, **kwargs)
-        return xrays, None, (), {"geometry": self._of_batch(batchdata["geometry"])}
+        xrays = _plain(batchdata["image"]).to(device, non_blocking=non_blocking, **kwargs)
+        geometry = geometry_of_batch(batchdata["geometry"], self.geometry)
+        return xrays, None, (), {"geometry": as_known(geometry, self.known_views)}
 
-    def _of_batch(self, films: Mapping[str, Any]) -> BiplanarGeometry:
-        views = [sorted(set(cases)) for cases in films["views"]]
-        if any(len(found) > 1 for found in views):
-            raise InputError(f"X-rays of a batch have the views {views}, expected one pair; use batches of one case.")
-        distances = {name: films[name] for name in ("source_to_isocentre_mm", "source_to_detector_mm")}
-        return replace(self.geometry, views=tuple(found[0] for found in views), **distances)
+
+def geometry_of_batch(films: Mapping[str, Any], geometry: BiplanarGeometry) -> BiplanarGeometry:
+    """
+    The set-up of a batch's cases, in plain words and numbers where they share it.
+
+    Args:
+        films: what the films of each record say, collated, see :class:`~scripts.GeometryOfFilmsd`.
+        geometry: all else.
+    """
+    views = list(zip(*films["views"]))
+    values: dict[str, Any] = {"views": views[0] if len(set(views)) == 1 else signs_of_views(views)}
+    for name in ("source_to_isocentre_mm", "source_to_detector_mm"):
+        distances = films[name]
+        values[name] = distances[0].item() if (distances == distances[0]).all() else distances
+    return replace(geometry, **values)
 
 
 def _seeded(transform: Randomizable) -> Randomizable:

@@ -25,6 +25,9 @@ class ProgressiveCascadeModel(nn.Module):
 
     A stage owns its level of the encoder; :meth:`up_to` is the part of the network that a stage's checkpoint holds.
 
+    The stages see lateral films of view LL alone. A pair with RL is that of the mirror image of the patient with LL, whose
+    volume is mirrored back: exact, and nothing that has to be learned.
+
     Args:
         geometry: the set-up of both views; `detector_pixels` is the side of the X-rays, eight times that of the first
             stage's volume.
@@ -145,6 +148,31 @@ class ProgressiveCascadeModel(nn.Module):
                 f"ProgressiveCascadeModel: the X-rays have shape {tuple(xrays.shape)}, expected (B, 2, {pixels}, "
                 f"{pixels}): frontal and lateral, each {pixels} pixels a side."
             )
+        return self._of_any_side(xrays, geometry, stages=stages, region=region, slabs=slabs)
+
+    def _of_any_side(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region | None, **how: int
+    ) -> list[torch.Tensor]:
+        """The volumes of pairs with LL as they are, and of those with RL by way of their mirror images."""
+        is_mirrored = lateral_is_rl(geometry)
+        if not any(is_mirrored):
+            return self._of_left_side(xrays, geometry, region, **how)
+        if all(is_mirrored):
+            region = None if region is None else region.mirrored()
+            volumes = self._of_left_side(mirrored_films(xrays), geometry.mirrored(), region, **how)
+            return [volume.flip(2) for volume in volumes]
+        order = sorted(range(len(xrays)), key=is_mirrored.__getitem__)
+        first = is_mirrored.count(False)
+        parts = [
+            self._of_any_side(xrays[cases], geometry.select(cases), region, **how)
+            for cases in (order[:first], order[first:])
+        ]
+        places = sorted(range(len(xrays)), key=order.__getitem__)
+        return [torch.cat(volumes)[places] for volumes in zip(*parts)]
+
+    def _of_left_side(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region | None, stages: int, slabs: int
+    ) -> list[torch.Tensor]:
         volumes: list[torch.Tensor] = []
         features = self.encoder(xrays, stages)
         for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
@@ -178,6 +206,17 @@ class ProgressiveCascadeModel(nn.Module):
     def _check_stage(self, stage: int) -> None:
         if stage not in range(1, len(self.stages) + 1):
             raise ValueError(f"ProgressiveCascadeModel: stage is {stage!r}, expected 1, 2 or 3.")
+
+
+def lateral_is_rl(geometry: BiplanarGeometry) -> list[bool]:
+    """Whether a lateral film is RL, its source at the patient's left: for each case, or once where all share the views."""
+    signs = geometry.depth_sign(1)
+    return [sign < 0 for sign in (signs.tolist() if isinstance(signs, torch.Tensor) else [signs])]
+
+
+def mirrored_films(xrays: torch.Tensor) -> torch.Tensor:
+    """The films `(B, 2, H, W)` of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike."""
+    return torch.stack([xrays[:, 0].flip(-1), xrays[:, 1]], dim=1)
 
 
 class FinalVolumeModel(ProgressiveCascadeModel):

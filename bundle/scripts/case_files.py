@@ -27,7 +27,7 @@ class CaseFiles:
 
     Args:
         output_dir: holds `cases`.
-        geometry: the set-up of the X-rays.
+        geometry: the nominal set-up.
         hu_window: lowest and highest HU of the scale.
         xray_scale: line integral that the X-rays' scale calls 1.
         note: what a reader of the page has to know, such as that its patient was trained on.
@@ -48,6 +48,7 @@ class CaseFiles:
         volumes: Sequence[torch.Tensor],
         truth: torch.Tensor,
         xrays: torch.Tensor,
+        geometry: BiplanarGeometry,
         rows: Sequence[dict[str, Any]],
     ) -> None:
         """
@@ -56,6 +57,7 @@ class CaseFiles:
             volumes: each stage's, `(1, 1, S, S, S)`, scaled.
             truth: `(1, 1, S, S, S)`, scaled.
             xrays: `(1, 2, P, P)`, scaled.
+            geometry: the set-up of these X-rays.
             rows: the case's scores.
         """
         folder = self.folder(record["name"])
@@ -73,13 +75,13 @@ class CaseFiles:
         hu_truth = in_hu.pop("truth")
         report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
         write_whole(os.path.join(folder, "report.png"), report.savefig)
-        drrs = {name: self.reprojection.project(volume)[0] for name, volume in named.items()}
+        drrs = {name: self.reprojection.project(volume, geometry)[0] for name, volume in named.items()}
         films = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
         write_whole(os.path.join(folder, "xrays.png"), films.savefig)
         page = os.path.join(folder, "report.html")
         title = f"{record['name']}: truth and reconstruction"
         scores = [shown_scores(row) for row in rows]
-        write_view(page, title, files, xrays[0], self.geometry, centre.tolist(), scores, self.note)
+        write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, self.note)
 
 
 class WorstCases:

@@ -1,8 +1,8 @@
 """
 X-rays that are taken otherwise than the network is told: each function lists the conditions of one kind of change.
 
-A condition changes the set-up that a CT is projected in, or the X-rays that come of it. The network is always told the
-nominal set-up, and the truth stays where it is.
+A condition changes the set-up that a CT is projected in, or the X-rays that come of it. The network is told the nominal
+set-up unless the condition says otherwise, and the truth stays where it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from monai.transforms import AdjustContrastd, Compose, MaskIntensityd
+from monai.transforms import AdjustContrastd, Compose, Flipd, MaskIntensityd
 from scipy.spatial.transform import Rotation
 
 from .geometry import BiplanarGeometry
@@ -29,11 +29,15 @@ class Condition:
 
     change: str
     """What is changed, such as "source distance"."""
-    value: float | None = None
-    """How much; None where there is only one way."""
+    value: float | str | None = None
+    """How much, or which; None where there is only one way."""
     unit: str = ""
     geometry: BiplanarGeometry | None = None
-    """The set-up that the CT is projected in; None for that which the network is told."""
+    """The set-up that the CT is projected in; None for the nominal one."""
+    told: BiplanarGeometry | None = None
+    """The set-up that the network is told; None for the nominal one."""
+    ct: Compose | None = None
+    """Changes the record `{"ct"}`, and so the truth too; None for nothing."""
     films: Compose | None = None
     """Changes the record `{"xrays", "exposed"}`, both `(2, P, P)`; None for nothing."""
 
@@ -104,6 +108,20 @@ def without_scale(change: str, percentiles: Sequence[float], standard_range: Seq
 def exchanged_views(change: str) -> list[Condition]:
     """The lateral film given as the frontal one, and the other way round."""
     return [Condition(change, films=Compose([_exchanged]))]
+
+
+def other_views(geometry: BiplanarGeometry, views: Sequence[Sequence[str]]) -> list[Condition]:
+    """Pairs taken from other sides, such as AP and LL: the network is told so, or is told the nominal views all the same."""
+    nominal = " ".join(geometry.views)
+    taken = {" ".join(pair): replace(geometry, views=tuple(pair)) for pair in views}
+    told = [Condition("other views, told so", name, geometry=set_up, told=set_up) for name, set_up in taken.items()]
+    untold = [Condition(f"other views, told {nominal}", name, geometry=set_up) for name, set_up in taken.items()]
+    return told + untold
+
+
+def mirrored_patient(change: str) -> list[Condition]:
+    """Right and left exchanged in the CT itself, and so in the truth: what a pair with RL has to come near to."""
+    return [Condition(change, ct=Compose([Flipd("ct", spatial_axis=0)]))]
 
 
 def _exchanged(record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ignite.distributed as idist
@@ -15,6 +16,7 @@ from .baselines import BASELINE_DEFINITIONS, Baselines
 from .case_files import CaseFiles, WorstCases
 from .distributed import gathered
 from .files import write_json
+from .geometry import BiplanarGeometry
 from .losses import DRRReprojectionLoss
 from .metrics import DEFINITIONS, truth_at, volume_metrics
 from .pictures import NOTICE
@@ -58,15 +60,17 @@ class EvaluationReport:
         for index, record in enumerate(batch):
             volumes = [volume[index : index + 1].float() for volume in output["pred"]]
             truth, xrays = (output["label"][key][index : index + 1].float() for key in ("ct", "xrays"))
-            rows = self._rows(record, volumes, truth, xrays)
+            geometry = output["label"]["geometry"].of_case(index)
+            rows = self._rows(record, volumes, truth, xrays, geometry)
             place = len(self.rows) * idist.get_world_size() + idist.get_rank()
             self.rows.append(rows)
             if place < self.written_cases:
-                self.case_files.write(record, volumes, truth, xrays, rows)
+                self.case_files.write(record, volumes, truth, xrays, geometry, rows)
                 continue
             last = next(row["psnr_db"] for row in rows if row["method"] == f"stage {len(volumes)}")
             folder = self.case_files.folder(record["name"])
-            self.worst.consider(last, folder, lambda: self.case_files.write(record, volumes, truth, xrays, rows))
+            write = partial(self.case_files.write, record, volumes, truth, xrays, geometry, rows)
+            self.worst.consider(last, folder, write)
 
     def write(self, engine: Engine) -> None:
         """Writes `metrics.json` and `metrics.csv`, of the cases of all processes in the order of the datalist."""
@@ -88,7 +92,12 @@ class EvaluationReport:
         write_table(os.path.join(self.output_dir, "metrics.csv"), rows)
 
     def _rows(
-        self, record: dict[str, Any], volumes: Sequence[torch.Tensor], truth: torch.Tensor, xrays: torch.Tensor
+        self,
+        record: dict[str, Any],
+        volumes: Sequence[torch.Tensor],
+        truth: torch.Tensor,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry,
     ) -> list[dict[str, Any]]:
         rows = []
         for stage, volume in enumerate(volumes, start=1):
@@ -96,7 +105,7 @@ class EvaluationReport:
             methods = {f"stage {stage}": volume, **self.baselines.beside(volumes[:stage], truth)}
             for method, candidate in methods.items():
                 scores = volume_metrics(candidate, truth_at(truth, size), self.hu_window)
-                error = self.reprojection(candidate.clamp(0, 1), xrays).item() * self.xray_scale
+                error = self.reprojection(candidate.clamp(0, 1), xrays, geometry=geometry).item() * self.xray_scale
                 identity = (record["name"], record["patient"], record["group"], size, method)
                 rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **scores, "reprojection_mae": error})
         return rows

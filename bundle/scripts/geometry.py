@@ -259,6 +259,10 @@ class BiplanarGeometry:
             numbers["views"] = [views_of_signs(signs) for signs in numbers["views"]]
         return [replace(self, **{name: values[i] for name, values in numbers.items()}) for i in range(self.cases or 1)]
 
+    def of_case(self, case: int) -> BiplanarGeometry:
+        """The set-up of one case, by its place in the batch, in plain words and numbers."""
+        return self.cases_apart()[case if self.cases else 0]
+
     def broadcast(self, dimensions: int, like: torch.Tensor) -> BiplanarGeometry:
         """
         The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape, and

@@ -100,7 +100,7 @@ class DRRReprojectionLoss(nn.Module):
     Mean absolute difference between the X-rays and the projections of the volume, both as scaled line integrals.
 
     Args:
-        geometry: the set-up of the X-rays.
+        geometry: the nominal set-up.
         hu_window: lowest and highest HU of the volume's scale.
         xray_scale: line integral that the X-rays' scale calls 1.
     """
@@ -115,27 +115,29 @@ class DRRReprojectionLoss(nn.Module):
         xrays: torch.Tensor,
         base: torch.Tensor | None = None,
         region: Region | None = None,
+        geometry: BiplanarGeometry | None = None,
     ) -> torch.Tensor:
         """
-        A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar.
+        A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar. `geometry` is that of
+        these X-rays, the nominal one by default.
 
         With a `region` the prediction holds that part, and `base`, a whole volume, the rest: line integrals are linear,
         so that those of the base and those of what the part changes add up.
         """
         if region is None:
-            drr = self.project(prediction)
+            drr = self.project(prediction, geometry)
         else:
             attenuation = self.reprojection.attenuation
             change = attenuation(prediction) - attenuation(region.of(base))
-            drr = self.project(base) + self._films(change, region)
+            drr = self.project(base, geometry) + self._films(change, region, geometry)
         return l1_loss(drr, adaptive_avg_pool2d(xrays, drr.shape[-1]))
 
-    def project(self, volume: torch.Tensor) -> torch.Tensor:
+    def project(self, volume: torch.Tensor, geometry: BiplanarGeometry | None = None) -> torch.Tensor:
         """Scaled line integrals of a scaled volume `(B, 1, S, S, S)`: `(B, 2, 2S, 2S)`."""
-        return self._films(self.reprojection.attenuation(volume), Region.whole(volume.shape[-1]))
+        return self._films(self.reprojection.attenuation(volume), Region.whole(volume.shape[-1]), geometry)
 
-    def _films(self, mu: torch.Tensor, region: Region) -> torch.Tensor:
-        return self.reprojection.films(mu, self.geometry, region, region.size)
+    def _films(self, mu: torch.Tensor, region: Region, geometry: BiplanarGeometry | None) -> torch.Tensor:
+        return self.reprojection.films(mu, geometry or self.geometry, region, region.size)
 
 
 class Stage1Loss(nn.Module):
@@ -155,14 +157,14 @@ class Stage1Loss(nn.Module):
         self._add("ssim", ssim, SSIMLoss)
 
     def terms(
-        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop
+        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr
     ) -> dict[str, torch.Tensor]:
-        """Each term by name, before its weight. A crop has the `base` and `region` of :class:`DRRReprojectionLoss`."""
-        return {name: self._term(name, prediction, truth, xrays, **crop) for name in self.losses}
+        """Each term by name, before its weight. `drr` are further arguments of :class:`DRRReprojectionLoss`."""
+        return {name: self._term(name, prediction, truth, xrays, **drr) for name in self.losses}
 
-    def forward(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
+    def forward(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr) -> torch.Tensor:
         """Volumes `(B, 1, X, Y, Z)` and X-rays `(B, 2, P, P)` to the weighted sum of the terms."""
-        return self.weigh(self.terms(prediction, truth, xrays, **crop))
+        return self.weigh(self.terms(prediction, truth, xrays, **drr))
 
     def weigh(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return sum(self.weights[name] * term for name, term in terms.items())
@@ -171,7 +173,7 @@ class Stage1Loss(nn.Module):
         if weight:
             self.weights[name], self.losses[name] = weight, make(*arguments)
 
-    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
+    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr) -> torch.Tensor:
         return self.losses[name](prediction, truth)
 
 
@@ -203,10 +205,10 @@ class Stage2Loss(Stage1Loss):
         self._add("vgg", vgg, TriPlanarVGGLoss, vgg_weights, vgg_fraction)
         self._add("drr", drr, partial(DRRReprojectionLoss, **reprojection))
 
-    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **crop) -> torch.Tensor:
+    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr) -> torch.Tensor:
         if name == "drr":
-            return self.losses[name](prediction, xrays, **crop)
-        return super()._term(name, prediction, truth, xrays, **crop)
+            return self.losses[name](prediction, xrays, **drr)
+        return super()._term(name, prediction, truth, xrays, **drr)
 
 
 class Stage3Loss(Stage2Loss):
@@ -252,19 +254,19 @@ class MultiScaleLoss(nn.Module):
         """
         Args:
             volumes: the cascade's output, at least as far as this stage.
-            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays", `(B, 2, P, P)`, and,
-                when the stage's volume is only a part, its "region".
+            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays", `(B, 2, P, P)`, their
+                "geometry" where it is not the nominal one, and, when the stage's volume is only a part, its "region".
 
         Returns:
             A scalar.
         """
         prediction, region = volumes[self.stage - 1], target.get("region")
-        crop = {}
+        drr = {"geometry": target.get("geometry")}
         if region is not None and self.stage > 1:
-            crop = {"base": upsample(volumes[self.stage - 2]), "region": region}
+            drr |= {"base": upsample(volumes[self.stage - 2]), "region": region}
         region = region or Region.whole(prediction.shape[-1])
         truth = region.of(adaptive_avg_pool3d(target["ct"], region.size))
-        terms = self.loss.terms(prediction, truth, target["xrays"], **crop)
+        terms = self.loss.terms(prediction, truth, target["xrays"], **drr)
         total = self.loss.weigh(terms)
         values = torch.stack([value.detach().float() for value in (total, *terms.values())])
         self.terms = dict(zip(("loss", *terms), values.tolist()))  # at once: each transfer makes the GPU wait

@@ -67,7 +67,7 @@ class LoadRadiographsd(Transform):
 class GeometryOfFilmsd(Transform):
     """
     Puts views and distances of the geometry that the two films give into the record's `geometry`, see
-    :func:`~scripts.film_pair.geometry_of_films`.
+    :func:`~scripts.film_pair.geometry_of_films`. A record without films gets those of the nominal geometry.
 
     Args:
         geometry: what is taken where the films do not say.
@@ -77,7 +77,8 @@ class GeometryOfFilmsd(Transform):
         self.geometry = geometry
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        geometry = geometry_of_films(*(record[key] for key in XRAY_KEYS), self.geometry)
+        films = [record[key] for key in XRAY_KEYS if key in record]
+        geometry = geometry_of_films(*films, self.geometry) if films else self.geometry
         return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_OF_FILMS}}
 
 

@@ -68,6 +68,11 @@ class Region:
         start, stop = (tuple(a - b for a, b in zip(edge, other.start)) for edge in (self.start, self.stop))
         return Region(max(other.shape), start, stop)
 
+    def mirrored(self) -> Region:
+        """The same part of the mirror image, right and left exchanged."""
+        first, last = self.size - self.stop[0], self.size - self.start[0]
+        return Region(self.size, (first, *self.start[1:]), (last, *self.stop[1:]))
+
     def slabs(self, count: int) -> Iterator[Region]:
         """`count` parts of equal thickness, to a voxel, along X."""
         edges = [self.start[0] + self.shape[0] * i // count for i in range(count + 1)]

@@ -70,7 +70,7 @@ class PrepareConditionedBatch(PrepareBatch):
 
     Args:
         stages: the stage to stop after.
-        geometry: the set-up that the network is told.
+        geometry: the nominal set-up, which the network is told unless the condition says otherwise.
         xray_scale: line integral that is called 1.
         hu_window: the HU that are scaled to 0 and 1.
         conditions: those of :class:`ConditionedRecords`.
@@ -87,16 +87,23 @@ class PrepareConditionedBatch(PrepareBatch):
         seed: int,
     ) -> None:
         self.seed = seed
+        self.told = [condition.told or geometry for condition in conditions]
         self.prepared_by = [
             PrepareBiplanarBatch(
-                stages, ProjectCT(condition.geometry or geometry, xray_scale), hu_window, augment_xrays=condition.films
+                stages,
+                ProjectCT(condition.geometry or geometry, xray_scale),
+                hu_window,
+                augment=condition.ct,
+                augment_xrays=condition.films,
             )
             for condition in conditions
         ]
 
     def __call__(self, batchdata: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple:
         torch.manual_seed(self.seed + int(batchdata["number"]))
-        return self.prepared_by[int(batchdata["condition"])](batchdata, *args, **kwargs)
+        condition = int(batchdata["condition"])
+        xrays, target, further, arguments = self.prepared_by[condition](batchdata, *args, **kwargs)
+        return xrays, target, further, {**arguments, "geometry": self.told[condition]}
 
 
 class RobustnessReport:

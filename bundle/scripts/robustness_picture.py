@@ -66,4 +66,6 @@ def _draw(place: Axes, change: str, entries: Sequence[dict[str, Any]], nominal: 
 def _label(entry: dict[str, Any]) -> str:
     if entry["value"] is None:
         return fill(entry["change"], 16)
+    if isinstance(entry["value"], str):
+        return entry["value"]
     return f"{entry['value']:.0e}" if entry["value"] >= 1e4 else f"{entry['value']:g}"

@@ -20,7 +20,7 @@ class TensorBoardPictures:
 
     Args:
         log_dir: TensorBoard's folder.
-        geometry: the set-up of the X-rays.
+        geometry: the nominal set-up.
         hu_window: lowest and highest HU of the scale.
         xray_scale: line integral that the X-rays' scale calls 1.
     """
@@ -47,7 +47,8 @@ class TensorBoardPictures:
         in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in volumes.items()}
         slices = volume_figure(in_hu, scaled_to_hu(truth[0, 0], self.hu_window))
         self.writer.add_figure("slices", slices, step)
-        drrs = {name: self.reprojection.project(volume)[0] for name, volume in volumes.items()}
+        geometry = output["label"]["geometry"].of_case(0)
+        drrs = {name: self.reprojection.project(volume, geometry)[0] for name, volume in volumes.items()}
         self.writer.add_figure("X-rays and reprojections", xray_figure(xrays[0], drrs), step)
         self.writer.flush()
 

@@ -128,7 +128,7 @@ class CollectXraysd(Transform):
     """
     Puts a record's films, `(1, P, P)` each, into one field, so that records with films and without make one batch:
     `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what the
-    record said of them.
+    record said of them; `geometry`, see :class:`~scripts.GeometryOfFilmsd`, stays.
 
     Args:
         pixels: along a side of the detector.
