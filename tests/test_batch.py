@@ -55,8 +55,10 @@ def augmentations() -> dict[str, Any]:
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_a_batch_becomes_xrays_target_and_the_stage_to_stop_after(batch, stages: int):
     xrays, target, further, arguments = prepare(stages)(batch, "cpu")
-    assert (further, arguments) == ((), {"stages": stages})
+    assert further == () and arguments == {"stages": stages, "geometry": target["geometry"]}
     assert torch.equal(target["xrays"], xrays)
+    assert [case.views for case in target["geometry"].cases_apart()] == [("PA", "LL"), ("AP", "LL")]
+    assert [case.source_to_isocentre_mm for case in target["geometry"].cases_apart()] == [1600, 1400]
     torch.testing.assert_close(target["ct"], ((batch["ct"].as_tensor() + 1024) / 2048).clamp(0, 1))
     assert type(xrays) is type(target["ct"]) is torch.Tensor
     assert prepare(1)(batch, "cpu", dtype=torch.float64)[0].dtype == torch.float64
@@ -176,3 +178,18 @@ def test_the_inferer_gives_the_last_volume_in_slabs_and_in_bfloat16(small_cascad
     assert half.dtype == torch.float32
     assert not torch.equal(half, expected)
     assert (half - expected).norm() < 0.05 * expected.norm()
+
+
+def test_a_network_that_knows_pa_alone_is_told_pa_of_every_film_and_is_scored_with_the_truth(batch):
+    with pytest.warns(UserWarning, match="view is AP, expected PA"):
+        _, target, _, arguments = prepare(known_views=[("PA", "LL")])(batch)
+    assert arguments["geometry"].views == ("PA", "LL")
+    assert arguments["geometry"].source_to_isocentre_mm.tolist() == [1600, 1400]
+    assert target["geometry"].of_case(1).views == ("AP", "LL")
+
+
+def test_cases_of_one_set_up_give_it_in_plain_numbers(batch):
+    distances = {name: values[:1].expand(2) for name, values in batch["geometry"].items() if name != "views"}
+    alike = {**distances, "views": [("PA", "PA"), ("LL", "LL")]}
+    found = prepare()({**batch, "geometry": alike})[3]["geometry"]
+    assert found == SET_UP

@@ -86,6 +86,21 @@ def test_without_a_scale_films_of_any_exposure_look_alike():
     torch.testing.assert_close(changed(condition, films), changed(condition, 3 * films + 1), rtol=1e-4, atol=1e-4)
 
 
+def test_other_views_are_told_or_the_nominal_ones_are():
+    pairs = [("AP", "LL"), ("PA", "RL")]
+    found = conditions.other_views(SET_UP, pairs)
+    assert [condition.geometry.views for condition in found] == pairs * 2
+    assert [condition.told and condition.told.views for condition in found] == [*pairs, None, None]
+    assert [condition.value for condition in found] == ["AP LL", "PA RL"] * 2
+    assert {condition.change for condition in found[2:]} == {"other views, told PA LL"}
+
+
+def test_the_mirror_image_of_a_patient_is_the_ct_from_left_to_right():
+    (condition,) = conditions.mirrored_patient("mirror image")
+    hu = torch.rand(1, 3, 4, 5)
+    assert torch.equal(torch.as_tensor(condition.ct({"ct": hu})["ct"]), hu.flip(1))
+
+
 def test_the_conditions_of_the_config_begin_with_the_nominal_and_tell_each_other_apart():
     parser = ConfigParser()
     configs = ROOT / "bundle" / "configs"
@@ -93,6 +108,7 @@ def test_the_conditions_of_the_config_begin_with_the_nominal_and_tell_each_other
     found = parser.get_parsed_content("conditions")
     assert found[0] is AS_TOLD
     assert len({(condition.change, condition.value) for condition in found}) == len(found)
-    assert all((condition.geometry is None) != (condition.films is None) for condition in found[1:])
+    changed = [(condition.geometry, condition.films, condition.ct) for condition in found[1:]]
+    assert all(sum(change is not None for change in changes) == 1 for changes in changed)
     turned = [c.value for c in found if c.change == "patient turned about the body axis, in both views"]
     assert turned == json.loads((configs / "robustness.json").read_text())["changes"][0]["degrees"]

@@ -151,15 +151,23 @@ def test_training_tells_of_films_that_its_geometry_does_not_fit(tmp_path: Path, 
 
 
 def test_a_batch_gives_the_network_its_geometry():
-    cases = [{"views": ("AP", "RL"), "source_to_isocentre_mm": 1500.0 + i, "source_to_detector_mm": 1700.0} for i in (0, 1)]
+    cases = [{"views": ("PA", "RL"), "source_to_isocentre_mm": 1500.0 + i, "source_to_detector_mm": 1700.0} for i in (0, 1)]
     batch = {"image": torch.rand(2, 2, 8, 8), "geometry": default_collate(cases)}
-    xrays, target, _, arguments = PrepareFilmsBatch(BiplanarGeometry())(batch)
+    prepare = PrepareFilmsBatch(BiplanarGeometry(), known_views=[("PA", "LL")])
+    xrays, target, _, arguments = prepare(batch)
     assert torch.equal(xrays, batch["image"]) and target is None
-    assert arguments["geometry"].views == ("AP", "RL")
+    assert arguments["geometry"].views == ("PA", "RL")
     assert arguments["geometry"].source_to_isocentre_mm.tolist() == [1500, 1501]
-    cases[1]["views"] = ("PA", "RL")
-    with pytest.raises(InputError, match=r"\['AP', 'PA'\]"):
-        PrepareFilmsBatch(BiplanarGeometry())({**batch, "geometry": default_collate(cases)})
+    cases[1]["views"] = ("PA", "LL")
+    geometry = prepare({**batch, "geometry": default_collate(cases)})[3]["geometry"]
+    assert [case.views for case in geometry.cases_apart()] == [("PA", "RL"), ("PA", "LL")]
+
+
+def test_a_record_without_films_has_the_nominal_geometry():
+    found = GeometryOfFilmsd(BiplanarGeometry())({"ct": 1})
+    assert found == {"ct": 1, "geometry": {
+        "views": ("PA", "LL"), "source_to_isocentre_mm": 1600.0, "source_to_detector_mm": 1800.0
+    }}  # fmt: skip
 
 
 # Borders and place

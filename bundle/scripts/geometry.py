@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from math import cos, isfinite, isinf, radians, sin
 from typing import TypeVar
 
@@ -152,7 +154,7 @@ class BiplanarGeometry:
                 f"a shadow of {shadow:.1f} mm; expected at least that."
             )
 
-    @property
+    @cached_property
     def is_parallel(self) -> bool:
         return isinf(_bounds(self.source_to_isocentre_mm)[1])
 
@@ -266,13 +268,13 @@ class BiplanarGeometry:
     def broadcast(self, dimensions: int, like: torch.Tensor) -> BiplanarGeometry:
         """
         The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape, and
-        of the dtype and on the device of `like`.
+        of the dtype and on the device of `like`. It is not checked again: a GPU would have to wait for each value.
         """
-        shaped = {
-            name: field.to(like).reshape(field.shape[:1] + (1,) * dimensions + field.shape[1:])
-            for name, field in self._tensors().items()
-        }
-        return replace(self, **shaped)
+        shaped = copy(self)
+        for name, field in self._tensors().items():
+            shape = field.shape[:1] + (1,) * dimensions + field.shape[1:]
+            object.__setattr__(shaped, name, field.to(like).reshape(shape))
+        return shaped
 
     def _angle(self, view: int, index: int) -> float | torch.Tensor:
         return self.angles_deg[..., view, index] if isinstance(self.angles_deg, torch.Tensor) else self.angles_deg[view][index]

@@ -6,12 +6,10 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import torch
-
-from .companion_files import beside_weights, read_companion, write_companion
-from .errors import CheckpointError
-from .geometry import FRONTAL_VIEWS, LATERAL_VIEWS, BiplanarGeometry, signs_of_views, views_of_signs
+from .companion_files import Companion, beside_weights, write_companion
+from .geometry import FRONTAL_VIEWS, LATERAL_VIEWS, BiplanarGeometry, signs_of_views
 
 Views = Sequence[tuple[str, str]]
 """Pairs of views, frontal and lateral, such as `[("PA", "LL")]`."""
@@ -38,14 +36,15 @@ def read_known_views(weights: str, geometry: BiplanarGeometry) -> list[tuple[str
     path = beside_weights(weights, NAME)
     if not os.path.isfile(path):
         return [geometry.views]
-    views = read_companion(path, weights, NAME, [NAME])[NAME]
-    pairs = views if isinstance(views, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in views) else []
-    if not pairs or not all(pair[0] in FRONTAL_VIEWS and pair[1] in LATERAL_VIEWS for pair in pairs):
-        raise CheckpointError(
-            f"{path}: field '{NAME}' is {views!r}, expected pairs of one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}. "
-            f"Train again, or remove the file: then the weights count as trained in the configuration's views."
-        )
-    return [tuple(pair) for pair in pairs]
+    companion = Companion(path, weights, NAME)
+    views = companion.content.get(NAME)
+    if not isinstance(views, list) or not views or not all(map(_is_pair, views)):
+        raise companion.refusal(NAME, f"is {views!r}", f"pairs of one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}")
+    return [tuple(pair) for pair in views]
+
+
+def _is_pair(views: Any) -> bool:
+    return isinstance(views, list) and len(views) == 2 and views[0] in FRONTAL_VIEWS and views[1] in LATERAL_VIEWS
 
 
 def as_known(geometry: BiplanarGeometry, known: Views) -> BiplanarGeometry:
