@@ -1,11 +1,13 @@
-"""Fits the table of errors and, on patients that were not trained on, its factor; measures whether the intervals hold."""
+"""Fits the table of errors and, on patients that were not trained on, its factor; measures what the intervals hold."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import decollate_batch
@@ -16,10 +18,9 @@ from .companion_files import write_companion
 from .files import write_json
 from .metrics import TISSUES_HU, body_mask, final_volume_and_truth
 from .pictures import NOTICE
-from .uncertainty import ErrorTable, read_error_table
+from .uncertainty import LEAST_HALF_WIDTH_HU, Calibration, ErrorTable, read_error_table
 
 ERROR_BINS, ERROR_BIN_HU = 1024, 2.0
-RATIO_BINS, RATIO_BIN = 5000, 0.01
 RANKED_VOXELS = 50_000
 COVERAGE_DEFINITIONS = {
     "coverage": "share of voxels whose true HU lie within the half-width of the reconstructed HU",
@@ -43,10 +44,10 @@ class VolumeHandler:
     def _iteration(self, engine: Engine) -> None:
         volumes = final_volume_and_truth(engine.state.output)
         volume, truth = (scaled_to_hu(each.float(), self.hu_window) for each in volumes)
-        self.take(volume, truth, [str(record["name"]) for record in decollate_batch(engine.state.batch)])
+        self.take(volume, truth, decollate_batch(engine.state.batch))
 
-    def take(self, hu: torch.Tensor, truth: torch.Tensor, names: Sequence[str]) -> None:
-        """Volumes `(B, 1, S, S, S)` in HU, their truths, and the cases' names."""
+    def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
+        """Volumes `(B, 1, S, S, S)` in HU, their truths, and their records, which have `name` and `patient`."""
         raise NotImplementedError
 
     def finish(self, engine: Engine) -> None:
@@ -56,21 +57,22 @@ class VolumeHandler:
 class ErrorTableFit(VolumeHandler):
     """
     Fills a table with a quantile of the absolute errors in each cell. A cell that fewer than `least_voxels` voxels fell
-    into takes that of the nearest cell of its row that has them, and in a row without any, that of all voxels.
+    into takes that of the nearest cell of its row that has them, and in a row without any, that of all voxels. None is
+    below 1 HU.
 
     Args:
-        table: is filled when the engine has finished.
-        confidence: which quantile, such as 0.9.
+        table: is filled when the engine has finished, to 0.01 HU.
+        voxel_coverage: which quantile, such as 0.9.
         least_voxels: see above.
         hu_window: lowest and highest HU of the volumes' scale.
     """
 
-    def __init__(self, table: ErrorTable, confidence: float, least_voxels: int, hu_window: Sequence[float]) -> None:
+    def __init__(self, table: ErrorTable, voxel_coverage: float, least_voxels: int, hu_window: Sequence[float]) -> None:
         super().__init__(hu_window)
-        self.table, self.confidence, self.least_voxels = table, confidence, least_voxels
+        self.table, self.voxel_coverage, self.least_voxels = table, voxel_coverage, least_voxels
         self.counts = torch.zeros(table.half_widths.numel(), ERROR_BINS, dtype=torch.int64)
 
-    def take(self, hu: torch.Tensor, truth: torch.Tensor, names: Sequence[str]) -> None:
+    def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
         bins = ((hu - truth).abs() / ERROR_BIN_HU).long().clamp(max=ERROR_BINS - 1)
         indices = (self.table.cells(hu) * ERROR_BINS + bins).flatten().cpu()
         self.counts += torch.bincount(indices, minlength=self.counts.numel()).view_as(self.counts)
@@ -83,21 +85,20 @@ class ErrorTableFit(VolumeHandler):
             for column in range(columns):
                 nearest = min(filled, key=lambda other: abs(other - column), default=None)
                 chosen = counts.sum((0, 1)) if nearest is None else counts[row, nearest]
-                self.table.half_widths[row, column] = histogram_quantile(chosen, self.confidence, ERROR_BIN_HU)
+                half_width = histogram_quantile(chosen, self.voxel_coverage, ERROR_BIN_HU)
+                self.table.half_widths[row, column] = max(LEAST_HALF_WIDTH_HU, round(half_width, 2))
 
 
 class FactorFit(VolumeHandler):
     """
-    Finds the factor by which the half-widths have to be multiplied to cover as much as they say, and writes the file.
-
-    Split conformal prediction with the absolute error over the half-width as its score (Lei et al., 2018,
-    arXiv:1604.04173, section 5.2). Voxels of one patient are not exchangeable with those of another, so that its guarantee
-    holds for none but the patients that it was fitted on. Taken is the larger of the factors for the whole cube and the
-    body.
+    Finds the factor by which the half-widths have to be multiplied, see :class:`~scripts.uncertainty.Calibration`, and
+    writes the file. Every patient has one score, the mean over its cases. Its X-rays have to come as they do when the
+    network is used: augmented ones make other errors.
 
     Args:
-        table: gets the factor.
-        confidence: the share to cover.
+        table: the fitted table; gets the factor.
+        voxel_coverage: the share of a patient's voxels to cover.
+        patient_level: the share of patients to do it for.
         hu_window: lowest and highest HU of the volumes' scale.
         path: the file to write.
         weights: the weights that it belongs to.
@@ -105,24 +106,40 @@ class FactorFit(VolumeHandler):
     """
 
     def __init__(
-        self, table: ErrorTable, confidence: float, hu_window: Sequence[float], path: str, weights: str, stage: int
+        self,
+        table: ErrorTable,
+        voxel_coverage: float,
+        patient_level: float,
+        hu_window: Sequence[float],
+        path: str,
+        weights: str,
+        stage: int,
     ) -> None:
         super().__init__(hu_window)
-        self.table, self.confidence, self.path, self.weights, self.stage = table, confidence, path, weights, stage
-        self.counts = torch.zeros(2, RATIO_BINS, dtype=torch.int64)
+        self.table, self.voxel_coverage, self.patient_level = table, voxel_coverage, patient_level
+        self.path, self.weights, self.stage = path, weights, stage
+        self.scores: dict[str, list[float]] = defaultdict(list)
 
-    def take(self, hu: torch.Tensor, truth: torch.Tensor, names: Sequence[str]) -> None:
-        ratio = (hu - truth).abs() / self.table.half_width(hu)
-        bins = (ratio / RATIO_BIN).long().clamp(max=RATIO_BINS - 1)
-        body = torch.stack([body_mask(each[None])[0] for each in truth])
-        for counts, chosen in zip(self.counts, (bins.flatten(), bins[body])):
-            counts += torch.bincount(chosen.cpu(), minlength=RATIO_BINS)
+    def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
+        for volume, true, record in zip(hu[:, None], truth[:, None], records):
+            score = needed_factor(volume, true, self.table.half_width(volume), self.voxel_coverage)
+            self.scores[record["patient"]].append(score)
 
     def finish(self, engine: Engine) -> None:
-        factors = [histogram_quantile(counts, self.confidence, RATIO_BIN) for counts in self.counts if counts.any()]
-        self.table.factor = round(max(factors) * self.table.factor, 4)
-        content = {"notice": NOTICE, "stage": self.stage, "confidence": self.confidence, **self.table.as_numbers()}
-        write_companion(self.path, self.weights, content)
+        calibration = Calibration(self.voxel_coverage, self.patient_level, tuple(map(mean, self.scores.values())))
+        self.table.factor = calibration.factor
+        content = {"factor": calibration.factor, **calibration.as_content(), **self.table.as_numbers()}
+        write_companion(self.path, self.weights, {"notice": NOTICE, "stage": self.stage, **content})
+
+
+def needed_factor(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor, voxel_coverage: float) -> float:
+    """
+    By what the half-widths of one case, volumes `(1, 1, S, S, S)` in HU, have to be multiplied to hold the truth in
+    this share of the voxels of the whole cube and of the body's: the quantile of |error| over half-width, the larger.
+    """
+    ratio, body = (hu - truth).abs() / half_width, body_mask(truth)
+    parts = [part.cpu().numpy() for part in (ratio, ratio[body]) if part.numel()]
+    return max(float(np.quantile(part, voxel_coverage, method="inverted_cdf")) for part in parts)
 
 
 class CoverageReport(VolumeHandler):
@@ -163,11 +180,11 @@ class CoverageReport(VolumeHandler):
 
     def read(self, engine: Engine) -> None:
         """Reads the table."""
-        self.table, self.confidence = read_error_table(self.parameters, self.weights, self.fov_mm)
+        self.table, self.calibration = read_error_table(self.parameters, self.weights, self.fov_mm)
 
-    def take(self, hu: torch.Tensor, truth: torch.Tensor, names: Sequence[str]) -> None:
-        for name, volume, true in zip(names, hu, truth):
-            self.cases.append({"case": name, **coverage(volume[None], true[None], self.table.half_width(volume[None]))})
+    def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
+        for volume, true, record in zip(hu[:, None], truth[:, None], records):
+            self.cases.append({"case": record["name"], **coverage(volume, true, self.table.half_width(volume))})
 
     def finish(self, engine: Engine) -> None:
         means = {
@@ -175,7 +192,7 @@ class CoverageReport(VolumeHandler):
             for figure in ("coverage", "half_width_hu", "spearman")
         }
         head = {"notice": NOTICE, "definitions": COVERAGE_DEFINITIONS, "section": self.section, "stage": self.stage}
-        write_json(self.path, {**head, "confidence": self.confidence, "mean": means, "cases": self.cases})
+        write_json(self.path, {**head, **self.calibration.as_content(), "mean": means, "cases": self.cases})
 
 
 def coverage(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor) -> dict[str, dict[str, float]]:

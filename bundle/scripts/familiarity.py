@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, inf, isfinite
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from monai.transforms import Transform
+from scipy.stats import binomtest
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .companion_files import read_companion, write_companion
+from .companion_files import Companion, write_companion
 from .errors import InputError
 from .pictures import NOTICE
 from .transforms import XRAY_KEYS
@@ -21,7 +25,8 @@ FAMILIARITY_KEY = "familiarity"
 SIDE, COARSE_SIDE = 64, 16
 SHRINKAGE = 0.02
 """Part of the correlation matrix that is replaced by the unit matrix, so that it can be inverted."""
-FIELDS = ("mean_films", "feature_mean", "feature_deviation", "correlation", "threshold")
+LEAST_PATIENTS = 3
+"""To measure false alarms one is left out, and another for the threshold."""
 FEATURES = (
     *(f"{view} like {which}" for view in XRAY_KEYS for which in ("its mean", "upside down", "mirrored", "the other mean")),
     *(f"{view} roughness" for view in XRAY_KEYS),
@@ -31,8 +36,8 @@ FEATURES = (
 
 
 def reduced(xrays: torch.Tensor) -> torch.Tensor:
-    """X-rays `(..., 2, P, P)`, averaged to 64 pixels a side."""
-    return adaptive_avg_pool2d(torch.as_tensor(xrays).float(), SIDE)
+    """X-rays `(..., 2, P, P)` of any device, averaged to 64 pixels a side, on the CPU, where the rest is computed."""
+    return adaptive_avg_pool2d(torch.as_tensor(xrays).as_subclass(torch.Tensor).float().cpu(), SIDE)
 
 
 def film_features(films: torch.Tensor, mean_films: torch.Tensor) -> np.ndarray:
@@ -46,7 +51,7 @@ def film_features(films: torch.Tensor, mean_films: torch.Tensor) -> np.ndarray:
 
     Args:
         films: from :func:`reduced`, `(B, 2, 64, 64)`.
-        mean_films: mean film of each view, `(2, 16, 16)`.
+        mean_films: mean film of each view, `(2, 16, 16)`, on the CPU as well.
     """
     coarse, features = adaptive_avg_pool2d(films, COARSE_SIDE), []
     for view in range(len(XRAY_KEYS)):
@@ -58,36 +63,28 @@ def film_features(films: torch.Tensor, mean_films: torch.Tensor) -> np.ndarray:
     return torch.stack(features, dim=1).double().numpy()
 
 
-class Familiarity:
+class Reference:
     """
-    Mean, deviation and correlation of the features of the training's X-rays, and the distance that few of them exceed.
+    Mean, deviation and correlation of the features of known X-rays, and how far others are from them.
 
     The distance is that of Mahalanobis (1936) over the square root of the number of features: about 1 for a pair like
-    those of the training.
+    the known ones.
 
     Args:
         mean_films: `(2, 16, 16)`, see :func:`film_features`.
-        feature_mean: a number for each feature.
-        feature_deviation: a number for each feature.
+        mean: a number for each feature.
+        deviation: a number for each feature.
         correlation: of the features, a matrix that can be inverted.
-        threshold: the distance beyond which a pair is flagged.
     """
 
     def __init__(
-        self,
-        mean_films: Sequence[Sequence[Sequence[float]]],
-        feature_mean: Sequence[float],
-        feature_deviation: Sequence[float],
-        correlation: Sequence[Sequence[float]],
-        threshold: float,
+        self, mean_films: torch.Tensor, mean: np.ndarray, deviation: np.ndarray, correlation: np.ndarray
     ) -> None:
-        self.mean_films = torch.as_tensor(mean_films).float()
-        self.mean, self.deviation = np.asarray(feature_mean), np.asarray(feature_deviation)
-        self.correlation, self.threshold = np.asarray(correlation), threshold
-        self.inverse = np.linalg.inv(self.correlation)
+        self.mean_films, self.mean, self.deviation, self.correlation = mean_films, mean, deviation, correlation
+        self.inverse = np.linalg.inv(correlation)
 
     def standardised(self, films: torch.Tensor) -> np.ndarray:
-        """Features of reduced films in deviations from the training's mean, `(B, 12)`."""
+        """Features of reduced films in deviations from the mean, `(B, 12)`."""
         return (film_features(films, self.mean_films) - self.mean) / self.deviation
 
     def distances(self, films: torch.Tensor) -> np.ndarray:
@@ -95,102 +92,212 @@ class Familiarity:
         features = self.standardised(films)
         return np.sqrt(np.einsum("bi,ij,bj->b", features, self.inverse, features) / len(self.mean))
 
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """
+    How often the X-rays of a patient who is not known are flagged, though nothing is wrong with them.
+
+    Args:
+        shares: for each patient, the share of its pairs that is flagged where the other patients alone are known.
+    """
+
+    shares: tuple[float, ...]
+
+    @property
+    def flagged(self) -> int:
+        """Patients of whom more than half of the pairs are flagged."""
+        return sum(share > 0.5 for share in self.shares)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The rate's 95 % interval of Clopper and Pearson (1934), if patients are drawn independently."""
+        low, high = binomtest(self.flagged, len(self.shares)).proportion_ci(0.95, method="exact")
+        return round(float(low), 4), round(float(high), 4)
+
+    def as_content(self) -> dict[str, Any]:
+        """For a JSON file: the figures, and a sentence."""
+        patients, (low, high) = len(self.shares), self.interval
+        statement = (
+            f"{self.flagged} of {patients} training patients were flagged, in more than half of their pairs, when each "
+            f"was left out in turn: a false-alarm rate of {100 * self.flagged / patients:.0f} %, 95 % interval "
+            f"{100 * low:.0f} to {100 * high:.0f} %."
+        )
+        figures = {"patients": patients, "flagged": self.flagged, "interval": [low, high], "shares": self.shares}
+        return {**figures, "statement": statement}
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """
+    The training's X-rays, and the distance from them beyond which a pair is flagged.
+
+    Args:
+        reference: what the X-rays of all training patients are like.
+        left_out: for each patient, distances of its pairs from those of the other patients, see
+            :func:`left_out_distances`.
+        quantile: share of these distances, patients weighing alike, that the threshold does not fall short of.
+        false_alarms: see :func:`held_out_shares`.
+    """
+
+    reference: Reference
+    left_out: Sequence[np.ndarray]
+    quantile: float
+    false_alarms: FalseAlarms
+
+    @property
+    def threshold(self) -> float:
+        """A distance, see :func:`quantile_over_patients`."""
+        return quantile_over_patients(self.left_out, self.quantile)
+
     def assess(self, xrays: torch.Tensor) -> dict[str, Any]:
         """
-        One pair `(2, P, P)`: its distance, the threshold, whether it is flagged, and how many deviations each feature is
-        off, the largest first.
+        One pair `(2, P, P)`, on any device: its distance, the threshold, whether it is flagged, how many deviations
+        each feature is off, the largest first, and :meth:`FalseAlarms.as_content`. What is not finite is flagged.
         """
         films = reduced(xrays)[None]
-        distance, off = float(self.distances(films)[0]), self.standardised(films)[0].tolist()
-        ranked = sorted(zip(FEATURES, off), key=lambda feature: -abs(feature[1]))
+        distance, off = float(self.reference.distances(films)[0]), self.reference.standardised(films)[0].tolist()
+        ranked = sorted(zip(FEATURES, off), key=lambda feature: -abs(feature[1]) if isfinite(feature[1]) else -inf)
         return {
             "notice": NOTICE,
             "distance": round(distance, 3),
             "threshold": round(self.threshold, 3),
-            "flagged": distance > self.threshold,
+            "flagged": bool(is_beyond(distance, self.threshold)),
             "deviations": {name: round(value, 2) for name, value in ranked},
+            "false_alarms": self.false_alarms.as_content(),
         }
 
-    def as_numbers(self) -> dict[str, Any]:
-        """The arguments of this class."""
+    def as_content(self) -> dict[str, Any]:
+        """What :func:`read_familiarity` reads."""
+        mean_films = self.reference.mean_films.tolist()
         return {
-            "mean_films": [[[round(pixel, 5) for pixel in row] for row in film] for film in self.mean_films.tolist()],
-            "feature_mean": self.mean.tolist(),
-            "feature_deviation": self.deviation.tolist(),
-            "correlation": self.correlation.tolist(),
+            "quantile": self.quantile,
             "threshold": self.threshold,
+            "false_alarms": self.false_alarms.as_content(),
+            "left_out_distances": [distances.tolist() for distances in self.left_out],
+            "mean_films": [[[round(pixel, 5) for pixel in row] for row in film] for film in mean_films],
+            "feature_mean": self.reference.mean.tolist(),
+            "feature_deviation": self.reference.deviation.tolist(),
+            "correlation": self.reference.correlation.tolist(),
         }
 
 
-def familiarity_of(films: torch.Tensor, quantile: float) -> Familiarity:
-    """From reduced films of the training `(B, 2, 64, 64)`; `quantile` of them lies within the threshold."""
-    mean_films = adaptive_avg_pool2d(films.mean(0), COARSE_SIDE)
+def is_beyond(distance: float | np.ndarray, threshold: float) -> bool | np.ndarray:
+    """Whether a distance is not known to lie within the threshold: a distance that is not a number is beyond it."""
+    return ~(np.asarray(distance) <= threshold)
+
+
+def reference_of(films: torch.Tensor, patients: Sequence[str]) -> Reference:
+    """Of reduced films `(B, 2, 64, 64)`, and whose each pair is; patients weigh alike."""
+    shares = 1 / np.array([patients.count(patient) for patient in patients])
+    weights = shares / shares.sum()
+    mean_films = adaptive_avg_pool2d(torch.einsum("bvhw,b->vhw", films, torch.from_numpy(weights).float()), COARSE_SIDE)
     features = film_features(films, mean_films)
-    deviation = features.std(0).clip(min=1e-6)
-    correlation = np.cov(((features - features.mean(0)) / deviation).T, bias=True)
-    correlation = (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(FEATURES))
-    found = Familiarity(mean_films, features.mean(0), deviation, correlation, threshold=0.0)
-    found.threshold = float(np.quantile(found.distances(films), quantile))
-    return found
+    mean = weights @ features
+    deviation = np.sqrt(weights @ (features - mean) ** 2).clip(min=1e-6)
+    correlation = np.cov(((features - mean) / deviation).T, aweights=weights, bias=True)
+    return Reference(mean_films, mean, deviation, (1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(FEATURES)))
 
 
-def flagged_when_left_out(films: torch.Tensor, names: Sequence[str], quantile: float) -> dict[str, float]:
-    """For each patient, the part of its pairs that is flagged when only the other patients are known."""
-    shares = {}
-    for name in dict.fromkeys(names):
-        own = torch.tensor([each == name for each in names])
-        if own.all():
-            break
-        known = familiarity_of(films[~own], quantile)
-        shares[name] = float((known.distances(films[own]) > known.threshold).mean())
-    return shares
+def left_out_distances(films: torch.Tensor, patients: Sequence[str]) -> list[np.ndarray]:
+    """For each patient, in the order in which they first come, the distances of its pairs from the other patients'."""
+    return [reference_of(*others).distances(own) for own, others in _one_by_one(films, patients)]
 
 
-def reduced_pairs(
-    records: Iterable[Mapping[str, Any]], prepare_batch: Callable, draws: int = 1
-) -> tuple[torch.Tensor, list[str]]:
+def quantile_over_patients(values: Sequence[np.ndarray], quantile: float) -> float:
+    """The least of the values that this share of them does not exceed, each patient's list weighing alike."""
+    pooled = np.concatenate(values)
+    weights = np.concatenate([np.full(len(each), 1 / len(each)) for each in values]) / len(values)
+    order = np.argsort(pooled)
+    reached = np.searchsorted(weights[order].cumsum(), quantile - 1e-9)
+    return float(pooled[order][min(reached, len(pooled) - 1)])
+
+
+def held_out_shares(films: torch.Tensor, patients: Sequence[str], quantile: float) -> tuple[float, ...]:
     """
-    X-rays of records, see :func:`reduced`, `(B, 2, 64, 64)`, and the name of each pair's record.
+    For each patient, the share of its pairs that is flagged when reference and threshold come from the other patients
+    alone, of whom each is left out once more for the threshold. With n patients, n² references are made.
+    """
+    shares = []
+    for own, others in _one_by_one(films, patients):
+        threshold = quantile_over_patients(left_out_distances(*others), quantile)
+        shares.append(float(is_beyond(reference_of(*others).distances(own), threshold).mean()))
+    return tuple(shares)
 
+
+class ReducedPairs(NamedTuple):
+    """X-rays of records, see :func:`reduced`, `(B, 2, 64, 64)`, with name and patient of each pair's record."""
+
+    films: torch.Tensor
+    names: list[str]
+    patients: list[str]
+
+
+def reduced_pairs(records: Iterable[Mapping[str, Any]], prepare_batch: Callable, draws: int = 1) -> ReducedPairs:
+    """
     Args:
         records: batches of one record, such as a `DataLoader` gives.
         prepare_batch: a :class:`~scripts.PrepareBiplanarBatch`, which may augment.
         draws: X-rays of a record.
     """
-    films, names = [], []
-    for batch in records:
-        for _ in range(draws):
-            films.append(reduced(prepare_batch(batch)[0])[0])
-            names.append(str(batch["name"][0]))
-    return torch.stack(films), names
+    found = [
+        (reduced(prepare_batch(batch)[0])[0], str(batch["name"][0]), str(batch["patient"][0]))
+        for batch in records
+        for _ in range(draws)
+    ]
+    films, names, patients = zip(*found)
+    return ReducedPairs(torch.stack(films), list(names), list(patients))
+
+
+def familiarity_of(films: torch.Tensor, patients: Sequence[str], quantile: float) -> Familiarity:
+    """
+    From reduced films of the training `(B, 2, 64, 64)`, and whose each pair is.
+
+    Raises:
+        InputError: when there are too few patients or pairs to leave out two patients, or a pair is not finite.
+    """
+    counts = sorted(Counter(patients).values())
+    if len(counts) < LEAST_PATIENTS:
+        raise InputError(
+            f"familiarity: {len(counts)} patients, expected at least {LEAST_PATIENTS}, since the threshold comes from "
+            f"patients left out. Add patients to section 'training', or leave familiarity false."
+        )
+    left = sum(counts[:-2])
+    if left <= len(FEATURES):
+        raise InputError(
+            f"familiarity: {left} pairs of X-rays when two patients are left out, expected more than the "
+            f"{len(FEATURES)} features; set draws to {ceil((len(FEATURES) + 1) / left)} times what it is, or more."
+        )
+    left_out = left_out_distances(films, patients)
+    if not all(np.isfinite(distances).all() for distances in left_out):
+        raise InputError(
+            "familiarity: section 'training' has X-rays that are not finite; `python -m scripts.datalist DIR --check` "
+            "lists what is wrong with the records."
+        )
+    shares = held_out_shares(films, patients, quantile)
+    return Familiarity(reference_of(films, patients), left_out, quantile, FalseAlarms(shares))
 
 
 def fit_familiarity(
     records: Iterable[Mapping[str, Any]], prepare_batch: Callable, draws: int, quantile: float, path: str, weights: str
 ) -> None:
     """
-    Writes the familiarity of the training's X-rays, with the share of flags among patients that were left out.
+    Writes the familiarity of the training's X-rays.
 
     Args:
         records: see :func:`reduced_pairs`.
         prepare_batch: the training's.
-        draws: X-rays of a record; there have to be more of all records than features.
-        quantile: part of the X-rays within the threshold.
+        draws: X-rays of a record.
+        quantile: see :class:`Familiarity`.
         path: the file to write.
         weights: the weights that were trained on these records.
 
     Raises:
-        InputError: when there are too few X-rays.
+        InputError: see :func:`familiarity_of`.
     """
-    films, names = reduced_pairs(records, prepare_batch, draws)
-    if len(films) <= len(FEATURES):
-        raise InputError(
-            f"familiarity: {len(films)} pairs of X-rays, expected more than the {len(FEATURES)} features; set draws to "
-            f"{len(FEATURES) // max(1, len(films) // draws) + 1} or more."
-        )
-    shares = flagged_when_left_out(films, names, quantile)
-    content = familiarity_of(films, quantile).as_numbers()
-    write_companion(path, weights, {"notice": NOTICE, "pairs": len(films), "flagged_when_left_out": shares, **content})
+    pairs = reduced_pairs(records, prepare_batch, draws)
+    found = familiarity_of(pairs.films, pairs.patients, quantile)
+    write_companion(path, weights, {"notice": NOTICE, **found.as_content()})
 
 
 def read_familiarity(path: str, weights: str) -> Familiarity:
@@ -198,10 +305,34 @@ def read_familiarity(path: str, weights: str) -> Familiarity:
     What :func:`fit_familiarity` wrote.
 
     Raises:
-        CheckpointError: see :func:`~scripts.companion_files.read_companion`.
+        CheckpointError: see :class:`~scripts.companion_files.Companion`; also when threshold or false alarms are not
+            those of the distances in the file, or the correlations are none.
     """
-    content = read_companion(path, weights, "familiarity", FIELDS)
-    return Familiarity(**{name: content[name] for name in FIELDS})
+    file, features = Companion(path, weights, "familiarity"), len(FEATURES)
+    reference = Reference(
+        torch.from_numpy(file.numbers("mean_films", (len(XRAY_KEYS), COARSE_SIDE, COARSE_SIDE))).float(),
+        file.numbers("feature_mean", (features,)),
+        file.numbers("feature_deviation", (features,), above=0.0),
+        _read_correlation(file),
+    )
+    left_out = file.lists("left_out_distances")
+    shares = file.numbers("false_alarms.shares", (len(left_out),), least=0.0, most=1.0)
+    quantile = file.number("quantile", above=0.0, below=1.0)
+    found = Familiarity(reference, left_out, quantile, FalseAlarms(tuple(shares.tolist())))
+    file.number("threshold", above=0.0)
+    file.require("threshold", found.threshold, "the quantile of left_out_distances")
+    for name in ("patients", "flagged"):
+        file.require(f"false_alarms.{name}", found.false_alarms.as_content()[name], "as false_alarms.shares has it")
+    return found
+
+
+def _read_correlation(file: Companion) -> np.ndarray:
+    values = file.numbers("correlation", (len(FEATURES), len(FEATURES)), least=-1 - 1e-9, most=1 + 1e-9)
+    symmetric, ones = np.allclose(values, values.T, atol=1e-9), np.allclose(values.diagonal(), 1, atol=1e-9)
+    if not (symmetric and ones and np.linalg.eigvalsh(values)[0] > 0):
+        expected = "a symmetric, positive definite matrix with ones on its diagonal"
+        raise file.refusal("correlation", "holds another matrix", expected)
+    return values
 
 
 class AssessFamiliarityd(Transform):
@@ -230,9 +361,18 @@ class AssessFamiliarityd(Transform):
                 f"field 'frontal' and field 'lateral': these X-rays are unlike those of the training: distance "
                 f"{found['distance']:.2f}, expected at most {found['threshold']:.2f}; furthest off is '{name}', by {off:+.1f} "
                 f"deviations. Do not rely on the reconstruction; look whether the films are of one patient, in order, "
-                f"upright and not inverted."
+                f"upright and not inverted. It may be a false alarm: {found['false_alarms']['statement']}"
             )
         return {**record, FAMILIARITY_KEY: found}
+
+
+def _one_by_one(
+    films: torch.Tensor, patients: Sequence[str]
+) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, list[str]]]]:
+    """Each patient's films, and films and patients of the others."""
+    for patient in dict.fromkeys(patients):
+        own = torch.tensor([each == patient for each in patients])
+        yield films[own], (films[~own], [each for each in patients if each != patient])
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

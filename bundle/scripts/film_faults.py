@@ -46,7 +46,7 @@ def measure_faults(
 ) -> None:
     """
     Writes, for each pair of X-rays, distance and flag with every fault of :data:`FAULTS`, and with its frontal or lateral
-    film taken from another patient.
+    film taken from another patient; with the rate of false alarms, which the pair without a fault is to be read by.
 
     Args:
         records: batches of one record, whose pairs are spoilt.
@@ -57,15 +57,16 @@ def measure_faults(
         path: the file to write.
     """
     familiarity = read_familiarity(parameters, weights)
-    (pairs, names), (strangers, their_names) = (reduced_pairs(each, prepare_batch) for each in (records, others))
+    pairs, strangers = (reduced_pairs(each, prepare_batch) for each in (records, others))
     cases = []
-    for name, films in zip(names, pairs):
+    for films, name, patient in zip(*pairs):
         spoilt = {fault: spoil(films) for fault, spoil in FAULTS.items()}
-        for other, stranger in zip(their_names, strangers):
-            if other != name:
+        for stranger, other, another in zip(*strangers):
+            if another != patient:
                 spoilt[f"lateral of {other}"] = torch.stack([films[0], stranger[1]])
                 spoilt[f"frontal of {other}"] = torch.stack([stranger[0], films[1]])
         found = {fault: familiarity.assess(pair) for fault, pair in spoilt.items()}
         faults = {fault: {key: each[key] for key in ("distance", "flagged")} for fault, each in found.items()}
         cases.append({"case": name, "faults": faults})
-    write_json(path, {"notice": NOTICE, "threshold": familiarity.threshold, "cases": cases})
+    head = {"notice": NOTICE, "threshold": familiarity.threshold, "false_alarms": familiarity.false_alarms.as_content()}
+    write_json(path, {**head, "cases": cases})

@@ -65,11 +65,16 @@ def xray_figure(xrays: torch.Tensor, reprojections: Mapping[str, torch.Tensor], 
 
 
 def preview_figure(
-    xrays: torch.Tensor, hu: torch.Tensor, title: str = "", half_width: torch.Tensor | None = None
+    xrays: torch.Tensor,
+    hu: torch.Tensor,
+    title: str = "",
+    half_width: torch.Tensor | None = None,
+    calibration: str = "",
 ) -> Figure:
     """
     Both X-rays `(2, H, W)` and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given, the
-    middle coronal slice of the half-width of the volume's interval `(S, S, S)` in HU, bright where it is wide.
+    middle coronal slice of the half-width of the volume's interval `(S, S, S)` in HU, bright where it is wide, over what
+    its scale rests on.
     """
     figure, axes = _grid(1, 2 + len(PLANES) + (half_width is not None), title)
     low, high = DISPLAY_WINDOW_HU
@@ -81,7 +86,8 @@ def preview_figure(
         place.set_title(f"reconstruction {hu.shape[0]}³, {plane}", fontsize=9)
     if half_width is not None:
         axes[0, -1].imshow(middle_slice(half_width, PLANES["coronal"]), cmap="inferno", vmin=0, vmax=ERROR_RANGE_HU)
-        axes[0, -1].set_title(f"uncertainty, 0 to {ERROR_RANGE_HU:.0f} HU, coronal", fontsize=9)
+        axes[0, -1].set_title(f"half-width, 0 to {ERROR_RANGE_HU:.0f} HU, coronal", fontsize=9)
+        axes[0, -1].set_xlabel(calibration, fontsize=8)
     return figure
 
 

@@ -17,10 +17,13 @@ from .errors import InputError
 from .familiarity import FAMILIARITY_KEY
 from .files import cube_affine, remove_earlier, write_ct, write_json, write_whole
 from .geometry import BiplanarGeometry
-from .pictures import preview_figure
+from .pictures import NOTICE, preview_figure
 from .radiograph_transforms import GEOMETRY_KEY
-from .uncertainty import UNCERTAINTY_KEY
+from .uncertainty import CALIBRATION_KEY, UNCERTAINTY_KEY
 from .viewer import write_view
+
+
+ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
 
 
 class ToHUd(Transform):
@@ -43,9 +46,10 @@ class ToHUd(Transform):
 class SaveReconstructiond(Transform):
     """
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
-    `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz` and its picture in the preview, one with
-    `familiarity` gets `familiarity.json`. What the folder holds of these from an earlier run goes when the new
-    `ct.nii.gz` is whole, so that two patients never lie side by side.
+    `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
+    the half-widths rest on, and their picture in the preview, one with `familiarity` gets `familiarity.json`. What the
+    folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie
+    side by side.
 
     Args:
         output_dir: where to.
@@ -74,21 +78,31 @@ class SaveReconstructiond(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", "uncertainty.nii.gz", "familiarity.json")
-        ct, series, preview, view, uncertainty, familiarity = (os.path.join(self.output_dir, name) for name in names)
+        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", *ASSESSMENTS)
+        ct, series, preview, view, *assessments = (os.path.join(self.output_dir, name) for name in names)
         check_series_folder(series)
         write_ct(ct, hu, affine)
-        for earlier in (series, preview, view, uncertainty, familiarity):
+        for earlier in (series, preview, view, *assessments):
             remove_earlier(earlier)
         if self.dicom:
             write_ct_series(series, hu, affine, self.identification)
         xrays = torch.as_tensor(record["image"]).float()
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        half_width = record[UNCERTAINTY_KEY][0].as_tensor() if UNCERTAINTY_KEY in record else None
-        if half_width is not None:
-            write_ct(uncertainty, half_width, affine)
-        if FAMILIARITY_KEY in record:
-            write_json(familiarity, record[FAMILIARITY_KEY])
-        write_whole(preview, preview_figure(xrays, hu, half_width=half_width).savefig)
+        write_whole(preview, preview_figure(xrays, hu, **_write_assessments(record, *assessments)).savefig)
         write_view(view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry)
         return dict(record)
+
+
+def _write_assessments(
+    record: Mapping[Hashable, Any], half_widths: str, basis: str, familiarity: str
+) -> dict[str, Any]:
+    """Writes those of :data:`ASSESSMENTS` that the record has; gives what the preview shows of them."""
+    if FAMILIARITY_KEY in record:
+        write_json(familiarity, record[FAMILIARITY_KEY])
+    if UNCERTAINTY_KEY not in record:
+        return {}
+    half_width = record[UNCERTAINTY_KEY]
+    calibration = half_width.meta[CALIBRATION_KEY]
+    write_ct(half_widths, half_width[0].as_tensor(), half_width.affine)
+    write_json(basis, {"notice": NOTICE, **calibration.as_content()})
+    return {"half_width": half_width[0].as_tensor(), "calibration": calibration.label}
