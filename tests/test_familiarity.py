@@ -1,18 +1,38 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bundle_runs import bundle_run_here, write_random_weights
 from phantoms import phantom
-from scripts import BiplanarGeometry, InputError, RandDeformd, beside_weights
+from scipy.stats import beta
+from scripts import BiplanarGeometry, CheckpointError, InputError, RandDeformd, beside_weights
 from scripts.batch import PrepareBiplanarBatch, ProjectCT
-from scripts.familiarity import FEATURES, Familiarity, familiarity_of, fit_familiarity, read_familiarity, reduced
+from scripts.familiarity import (
+    FEATURES,
+    FalseAlarms,
+    Familiarity,
+    familiarity_of,
+    fit_familiarity,
+    held_out_shares,
+    left_out_distances,
+    quantile_over_patients,
+    read_familiarity,
+    reduced,
+    reference_of,
+)
 from scripts.film_faults import FAULTS
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import interpolate
 
 PIXELS = 64
+QUANTILE = 0.995
 
 
 def chest(shift: float, height: float = 0.0) -> torch.Tensor:
@@ -30,17 +50,29 @@ def xrays_of(hu: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def familiarity() -> Familiarity:
-    """Of deformations of one phantom."""
+    """Of four patients, deformations of one phantom all of them."""
     deform = RandDeformd(
         "ct", fov_mm=360.0, degrees=3.0, shift_mm=8.0, scale=0.05, magnitude_mm=[0.0, 8.0], spacing_mm=60.0
     )
     torch.manual_seed(0)
     prepare = PrepareBiplanarBatch(1, ProjectCT(BiplanarGeometry(detector_pixels=PIXELS), 8.0), (-1024, 1024), deform)
-    batch = {"ct": chest(0.0)[None], "xrays": torch.zeros(1, 2, PIXELS, PIXELS), "has_films": [False]}
-    return familiarity_of(torch.stack([reduced(prepare(batch)[0])[0] for _ in range(40)]), 0.995)
+    films = [reduced(prepare(batch_of(chest(0.0)))[0])[0] for _ in range(60)]
+    return familiarity_of(torch.stack(films), ids(4, 15), QUANTILE)
 
 
-@pytest.mark.parametrize("fault", ["exchanged", "both upside down", "both inverted", "frontal inverted", "noise", "blank"])
+def batch_of(hu: torch.Tensor, patient: str = "a") -> dict[str, Any]:
+    """As a `DataLoader` gives it of a record without films."""
+    nominal = BiplanarGeometry()
+    geometry = {"views": [(view,) for view in nominal.views]}
+    distances = ("source_to_isocentre_mm", "source_to_detector_mm")
+    geometry |= {name: torch.tensor([getattr(nominal, name)]) for name in distances}
+    films = {"xrays": torch.zeros(1, 2, PIXELS, PIXELS), "has_films": [False], "geometry": geometry}
+    return {"ct": hu[None], **films, "name": [f"{patient}_1"], "patient": [patient]}
+
+
+@pytest.mark.parametrize(
+    "fault", ["exchanged", "frontal upside down", "lateral upside down", "both inverted", "frontal inverted", "noise", "blank"]
+)
 def test_a_pair_is_familiar_and_flagged_with_a_fault(familiarity: Familiarity, fault: str):
     xrays = xrays_of(chest(0.0))
     assert not familiarity.assess(xrays)["flagged"]
@@ -57,15 +89,16 @@ def test_views_of_two_phantoms_are_flagged(familiarity: Familiarity):
 def test_the_distance_is_that_of_mahalanobis(familiarity: Familiarity):
     """By a solution of the linear system instead of the inverse, on features that the class itself gives."""
     films = reduced(xrays_of(chest(0.05)))[None]
-    off = torch.tensor(familiarity.standardised(films)[0])
-    solved = torch.linalg.solve(torch.tensor(familiarity.correlation), off)
-    assert familiarity.distances(films)[0] == pytest.approx(float((off @ solved / len(FEATURES)).sqrt()), rel=1e-6)
+    off = torch.tensor(familiarity.reference.standardised(films)[0])
+    solved = torch.linalg.solve(torch.tensor(familiarity.reference.correlation), off)
+    assert familiarity.reference.distances(films)[0] == pytest.approx(float((off @ solved / len(FEATURES)).sqrt()), rel=1e-6)
 
 
 def test_brightness_of_both_films_does_not_move_a_correlation(familiarity: Familiarity):
     """All features but the two of roughness."""
     films = reduced(xrays_of(chest(0.0)))[None]
-    change = abs(familiarity.standardised(films * 1.7 + 0.2) - familiarity.standardised(films))[0]
+    standardised = familiarity.reference.standardised
+    change = abs(standardised(films * 1.7 + 0.2) - standardised(films))[0]
     assert {name for name, moved in zip(FEATURES, change) if moved > 1e-3} == {"frontal roughness", "lateral roughness"}
 
 
@@ -76,12 +109,114 @@ def test_a_fault_that_turns_or_exchanges_is_undone_by_a_second_one(fault: str):
     assert torch.allclose(FAULTS[fault](FAULTS[fault](xrays)), xrays)
 
 
+def drawn_films(mean: torch.Tensor, patients: int, draws: int, between: float, within: float) -> torch.Tensor:
+    """Reduced films `(B, 2, 64, 64)`: a mean, a smooth deviation of each patient's, and one of each draw's."""
+
+    def smooth(number: int) -> torch.Tensor:
+        return interpolate(torch.randn(number, 2, 6, 6), size=64, mode="bicubic")
+
+    return (mean + between * smooth(patients)).repeat_interleave(draws, 0) + within * smooth(patients * draws)
+
+
+def ids(patients: int, draws: int) -> list[str]:
+    return [str(patient) for patient in range(patients) for _ in range(draws)]
+
+
+def test_the_threshold_of_patients_left_out_holds_for_patients_who_are_not_known():
+    """
+    Six patients of twenty draws, forty times, and fifty unseen patients each time. The quantile of the known films' own
+    distances flags most unseen ones, since the draws of a patient are alike; that of the left-out distances hardly any.
+    """
+    own, left_out = [], []
+    for _ in range(40):
+        mean = interpolate(torch.randn(1, 2, 6, 6), size=64, mode="bicubic")
+        known, unseen = drawn_films(mean, 6, 20, 0.3, 0.2), drawn_films(mean, 50, 1, 0.3, 0.2)
+        reference = reference_of(known, ids(6, 20))
+        distances = reference.distances(unseen)
+        own.append((distances > np.quantile(reference.distances(known), QUANTILE)).mean())
+        threshold = quantile_over_patients(left_out_distances(known, ids(6, 20)), QUANTILE)
+        left_out.append((distances > threshold).mean())
+    assert np.mean(own) > 0.5
+    assert np.mean(left_out) < 0.03
+
+
+def test_the_false_alarms_are_those_of_patients_who_took_no_part_in_the_threshold():
+    """
+    Five patients who are alike and a sixth of another kind, who makes a threshold wide enough for himself: among the
+    others alone it is not.
+    """
+    mean, another = torch.rand(2, 1, 2, 6, 6).mul(4)
+    means = [(interpolate(each, size=64, mode="bicubic"), patients) for each, patients in ((mean, 5), (another, 1))]
+    films = [drawn_films(each, patients, 20, 0.1, 0.1) for each, patients in means]
+    found = familiarity_of(torch.cat(films), ids(6, 20), QUANTILE)
+    assert found.reference.distances(films[1]).max() < found.threshold
+    assert found.false_alarms.shares[5] == 1.0
+    assert max(found.false_alarms.shares[:5]) < 0.5
+    assert found.false_alarms.flagged == 1
+
+
+def test_a_threshold_is_made_of_other_patients_alone():
+    """By hand: the other two of three patients, each measured by the other one."""
+    films, whose = drawn_films(torch.rand(1, 2, 64, 64), 3, 20, 0.3, 0.2), ids(3, 20)
+    first, second, third = films.split(20)
+    of_others = [reference_of(one, ["a"] * 20).distances(other) for one, other in ((second, third), (third, second))]
+    distances = reference_of(torch.cat([second, third]), ids(2, 20)).distances(first)
+    expected = (distances > np.concatenate(of_others).max()).mean()
+    assert held_out_shares(films, whose, QUANTILE)[0] == pytest.approx(expected)
+
+
+def test_patients_weigh_alike_however_many_pairs_they_have():
+    """A patient's pairs three times over change nothing."""
+    films, whose = drawn_films(torch.rand(1, 2, 64, 64), 4, 20, 0.3, 0.2), ids(4, 20)
+    again, whose_again = torch.cat([films, films[:20], films[:20]]), [*whose, *["0"] * 40]
+    one, other = (familiarity_of(each, of, 0.9) for each, of in ((films, whose), (again, whose_again)))
+    assert other.threshold == pytest.approx(one.threshold, rel=1e-4)
+    assert other.false_alarms.shares == one.false_alarms.shares
+    assert np.allclose(other.reference.correlation, one.reference.correlation, atol=1e-4)
+
+
+def test_the_quantile_is_of_patients_shares():
+    """Ten values of one patient weigh as much as one of another: half of the weight lies at 1 to 10, half at 20."""
+    values = [np.arange(1.0, 11.0), np.array([20.0])]
+    found = [quantile_over_patients(values, share) for share in (0.05, 0.25, 0.5, 0.51, 1.0)]
+    assert found == [1.0, 5.0, 10.0, 20.0, 20.0]
+
+
+@pytest.mark.parametrize("flagged, patients", [(0, 6), (1, 6), (6, 6), (3, 40)])
+def test_the_interval_of_false_alarms_is_that_of_clopper_and_pearson(flagged: int, patients: int):
+    """By quantiles of the beta distribution, the interval's other form."""
+    low = beta.ppf(0.025, flagged, patients - flagged + 1) if flagged else 0.0
+    high = beta.ppf(0.975, flagged + 1, patients - flagged) if flagged < patients else 1.0
+    found = FalseAlarms((1.0,) * flagged + (0.5,) * (patients - flagged))
+    assert found.interval == pytest.approx((low, high), abs=1e-4)
+    assert found.as_content()["statement"].startswith(f"{flagged} of {patients} training patients were flagged")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("pixels", [1, PIXELS**2])
+def test_a_pair_that_is_not_finite_is_flagged(familiarity: Familiarity, value: float, pixels: int):
+    xrays = xrays_of(chest(0.0))
+    xrays[0].view(-1)[:pixels] = value
+    assert familiarity.assess(xrays)["flagged"] is True
+
+
+def test_films_of_any_device_are_compared_on_the_cpu():
+    """Shapes and devices alone, of a GPU that need not be there."""
+    with FakeTensorMode():
+        assert reduced(torch.empty(2, 512, 512, device="cuda")).device.type == "cpu"
+
+
 @pytest.fixture(scope="module")
 def fitted(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights beside which lies what `familiarity.json` makes for them."""
+    """Weights beside which lies what `familiarity.json` makes for them, of three phantoms."""
     weights = write_random_weights(tmp_path_factory.mktemp("weights") / "stage3_best.pth", overlay)
+    sections = {"training": [0, 1, 2], "validation": [3, 4]}
+    records = {name: [{"ct": f"phantom_{each}.nii.gz"} for each in numbers] for name, numbers in sections.items()}
+    datalist = weights.parent / "datalist.json"
+    datalist.write_text(json.dumps(records))
     configs = ["bundle/configs/train.json", "bundle/configs/familiarity.json", str(overlay)]
-    bundle_run_here("run", configs, dataset_dir=dataset, ckpt_dir=weights.parent, output_dir=weights.parent)
+    places = {"dataset_dir": dataset, "ckpt_dir": weights.parent, "output_dir": weights.parent}
+    bundle_run_here("run", configs, datalist=datalist, **places)
     return weights
 
 
@@ -93,7 +228,8 @@ def test_the_workflow_says_which_faults_it_flags(fitted: Path):
         for found in case["faults"].values():
             assert found["flagged"] == (found["distance"] > report["threshold"] - 5e-4)
     content = json.loads(Path(beside_weights(str(fitted), "familiarity")).read_text())
-    assert set(content["flagged_when_left_out"]) == {"phantom_0", "phantom_1"}
+    assert report["false_alarms"] == content["false_alarms"]
+    assert content["false_alarms"]["patients"] == len(content["left_out_distances"]) == 3
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
@@ -105,19 +241,96 @@ def test_inference_warns_and_notes_it(fitted: Path, dataset: Path, overlay: Path
     found = json.loads((tmp_path / "familiarity.json").read_text())
     warned = [str(warning.message) for warning in recwarn if "unlike those of the training" in str(warning.message)]
     assert len(warned) == found["flagged"]
+    assert found["false_alarms"]["patients"] == 3
     assert list(found["deviations"].values()) == sorted(found["deviations"].values(), key=abs, reverse=True)
     if exchanged:
         assert found["flagged"]
 
 
-def test_too_few_pairs_are_refused(tmp_path: Path):
+@pytest.mark.parametrize(
+    "patients, draws, told",
+    [
+        (2, 20, "2 patients, expected at least 3, since the threshold comes from patients left out"),
+        (3, 5, "5 pairs of X-rays when two patients are left out, expected more than the 12 features; set draws to 3 times"),
+    ],
+)
+def test_too_few_patients_or_pairs_are_refused(patients: int, draws: int, told: str, tmp_path: Path):
     prepare = PrepareBiplanarBatch(1, ProjectCT(BiplanarGeometry(detector_pixels=PIXELS), 8.0), (-1024, 1024))
-    batch = {"ct": chest(0.0)[None], "xrays": torch.zeros(1, 2, PIXELS, PIXELS), "has_films": [False], "name": ["a"]}
-    with pytest.raises(InputError, match="5 pairs of X-rays, expected more than the 12 features; set draws to 13 or more"):
-        fit_familiarity([batch], prepare, 5, 0.995, str(tmp_path / "familiarity.json"), "weights.pth")
+    batches = [batch_of(chest(0.02 * number), str(number)) for number in range(patients)]
+    with pytest.raises(InputError, match=told):
+        fit_familiarity(batches, prepare, draws, QUANTILE, str(tmp_path / "familiarity.json"), "weights.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pairs_that_are_not_finite_are_refused(tmp_path: Path):
+    films = drawn_films(torch.rand(1, 2, 64, 64), 3, 20, 0.3, 0.2)
+    films[7, 0, 3, 3] = math.nan
+    with pytest.raises(InputError, match="X-rays that are not finite"):
+        familiarity_of(films, ids(3, 20), QUANTILE)
 
 
 def test_what_was_written_is_read_back(fitted: Path, familiarity: Familiarity):
     path = beside_weights(str(fitted), "familiarity")
-    read = read_familiarity(path, str(fitted))
-    assert read.as_numbers() == {name: json.loads(Path(path).read_text())[name] for name in read.as_numbers()}
+    read = json.loads(json.dumps(read_familiarity(path, str(fitted)).as_content()))
+    assert read == {name: json.loads(Path(path).read_text())[name] for name in read}
+
+
+def first_is(value: Any) -> Callable[[list], list]:
+    """Lists in lists with another first number."""
+    return lambda rows: [first_is(value)(rows[0]) if isinstance(rows[0], list) else value, *rows[1:]]
+
+
+NOT_FINITE: dict[str, Any] = {"NaN": math.nan, "infinity": math.inf, "a huge integer": 10**999, "null": None}
+NOT_FINITE |= {"text": "1", "a truth value": True}
+LISTS = ("mean_films", "feature_mean", "feature_deviation", "correlation", "left_out_distances", "false_alarms.shares")
+TAMPERED = {
+    **{f"threshold {name}": ("threshold", value) for name, value in NOT_FINITE.items()},
+    **{f"{field} with {name}": (field, first_is(value)) for field in LISTS for name, value in NOT_FINITE.items()},
+    **{f"{field} too short": (field, lambda values: values[1:]) for field in LISTS[:4]},
+    "threshold 1e9": ("threshold", 1e9),
+    "threshold 0": ("threshold", 0.0),
+    "threshold negative": ("threshold", -1.0),
+    "threshold of other distances": ("threshold", lambda threshold: 1.001 * threshold),
+    "quantile 0": ("quantile", 0.0),
+    "quantile 1": ("quantile", 1.0),
+    "a deviation 0": ("feature_deviation", first_is(0.0)),
+    "a deviation negative": ("feature_deviation", first_is(-1.0)),
+    "correlation not symmetric": ("correlation", lambda rows: [[1.0, 0.5, *rows[0][2:]], [0.4, *rows[1][1:]], *rows[2:]]),
+    "correlation above 1": ("correlation", lambda rows: [[1.0, 1.5, *rows[0][2:]], [1.5, *rows[1][1:]], *rows[2:]]),
+    "correlation without inverse": ("correlation", lambda rows: [[1.0] * len(rows)] * len(rows)),
+    "correlation with other diagonal": ("correlation", first_is(0.5)),
+    "correlation a list": ("correlation", lambda rows: rows[0]),
+    "a share above 1": ("false_alarms.shares", first_is(1.5)),
+    "a share negative": ("false_alarms.shares", first_is(-0.5)),
+    "a patient without share": ("false_alarms.shares", lambda shares: shares[1:]),
+    "no alarm where there are": ("false_alarms.flagged", -1),
+    "more patients": ("false_alarms.patients", 600),
+    "other weights": ("weights_sha256", "0" * 64),
+    "weights unnamed": ("weights_sha256", None),
+}
+
+
+@pytest.mark.parametrize("tampered", TAMPERED)
+def test_a_tampered_file_is_refused_by_file_and_field(tampered: str, fitted: Path, tmp_path: Path):
+    field, value = TAMPERED[tampered]
+    content = json.loads(Path(beside_weights(str(fitted), "familiarity")).read_text())
+    *outer, last = field.split(".")
+    place = content[outer[0]] if outer else content
+    place[last] = value(place[last]) if callable(value) else value
+    (tmp_path / "familiarity.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"familiarity.json: field '{field}' "):
+        read_familiarity(str(tmp_path / "familiarity.json"), str(fitted))
+
+
+@pytest.mark.parametrize("field", ["weights_sha256", "threshold", "correlation", "left_out_distances", "false_alarms"])
+def test_a_file_without_a_field_is_named(field: str, fitted: Path, tmp_path: Path):
+    content = json.loads(Path(beside_weights(str(fitted), "familiarity")).read_text())
+    content.pop(field)
+    (tmp_path / "familiarity.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"familiarity.json: lacks field '{field}"):
+        read_familiarity(str(tmp_path / "familiarity.json"), str(fitted))
+
+
+def test_a_file_without_its_weights_is_refused(fitted: Path, tmp_path: Path):
+    with pytest.raises(CheckpointError, match="none.pth: no such weights"):
+        read_familiarity(beside_weights(str(fitted), "familiarity"), str(tmp_path / "none.pth"))

@@ -115,7 +115,8 @@ def test_the_factor_makes_the_intervals_cover_as_much_as_they_say(weights: Path,
 
 
 @pytest.mark.parametrize(
-    "patients, rank, kind", [(1, 1, EMPIRICAL), (8, 8, EMPIRICAL), (9, 9, CONFORMAL), (19, 18, CONFORMAL), (20, 19, CONFORMAL)]
+    "patients, rank, kind",
+    [(1, 1, EMPIRICAL), (8, 8, EMPIRICAL), (9, 9, CONFORMAL), (19, 18, CONFORMAL), (20, 19, CONFORMAL)],
 )
 def test_the_factor_is_the_order_statistic_of_the_patients_scores(patients: int, rank: int, kind: str):
     """⌈(n + 1) · 0.9⌉ is 9 of 9, 18 of 19, 19 of 20; of 8 it would be the ninth, which there is not."""
@@ -266,7 +267,7 @@ def first_is(value: Any) -> Callable[[list], list]:
     return lambda rows: [[value, *rows[0][1:]], *rows[1:]]
 
 
-NOT_FINITE = {"NaN": math.nan, "infinity": math.inf, "1e999": 10**999, "null": None, "text": "1", "a truth value": True}
+NOT_FINITE = {"NaN": math.nan, "infinity": math.inf, "a huge integer": 10**999, "null": None, "text": "1", "a truth value": True}
 TAMPERED = {
     **{f"factor {name}": ("factor", value) for name, value in NOT_FINITE.items()},
     "factor negative": ("factor", -1.0),
@@ -314,7 +315,7 @@ def refused_as(tampered: str, field: str) -> str:
     return others.get(tampered, field)
 
 
-@pytest.mark.parametrize("field", ["weights_sha256", "factor", "half_widths_hu", "hu_edges", "voxel_coverage", "calibration"])
+@pytest.mark.parametrize("field", ["weights_sha256", "factor", "half_widths_hu", "hu_edges", "patient_level", "calibration"])
 def test_a_table_without_a_field_is_named(field: str, fitted: Path, weights: Path, tmp_path: Path):
     content = json.loads(fitted.read_text())
     content.pop(field)

@@ -189,7 +189,8 @@ def is_beyond(distance: float | np.ndarray, threshold: float) -> bool | np.ndarr
 
 def reference_of(films: torch.Tensor, patients: Sequence[str]) -> Reference:
     """Of reduced films `(B, 2, 64, 64)`, and whose each pair is; patients weigh alike."""
-    shares = 1 / np.array([patients.count(patient) for patient in patients])
+    counts = Counter(patients)
+    shares = 1 / np.array([counts[patient] for patient in patients])
     weights = shares / shares.sum()
     mean_films = adaptive_avg_pool2d(torch.einsum("bvhw,b->vhw", films, torch.from_numpy(weights).float()), COARSE_SIDE)
     features = film_features(films, mean_films)
