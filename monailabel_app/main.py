@@ -7,13 +7,9 @@ diagnosis.
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +17,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from fastapi import HTTPException  # noqa: E402
+from lib.answers import without_folders  # noqa: E402
 from lib.reconstruction import ReconstructionTask  # noqa: E402
 from lib.studies import StudyDatastore  # noqa: E402
 from lib.training import TrainingTask  # noqa: E402
+from lib.uploads import LARGEST_FILM, check_size  # noqa: E402
 from lib.workflows import BUNDLE  # noqa: E402
 from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
@@ -36,8 +33,8 @@ from scripts.errors import (  # noqa: E402
     PretrainedWeightsError,
     root_cause,
 )
-from scripts.records import is_inside  # noqa: E402
 from scripts.study_search import find_film_pairs  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
 
 MODEL = "biplanar_xray_ct_reconstruction"
 STATUS = {InputError: 400, CheckpointError: 503, PretrainedWeightsError: 503, OutputError: 507}
@@ -56,9 +53,7 @@ class BiplanarApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.weights = Path(conf.get("weights") or BUNDLE / "models" / "model.pt").resolve()
-        self.uploads = tempfile.tempdir = os.path.realpath(tempfile.mkdtemp(prefix="monailabel_"))
-        atexit.register(self.remove_uploads)
-        settings.MONAI_LABEL_SESSION_PATH = os.path.join(self.uploads, "sessions")
+        settings.MONAI_LABEL_SESSIONS = False
         metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
         super().__init__(app_dir, studies, conf, metadata["name"], metadata["description"], metadata["version"])
         if not self.weights.is_file():
@@ -75,25 +70,29 @@ class BiplanarApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
         """
-        Reconstructs the study `image`: a listed one, any frontal film of the studies with `lateral` naming the other,
-        or an upload, whose second file MONAI Label calls `label`.
+        Reconstructs the study `image`: a listed one, or any frontal film of the studies with `lateral` naming the other.
+
+        Args:
+            request: both as names from the studies on, or as a `Path` of an upload, which no JSON can hold; `folder`,
+                where results go; optionally `device`.
+            datastore: not used.
         """
-        with self._errors_told(), self._uploads_forgotten(request):
-            if request.get("model") not in self._infers:
-                raise HTTPException(404, f"model '{request.get('model')}' does not exist, expected {MODEL}.")
-            frontal, lateral = self._films(request)
-            return super().infer({**request, "image": str(frontal), "lateral": str(lateral)})
+        with self._errors_told():
+            frontal, lateral = self._films(request["image"], request.get("lateral"))
+            for field, film in (("frontal", frontal), ("lateral", lateral)):
+                check_size(film, f"{film.name}: field '{field}'", LARGEST_FILM)
+            return super().infer({**request, "model": MODEL, "image": str(frontal), "lateral": str(lateral)})
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         with self._errors_told():
             return super().train(request)
 
-    def batch_infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
-        with self._errors_told():
-            raise InputError("this server reconstructs one study a request; ask for each by /infer/.")
+    def without_folders(self, text: str) -> str:
+        """A message as clients get it."""
+        return without_folders(text, (self.datastore().folder, self.weights.parent, BUNDLE.parent, sys.prefix))
 
-    def _films(self, request: dict[str, Any]) -> tuple[Path, Path]:
-        frontal, lateral = self._path("image", request["image"]), request.get("lateral") or request.get("label")
+    def _films(self, image: str | Path, lateral: str | Path | None) -> tuple[Path, Path]:
+        frontal = self._path("image", image)
         if lateral:
             return frontal, self._path("lateral", lateral)
         if frontal.is_dir():
@@ -103,32 +102,16 @@ class BiplanarApp(MONAILabelApp):
         elif partner := self.datastore().lateral_of(frontal):
             return frontal, partner
         raise InputError(
-            f"image '{request['image']}' has no lateral film that its name or its DICOM tags tell; expected one "
-            f"frontal and one lateral film of the study. Name the other by the parameter 'lateral'."
+            f"image {_name_of(image)!r} has no lateral film that its name or its DICOM tags tell; expected one frontal and "
+            f"one lateral film of the study. Name the other by the parameter 'lateral', or upload it as 'label'."
         )
 
-    def _path(self, field: str, name: Any) -> Path:
-        """A path from a request, which lies in the studies or is an upload."""
-        path = self.datastore().path(name) if isinstance(name, str) else None
-        if path is None and isinstance(name, str) and os.path.isabs(name) and "\0" not in name:
-            path = Path(os.path.realpath(name)) if is_inside(name, self.uploads) and os.path.exists(name) else None
+    def _path(self, field: str, name: str | Path) -> Path:
+        """An upload, or a path of the studies."""
+        path = name if isinstance(name, Path) else self.datastore().path(name)
         if path is None:
             raise HTTPException(404, f"{field} {name!r} is not in the studies; GET /datastore/?output=all lists them.")
         return path
-
-    @contextmanager
-    def _uploads_forgotten(self, request: dict[str, Any]) -> Iterator[None]:
-        """MONAI Label keeps a request's files when it fails. Those of a session stay."""
-        try:
-            yield
-        finally:
-            for path in (request.get("image"), request.get("label")):
-                if isinstance(path, str) and os.path.dirname(path) == self.uploads and os.path.isfile(path):
-                    os.remove(path)
-
-    def remove_uploads(self) -> None:
-        """All that is left of requests, when the server ends."""
-        shutil.rmtree(self.uploads, ignore_errors=True)
 
     @contextmanager
     def _errors_told(self) -> Iterator[None]:
@@ -143,4 +126,8 @@ class BiplanarApp(MONAILabelApp):
                 raise
             if not self._server_mode:
                 sys.exit(f"error: {cause}")
-            raise HTTPException(STATUS.get(type(cause), 500), str(cause)) from error
+            raise HTTPException(STATUS.get(type(cause), 500), self.without_folders(str(cause))) from error
+
+
+def _name_of(image: str | Path) -> str:
+    return image.name if isinstance(image, Path) else image

@@ -72,6 +72,8 @@ class Server:
     log: Path
     temporary: Path
     """Its folder for temporary files."""
+    pid: int
+    """Of the command that has started it, and of the group of its processes."""
     address: str = "127.0.0.1"
 
     @property
@@ -152,7 +154,7 @@ def running(line: list[Any], port: int, log: Path) -> Iterator[Server]:
             list(map(str, line)), cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        server = Server(port, log, temporary)
+        server = Server(port, log, temporary, process.pid)
         _wait(process, server)
         yield server
     finally:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import shutil
-import tempfile
 import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
+import nibabel
+import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
-from monailabel.utils.others.generic import device_list, name_to_device
-from scripts.errors import InputError
+from monailabel.utils.others.generic import device_list
+from scripts import beside_weights
 
+from lib.devices import device_called
 from lib.workflows import BUNDLE, overlay_beside, run_workflow
+
+ASSESSMENTS = ("familiarity", "uncertainty")
+"""Ids of `inference.json`: whether the pair is out of the training's distribution, and how far off each voxel may be."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +40,7 @@ class ReconstructionTask(InferTask):
 
     def info(self) -> dict[str, Any]:
         is_there = self.weights.is_file()
-        found = f"weights: {self.weights}" if is_there else f"NO WEIGHTS YET: {self.weights} does not exist"
+        found = f"weights: {self.weights.name}" if is_there else f"NO WEIGHTS YET: {self.weights.name} does not exist"
         description = f"CT in HU from a frontal and a lateral X-ray. Research use only; {found}"
         return {**super().info(), "description": description}
 
@@ -44,24 +48,36 @@ class ReconstructionTask(InferTask):
         return True
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Paths `image` and `lateral` to the path of the CT, and what is known of it."""
-        films = {"frontal": request["image"], "lateral": request["lateral"]}
-        device = {"device": checked_device(request["device"])} if request.get("device") else {}
-        with self._one_at_a_time, tempfile.TemporaryDirectory() as folder:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
-                configs = [BUNDLE / "configs" / "inference.json", *overlay_beside(self.weights)]
-                run_workflow("run", configs, weights=str(self.weights), output_dir=folder, **films, **device)
-            result = shutil.move(Path(folder) / "ct.nii.gz", tempfile.NamedTemporaryFile(suffix=".nii.gz").name)
+        """
+        Paths `image` and `lateral` to the path of the CT in the folder `folder`, and what is known of it. Where there are
+        parameters for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
+        """
+        films, folder = {"frontal": request["image"], "lateral": request["lateral"]}, Path(request["folder"])
+        device = device_called(request.get("device", ""))
+        further = {} if device is None else {"device": device}
+        further |= {name: True for name in ASSESSMENTS if self._parameters(name).is_file()}
+        with self._one_at_a_time, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            configs = [BUNDLE / "configs" / "inference.json", *overlay_beside(self.weights)]
+            run_workflow("run", configs, weights=str(self.weights), output_dir=str(folder), **films, **further)
         told = [str(warning.message) for warning in caught if "field '" in str(warning.message)]
         for message in told:
             logger.warning(message)
-        return str(result), {"unit": "HU", "notice": "Research use only, not for diagnosis", "warnings": told}
+        answer = {"unit": "HU", "notice": "Research use only, not for diagnosis", "warnings": told}
+        answer |= {name: self._assessment(name, folder) for name in ASSESSMENTS}
+        return str(folder / "ct.nii.gz"), answer
 
+    def _parameters(self, name: str) -> Path:
+        return Path(beside_weights(str(self.weights), name))
 
-def checked_device(name: Any) -> torch.device:
-    """A device by PyTorch's name of it, or by the one that MONAI Label tells its clients."""
-    try:
-        return torch.device(name_to_device(name))
-    except (RuntimeError, TypeError, AttributeError, LookupError) as error:
-        raise InputError(f"device is {name!r}, expected one of {', '.join(device_list())}.") from error
+    def _assessment(self, name: str, folder: Path) -> dict[str, Any]:
+        """What the workflow has written of it; otherwise why there is nothing."""
+        found = folder / f"{name}.json"
+        if not found.is_file():
+            reason = f"there is no {self._parameters(name).name} beside the weights, made by {name}.json of the configs."
+            return {"assessed": False, "reason": reason}
+        content = {"assessed": True, **json.loads(found.read_text(encoding="utf-8"))}
+        if name == "uncertainty":
+            half_width = np.asanyarray(nibabel.load(folder / "uncertainty.nii.gz").dataobj)
+            content["mean_half_width_hu"] = round(float(half_width.mean()), 1)
+        return content

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore
-from scripts.files import write_whole
+from scripts.files import remove_earlier, write_whole
 from scripts.records import is_inside
-from scripts.studies import FilmPair
 from scripts.study_search import find_film_pairs
+from starlette.exceptions import HTTPException
 
 
 class StudyDatastore(Datastore):
@@ -29,16 +29,16 @@ class StudyDatastore(Datastore):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self._info: dict[str, dict[str, Any]] = {}
+        self._info: dict[str, dict[str, str | None]] = {}
+        self._one_upload_at_a_time = threading.Lock()
         self.refresh()
 
     def refresh(self) -> None:
-        pairs = {pair.frontal: pair for pair in find_film_pairs(self.folder)}
-        self._info = {name: {**self._info.get(name, {}), **_described(pair)} for name, pair in pairs.items()}
+        self._info = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in find_film_pairs(self.folder)}
 
     def path(self, name: str) -> Path | None:
         """The file or folder of a name from the folder on; None where there is none or it leads out of the folder."""
-        if not name or "\0" in name:
+        if not name or "\0" in name or os.path.isabs(name):
             return None
         path = os.path.realpath(self.folder / name)
         return Path(path) if os.path.exists(path) and is_inside(path, str(self.folder)) else None
@@ -53,24 +53,40 @@ class StudyDatastore(Datastore):
                     return self.path(info["lateral"])
         return None
 
-    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
-        """Moves an uploaded file, of a film or a CT, into the folder; its id there is its name with the suffix."""
-        try:
-            return self._add(image_id, image_filename)
-        finally:
-            Path(image_filename).unlink()
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any] | None = None) -> str:
+        """
+        Copies a film or a CT into the folder.
 
-    def _add(self, image_id: str, image_filename: str) -> str:
-        suffix = "".join(Path(image_filename).suffixes)
-        name = image_id if image_id.endswith(suffix) else image_id + suffix
-        if "\0" in name or not is_inside(str(self.folder / name), str(self.folder)):
-            raise HTTPException(400, f"image '{image_id}' leads out of the studies; expected a name inside the folder.")
-        target = self.folder / name
-        if os.path.lexists(target):
-            raise HTTPException(409, f"image '{name}' is there already, and is not replaced; expected another name.")
-        write_whole(str(target), lambda path: shutil.copyfile(image_filename, path))
-        self.refresh()
-        return name
+        Args:
+            image_id: its name there, of a file in no further folder.
+            image_filename: where it is.
+            image_info: not used.
+
+        Raises:
+            HTTPException: 409 when a file of this name is there, in whatever case of letters, or when a listed study
+                would no longer be known, since it had two films of one view or two CTs.
+        """
+        with self._one_upload_at_a_time:
+            if image_id.casefold() in (name.casefold() for name in os.listdir(self.folder)):
+                raise HTTPException(
+                    409, f"image {image_id!r} is there already, and is not replaced; expected another name."
+                )
+            self.refresh()
+            before = self._info
+            write_whole(str(self.folder / image_id), lambda path: shutil.copyfile(image_filename, path))
+            self.refresh()
+            if study := next((name for name, info in before.items() if not self._goes_on(name, info)), None):
+                remove_earlier(str(self.folder / image_id))
+                self.refresh()
+                raise HTTPException(
+                    409, f"image {image_id!r} would be a second of its kind in the study {study!r}; expected another name."
+                )
+        return image_id
+
+    def _goes_on(self, name: str, before: dict[str, str | None]) -> bool:
+        """Whether a study is still listed with the lateral film and the CT that it had."""
+        now = self._info.get(name, {})
+        return now.get("lateral") == before["lateral"] and before["ct"] in (None, now.get("ct"))
 
     def list_images(self) -> list[str]:
         return list(self._info)
@@ -85,10 +101,6 @@ class StudyDatastore(Datastore):
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         return dict(self._info.get(image_id, {}))
-
-    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Kept until the server ends."""
-        self._info[image_id].update({name: value for name, value in info.items() if name not in ("lateral", "ct")})
 
     def get_image_uri(self, image_id: str) -> str:
         return str(self.path(image_id) or "") if image_id in self._info else ""
@@ -129,20 +141,9 @@ class StudyDatastore(Datastore):
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
         return {}
 
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> NoReturn:
-        """Labels are refused, and the upload is not kept."""
-        os.remove(label_filename)
-        self._refuse()
-
     def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
-        raise HTTPException(
-            405,
-            "this server keeps no label maps and deletes nothing; to train on a CT, put it beside the films of its "
-            "study (PUT /datastore/image).",
-        )
+        """The rest of what MONAI Label's datastores can do."""
+        raise NotImplementedError("this app keeps no label maps and deletes nothing.")
 
     set_name = set_description = remove_image = remove_label = update_label_info = get_dataset_archive = _refuse
-
-
-def _described(pair: FilmPair) -> dict[str, Any]:
-    return {"lateral": pair.lateral, "ct": pair.ct}
+    save_label = update_image_info = _refuse

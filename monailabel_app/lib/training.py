@@ -11,11 +11,13 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list
+from scripts import beside_weights
 from scripts.datalist import build_datalist
-from scripts.errors import InputError
 from scripts.files import write_whole
 
-from lib.reconstruction import checked_device
+from lib.devices import device_called
+from lib.reconstruction import ASSESSMENTS
+from lib.request_keys import TrainingParameters
 from lib.workflows import BUNDLE, overlay_beside, run_workflow
 
 STAGES = (1, 2, 3)
@@ -25,7 +27,8 @@ class TrainingTask(TrainTask):
     """
     Trains the stages in turn on the CTs of the studies, split by patient, then puts the result where the server reads
     its weights. What it leaves is in a folder `training_DATE_TIME` beside them: the datalist, the stages' weights,
-    those that were served before as `before.pth`, and TensorBoard's files.
+    those that were served before as `before.pth`, with what told of their familiarity and uncertainty, and TensorBoard's
+    files.
 
     Args:
         weights: the file that is served.
@@ -36,26 +39,35 @@ class TrainingTask(TrainTask):
         self.weights = weights
 
     def config(self) -> dict[str, Any]:
-        """What a request may set. With 0 for `max_epochs` each stage has the epochs of its config."""
-        return {"device": device_list(), "pretrained": True, "max_epochs": 0, "val_split": 0.2}
+        """What a request may set, with the defaults."""
+        return {**TrainingParameters().model_dump(exclude={"client_id"}), "device": device_list()}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        request = {**self.config(), **request}
-        overrides = {"device": checked_device(request["device"]), **_epochs(request["max_epochs"])}
-        fractions = _fractions(request["val_split"])
+        asked = TrainingParameters(**{name: request[name] for name in TrainingParameters.model_fields if name in request})
+        overrides = {"device": device_called(asked.device), "epochs": asked.max_epochs}
+        overrides = {name: value for name, value in overrides.items() if value}
+        fractions = (1 - asked.val_split, asked.val_split, 0)
         folder = self.weights.parent / f"training_{datetime.now():%Y%m%d_%H%M%S}"
         folder.mkdir(parents=True)
         build_datalist(datastore.folder, folder / "datalist.json", fractions, seed=0, overwrite=False)
-        start = self._start(folder) if request["pretrained"] and self.weights.is_file() else []
+        start = self._start(folder) if asked.pretrained and self.weights.is_file() else []
         for stage in STAGES:
             configs = [BUNDLE / "configs" / "train.json", *start]
             configs += [BUNDLE / "configs" / f"stage{stage}.json"] if stage > 1 else []
             configs += overlay_beside(self.weights)
             places = {"dataset_dir": str(folder), "ckpt_dir": str(folder), "output_dir": str(folder)}
             run_workflow("training", configs, **places, **overrides)
+        self._put_sidecars_away(folder)
         write_whole(str(self.weights), lambda path: shutil.copyfile(folder / f"stage{STAGES[-1]}_best.pth", path))
         print(f"The server now serves the weights of {folder}.")
         return {"folder": str(folder), "weights": str(self.weights)}
+
+    def _put_sidecars_away(self, folder: Path) -> None:
+        """They belong to the weights that were served before, and are refused beside others."""
+        for name in ASSESSMENTS:
+            sidecar = Path(beside_weights(str(self.weights), name))
+            if sidecar.is_file():
+                shutil.move(sidecar, beside_weights(str(folder / "before.pth"), name))
 
     def _start(self, folder: Path) -> list[Path]:
         """Keeps the weights that are served, and gives a config with the handler that starts from them."""
@@ -66,14 +78,3 @@ class TrainingTask(TrainTask):
         config.write_text(json.dumps({"+train#handlers": [loader]}), encoding="utf-8")
         return [config]
 
-
-def _epochs(value: Any) -> dict[str, int]:
-    if not isinstance(value, int) or value < 0:
-        raise InputError(f"max_epochs is {value!r}, expected a whole number, 0 for the epochs of the configs.")
-    return {"epochs": value} if value else {}
-
-
-def _fractions(value: Any) -> tuple[float, float, float]:
-    if not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise InputError(f"val_split is {value!r}, expected the part of the patients to validate on, between 0 and 1.")
-    return 1 - value, value, 0
