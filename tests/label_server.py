@@ -32,8 +32,10 @@ MODEL = "biplanar_xray_ct_reconstruction"
 CLIENT = """
 import json, sys
 from monailabel.client import MONAILabelClient
-server, folder, method, arguments = sys.argv[1:]
-print("answer:", json.dumps(getattr(MONAILabelClient(server, folder), method)(**json.loads(arguments))))
+server, folder, token, method, arguments = sys.argv[1:]
+client = MONAILabelClient(server, folder)
+client.update_auth({"token_type": "Bearer", "access_token": token} if token else None)
+print("answer:", json.dumps(getattr(client, method)(**json.loads(arguments))))
 """
 
 
@@ -135,9 +137,9 @@ class Server:
         query = f"image={quote(study)}&output={output}"
         return self.ask("POST", f"/infer/{model}?{query}", params, files)
 
-    def client(self, folder: Path, method: str, **arguments: Any) -> Any:
+    def client(self, folder: Path, method: str, token: str = "", **arguments: Any) -> Any:
         """What a method of `monailabel.client.MONAILabelClient` gives, which puts files into `folder`."""
-        line = [PYTHON, "-c", CLIENT, self.url, folder, method, json.dumps(arguments)]
+        line = [PYTHON, "-c", CLIENT, self.url, folder, token, method, json.dumps(arguments)]
         run = subprocess.run(line, capture_output=True, encoding="utf-8", timeout=120)
         assert run.returncode == 0, run.stderr[-2000:]
         return json.loads(run.stdout.split("answer:")[1])

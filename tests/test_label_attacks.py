@@ -387,7 +387,7 @@ def test_no_name_of_a_model_leads_anywhere(server: Server, name: str | bytes):
         assert_refused(server.form(method, f"/{door}/{quote(name, safe='')}?image=p0_frontal.nii.gz", []), 404, 405)
 
 
-@pytest.mark.parametrize("path", ["/infer/../info/", "/infer/%2e%2e/info/", "/..%2finfo/", "//info/", "/infer\\x", "/%00", "/" + "a" * 5000])
+@pytest.mark.parametrize("path", ["/infer/../info/", "/infer/%2e%2e/info/", "/..%2finfo/", "//info/", "/infer\\x", "/%00", "http://127.0.0.1/info/", "/" + "a" * 5000])
 def test_no_path_is_another(server: Server, path: str):
     answer = server.head(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
     assert_refused(answer, 404, 405)
@@ -685,6 +685,9 @@ def test_who_has_the_token_is_answered_and_nobody_else_and_the_end_of_the_server
                 assert_refused(answer, 401)
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert started.send("GET", "/info/", authorization=f"Bearer {TOKEN}").status == 200
+        asked = {"model": MODEL, "image_id": "p0_frontal.nii.gz", "params": {}}
+        path, _ = started.client(tmp_path, "infer", TOKEN, **asked)
+        assert nibabel.load(path).shape == (64, 64, 64)
         assert_refused(started.send("GET", "/info/", authorization=f"Bearer {TOKEN}", host="evil.org"), 421)
         assert TOKEN not in started.log.read_text()
         body, named = b'{"max_epochs": 100}', {"authorization": f"Bearer {TOKEN}", "content_type": "application/json"}

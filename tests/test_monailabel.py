@@ -242,36 +242,50 @@ def test_bad_input_is_told_in_a_sentence(served: Server, image: str, given: dict
     assert message in answer.detail
 
 
-def test_the_answer_says_what_a_bundle_run_says_of_familiarity_and_uncertainty(
-    served: Server, studies: Path, weights: Path, dataset: Path, overlay: Path, first: bytes, tmp_path: Path
-):
-    """By the numbers that `familiarity.json` and `uncertainty.json` of the configs make for these weights."""
+@pytest.fixture(scope="module")
+def sidecars(served: Server, weights: Path, dataset: Path, overlay: Path, tmp_path_factory) -> dict[Path, bytes]:
+    """What `familiarity.json` and `uncertainty.json` of the configs make for the weights, by where it belongs."""
     plain = {f"drawn_batch#{name}": "$None" for name in ("augment", "augment_geometry", "augment_xrays")}
     sections = [f"scripts.load_records(@datalist, '{section}', @dataset_dir)" for section in ("training", "validation")]
     five = {"training_records#dataset#data": f"${' + '.join(sections)}", "section": "test"}
+    output, made = tmp_path_factory.mktemp("sidecars"), {}
     for name, given in (("uncertainty", {"draws": 1, **plain}), ("familiarity", five)):
         configs = ["bundle/configs/train.json", f"bundle/configs/{name}.json", str(overlay)]
-        places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path, "weights": weights}
+        places = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output, "weights": weights}
         bundle_run_here("run", configs, **places, **given)
-    try:
-        expected = reconstructed(weights, studies, 0, tmp_path / "run", familiarity=True, uncertainty=True)
-        answer = served.infer("p0_frontal.nii.gz", output="all")
-        told = json.loads(part_of(answer.body, b'name="params"'))
-        files = {name: gzip.decompress(part_of(answer.body, b'filename="%s.nii.gz"' % name)) for name in (b"ct", b"uncertainty")}
-    finally:
-        for name in ("familiarity", "uncertainty"):
-            Path(beside_weights(str(weights), name)).unlink()
-    assert_same(nibabel.Nifti1Image.from_bytes(files[b"ct"]), expected)
+        path = Path(beside_weights(str(weights), name))
+        made[path] = path.read_bytes()
+        path.unlink()
+    return made
+
+
+@pytest.fixture
+def assessed(sidecars: dict[Path, bytes]) -> Iterator[None]:
+    """With the weights lies what tells of familiarity and uncertainty."""
+    for path, content in sidecars.items():
+        path.write_bytes(content)
+    yield
+    for path in sidecars:
+        path.unlink(missing_ok=True)
+
+
+def test_the_answer_says_what_a_bundle_run_says_of_familiarity_and_uncertainty(
+    served: Server, studies: Path, weights: Path, assessed: None, tmp_path: Path
+):
+    expected = reconstructed(weights, studies, 0, tmp_path / "run", familiarity=True, uncertainty=True)
+    answer = served.infer("p0_frontal.nii.gz", output="all")
+    told = json.loads(part_of(answer.body, b'name="params"'))
     half_width = nibabel.load(tmp_path / "run" / "uncertainty.nii.gz")
-    assert_same(nibabel.Nifti1Image.from_bytes(files[b"uncertainty"]), half_width)
+    for name, volume in ((b"ct", expected), (b"uncertainty", half_width)):
+        assert_same(image_of(part_of(answer.body, b'filename="%s.nii.gz"' % name)), volume)
     for name in ("familiarity", "uncertainty"):
         written = json.loads((tmp_path / "run" / f"{name}.json").read_text())
         assert told[name].items() >= {"assessed": True, **written}.items()
-    mean = np.asanyarray(half_width.dataobj).mean()
-    assert abs(told["uncertainty"]["mean_half_width_hu"] - mean) <= 0.05
+    width = told["uncertainty"]["mean_half_width_hu"]
+    assert abs(width - np.asanyarray(half_width.dataobj).mean()) <= 0.05
     flag = "flagged" if told["familiarity"]["flagged"] else "not flagged"
     assert answer.headers["X-Out-Of-Distribution"] == flag
-    assert answer.headers["X-Uncertainty"] == f"mean half-width {told['uncertainty']['mean_half_width_hu']} HU"
+    assert answer.headers["X-Uncertainty"] == f"mean half-width {width} HU"
 
 
 def part_of(body: bytes, header: bytes) -> bytes:
@@ -312,8 +326,9 @@ def test_a_training_that_cannot_run_tells_why_and_keeps_the_weights(served: Serv
 
 
 def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answered_meanwhile(
-    served: Server, studies: Path, weights: Path, first: bytes, tmp_path: Path
+    served: Server, studies: Path, weights: Path, assessed: None, sidecars: dict[Path, bytes], first: bytes, tmp_path: Path
 ):
+    """What tells of the familiarity and uncertainty of the old weights goes with them."""
     before = weights.read_bytes()
     try:
         asked = {"max_epochs": 1, "val_split": 0.34}
@@ -327,6 +342,9 @@ def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answ
         (folder,) = weights.parent.glob("training_*")
         assert (folder / "before.pth").read_bytes() == before
         assert weights.read_bytes() == (folder / "stage3_best.pth").read_bytes() != before
+        for name in ("familiarity", "uncertainty"):
+            assert (folder / f"before_{name}.json").read_bytes() == sidecars[Path(beside_weights(str(weights), name))]
+        assert served.infer("p0_frontal.nii.gz", "json").json["familiarity"]["assessed"] is False
         sections = json.loads((folder / "datalist.json").read_text())
         records = [record for name in ("training", "validation") for record in sections[name]]
         assert sorted(Path(record["ct"]).name for record in records) == [f"p{n}_ct.nii.gz" for n in range(3)]

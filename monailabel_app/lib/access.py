@@ -59,7 +59,8 @@ class Gate:
             headers = Headers(scope=scope)
             self._check_site(headers, self._checked_host(headers, scope))
             self._check_token(headers)
-            self._check_size(headers, scope["path"])
+            if scope["method"] in ("POST", "PUT"):  # no other body is read
+                self._check_size(headers, scope["path"])
         except Refusal as refusal:
             named = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
             answer = JSONResponse({"detail": printable(refusal.reason)}, refusal.status, {**named, "Connection": "close"})
