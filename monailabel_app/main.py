@@ -70,7 +70,7 @@ class BiplanarApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
         """
-        Reconstructs the study `image`: a listed one, or any frontal film of the studies with `lateral` naming the other.
+        Reconstructs the study `image`: a listed one, or any frontal film with `lateral` naming the other.
 
         Args:
             request: both as names from the studies on, or as a `Path` of an upload, which no JSON can hold; `folder`,
@@ -102,8 +102,8 @@ class BiplanarApp(MONAILabelApp):
         elif partner := self.datastore().lateral_of(frontal):
             return frontal, partner
         raise InputError(
-            f"image {_name_of(image)!r} has no lateral film that its name or its DICOM tags tell; expected one frontal and "
-            f"one lateral film of the study. Name the other by the parameter 'lateral', or upload it as 'label'."
+            f"image {_name_of(image)!r} has no lateral film that its name or its DICOM tags tell; expected one frontal "
+            f"and one lateral film of the study. Name the other by the parameter 'lateral', or upload it as 'label'."
         )
 
     def _path(self, field: str, name: str | Path) -> Path:

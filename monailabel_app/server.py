@@ -94,8 +94,8 @@ async def infer(request: Request) -> Response:
         given = json_keys(form.get("params", ""), InferenceParameters, "params")
         if bool(asked.image) == ("file" in form) or (given.lateral and "label" in form):
             raise InputError(
-                "expected a frontal film, as 'image' in the query or as the file 'file', and at most one lateral film, as "
-                "'lateral' in params or as the file 'label'."
+                "expected a frontal film, as 'image' in the query or as the file 'file', and at most one lateral film, "
+                "as 'lateral' in params or as the file 'label'."
             )
         with tempfile.TemporaryDirectory() as folder:
             return await worked(reconstructed, asked, given, form, Path(folder))
@@ -188,7 +188,9 @@ def reconstructed(asked: InferenceKeys, given: InferenceParameters, form: Any, f
     volumes = {name: folder / f"{name}.nii.gz" for name in ("ct", "uncertainty")}
     if asked.output == "image":
         named = {"Content-Disposition": 'attachment; filename="ct.nii.gz"'}
-        return Response(volumes["ct"].read_bytes(), 200, {**named, **assessment_headers(told)}, "application/octet-stream")
+        return Response(
+            volumes["ct"].read_bytes(), 200, {**named, **assessment_headers(told)}, "application/octet-stream"
+        )
     fields = {"params": (None, JSONResponse(told).body, "application/json")}
     for field, path in zip(("image", "uncertainty"), volumes.values()):
         if path.is_file():
@@ -219,7 +221,8 @@ async def refused(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": printable(app_instance().without_folders(str(error)))}, 400)
     assert isinstance(error, HTTPException)
     is_ours = error.detail != HTTPStatus(error.status_code).phrase
-    unknown = f"{request.method} {request.url.path!r} is no request of this server, which keeps no label maps and deletes nothing."
+    asked = f"{request.method} {request.url.path!r}"
+    unknown = f"{asked} is no request of this server, which keeps no label maps and deletes nothing."
     return JSONResponse({"detail": printable(error.detail if is_ours else unknown)}, error.status_code, error.headers)
 
 

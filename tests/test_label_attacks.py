@@ -1,6 +1,6 @@
 """
-What strangers send to the server: nothing of it runs, writes, deletes or leads out of the studies, ends the server, or is
-answered with 500. Each attack goes to a real server; what it would have left is looked for after each of them.
+What strangers send to the server: nothing of it runs, writes, deletes or leads out of the studies, ends the server, or
+is answered with 500. Each attack goes to a real server; what it would have left is looked for after each of them.
 """
 
 from __future__ import annotations
@@ -45,9 +45,15 @@ ROUTES = [
     *(("GET", path) for path in ("/logs/", "/logs/?lines=9", "/logs/gpu", "/proxy/dicom/studies", "/proxy/http://x/")),
     *((method, f"/model/{MODEL}") for method in ("GET", "PUT", "DELETE", "HEAD")),
     *(("GET", f"/model/{path}") for path in (f"info/{MODEL}", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/etc/passwd")),
-    *(("POST", path) for path in (f"/infer/wsi/{MODEL}", f"/infer/wsi_v2/{MODEL}", "/infer/", "/activelearning/random")),
+    *(
+        ("POST", path)
+        for path in (f"/infer/wsi/{MODEL}", f"/infer/wsi_v2/{MODEL}", "/infer/", "/activelearning/random")
+    ),
     *(("GET", path) for path in ("/", "/docs", "/openapi.json", "/favicon.ico", "/ohif/", "/static/", "/auth/")),
-    *(("GET", path) for path in ("/static/ohif/index.html", "/static/..%2f..%2fapp.py", "/static/%2e%2e/%2e%2e/app.py")),
+    *(
+        ("GET", path)
+        for path in ("/static/ohif/index.html", "/static/..%2f..%2fapp.py", "/static/%2e%2e/%2e%2e/app.py")
+    ),
     *(("POST", path) for path in ("/auth/token", "/auth/token/valid", "/train/", "/info/", "/datastore/")),
     *((method, "/datastore/label?image=p0_frontal.nii.gz&tag=..%2fx") for method in ("PUT", "GET", "HEAD")),
     *((method, "/datastore/label?id=p0_frontal.nii.gz&tag=final") for method in ("DELETE",)),
@@ -112,7 +118,11 @@ class Place:
 
     def content(self) -> dict[str, str]:
         """Every file, save those of the server's own log, with the sum of its bytes."""
-        files = [path for path in self.folder.rglob("*") if path.is_file() and "log" not in path.relative_to(self.folder).parts]
+        files = [
+            path
+            for path in self.folder.rglob("*")
+            if path.is_file() and "log" not in path.relative_to(self.folder).parts
+        ]
         return {str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -128,7 +138,17 @@ def place(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory)
 def server(place: Place) -> Iterator[Server]:
     """A server with weights, on whose path a false Ghostscript comes first."""
     port = free_port()
-    line = [sys.executable, "launch.py", "label", "--studies", place.studies, "--weights", place.weights, "--port", port]
+    line = [
+        sys.executable,
+        "launch.py",
+        "label",
+        "--studies",
+        place.studies,
+        "--weights",
+        place.weights,
+        "--port",
+        port,
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{place.evil}{os.pathsep}{os.environ['PATH']}")
         with running(line, port, place.folder / "log" / "server.log") as started:
@@ -211,8 +231,22 @@ def test_no_session_id_deletes_a_folder(server: Server, place: Place):
     assert_refused(answer, 400, says="session_id")
 
 
-HOSTS = ["evil.org", "evil.org:{port}", "localhost.evil.org:{port}", "127.0.0.1.evil.org", "0.0.0.0:{port}", "evil.org.:80"]
-HOSTS += ["127.0.0.1@evil.org", "evil.org@127.0.0.1", "127.0.0.1:{port}@evil.org", "10.0.0.1:{port}", "[::2]:{port}", "[::1"]
+HOSTS = [
+    "evil.org",
+    "evil.org:{port}",
+    "localhost.evil.org:{port}",
+    "127.0.0.1.evil.org",
+    "0.0.0.0:{port}",
+    "evil.org.:80",
+]
+HOSTS += [
+    "127.0.0.1@evil.org",
+    "evil.org@127.0.0.1",
+    "127.0.0.1:{port}@evil.org",
+    "10.0.0.1:{port}",
+    "[::2]:{port}",
+    "[::1",
+]
 HOSTS += ["127.0.0.1:x", "127.0.0.1:{port}:1", "localhost, evil.org", "2130706433", "0x7f000001"]
 
 
@@ -227,7 +261,9 @@ def test_a_name_that_was_bound_to_this_machine_is_none_of_its_own(server: Server
     assert_refused(server.send("POST", TRAIN, b"{}", host=host, content_type="application/json"), 421)
 
 
-@pytest.mark.parametrize("lines", [b"Host: 127.0.0.1\r\nHost: evil.org\r\n", b"Host: evil.org\r\nHost: 127.0.0.1\r\n", b""])
+@pytest.mark.parametrize(
+    "lines", [b"Host: 127.0.0.1\r\nHost: evil.org\r\n", b"Host: evil.org\r\nHost: 127.0.0.1\r\n", b""]
+)
 def test_one_host_is_named(server: Server, lines: bytes):
     answer = server.head(b"GET /info/ HTTP/1.1\r\n" + lines + b"Connection: close\r\n\r\n")
     assert answer.status in (400, 421)
@@ -245,7 +281,9 @@ CROSS += [{"sec_fetch_site": "anything"}, {"sec_fetch_site": "none", "origin": "
 
 
 @pytest.mark.parametrize("headers", CROSS)
-@pytest.mark.parametrize(("method", "path"), [("GET", "/info/"), ("POST", TRAIN), ("PUT", f"{UPLOAD}?image=x"), ("DELETE", "/train/")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/info/"), ("POST", TRAIN), ("PUT", f"{UPLOAD}?image=x"), ("DELETE", "/train/")]
+)
 def test_pages_of_other_sites_get_nothing(server: Server, method: str, path: str, headers: dict[str, str]):
     answer = server.send(method, path, **headers)
     assert_refused(answer, 403)
@@ -260,7 +298,11 @@ def test_a_page_is_told_nothing_before_it_asks(server: Server):
 
 
 TRAINING = [
-    *({key: value} for key in ("gpus", "run_id", "dataset_dir", "weights", "local_rank", "model", "$x") for value in ("a", 1)),
+    *(
+        {key: value}
+        for key in ("gpus", "run_id", "dataset_dir", "weights", "local_rank", "model", "$x")
+        for value in ("a", 1)
+    ),
     *({"max_epochs": value} for value in (10**9, -1, 1.5, "1", "$exit()", True, None, [1], {"a": 1}, 10**400)),
     *({"val_split": value} for value in (0, 1, -1, 2, "0.2", None, [0.2], True)),
     *({"pretrained": value} for value in (1, "yes", None, [])),
@@ -299,15 +341,23 @@ def test_a_body_that_is_no_such_object_is_refused(server: Server, body: bytes):
     assert_refused(server.form("POST", f"{INFER}?image=p0_frontal.nii.gz", [Part("params", body)]), 400)
 
 
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "a" * 1000])
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "a" * 1000]
+)
 def test_a_body_of_another_type_is_refused(server: Server, kind: str | None):
     assert_refused(server.send("POST", TRAIN, b'{"max_epochs": 1}', content_type=kind), 400, 415)
 
 
 QUERIES = [
     *((TRAIN, f"{key}=true") for key in ("enqueue", "run_sync", "max_epochs", "x")),
-    *((INFER, f"image=p0_frontal.nii.gz&{pair}") for pair in ("session_id=x", "output=dicom_seg", "output=", "output=%00")),
-    *((INFER, f"image=p0_frontal.nii.gz&{pair}") for pair in ("image=p1_frontal.nii.gz", "params={}", "x=1", "=", "a&b")),
+    *(
+        (INFER, f"image=p0_frontal.nii.gz&{pair}")
+        for pair in ("session_id=x", "output=dicom_seg", "output=", "output=%00")
+    ),
+    *(
+        (INFER, f"image=p0_frontal.nii.gz&{pair}")
+        for pair in ("image=p1_frontal.nii.gz", "params={}", "x=1", "=", "a&b")
+    ),
     *((INFER, query) for query in ("", "image=", "output=json", "image", "image=%ff%fe", "image=%ed%a0%80")),
 ]
 
@@ -334,7 +384,10 @@ def test_reading_takes_the_documented_keys(server: Server, method: str, path: st
 
 
 PARAMETERS = [
-    *({key: "x"} for key in ("image", "model_path", "session_id", "weights", "output_dir", "bundle_path", "timeout", "logging")),
+    *(
+        {key: "x"}
+        for key in ("image", "model_path", "session_id", "weights", "output_dir", "bundle_path", "timeout", "logging")
+    ),
     *({key: True} for key in ("save_label", "result_write_to_file", "largest_cc", "cache_transforms")),
     *({"lateral": value} for value in (1, None, ["p0_lateral.nii.gz"], {"a": 1}, True)),
     *({"device": value} for value in ("$exit()", 1, ["cpu"], "cuda:99", "cpu;ls", "\ud800")),
@@ -381,13 +434,27 @@ def test_no_name_leads_out_of_the_studies(server: Server, name: str):
     assert_refused(server.infer("p0_frontal.nii.gz", lateral=name), 400, 404)
 
 
-@pytest.mark.parametrize("name", ["..", ".", *NAMES[3:9], *NAMES[15:20], "spleen", "%ff", "\ud800".encode("utf-8", "surrogatepass")])
+@pytest.mark.parametrize(
+    "name", ["..", ".", *NAMES[3:9], *NAMES[15:20], "spleen", "%ff", "\ud800".encode("utf-8", "surrogatepass")]
+)
 def test_no_name_of_a_model_leads_anywhere(server: Server, name: str | bytes):
     for method, door in (("POST", "infer"), ("POST", "train")):
         assert_refused(server.form(method, f"/{door}/{quote(name, safe='')}?image=p0_frontal.nii.gz", []), 404, 405)
 
 
-@pytest.mark.parametrize("path", ["/infer/../info/", "/infer/%2e%2e/info/", "/..%2finfo/", "//info/", "/infer\\x", "/%00", "http://127.0.0.1/info/", "/" + "a" * 5000])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/infer/../info/",
+        "/infer/%2e%2e/info/",
+        "/..%2finfo/",
+        "//info/",
+        "/infer\\x",
+        "/%00",
+        "http://127.0.0.1/info/",
+        "/" + "a" * 5000,
+    ],
+)
 def test_no_path_is_another(server: Server, path: str):
     answer = server.head(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
     assert_refused(answer, 404, 405)
@@ -398,13 +465,65 @@ def film(studies: Path, view: str = "frontal") -> bytes:
 
 
 FILES = ["sitecustomize.py", "usercustomize.pth", "evil.so", "meta.info", "page.html", "page.svg", "datalist.json"]
-FILES += ["overlay.json", "model.pt", "run.sh", "x.exe", "x.pkl", "x.zip", "x.tar.gz", "x.nhdr", "x.mhd", "x.nrrd.py", "noname"]
-FILES += [".hidden.nii.gz", "-rf.nii.gz", "..nii.gz", "=1+1_frontal.nii.gz", "+1.nii.gz", "@a.nii.gz", "CON.nii.gz", "nul.nii.gz"]
-FILES += ["com1_x.nii.gz.py", "COM1.nii.gz", "a\\b.nii.gz", "a:b.nii.gz", "a*b.nii.gz", "a?b.nii.gz", 'a"b.nii.gz', "a|b.nii.gz"]
-FILES += ["a\nb.nii.gz", "a\x1b[31mb.nii.gz", "a\tb.nii.gz", "a\rb.nii.gz", "a\x7fb.nii.gz", "a\0b.nii.gz", "a\u202eb.nii.gz"]
+FILES += [
+    "overlay.json",
+    "model.pt",
+    "run.sh",
+    "x.exe",
+    "x.pkl",
+    "x.zip",
+    "x.tar.gz",
+    "x.nhdr",
+    "x.mhd",
+    "x.nrrd.py",
+    "noname",
+]
+FILES += [
+    ".hidden.nii.gz",
+    "-rf.nii.gz",
+    "..nii.gz",
+    "=1+1_frontal.nii.gz",
+    "+1.nii.gz",
+    "@a.nii.gz",
+    "CON.nii.gz",
+    "nul.nii.gz",
+]
+FILES += [
+    "com1_x.nii.gz.py",
+    "COM1.nii.gz",
+    "a\\b.nii.gz",
+    "a:b.nii.gz",
+    "a*b.nii.gz",
+    "a?b.nii.gz",
+    'a"b.nii.gz',
+    "a|b.nii.gz",
+]
+FILES += [
+    "a\nb.nii.gz",
+    "a\x1b[31mb.nii.gz",
+    "a\tb.nii.gz",
+    "a\rb.nii.gz",
+    "a\x7fb.nii.gz",
+    "a\0b.nii.gz",
+    "a\u202eb.nii.gz",
+]
 FILES += ["a" * 300 + ".nii.gz", "ä" * 120 + ".nii.gz", "a b .nii.gz", " a.nii.gz", "a..nii.gz", "a\u2028b.nii.gz"]
-FILES += ["../escaped.nii.gz", "sub/../../escaped.nii.gz", "sub/inner.nii.gz", "/tmp/escaped.nii.gz", "..\\escaped.nii.gz"]
-FILES += ["a/" * 20 + "x.nii.gz", "%2e%2e%2fescaped.nii.gz", "$x.nii.gz", "a#b.nii.gz", "a;b.nii.gz", "<b>.nii.gz", "\ufffd.nii.gz"]
+FILES += [
+    "../escaped.nii.gz",
+    "sub/../../escaped.nii.gz",
+    "sub/inner.nii.gz",
+    "/tmp/escaped.nii.gz",
+    "..\\escaped.nii.gz",
+]
+FILES += [
+    "a/" * 20 + "x.nii.gz",
+    "%2e%2e%2fescaped.nii.gz",
+    "$x.nii.gz",
+    "a#b.nii.gz",
+    "a;b.nii.gz",
+    "<b>.nii.gz",
+    "\ufffd.nii.gz",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -423,7 +542,9 @@ def test_a_file_name_that_is_no_text_is_refused(server: Server, place: Place, ra
     assert_refused(server.form("PUT", UPLOAD, [Part("file", film(place.studies), raw)]), 400)
 
 
-@pytest.mark.parametrize("query", ["image=%ff", "image=%ed%a0%80", "image=a&image=b", "image=a&user=b", "params={}", "tag=x"])
+@pytest.mark.parametrize(
+    "query", ["image=%ff", "image=%ed%a0%80", "image=a&image=b", "image=a&user=b", "params={}", "tag=x"]
+)
 def test_an_upload_takes_the_documented_keys(server: Server, place: Place, query: str):
     assert_refused(server.form("PUT", f"{UPLOAD}?{query}", [Part("file", film(place.studies), b"a.nii.gz")]), 400)
 
@@ -441,7 +562,10 @@ def test_an_upload_takes_the_documented_keys(server: Server, place: Place, query
         ("x.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
         ("x.dcm", b"\0" * 128 + b"DICM" + b"\xff" * 99),
         ("x.dcm", b"no DICOM"),
-        ("x.nrrd", b"NRRD0004\ntype: short\ndimension: 3\nsizes: 1 1 1\nencoding: raw\nbyte skip: -1\ndata file: /etc/passwd\n"),
+        (
+            "x.nrrd",
+            b"NRRD0004\ntype: short\ndimension: 3\nsizes: 1 1 1\nbyte skip: -1\ndata file: /etc/passwd\n",
+        ),
         ("x.mha", b"ObjectType = Image\nNDims = -1\nElementDataFile = LIST\n"),
     ],
 )
@@ -522,7 +646,9 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_small_file_that_asks_for_much_memory_is_refused_before_it_is_decoded(server: Server, place: Place, bomb: str):
+def test_a_small_file_that_asks_for_much_memory_is_refused_before_it_is_decoded(
+    server: Server, place: Place, bomb: str
+):
     name, make = BOMBS[bomb]
     files = [Part("file", make(), name.encode()), Part("label", film(place.studies, "lateral"), b"b.nii.gz")]
     before = memory_mb(server)
@@ -539,9 +665,11 @@ def memory_mb(server: Server) -> float:
     return max(map(int, peaks)) / 1024
 
 
-@pytest.mark.parametrize(("method", "path", "size"), [("POST", TRAIN, 10**6), ("POST", INFER, 10**10), ("PUT", UPLOAD, 10**12)])
+@pytest.mark.parametrize(
+    ("method", "path", "size"), [("POST", TRAIN, 10**6), ("POST", INFER, 10**10), ("PUT", UPLOAD, 10**12)]
+)
 def test_a_body_that_is_too_large_is_refused_before_it_is_sent(server: Server, method: str, path: str, size: int):
-    lines = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {size}\r\n\r\n"
+    lines = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n\r\n"
     assert_refused(server.head(lines.encode()), 413)
 
 
@@ -578,7 +706,9 @@ def test_of_many_reconstructions_at_once_some_are_sent_away_and_others_are_answe
     assert statuses.count(200) >= 4
 
 
-@pytest.mark.parametrize("name", ["x\n[2030-01-01 00:00:00] [INFO] all is well", "x\x1b[31mred", "x\r\nforged", "x\x9b31m"])
+@pytest.mark.parametrize(
+    "name", ["x\n[2030-01-01 00:00:00] [INFO] all is well", "x\x1b[31mred", "x\r\nforged", "x\x9b31m"]
+)
 def test_no_name_forges_a_line_of_the_log_or_colours_it(server: Server, name: str):
     server.infer(name)
     server.infer("p0_frontal.nii.gz", lateral=name)
@@ -602,7 +732,9 @@ def test_weights_that_are_damaged_end_no_process_and_tell_no_place(server: Serve
     assert server.infer("p0_frontal.nii.gz", "json").status == 200
 
 
-@pytest.mark.parametrize("overlay", ["{", '{"run": ["$__import__(\'sys\').exit(3)"]}', '{"network_def": {"_target_": "nowhere"}}'])
+@pytest.mark.parametrize(
+    "overlay", ["{", '{"run": ["$__import__(\'sys\').exit(3)"]}', '{"network_def": {"_target_": "nowhere"}}']
+)
 def test_a_failure_of_the_server_is_one_sentence_and_not_its_end(server: Server, place: Place, overlay: str):
     path = place.weights.parent / "overlay.json"
     whole = path.read_text()
@@ -646,7 +778,16 @@ def test_every_answer_says_that_it_was_not_assessed(server: Server, output: str)
 
 
 def command(place: Place, port: int, *further: str) -> list[str]:
-    line = [str(PYTHON), "-m", "monailabel.main", "start_server", "--app", "monailabel_app", "--studies", str(place.studies)]
+    line = [
+        str(PYTHON),
+        "-m",
+        "monailabel.main",
+        "start_server",
+        "--app",
+        "monailabel_app",
+        "--studies",
+        str(place.studies),
+    ]
     line += ["--conf", "weights", str(place.weights), "--uvicorn_app", "monailabel_app.server:app", "--port", str(port)]
     return [*line, *further]
 
@@ -679,7 +820,16 @@ def test_who_has_the_token_is_answered_and_nobody_else_and_the_end_of_the_server
     port = free_port()
     line = command(place, port, "--host", "0.0.0.0", "--conf", "token_file", str(tmp_path / "token"))
     with running(line, port, tmp_path / "server.log") as started:
-        for given in (None, "", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", "Bearer ä", "Bearer"):
+        for given in (
+            None,
+            "",
+            TOKEN,
+            f"Basic {TOKEN}",
+            f"Bearer {TOKEN[:-1]}",
+            f"Bearer {TOKEN}x",
+            "Bearer ä",
+            "Bearer",
+        ):
             for method, path in (("GET", "/info/"), ("POST", TRAIN), ("GET", "/nowhere")):
                 answer = started.send(method, path, authorization=given)
                 assert_refused(answer, 401)

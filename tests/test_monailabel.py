@@ -78,9 +78,7 @@ def first(served: Server) -> bytes:
     return served.infer("p0_frontal.nii.gz").body
 
 
-def reconstructed(
-    weights: Path, studies: Path, number: int, output: Path, **asked: bool
-) -> nibabel.Nifti1Image:
+def reconstructed(weights: Path, studies: Path, number: int, output: Path, **asked: bool) -> nibabel.Nifti1Image:
     """What `python -m monai.bundle run` makes of a phantom's films."""
     films = {view: studies / f"p{number}_{view}.nii.gz" for view in ("frontal", "lateral")}
     configs = [INFERENCE, str(weights.parent / "overlay.json")]
@@ -326,7 +324,13 @@ def test_a_training_that_cannot_run_tells_why_and_keeps_the_weights(served: Serv
 
 
 def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answered_meanwhile(
-    served: Server, studies: Path, weights: Path, assessed: None, sidecars: dict[Path, bytes], first: bytes, tmp_path: Path
+    served: Server,
+    studies: Path,
+    weights: Path,
+    assessed: None,
+    sidecars: dict[Path, bytes],
+    first: bytes,
+    tmp_path: Path,
 ):
     """What tells of the familiarity and uncertainty of the old weights goes with them."""
     before = weights.read_bytes()

@@ -63,7 +63,9 @@ class Gate:
                 self._check_size(headers, scope["path"])
         except Refusal as refusal:
             named = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
-            answer = JSONResponse({"detail": printable(refusal.reason)}, refusal.status, {**named, "Connection": "close"})
+            answer = JSONResponse(
+                {"detail": printable(refusal.reason)}, refusal.status, {**named, "Connection": "close"}
+            )
             return await answer(scope, receive, send)
         await self.app(scope, receive, send)
 
@@ -74,7 +76,9 @@ class Gate:
         local = scope["server"][0]  # the address at which this request has come in, which no name stands for
         if not (is_loopback(name) or name in self.names or name == local):
             expected = ", ".join(sorted({*self.names, local}))
-            raise Refusal(421, f"this server is not {' and '.join(map(repr, given)) or 'without a name'}, expected {expected}.")
+            raise Refusal(
+                421, f"this server is not {' and '.join(map(repr, given)) or 'without a name'}, expected {expected}."
+            )
         return given[0]
 
     def _check_site(self, headers: Headers, host: str) -> None:
@@ -82,14 +86,18 @@ class Gate:
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             raise Refusal(403, f"pages of {origin or 'no name'} may not ask this server.")
         if site not in SAME_SITE:
-            raise Refusal(403, f"the browser calls this request {site!r}; pages of other sites may not ask this server.")
+            raise Refusal(
+                403, f"the browser calls this request {site!r}; pages of other sites may not ask this server."
+            )
 
     def _check_token(self, headers: Headers) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if self.token is None:
             return
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), self.token.encode()):
-            raise Refusal(401, "this server answers who has its token, expected the header Authorization: Bearer TOKEN.")
+            raise Refusal(
+                401, "this server answers who has its token, expected the header Authorization: Bearer TOKEN."
+            )
 
     def _check_size(self, headers: Headers, path: str) -> None:
         largest = next((size for start, size in self.largest.items() if path.startswith(start)), LARGEST_JSON)
@@ -125,13 +133,15 @@ def read_token(path: str | None, host: str) -> str | None:
         if is_loopback(host.lower()):
             return None
         raise InputError(
-            f"--host {host}: others than this machine can ask there, which needs a token; name a file that holds one by "
-            f"--conf token_file FILE (make one with: openssl rand -hex 32 > FILE), or listen on 127.0.0.1."
+            f"--host {host}: others than this machine can ask there, which needs a token; name a file that holds one "
+            f"by --conf token_file FILE (make one with: openssl rand -hex 32 > FILE), or listen on 127.0.0.1."
         )
     try:
         token = Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: the token cannot be read from it ({error}); name a file that holds one.") from error
     if not TOKEN.fullmatch(token):
-        raise InputError(f"{path}: holds no token, expected one line of at least 16 printable ASCII characters without blanks.")
+        raise InputError(
+            f"{path}: holds no token, expected one line of at least 16 printable ASCII characters without blanks."
+        )
     return token

@@ -19,7 +19,7 @@ from lib.devices import device_called
 from lib.workflows import BUNDLE, overlay_beside, run_workflow
 
 ASSESSMENTS = ("familiarity", "uncertainty")
-"""Ids of `inference.json`: whether the pair is out of the training's distribution, and how far off each voxel may be."""
+"""Ids of `inference.json`: whether the pair is out of the training's distribution, and how far off a voxel may be."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class ReconstructionTask(InferTask):
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """
-        Paths `image` and `lateral` to the path of the CT in the folder `folder`, and what is known of it. Where there are
-        parameters for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
+        Paths `image` and `lateral` to the path of the CT in the folder `folder`, and what is known of it. Where there is
+        a sidecar for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
         """
         films, folder = {"frontal": request["image"], "lateral": request["lateral"]}, Path(request["folder"])
         device = device_called(request.get("device", ""))
@@ -74,7 +74,9 @@ class ReconstructionTask(InferTask):
         """What the workflow has written of it; otherwise why there is nothing."""
         found = folder / f"{name}.json"
         if not found.is_file():
-            reason = f"there is no {self._parameters(name).name} beside the weights, made by {name}.json of the configs."
+            reason = (
+                f"there is no {self._parameters(name).name} beside the weights, made by {name}.json of the configs."
+            )
             return {"assessed": False, "reason": reason}
         content = {"assessed": True, **json.loads(found.read_text(encoding="utf-8"))}
         if name == "uncertainty":

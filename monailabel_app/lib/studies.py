@@ -68,9 +68,8 @@ class StudyDatastore(Datastore):
         """
         with self._one_upload_at_a_time:
             if image_id.casefold() in (name.casefold() for name in os.listdir(self.folder)):
-                raise HTTPException(
-                    409, f"image {image_id!r} is there already, and is not replaced; expected another name."
-                )
+                told = f"image {image_id!r} is there already, and is not replaced; expected another name."
+                raise HTTPException(409, told)
             self.refresh()
             before = self._info
             write_whole(str(self.folder / image_id), lambda path: shutil.copyfile(image_filename, path))
@@ -78,9 +77,8 @@ class StudyDatastore(Datastore):
             if study := next((name for name, info in before.items() if not self._goes_on(name, info)), None):
                 remove_earlier(str(self.folder / image_id))
                 self.refresh()
-                raise HTTPException(
-                    409, f"image {image_id!r} would be a second of its kind in the study {study!r}; expected another name."
-                )
+                told = f"image {image_id!r} would be a second of its kind in the study {study!r}; expected another name."
+                raise HTTPException(409, told)
         return image_id
 
     def _goes_on(self, name: str, before: dict[str, str | None]) -> bool:

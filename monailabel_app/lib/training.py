@@ -27,7 +27,7 @@ class TrainingTask(TrainTask):
     """
     Trains the stages in turn on the CTs of the studies, split by patient, then puts the result where the server reads
     its weights. What it leaves is in a folder `training_DATE_TIME` beside them: the datalist, the stages' weights,
-    those that were served before as `before.pth`, with what told of their familiarity and uncertainty, and TensorBoard's
+    those that were served before as `before.pth`, with their sidecars of familiarity and uncertainty, and TensorBoard's
     files.
 
     Args:
@@ -43,7 +43,9 @@ class TrainingTask(TrainTask):
         return {**TrainingParameters().model_dump(exclude={"client_id"}), "device": device_list()}
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        asked = TrainingParameters(**{name: request[name] for name in TrainingParameters.model_fields if name in request})
+        asked = TrainingParameters(
+            **{name: request[name] for name in TrainingParameters.model_fields if name in request}
+        )
         overrides = {"device": device_called(asked.device), "epochs": asked.max_epochs}
         overrides = {name: value for name, value in overrides.items() if value}
         fractions = (1 - asked.val_split, asked.val_split, 0)
@@ -77,4 +79,3 @@ class TrainingTask(TrainTask):
         loader["network"] = f"$@network_def.up_to({STAGES[-1]})"
         config.write_text(json.dumps({"+train#handlers": [loader]}), encoding="utf-8")
         return [config]
-

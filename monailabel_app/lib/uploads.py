@@ -120,8 +120,8 @@ def stored_for_studies(upload: UploadFile, name: str | None, folder: Path) -> tu
     stem = name[: -len(suffix)]
     if not STEM.fullmatch(stem) or RESERVED.fullmatch(stem) or len(name.encode()) > LONGEST_NAME:
         raise InputError(
-            f"image {shown(asked)} cannot be the name of a file here, expected one of letters, digits, '_', '-', '.' and "
-            f"blanks between them, no folder and no name of a device, of at most {LONGEST_NAME} bytes."
+            f"image {shown(asked)} cannot be the name of a file here, expected one of letters, digits, '_', '-', '.' "
+            f"and blanks between them, no folder and no name of a device, of at most {LONGEST_NAME} bytes."
         )
     return name, path
 
@@ -177,4 +177,8 @@ def _dicom_pixels(path: Path) -> int:
     if is_dicom(path) and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise InputError("is deflated as a whole, so that its pixels cannot be counted before; export it uncompressed.")
     header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    return math.prod(int(header.get(tag) or 1) for tag in ("NumberOfFrames", "SamplesPerPixel")) * header.Rows * header.Columns
+    return (
+        math.prod(int(header.get(tag) or 1) for tag in ("NumberOfFrames", "SamplesPerPixel"))
+        * header.Rows
+        * header.Columns
+    )
