@@ -8,7 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from monai.data import set_track_meta
+from monai.data import MetaTensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,7 +45,7 @@ def fake_gpu(has_float64: bool = True) -> Iterator[None]:
     with (
         patch.object(torch.Tensor, "backward", backward),
         patch("torch.utils.swap_tensors", lambda first, second: None),  # Module.to of a module that is used twice
-        _without_metadata(),
+        patch.object(MetaTensor, "__new__", staticmethod(_metadata_for_real_tensors)),
         _FakeGpuMode(has_float64),
     ):
         yield
@@ -89,14 +89,9 @@ def _at_full_mask(values: torch.Tensor, indices: list[torch.Tensor | None]) -> t
     return values.flatten(0, mask.ndim - 1)
 
 
-@contextmanager
-def _without_metadata() -> Iterator[None]:
-    """A fake tensor cannot become one of MONAI's."""
-    set_track_meta(False)
-    try:
-        yield
-    finally:
-        set_track_meta(True)
+def _metadata_for_real_tensors(kind: type, x: Any, *args: Any, made: Any = MetaTensor.__new__, **kwargs: Any) -> Any:
+    """A tensor of MONAI's, or `x` itself where it is fake, which cannot become one."""
+    return x if isinstance(x, FakeTensor) else made(kind, x, *args, **kwargs)
 
 
 READ = {

@@ -1,0 +1,159 @@
+"""
+Every workflow with its tensors on a GPU. By itself on a GPU made of tensors without values, see :mod:`fake_gpu` for what
+that cannot show; on a real one with the environment variable BUNDLE_TEST_DEVICE, such as `BUNDLE_TEST_DEVICE=cuda`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from bundle_runs import ROOT, read_configs, stage_configs
+from fake_gpu import fake_gpu
+from monai.bundle import ConfigParser
+from scripts import BiplanarGeometry, Region, oblique, slice_stack
+
+DEVICE = os.environ.get("BUNDLE_TEST_DEVICE", "cuda")
+IS_REAL = "BUNDLE_TEST_DEVICE" in os.environ
+SIZE, PIXELS = 256, 512
+WITHOUT_FILES = ("Resume", "EpochReport", "TensorBoardStatsHandler", "TensorBoardPictures", "BestCheckpointSaver")
+"""Handlers of a training that write values, which a tensor without values has not."""
+EVERY_TRANSFORM = ("augment", "mirror", "augment_xrays", "augment_detector")
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    with nullcontext() if IS_REAL else fake_gpu():
+        yield torch.device(DEVICE)
+
+
+@pytest.fixture
+def gpu_without_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """As Apple's: tables in float64 are computed on the CPU."""
+    if IS_REAL:
+        pytest.skip("is a question to fake tensors")
+    for module in (slice_stack, oblique):
+        monkeypatch.setattr(module, "precise_device", lambda device: torch.device("cpu"))
+    with fake_gpu(has_float64=False):
+        yield torch.device(DEVICE)
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    """A loaded record of full size."""
+    geometry = {"views": ["PA", "LL"], "source_to_isocentre_mm": 1600.0, "source_to_detector_mm": 1800.0}
+    names = dict.fromkeys(("name", "group", "patient"), "a")
+    ct, xrays = torch.zeros(1, SIZE, SIZE, SIZE), torch.rand(2, PIXELS, PIXELS)
+    return {"ct": ct, "xrays": xrays, "has_films": False, "geometry": geometry, **names, **fields}
+
+
+def training(stage: int, *overlays: str, **overrides: Any) -> ConfigParser:
+    """The default configuration of a stage on two records, one with films from other sides, and on a third to validate."""
+    configs = [*stage_configs(stage), *(f"bundle/configs/{name}.json" for name in overlays)]
+    parser = read_configs(configs, device=f"$torch.device('{DEVICE}')", vgg_weights="untrained", **overrides)
+    others = {"views": ["AP", "RL"], "source_to_isocentre_mm": 1500.0, "source_to_detector_mm": 1700.0}
+    parser["train#dataset"] = {"_target_": "Dataset", "data": [record(), record(has_films=True, geometry=others)]}
+    parser["validate#dataset"] = {"_target_": "Dataset", "data": [record()]}
+    parser["num_workers"], parser["epochs"], parser["train#dataloader#batch_size"] = 0, 1, 2
+    for handlers in ("train#handlers", "validate#handlers"):
+        kept = [each for each in parser[handlers] if each["_target_"].split(".")[-1] not in WITHOUT_FILES]
+        parser[handlers] = [each for each in kept if "CheckpointLoader" not in each["_target_"]]
+    return parser
+
+
+def train(parser: ConfigParser) -> None:
+    parser.get_parsed_content("network")  # before the optimizer: a fake device makes new parameters
+    trainer = parser.get_parsed_content("train#trainer")
+    before = [parameter.clone() for parameter in trainer.optimizer.param_groups[0]["params"]]
+    trainer.run()
+    assert trainer.state.iteration == 1 and parser.get_parsed_content("validate#evaluator").state.iteration == 1
+    assert {parameter.device.type for parameter in before} == {torch.device(DEVICE).type}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_stage_trains_and_validates_by_its_default_configuration(stage: int, gpu):
+    train(training(stage))
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_stage_trains_where_the_gpu_has_no_float64(stage: int, gpu_without_float64):
+    """Without the films' percentiles, which PyTorch reckons in float64 where it believes that a device has it."""
+    train(training(stage, augment_xrays=None))
+
+
+def test_a_crop_is_trained_with_every_term_of_the_loss(gpu):
+    parser = training(3, crop=64)
+    train(parser)
+    assert set(parser.get_parsed_content("loss").terms) == {"loss", "l1", "ssim", "vgg", "drr", "gradient"}
+
+
+@pytest.mark.parametrize("name", EVERY_TRANSFORM)
+def test_every_random_transform_of_a_batch_stays_on_the_device(name: str, gpu):
+    parser = training(1, "weights")
+    transforms = parser.get_parsed_content(name)
+    for transform in getattr(transforms, "transforms", [transforms]):
+        transform.prob = 1.0
+        fields = {
+            "ct": torch.full((1, 64, 64, 64), -1000.0).to(DEVICE),
+            "xrays": torch.rand(2, 64, 64).to(DEVICE),
+            "exposed": torch.ones(2, 64, 64, dtype=torch.bool).to(DEVICE),
+        }
+        result = transform(fields)
+        assert {value.device.type for value in result.values()} == {torch.device(DEVICE).type}, transform
+
+
+@pytest.mark.parametrize("function", ["_Project", "_Lift"])
+def test_the_projectors_own_backward_passes_stay_on_the_device(function: str, gpu):
+    """Autograd calls them on a real device, and not on a fake one."""
+    geometry, region = BiplanarGeometry(detector_pixels=32), Region.whole(16)
+    films, volumes = torch.rand(2, 2, 3, 32, 32).to(DEVICE), torch.rand(2, 16, 16, 16).to(DEVICE)
+    if function == "_Project":
+        weights = slice_stack._weights(geometry, region, 32, volumes, interpolate_voxels=True)
+        gradient = slice_stack._Project.backward(SimpleNamespace(weights=weights, shape=volumes.shape), films[:, :, 0])
+        assert gradient[0].shape == volumes.shape
+    else:
+        weights = slice_stack._weights(geometry, region, 32, films, interpolate_voxels=False)
+        lifted = torch.rand(2, 2, 3, 16, 16, 16).to(DEVICE)
+        gradient = slice_stack._Lift.backward(SimpleNamespace(weights=weights), lifted)
+        assert gradient[0].shape == films.shape
+    assert gradient[0].device.type == torch.device(DEVICE).type
+
+
+@pytest.fixture
+def evaluation(dataset: Path, overlay: Path, tiny_bundle: Path, tmp_path: Path):
+    """Runs an evaluation of the phantoms with a config more, on the device."""
+
+    def run(*further: str, run_id: str = "run", **overrides: Any) -> Path:
+        names = ["train", "evaluate", *further]
+        parser = read_configs([*(f"bundle/configs/{name}.json" for name in names), str(overlay)])
+        places = {"dataset_dir": str(dataset), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
+        weights = str(tiny_bundle / "models" / "model.pt")
+        parser.update({**places, "weights": weights, "device": f"$torch.device('{DEVICE}')", **overrides})
+        parser.get_parsed_content("network")
+        parser.get_parsed_content(run_id)
+        return tmp_path
+
+    return run
+
+
+def test_an_evaluation_with_films_baselines_pictures_and_pages(evaluation, gpu):
+    folder = evaluation(test_records="$scripts.load_records(@datalist, 'test')[:2]")
+    report = json.loads((folder / "metrics.json").read_text())
+    assert {case["method"] for case in report["cases"]} >= {"stage 1", "stage 3", "mean volume", "upsampled stage 2"}
+    assert (folder / "cases" / "phantom_5" / "report.html").is_file()
+
+
+def test_robustness(evaluation, gpu):
+    kinds = json.loads((ROOT / "bundle" / "configs" / "robustness.json").read_text())["changes"]
+    once = {"degrees": [2], "percent": [5], "photons": [1e4], "exponents": [0.7]}
+    changes = [{**kind, **{key: value for key, value in once.items() if key in kind}} for kind in kinds]
+    records = "$scripts.load_records(@datalist, 'test')[:1]"
+    folder = evaluation("robustness", test_records=records, changes=changes, stop_after=1)
+    found = {row["change"] for row in json.loads((folder / "robustness.json").read_text())["cases"]}
+    assert {kind["change"] for kind in kinds if "change" in kind} <= found
