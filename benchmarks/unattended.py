@@ -1,0 +1,135 @@
+"""
+All three stages trained without anybody beside them, in calls that end in time: :mod:`on_gpu`'s `--train`.
+
+OUT holds all that the next call needs, on this machine or another: `cubes` (see :mod:`cubes`), `resume`, each stage's
+best weights and epochs, and `on_gpu.json`, the overlay that it is trained by.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
+
+import launch  # noqa: E402
+from cubes import DATALIST, make_cubes  # noqa: E402
+from monai.bundle import ConfigParser  # noqa: E402
+from processes import Stopped, asked_to_end, run_until  # noqa: E402
+from scripts.files import write_json  # noqa: E402
+from scripts.progress import in_words  # noqa: E402
+from scripts.resume import is_finished  # noqa: E402
+
+STAGES = (1, 2, 3)
+FINISHED, FAILED, GOES_ON = 0, 1, 75
+"""Exit statuses; 75 is EX_TEMPFAIL of `sysexits.h`."""
+OVERLAY = "on_gpu.json"
+
+
+def train(
+    output: Path, dataset_dir: Path | None, datalist: Path, overlays: Sequence[Path], device: str, end: float
+) -> int:
+    """
+    Goes on with a training, which it begins where there is none, until it is finished or the time is up.
+
+    Args:
+        output: OUT.
+        dataset_dir: where the datalist's relative paths start; needed until the cubes are made.
+        datalist: its sections `training` and `validation` are taken.
+        overlays: configs that change ids of `train.json`, a later one before an earlier one.
+        device: "cuda" or "cpu".
+        end: `time.monotonic()` at which it is stopped; the epoch in progress is run again by the next call.
+
+    Returns:
+        One of the statuses above; a stage that has failed has printed why.
+
+    Raises:
+        BundleError, launch.LaunchError: when it cannot begin or go on.
+    """
+    overlay = write_overlay(output, overlays)
+    try:
+        with asked_to_end():
+            status = _go_on(output, dataset_dir, datalist, overlay, device, end)
+    except Stopped:
+        status = GOES_ON
+    print_standing(output, overlay, status)
+    return status
+
+
+def _go_on(output: Path, dataset_dir: Path | None, datalist: Path, overlay: Path, device: str, end: float) -> int:
+    stages, cubes = unfinished(output), output / "cubes"
+    if not stages:
+        return FINISHED
+    if not make_cubes(cubes, datalist, dataset_dir, [overlay], end):
+        return GOES_ON
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    command = [sys.executable, Path(__file__).with_name("train_stages.py"), cubes, output, overlay, *stages]
+    return FAILED if run_until(list(map(str, command)), end, env={**os.environ, **hidden}) else FINISHED
+
+
+def write_overlay(output: Path, overlays: Sequence[Path]) -> Path:
+    """
+    The overlays as one config, whose datalist is that of the cubes; its path.
+
+    Raises:
+        launch.LaunchError: when a training by another one has begun in the folder, or two overlays add to the same id.
+    """
+    content: dict[str, Any] = {}
+    for overlay in overlays:
+        own = launch.content_of(overlay)
+        twice = [name for name in own if name.startswith("+") and name in content]
+        if twice:
+            raise launch.LaunchError(f"{overlay}: '{twice[0]}' stands in an overlay before it too; join the files.")
+        content |= own
+    content["datalist"] = f"$@dataset_dir + '/{DATALIST}'"
+    path = output / OVERLAY
+    before = launch.content_of(path) if path.is_file() and (output / launch.RESUME).is_dir() else content
+    changed = sorted(name for name in {**before, **content} if before.get(name) != content.get(name))
+    if changed:
+        raise launch.LaunchError(
+            f"{path}: the training in this folder has other values of {', '.join(changed)} than the overlays now. Name "
+            f"the overlays that it was begun with, or choose another --output."
+        )
+    write_json(str(path), content)
+    return path
+
+
+def unfinished(output: Path) -> list[int]:
+    """The stages that are still to be trained."""
+    return [stage for stage in STAGES if not is_finished(str(output / launch.RESUME), stage)]
+
+
+def print_standing(output: Path, overlay: Path, status: int) -> None:
+    """What is done, what is left, and how it goes on."""
+    print()
+    for stage in STAGES:
+        print(f"Stage {stage}: {'finished' if stage not in unfinished(output) else progress(output, stage, overlay)}")
+    if status == GOES_ON:
+        print("The time is up; the same command goes on.")
+    elif status == FINISHED:
+        print(f"The weights are in {output / 'stage3_best.pth'}.")
+    sys.stdout.flush()
+
+
+def progress(output: Path, stage: int, overlay: Path) -> str:
+    """How many epochs of a stage are done, what they took, and what the others take at that pace."""
+    path, epochs = output / f"stage{stage}_epochs.jsonl", epochs_of(stage, overlay)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if not lines:
+        return f"none of {epochs} epochs"
+    seconds = sum(json.loads(line)["seconds"] for line in lines) / len(lines)
+    left = in_words(seconds * (epochs - len(lines)))
+    return f"{len(lines)} of {epochs} epochs, {seconds:.1f} s each, about {left} left"
+
+
+def epochs_of(stage: int, overlay: Path) -> int:
+    """How many epochs the configs give a stage."""
+    names = ["train.json", *([f"stage{stage}.json"] if stage > 1 else [])]
+    config = ConfigParser()
+    config.read_config([*(str(ROOT / launch.CONFIGS / name) for name in names), str(overlay)])
+    return config.get_parsed_content("epochs")
