@@ -27,12 +27,43 @@ SHRINKAGE = 0.02
 """Part of the correlation matrix that is replaced by the unit matrix, so that it can be inverted."""
 LEAST_PATIENTS = 3
 """To measure false alarms one is left out, and another for the threshold."""
+NEARER = 0.9
+"""A pair counts as mistaken when undoing a mistake brings it nearer than this part of its distance."""
 FEATURES = (
     *(f"{view} like {which}" for view in XRAY_KEYS for which in ("its mean", "upside down", "mirrored", "the other mean")),
     *(f"{view} roughness" for view in XRAY_KEYS),
     "rows agree",
     "rows change alike",
 )
+
+
+def inverted(films: torch.Tensor) -> torch.Tensor:
+    """Films `(..., H, W)`, bright for dark."""
+    return films.amax((-2, -1), keepdim=True) - films
+
+
+def of_view(view: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The change of pairs `(..., 2, H, W)` that changes the films of one view."""
+
+    def changed(films: torch.Tensor) -> torch.Tensor:
+        pair = [change(film) if key == view else film for key, film in zip(XRAY_KEYS, films.unbind(-3))]
+        return torch.stack(pair, dim=-3)
+
+    return changed
+
+
+MISTAKES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "exchanged": lambda films: films.flip(-3),
+    "both upside down": lambda films: films.flip(-2),
+    **{f"{view} upside down": of_view(view, lambda film: film.flip(-2)) for view in XRAY_KEYS},
+    "both turned to the left": lambda films: films.rot90(1, (-2, -1)),
+    "both turned to the right": lambda films: films.rot90(-1, (-2, -1)),
+    "both inverted": inverted,
+    **{f"{view} inverted": of_view(view, inverted) for view in XRAY_KEYS},
+}
+"""What is done to pairs `(..., 2, H, W)` by mistake, and is seen by undoing it."""
+UNDONE_BY = {"both turned to the left": "both turned to the right", "both turned to the right": "both turned to the left"}
+"""Mistakes that are not undone by themselves."""
 
 
 def reduced(xrays: torch.Tensor) -> torch.Tensor:
@@ -127,6 +158,27 @@ class FalseAlarms:
         return {**figures, "statement": statement}
 
 
+class Findings(NamedTuple):
+    """What pairs of X-rays are flagged by, an entry for each pair."""
+
+    distances: np.ndarray
+    mistakes: list[str | None]
+    """Of :data:`MISTAKES`, the one without which the pair would be much nearer."""
+
+    def flagged(self, threshold: float) -> np.ndarray:
+        """Whether a distance is not known to lie within the threshold, or a mistake was found."""
+        return is_beyond(self.distances, threshold) | np.array([mistake is not None for mistake in self.mistakes])
+
+
+def findings(reference: Reference, films: torch.Tensor) -> Findings:
+    """Of reduced films `(B, 2, 64, 64)`."""
+    distances = reference.distances(films)
+    undone = {name: reference.distances(MISTAKES[UNDONE_BY.get(name, name)](films)) for name in MISTAKES}
+    nearest = [min(undone, key=lambda name: undone[name][pair]) for pair in range(len(films))]
+    is_nearer = [undone[name][pair] < NEARER * distances[pair] for pair, name in enumerate(nearest)]
+    return Findings(distances, [name if nearer else None for name, nearer in zip(nearest, is_nearer)])
+
+
 @dataclass(frozen=True)
 class Familiarity:
     """
@@ -152,17 +204,19 @@ class Familiarity:
 
     def assess(self, xrays: torch.Tensor) -> dict[str, Any]:
         """
-        One pair `(2, P, P)`, on any device: its distance, the threshold, whether it is flagged, how many deviations
-        each feature is off, the largest first, and :meth:`FalseAlarms.as_content`. What is not finite is flagged.
+        One pair `(2, P, P)`, on any device: its distance, the threshold, the mistake of :data:`MISTAKES` without which it
+        would be much nearer, whether it is flagged, how many deviations each feature is off, the largest first, and
+        :meth:`FalseAlarms.as_content`. What is not finite is flagged.
         """
         films = reduced(xrays)[None]
-        distance, off = float(self.reference.distances(films)[0]), self.reference.standardised(films)[0].tolist()
+        found, off = findings(self.reference, films), self.reference.standardised(films)[0].tolist()
         ranked = sorted(zip(FEATURES, off), key=lambda feature: -abs(feature[1]) if isfinite(feature[1]) else -inf)
         return {
             "notice": NOTICE,
-            "distance": round(distance, 3),
+            "distance": round(float(found.distances[0]), 3),
             "threshold": round(self.threshold, 3),
-            "flagged": bool(is_beyond(distance, self.threshold)),
+            "mistake": found.mistakes[0],
+            "flagged": bool(found.flagged(self.threshold)[0]),
             "deviations": {name: round(value, 2) for name, value in ranked},
             "false_alarms": self.false_alarms.as_content(),
         }
@@ -222,7 +276,7 @@ def held_out_shares(films: torch.Tensor, patients: Sequence[str], quantile: floa
     shares = []
     for own, others in _one_by_one(films, patients):
         threshold = quantile_over_patients(left_out_distances(*others), quantile)
-        shares.append(float(is_beyond(reference_of(*others).distances(own), threshold).mean()))
+        shares.append(float(findings(reference_of(*others), own).flagged(threshold).mean()))
     return tuple(shares)
 
 
@@ -358,10 +412,11 @@ class AssessFamiliarityd(Transform):
         found = self.familiarity.assess(record["image"])
         if found["flagged"]:
             name, off = next(iter(found["deviations"].items()))
+            mistake = f" They would be much nearer if they were not {found['mistake']}." if found["mistake"] else ""
             warnings.warn(
                 f"field 'frontal' and field 'lateral': these X-rays are unlike those of the training: distance "
                 f"{found['distance']:.2f}, expected at most {found['threshold']:.2f}; furthest off is '{name}', by {off:+.1f} "
-                f"deviations. Do not rely on the reconstruction; look whether the films are of one patient, in order, "
+                f"deviations.{mistake} Do not rely on the reconstruction; look whether the films are of one patient, in order, "
                 f"upright and not inverted. It may be a false alarm: {found['false_alarms']['statement']}"
             )
         return {**record, FAMILIARITY_KEY: found}

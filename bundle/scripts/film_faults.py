@@ -7,29 +7,19 @@ from typing import Any
 
 import torch
 
-from .familiarity import read_familiarity, reduced_pairs
+from .familiarity import MISTAKES, of_view, read_familiarity, reduced_pairs
 from .files import write_json
 from .pictures import NOTICE
-
-
-def _inverted(films: torch.Tensor) -> torch.Tensor:
-    return films.amax((-2, -1), keepdim=True) - films
+from .transforms import XRAY_KEYS
 
 
 FAULTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda films: films,
-    "exchanged": lambda films: films.flip(0),
-    "both upside down": lambda films: films.flip(1),
-    "frontal upside down": lambda films: torch.stack([films[0].flip(0), films[1]]),
-    "lateral upside down": lambda films: torch.stack([films[0], films[1].flip(0)]),
-    "frontal mirrored": lambda films: torch.stack([films[0].flip(1), films[1]]),
-    "lateral mirrored": lambda films: torch.stack([films[0], films[1].flip(1)]),
-    "both turned by 90 degrees": lambda films: films.rot90(1, (1, 2)),
-    "both inverted": _inverted,
-    "frontal inverted": lambda films: torch.stack([_inverted(films)[0], films[1]]),
+    **MISTAKES,
+    **{f"{view} mirrored": of_view(view, lambda film: film.flip(-1)) for view in XRAY_KEYS},
     "frontal twice": lambda films: films[:1].repeat(2, 1, 1),
     "lateral twice": lambda films: films[1:].repeat(2, 1, 1),
-    "lateral lower by a sixteenth": lambda films: torch.stack([films[0], films[1].roll(films.shape[-1] // 16, 0)]),
+    "lateral lower by a sixteenth": of_view("lateral", lambda film: film.roll(film.shape[-2] // 16, -2)),
     "noise": lambda films: torch.rand(films.shape, generator=torch.Generator().manual_seed(0)),
     "blank": lambda films: torch.full_like(films, 0.3),
 }
@@ -66,7 +56,7 @@ def measure_faults(
                 spoilt[f"lateral of {other}"] = torch.stack([films[0], stranger[1]])
                 spoilt[f"frontal of {other}"] = torch.stack([stranger[0], films[1]])
         found = {fault: familiarity.assess(pair) for fault, pair in spoilt.items()}
-        faults = {fault: {key: each[key] for key in ("distance", "flagged")} for fault, each in found.items()}
+        faults = {fault: {key: each[key] for key in ("distance", "mistake", "flagged")} for fault, each in found.items()}
         cases.append({"case": name, "faults": faults})
     head = {"notice": NOTICE, "threshold": familiarity.threshold, "false_alarms": familiarity.false_alarms.as_content()}
     write_json(path, {**head, "cases": cases})
