@@ -643,7 +643,7 @@ def test_an_uncertainty_that_the_weights_have_no_table_for_ends_infer_with_one_e
     output = capfd.readouterr()
     assert " --uncertainty True" in output.out and "--familiarity" not in output.out
     table = weights.with_name(f"{weights.stem}_uncertainty.json")
-    assert f"launch.py: error: {table}: no such file; uncertainty is set and needs it." in output.err
+    assert f"launch.py: error: {table}: no such file, expected one beside the weights." in output.err
     assert not (tmp_path / "output" / "ct.nii.gz").exists()
 
 

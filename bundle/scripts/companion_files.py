@@ -40,6 +40,15 @@ def write_companion(path: str, weights: str, content: dict[str, Any]) -> None:
     write_json(path, {"weights_sha256": sha256_of(weights), **content})
 
 
+def made_by(workflow: str, weights: str) -> str:
+    """What to do about a sidecar that is made by the config of a name, which is also the id that asks for it."""
+    return (
+        f"It is made by: python -m monai.bundle run --config_file \"['bundle/configs/train.json',"
+        f"'bundle/configs/{workflow}.json']\" --bundle_root bundle --dataset_dir DIR --weights {weights} (with the "
+        f"overlay configs of the training, if it has any). Or set {workflow} to false, and move this file away."
+    )
+
+
 class Companion:
     """
     What :func:`write_companion` wrote, read for the weights in use. Fields are named by place: `calibration.scores`.
@@ -47,21 +56,16 @@ class Companion:
     Args:
         path: the JSON file.
         weights: the weights that are in use.
-        workflow: name of the config that makes such a file, and of the id that asks for it, for the errors.
+        next_step: how such a file is made, or what else to do, for the errors; see :func:`made_by`.
 
     Raises:
         CheckpointError: here and in every method, with the file and the field, when the file is missing, is no JSON
             object, was made for other weights, lacks the field, or holds in it what it must not.
     """
 
-    def __init__(self, path: str, weights: str, workflow: str) -> None:
-        self.path = path
-        self.next_step = (
-            f"It is made by: python -m monai.bundle run --config_file \"['bundle/configs/train.json',"
-            f"'bundle/configs/{workflow}.json']\" --bundle_root bundle --dataset_dir DIR --weights {weights} (with the "
-            f"overlay configs of the training, if it has any). Or set {workflow} to false, and move this file away."
-        )
-        self.content = self._read(workflow)
+    def __init__(self, path: str, weights: str, next_step: str) -> None:
+        self.path, self.next_step = path, next_step
+        self.content = self._read()
         if not os.path.isfile(weights):
             raise CheckpointError(f"{weights}: no such weights; {path} belongs to those that it was made for alone.")
         self.require("weights_sha256", sha256_of(weights), f"the SHA-256 of {weights}: it was made for other weights")
@@ -117,10 +121,10 @@ class Companion:
         """The error to raise of a field."""
         return CheckpointError(f"{self.path}: field '{field}' {found}, expected {expected}. {self.next_step}")
 
-    def _read(self, workflow: str) -> dict[str, Any]:
+    def _read(self) -> dict[str, Any]:
         path = Path(self.path)
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file; {workflow} is set and needs it. {self.next_step}")
+            raise CheckpointError(f"{path}: no such file, expected one beside the weights. {self.next_step}")
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
             raise CheckpointError(f"{path}: is no file of at most {MOST_BYTES // 2**20} MiB. {self.next_step}")
         try:

@@ -15,7 +15,7 @@ from monai.transforms import Transform
 from scipy.stats import binomtest
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .companion_files import Companion, write_companion
+from .companion_files import Companion, made_by, write_companion
 from .errors import InputError
 from .pictures import NOTICE
 from .transforms import XRAY_KEYS
@@ -363,7 +363,7 @@ def read_familiarity(path: str, weights: str) -> Familiarity:
         CheckpointError: see :class:`~scripts.companion_files.Companion`; also when threshold or false alarms are not
             those of the distances in the file, or the correlations are none.
     """
-    file, features = Companion(path, weights, "familiarity"), len(FEATURES)
+    file, features = Companion(path, weights, made_by("familiarity", weights)), len(FEATURES)
     reference = Reference(
         torch.from_numpy(file.numbers("mean_films", (len(XRAY_KEYS), COARSE_SIDE, COARSE_SIDE))).float(),
         file.numbers("feature_mean", (features,)),

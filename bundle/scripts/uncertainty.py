@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from torch.nn.functional import avg_pool3d, pad
 
-from .companion_files import Companion
+from .companion_files import Companion, made_by
 
 UNCERTAINTY_KEY = "uncertainty"
 """Field of a record with the half-width of the interval in HU, `(1, S, S, S)`."""
@@ -152,7 +152,7 @@ def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[ErrorTable
         CheckpointError: see :class:`~scripts.companion_files.Companion`; also when the factor is not that of the scores
             in the file.
     """
-    file = Companion(path, weights, "uncertainty")
+    file = Companion(path, weights, made_by("uncertainty", weights))
     edges = {name: file.rising(name).tolist() for name in ("hu_edges", "gradient_edges")}
     shape = [len(values) + 1 for values in edges.values()]
     half_widths = file.numbers("half_widths_hu", shape, least=0.0, most=MOST_HALF_WIDTH_HU).tolist()

@@ -36,7 +36,7 @@ def read_known_views(weights: str, geometry: BiplanarGeometry) -> list[tuple[str
     path = beside_weights(weights, NAME)
     if not os.path.isfile(path):
         return [geometry.views]
-    companion = Companion(path, weights, NAME)
+    companion = Companion(path, weights, f"Train again, or remove it: {weights} then count as trained on the configured views.")
     views = companion.content.get(NAME)
     if not isinstance(views, list) or not views or not all(map(_is_pair, views)):
         raise companion.refusal(NAME, f"is {views!r}", f"pairs of one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}")
