@@ -38,7 +38,7 @@ def training_step(stage: int, crop: int | None, device: str, quick: bool, repeat
     comes before it, the batch's deformation, projection and augmentation. VGG is untrained, which changes no figure.
     """
     config = configuration(["train.json", *([f"stage{stage}.json"] if stage > 1 else [])], device, quick)
-    config.update({"vgg_weights": "untrained", "crop": crop, "amp": device == "cuda"})
+    config.update({"vgg_weights": "untrained", "crop": crop})
     batch, step = config["batch_size"], TrainingStep(config, device)
     prepare = partial(step.prepare, list_data_collate([chest(config)] * batch))
     step.take(prepare())
@@ -67,7 +67,7 @@ class TrainingStep:
 
     def __init__(self, config: ConfigParser, device: str) -> None:
         set_determinism(0)  # as training does: cuDNN then chooses among its deterministic kernels
-        self.device, self.amp = device, config["amp"]
+        self.device, self.amp = device, config.get_parsed_content("amp")
         self.network = config.get_parsed_content("network").train()
         self.loss = config.get_parsed_content("loss").to(device)
         self.optimizer = config.get_parsed_content("optimizer")
