@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +19,9 @@ import torch
 from bundle_runs import ROOT, read_configs, stage_configs
 from fake_gpu import fake_gpu
 from monai.bundle import ConfigParser
-from scripts import BiplanarGeometry, Region, oblique, slice_stack
+from scripts import BiplanarGeometry, Region, beside_weights, oblique, slice_stack
+from scripts.companion_files import write_companion
+from scripts.familiarity import familiarity_of
 
 DEVICE = os.environ.get("BUNDLE_TEST_DEVICE", "cuda")
 IS_REAL = "BUNDLE_TEST_DEVICE" in os.environ
@@ -157,3 +160,42 @@ def test_robustness(evaluation, gpu):
     folder = evaluation("robustness", test_records=records, changes=changes, stop_after=1)
     found = {row["change"] for row in json.loads((folder / "robustness.json").read_text())["cases"]}
     assert {kind["change"] for kind in kinds if "change" in kind} <= found
+
+
+@pytest.fixture
+def weights(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """Random ones with what belongs beside them for an assessment, made on the CPU."""
+    path = Path(shutil.copy(tiny_bundle / "models" / "model.pt", tmp_path / "weights.pt"))
+    torch.manual_seed(0)
+    known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
+    write_companion(beside_weights(str(path), "familiarity"), str(path), known.as_content())
+    return path
+
+
+def test_uncertainty_is_fitted_calibrated_measured_and_used_in_inference_with_familiarity(
+    weights: Path, dataset: Path, overlay: Path, tmp_path: Path, gpu
+):
+    places = {"output_dir": str(tmp_path), "weights": str(weights), "device": f"$torch.device('{DEVICE}')"}
+    names = ("train", "uncertainty")
+    configs = [*(f"bundle/configs/{name}.json" for name in names), str(overlay)]
+    parser = read_configs(configs, dataset_dir=str(dataset), draws=1, **places)
+    parser.get_parsed_content("network")
+    parser.get_parsed_content("run")
+    assert (tmp_path / "coverage_stage3_test.json").is_file()
+
+    films = {view: str(dataset / f"phantom_6_{view}.nii.gz") for view in ("frontal", "lateral")}
+    asked = {"familiarity": True, "uncertainty": True, "dicom": True}
+    inference = read_configs(["bundle/configs/inference.json", str(overlay)], **places, **films, **asked)
+    inference.get_parsed_content("network")
+    inference.get_parsed_content("run")
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written >= {"ct.nii.gz", "ct_dicom", "uncertainty.nii.gz", "familiarity.json", "preview.png", "view.html"}
+
+
+def test_familiarity_is_fitted_and_its_faults_measured(evaluation, weights: Path, dataset: Path, gpu):
+    phantoms = {"training": (0, 1, 2), "validation": (3,)}
+    records = {name: [{"ct": f"phantom_{n}.nii.gz"} for n in numbers] for name, numbers in phantoms.items()}
+    datalist = weights.with_name("datalist.json")
+    datalist.write_text(json.dumps(records))
+    folder = evaluation("familiarity", datalist=str(datalist), weights=str(weights))
+    assert (folder / "faults_validation.json").is_file()

@@ -28,7 +28,7 @@ ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
 
 class ToHUd(Transform):
     """
-    Gives `pred` its Hounsfield units and its place: RAS+, a cube centred on the isocentre.
+    Gives `pred` its Hounsfield units and its place, RAS+, a cube centred on the isocentre, and takes it to the CPU.
 
     Args:
         hu_window: lowest and highest HU of the model's scale; what lies outside is clipped.
@@ -39,7 +39,7 @@ class ToHUd(Transform):
         self.hu_window, self.fov_mm = tuple(hu_window), fov_mm
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        hu = scaled_to_hu(torch.as_tensor(record["pred"]).float().clamp(0, 1), self.hu_window)
+        hu = scaled_to_hu(torch.as_tensor(record["pred"]).float().cpu().clamp(0, 1), self.hu_window)
         return {**record, "pred": MetaTensor(hu, affine=cube_affine(hu.shape[-1], self.fov_mm))}
 
 
