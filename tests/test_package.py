@@ -24,8 +24,11 @@ import torch
 from bundle_runs import ROOT, network_of
 from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, download_large_files
-from scripts import CheckpointError, InputError, package
+from scripts import CheckpointError, InputError, beside_weights, package
+from scripts.companion_files import write_companion
+from scripts.familiarity import familiarity_of
 from scripts.half_precision import write_half_precision
+from scripts.views import write_known_views
 
 NAME = "biplanar_xray_ct_reconstruction"
 VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
@@ -102,7 +105,8 @@ def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, b
     assert names == sorted(names)
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "bundle"]
     kept = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
-    kept = [name.replace("bundle", NAME, 1) for name in kept if not name.endswith((".pt", ".pth"))]
+    of_other_weights = (".pt", ".pth", "model_familiarity.json", "model_uncertainty.json")
+    kept = [name.replace("bundle", NAME, 1) for name in kept if not name.endswith(of_other_weights)]
     assert names == sorted([*kept, f"{NAME}/models/model.pt"])
     assert f"Left out, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
 
@@ -184,14 +188,29 @@ def test_the_archive_meets_the_zoos_checklist(packed, tmp_path: Path):
     assert [heading for heading in found if heading in headings] == headings
 
 
-def test_the_json_files_of_the_weights_go_with_them(packed, bundle: Path, tmp_path: Path):
-    companions = [f"models/model_{name}.json" for name in ("familiarity", "uncertainty")]
-    for name in companions:
-        (bundle / name).write_text("{}")
+@pytest.fixture
+def sidecars(bundle: Path) -> list[Path]:
+    """Of the bundle's weights."""
+    weights = str(bundle / "models" / "model.pt")
+    known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
+    write_companion(beside_weights(weights, "familiarity"), weights, known.as_content())
+    write_known_views(weights, [("PA", "LL")])
+    return [bundle / "models" / f"model_{name}.json" for name in ("familiarity", "views")]
+
+
+def test_the_json_files_of_the_weights_go_with_them(packed, bundle: Path, sidecars, tmp_path: Path):
     whole, without = (packed(tmp_path / str(left_out), without_weights=left_out) for left_out in (False, True))
-    in_archive = {f"{NAME}/{name}" for name in companions}
+    in_archive = {f"{NAME}/models/{path.name}" for path in sidecars}
     assert in_archive < set(zipfile.ZipFile(whole).namelist())
     assert not in_archive & set(zipfile.ZipFile(without).namelist())
+
+
+@pytest.mark.parametrize("name", ["familiarity", "uncertainty", "views"])
+def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: str, tmp_path: Path):
+    write_companion(str(bundle / "models" / f"model_{name}.json"), str(bundle / "LICENSE"), {})
+    with pytest.raises(CheckpointError, match=f"model_{name}.json.*other weights"):
+        packed(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_weights_are_told_with_both_ways_out(packed, bundle: Path, tmp_path: Path):

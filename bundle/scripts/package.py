@@ -23,9 +23,13 @@ from monai.bundle import ConfigParser
 
 from .cascade import NUMBER_OF_STAGES
 from .checkpoints import CascadeCheckpointLoader, read_checkpoint
-from .companion_files import sha256_of
+from .companion_files import beside_weights, sha256_of
 from .errors import CheckpointError, InputError
+from .familiarity import read_familiarity
 from .files import write_whole
+from .geometry import BiplanarGeometry
+from .uncertainty import read_error_table
+from .views import read_known_views
 
 NAME = "biplanar_xray_ct_reconstruction"
 BUNDLE = Path(__file__).resolve().parents[1]
@@ -82,8 +86,8 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     Raises:
         InputError: when there are no weights and `without_weights` is not set, or a file is too large and there is no
             `large_files_url`.
-        CheckpointError: when the weights do not fit the network of `inference.json`, or those of an earlier stage are
-            not their first part.
+        CheckpointError: when the weights do not fit the network of `inference.json`, those of an earlier stage are not
+            their first part, or a sidecar cannot be used with them.
     """
     version = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
     found = (path for pattern in CONTENT for path in BUNDLE.glob(pattern) if not path.name.startswith("."))
@@ -118,7 +122,7 @@ def _print_left_out(known: set[str]) -> None:
 
 
 def _check_weights() -> None:
-    """Loads the weights into the network of `inference.json`, as inference does; compares those of earlier stages."""
+    """Loads weights and sidecars as inference does, for `inference.json`; compares the weights of earlier stages."""
     path = BUNDLE / WEIGHTS
     if not path.is_file():
         raise InputError(
@@ -133,6 +137,15 @@ def _check_weights() -> None:
     for stage, name in STAGE_WEIGHTS.items():
         if (BUNDLE / name).is_file():
             _check_part(BUNDLE / name, network.up_to(stage).state_dict())
+    _check_sidecars(str(path), parser.get_parsed_content("geometry"))
+
+
+def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
+    read_known_views(weights, geometry)
+    if Path(familiarity := beside_weights(weights, "familiarity")).is_file():
+        read_familiarity(familiarity, weights)
+    if Path(uncertainty := beside_weights(weights, "uncertainty")).is_file():
+        read_error_table(uncertainty, weights, geometry.fov_mm)
 
 
 def _check_part(path: Path, expected: dict[str, torch.Tensor]) -> None:
