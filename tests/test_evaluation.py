@@ -16,7 +16,7 @@ import torch
 from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
-from scripts import CheckpointError, InputError
+from scripts import Baselines, CheckpointError, InputError
 from scripts.baselines import BASELINE_DEFINITIONS
 from scripts.metrics import DEFINITIONS, truth_at, volume_metrics
 from scripts.stages import upsample
@@ -130,7 +130,19 @@ def test_mean_and_nearest_volume_are_those_of_the_training_records(evaluate: Cal
     assert (row["mae_hu"], row["psnr_db"]) == (0, None)
     row = found.row("phantom_7", 64, "nearest training patient")
     assert row["mae_hu"] == pytest.approx(np.abs(seventh - sixth).mean(), abs=0.2)
-    assert found.content["mean_volume"] == "2 draws from 2 training CTs"
+    assert found.content["mean_volume"] == "2 training CTs, 1 random deformation of each"
+
+
+@pytest.mark.parametrize(("count", "draws"), [(1, 32), (6, 32), (33, 32), (5, 1)])
+def test_every_training_ct_counts_alike_in_the_mean_volume(count: int, draws: int):
+    """CTs of one value each, whose mean is that of the values, in whatever order they come."""
+    values = torch.linspace(-900, 900, count)
+    cts = [{"ct": torch.full((1, 8, 8, 8), float(value))} for value in values]
+    for dataset in (cts, cts[::-1]):
+        baselines = Baselines(dataset, augment=None, draws=draws, mean_volume_file="", hu_window=(-1024, 1024), coarse_size=8)
+        baselines.prepare()
+        expected = torch.full((1, 1, 8, 8, 8), (float(values.mean()) + 1024) / 2048)
+        torch.testing.assert_close(baselines.mean, expected, rtol=0, atol=1e-6)
 
 
 def test_a_folder_without_a_datalist_is_scored_case_by_case_without_what_needs_training(

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from math import isnan, log10, nan
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from monai.metrics import SSIMMetric
-from scipy import stats
+from monai.transforms import KeepLargestConnectedComponent
+from scipy import ndimage, stats
+from scripts import chest_ct
 from scripts.metrics import body_mask, final_volume_and_truth, mean_and_interval, truth_at, volume_metrics, x2ct_psnr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 HU_WINDOW = (-1024, 1024)
 
@@ -115,12 +119,78 @@ def test_the_metrics_inside_the_body_do_not_see_the_air_around_it():
     assert metrics["psnr_body_db"] == pytest.approx(20 * log10(2048 / 32), abs=1e-3)
 
 
-def test_the_x2ct_psnr_is_the_mean_over_the_slices_of_three_axes():
-    volume, truth = (torch.rand(1, 1, 4, 4, 4, dtype=torch.float64) * 2500 for _ in range(2))
-    squared = ((volume - truth)[0, 0] ** 2).numpy()
-    slices = [np.take(squared, i, axis).mean() for axis in range(3) for i in range(4)]
-    expected = np.mean([10 * log10(4095**2 / mse) for mse in slices])
-    assert x2ct_psnr(volume, truth) == pytest.approx(expected)
+def published_x2ct_psnr(hu: np.ndarray, hu_truth: np.ndarray) -> float:
+    """The rule as the published evaluation states it, slice by slice, in plain NumPy."""
+    of_axes = []
+    for axis in range(3):
+        of_slices = []
+        for slice_, slice_truth in zip(np.moveaxis(hu, axis, 0), np.moveaxis(hu_truth, axis, 0)):
+            shown, true = (np.clip(each + 1024, 0, 2500).astype(np.int32) for each in (slice_, slice_truth))
+            error = np.mean((shown - true).astype(float) ** 2)
+            of_slices.append(100.0 if error == 0 else 20 * log10(4095 / error**0.5))
+        of_axes.append(np.mean(of_slices))
+    return float(np.mean(of_axes))
+
+
+def x2ct_pair(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    drawn = np.random.default_rng(0).uniform(-1300, 1900, (2, 10, 12, 14))
+    volume, truth = drawn
+    if kind == "a slice without error":
+        volume[3], volume[..., 5] = truth[3], truth[..., 5]
+    if kind == "no error":
+        volume = truth.copy()
+    if kind == "one voxel":
+        volume = truth.copy()
+        volume[2, 3, 4], truth[2, 3, 4] = 700.0, 500.0
+    if kind == "whole HU":
+        volume, truth = np.round(volume), np.round(truth)
+    return volume, truth
+
+
+@pytest.mark.parametrize("kind", ["noise beyond the window", "a slice without error", "no error", "one voxel", "whole HU"])
+def test_the_x2ct_psnr_is_that_of_the_published_rule(kind: str):
+    volume, truth = x2ct_pair(kind)
+    found = x2ct_psnr(torch.from_numpy(volume), torch.from_numpy(truth))
+    assert found == pytest.approx(published_x2ct_psnr(volume, truth), abs=0.01)
+    if kind == "no error":
+        assert found == 100
+
+
+def test_whole_hu_in_float32_are_not_cut_to_the_number_below():
+    """In the scale of the model and back, 64 HU apart."""
+    hu = torch.arange(-1000.0, 1000.0).view(10, 10, 20)
+    window = scaled(hu) * 2048 - 1024
+    assert x2ct_psnr(window + 64, window) == pytest.approx(published_x2ct_psnr(hu.numpy() + 64, hu.numpy()), abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def chest() -> torch.Tensor:
+    """A real chest CT at 3 mm and more, in HU, `(1, 1, S, S, S)`."""
+    image = nibabel.load(chest_ct())
+    hu = torch.from_numpy(image.get_fdata(dtype=np.float32))[::4, ::4]
+    return hu[None, None]
+
+
+def test_the_body_of_a_real_ct_is_what_monai_and_scipy_find(chest: torch.Tensor):
+    """The route before: MONAI's largest component, its holes filled slice by slice."""
+    largest = KeepLargestConnectedComponent(applied_labels=[1])((chest[0] > -300).float())[0].numpy().astype(bool)
+    filled = np.stack([ndimage.binary_fill_holes(largest[..., z]) for z in range(largest.shape[-1])], axis=-1)
+    assert np.array_equal(body_mask(chest)[0, 0].numpy(), filled)
+
+
+def test_a_volume_of_air_has_no_body():
+    assert not body_mask(cube(8, -1000.0)).any()
+
+
+def test_psnr_and_ssim_of_a_real_ct_are_those_of_scikit_image(chest: torch.Tensor):
+    truth = scaled(chest[..., :64, :64, :64].clamp(*HU_WINDOW)).double()
+    volume = (truth + 0.05 * torch.randn_like(truth)).clamp(0, 1)
+    arrays = [each[0, 0].numpy() for each in (truth, volume)]
+    found = volume_metrics(volume, truth, HU_WINDOW)
+    assert found["psnr_db"] == pytest.approx(peak_signal_noise_ratio(*arrays, data_range=1.0), abs=1e-4)
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "win_size": 11}
+    similarity = structural_similarity(*arrays, data_range=1.0, full=True, **gaussian)[1]
+    assert found["ssim"] == pytest.approx(similarity[5:-5, 5:-5, 5:-5].mean(), abs=1e-4)
 
 
 def test_the_truth_at_a_smaller_size_is_its_average():

@@ -58,6 +58,7 @@ from .stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .tensorboard import TensorBoardPictures
 from .transforms import CollectXraysd, LoadCTd, ResampleToCubed
 from .uncertainty import ErrorTable, EstimateUncertaintyd
+from .x2ct_protocol import X2CTReport
 from .xray_augmentation import RandCollimationd, RandGeometry, RandPhotonNoised, RandPresentationd
 
 __all__ = [
@@ -123,6 +124,7 @@ __all__ = [
     "TensorBoardPictures",
     "ToHUd",
     "TriPlanarVGGLoss",
+    "X2CTReport",
     "attenuation_to_hu",
     "autocast_dtype",
     "beside_weights",

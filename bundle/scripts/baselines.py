@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from math import ceil
 
 import ignite.distributed as idist
 import nibabel
@@ -40,8 +41,8 @@ class Baselines:
     Args:
         dataset: the training CTs as they are loaded, `{"ct"}` in HU; may be empty.
         augment: random transform of the record `{"ct"}` that the mean is taken over; None for none.
-        draws: number of CTs that the mean is taken over, spread over the dataset; more than it has are different
-            deformations.
+        draws: least number of deformed CTs that the mean is taken over. All training CTs count, each by as many
+            deformations as the others.
         mean_volume_file: NIfTI with the mean in HU, a cube, read when the dataset is empty; may be missing.
         hu_window: lowest and highest HU of the scale.
         coarse_size: voxels along a side of the first stage's volume.
@@ -111,13 +112,14 @@ class Baselines:
 
     def _load_training(self) -> None:
         count, summed = len(self.dataset), 0
-        drawn_from = [i * count // self.draws for i in range(self.draws)]
+        of_each = ceil(self.draws / count)
         for i in tqdm(range(count), desc="Training CTs for the baselines", disable=idist.get_rank() > 0):
             hu = torch.as_tensor(self.dataset[i]["ct"])
             self.coarse.append(truth_at(self._scaled(hu), self.coarse_size))
-            for _ in range(drawn_from.count(i)):
-                summed = summed + self._scaled(self.augment({"ct": hu.clone()})["ct"])
-        self.mean, self.mean_of = summed / self.draws, f"{self.draws} draws from {count} training CTs"
+            for _ in range(of_each):
+                summed = summed + self._scaled(self.augment({"ct": hu.clone()})["ct"]).double()
+        self.mean = (summed / (of_each * count)).float()
+        self.mean_of = f"{count} training CTs, {of_each} random deformation{'s' if of_each > 1 else ''} of each"
 
     def _nearest_to(self, truth: torch.Tensor) -> torch.Tensor:
         coarse = truth_at(truth, self.coarse_size).cpu()

@@ -12,15 +12,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from monai.metrics import PSNRMetric
-from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage, stats
+from skimage.measure import label
 from torch.nn.functional import adaptive_avg_pool3d
 
 from .attenuation import scaled_to_hu
 from .ssim import structural_similarity
 
 TISSUES_HU = {"air_and_lung": (-torch.inf, -300.0), "soft": (-300.0, 150.0), "bone": (150.0, torch.inf)}
-X2CT_PEAK = 4095.0
+X2CT_PEAK, X2CT_AIR_HU, X2CT_RANGE = 4095.0, -1024.0, 2500.0
+X2CT_WITHOUT_ERROR_DB = 100.0
+CUT_OFF = 1e-3
+"""Added before decimals are cut off, so that a whole number which was computed in float32 stays what it is."""
 AXIAL_CROSS = np.pad(ndimage.generate_binary_structure(2, 1)[:, :, None], ((0, 0), (0, 0), (1, 1)))
 """A voxel and its four neighbours in the axial plane."""
 
@@ -32,7 +35,9 @@ DEFINITIONS = {
     "psnr_body_db, mae_body_hu": "the same inside the body: the largest component of truth > -300 HU, with the holes of each "
     "axial slice filled",
     "reprojection_mae": "mean absolute error of both views' line integrals, projections of the volume against the X-rays",
-    "psnr_x2ct_db": "X2CT convention: mean of per-slice PSNR over three axes, peak 4095, values HU + 1024",
+    "psnr_x2ct_db": "X2CT convention: PSNR slice by slice, peak 4095, values HU + 1024 within [0, 2500] and cut to whole "
+    "numbers, 100 dB for a slice without error; mean over the slices of an axis, then over the three axes. Both volumes "
+    "are clipped to the model's window first; protocol_x2ct.json follows the whole protocol",
 }
 
 
@@ -76,15 +81,30 @@ def volume_metrics(
         **tissues,
         "psnr_body_db": (20 * torch.log10(data_range / error[body].square().mean().sqrt())).item(),
         "mae_body_hu": error[body].mean().item(),
-        "psnr_x2ct_db": x2ct_psnr(hu - hu_window[0], hu_truth - hu_window[0]),
+        "psnr_x2ct_db": x2ct_psnr(hu[0, 0], hu_truth[0, 0]),
     }
 
 
-def x2ct_psnr(volume: torch.Tensor, truth: torch.Tensor) -> float:
-    """PSNR of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902): per slice, peak 4095, averaged over slices and axes."""
-    squared = (volume - truth)[0, 0].square()
-    slices = [squared.movedim(axis, 0).flatten(1).mean(1) for axis in range(3)]
-    return (10 * torch.log10(X2CT_PEAK**2 / torch.cat(slices).clamp(min=1e-6))).mean().item()
+def x2ct_psnr(hu: torch.Tensor, hu_truth: torch.Tensor) -> float:
+    """
+    PSNR in dB of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902, as its published code evaluates): slice by slice with a
+    peak of 4095, averaged over the slices of each axis and then over the axes. A slice without error counts 100 dB, which
+    is less than one with a small error may have.
+
+    Args:
+        hu: `(X, Y, Z)`.
+        hu_truth: the same shape.
+    """
+    squared = (x2ct_values(hu) - x2ct_values(hu_truth)).square()
+    means = [squared.movedim(axis, 0).flatten(1).mean(1) for axis in range(3)]
+    decibels = [10 * torch.log10(X2CT_PEAK**2 / of_axis) for of_axis in means]
+    decibels = [each.where(each.isfinite(), X2CT_WITHOUT_ERROR_DB) for each in decibels]
+    return float(np.mean([of_axis.mean().item() for of_axis in decibels]))
+
+
+def x2ct_values(hu: torch.Tensor) -> torch.Tensor:
+    """HU as X2CT-GAN compares them: HU + 1024 within [0, 2500], decimals cut off. On the CPU, in float64."""
+    return (hu.cpu().double() - X2CT_AIR_HU).clamp(0, X2CT_RANGE).add(CUT_OFF).floor()
 
 
 def body_mask(hu: torch.Tensor) -> torch.Tensor:
@@ -92,8 +112,10 @@ def body_mask(hu: torch.Tensor) -> torch.Tensor:
     The body in `(1, 1, S, S, S)` HU: the largest component above -300 HU, with the holes of each axial slice filled.
     Boolean, the same shape. In three dimensions the lungs are no hole: the airway joins them to the air above the head.
     """
-    mask = KeepLargestConnectedComponent(applied_labels=[1])((hu[0].cpu() > -300).float())[0]
-    return torch.from_numpy(ndimage.binary_fill_holes(mask.numpy(), AXIAL_CROSS)).to(hu.device)[None, None]
+    parts = label((hu[0, 0].cpu() > -300).numpy(), connectivity=3)
+    voxels = np.bincount(parts.flat)[1:]
+    body = parts == (voxels.argmax() + 1 if len(voxels) else -1)
+    return torch.from_numpy(ndimage.binary_fill_holes(body, AXIAL_CROSS)).to(hu.device)[None, None]
 
 
 def mean_and_interval(values: Sequence[float], confidence: float = 0.95) -> dict[str, float]:

@@ -20,6 +20,8 @@ from .errors import InputError
 from .records import FILM_FIELDS
 
 XRAY_KEYS = ("frontal", "lateral")
+EXTENT_MM = "extent_mm"
+"""Where a cube's metadata has the sides of the CT that it was read from, to right, anterior and superior."""
 
 
 class LoadCTd(MapTransform):
@@ -110,6 +112,7 @@ class ResampleToCubed(MapTransform):
         target[:3, 3] = centre - voxel_mm * (self.size - 1) / 2
         above_air = smooth_for_coarser(ct.clamp(min=AIR_HU) - AIR_HU, (voxel_mm / spacing).tolist())
         cube = self.resample(above_air, dst_affine=target, spatial_size=[self.size] * 3)
+        cube.meta[EXTENT_MM] = (torch.tensor(ct.shape[1:]) * spacing).tolist()
         return (cube + AIR_HU).float()
 
     def _warn_when_small(self, field: str, ct: MetaTensor, spacing: torch.Tensor) -> None:
