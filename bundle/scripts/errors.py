@@ -2,7 +2,13 @@
 
 
 class BundleError(Exception):
-    """The kind that all of these are; anything else is a bug."""
+    """
+    The kind that all of these are; anything else is a bug. Its message is safe for a terminal, see :func:`shown`; line
+    breaks stay, for the lines that PyTorch puts around the error of a loading process.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(shown(line) for line in str(message).split("\n")))
 
 
 class InputError(BundleError, ValueError):
@@ -25,9 +31,20 @@ class PretrainedWeightsError(BundleError, RuntimeError):
     """The pretrained weights of a loss network cannot be had."""
 
 
+def shown(foreign: object) -> str:
+    """
+    A name, a path or a value of a stranger's file as a message may have it: one line, in which whatever moves a cursor,
+    colours a terminal, turns the direction of writing or is no character stands as an escape such as `\\x1b`.
+    """
+    text = str(foreign)
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def told(error: BaseException) -> str:
     """What an error of another package says, in one line; its type when it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return shown(" ".join(str(error).split())) or type(error).__name__
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -14,6 +15,15 @@ Scale = Literal["line_integral", "transmission", "presentation"]
 SCALES = get_args(Scale)
 PLANE_OF_VIEW = {"AP": "frontal", "PA": "frontal", "LL": "lateral", "RL": "lateral"}
 PLANE_OF_LETTER = {"L": "frontal", "R": "frontal", "A": "lateral", "P": "lateral"}
+LARGEST_VALUE = 1e10
+"""Of a film: more than any integer of 32 bits, and far from what float32 cannot hold."""
+LEAST_CONTRAST = 1e-6
+"""Least range of a film's values, in any unit, that is told from none."""
+PIXEL_SIDES_MM = (0.01, 20.0)
+"""Lengths that a side of a pixel can have: those of detectors are of 0.05 to 0.5 mm, those of a thumbnail of some mm."""
+FILM_SIDES_MM = (50.0, 1000.0)
+"""Lengths that a side of a film of a chest can have: a newborn's is of some 100 mm, detectors are of at most 430 mm, and
+longer films are of a whole leg or spine."""
 AS_READ = {"frontal": ("L", "F"), "lateral": ("P", "F")}
 """Where rows and columns run to, in the letters of DICOM's Patient Orientation, on films as they are read."""
 
@@ -131,18 +141,52 @@ def checked_image(image: np.ndarray, exposed: np.ndarray, where: str) -> np.ndar
     The image as float32.
 
     Raises:
-        InputError: when it holds NaN or infinite values, or its exposed part is empty or constant.
+        InputError: when it holds NaN, infinite or immense values, or its exposed part is empty or constant.
     """
     invalid = int((~np.isfinite(image)).sum())
     if invalid:
         raise InputError(f"{where} holds {invalid} NaN or infinite values, expected none; export the image again.")
     values = image[exposed]
-    if values.size == 0 or values.min() == values.max():
+    contrast = float(np.ptp(values)) if values.size else 0.0
+    if contrast < LEAST_CONTRAST:
         raise InputError(
-            f"{where} is empty or constant (shape {image.shape}, {values.size} exposed pixels), expected an image with "
-            f"contrast; export the image again."
+            f"{where} is empty or constant (shape {image.shape}, {values.size} exposed pixels, which differ by "
+            f"{contrast:g}), expected an image with contrast; export the image again."
+        )
+    largest = float(abs(image).max())
+    if largest > LARGEST_VALUE:
+        raise InputError(
+            f"{where} holds values of up to {largest:g}, expected at most {LARGEST_VALUE:g}; correct the scale of its "
+            f"values, such as a NIfTI's scl_slope, or export the image again."
         )
     return image.astype(np.float32)
+
+
+def check_spacing(pixel_mm: tuple[float, float], shape: Sequence[int], where: str) -> None:
+    """
+    Args:
+        pixel_mm: size of a pixel along a column and along a row.
+        shape: rows and columns.
+        where: the file, its field and what says the size, for messages.
+
+    Raises:
+        InputError: when no film has such pixels, see :data:`PIXEL_SIDES_MM`.
+
+    Warns:
+        UserWarning: when they make a film that is hardly one of a chest, see :data:`FILM_SIDES_MM`.
+    """
+    found = f"{where} is {pixel_mm[0]:g} x {pixel_mm[1]:g} mm"
+    least, most = PIXEL_SIDES_MM
+    if not all(least <= side <= most for side in pixel_mm):  # NaN is in no range
+        raise InputError(f"{found}, expected {least:g} to {most:g} mm; correct it, or export the film without one.")
+    shortest, longest = FILM_SIDES_MM
+    sides = [length * count for length, count in zip(pixel_mm, shape)]
+    if not all(shortest <= side <= longest for side in sides):
+        warnings.warn(
+            f"{found}, which makes a film of {sides[0]:.4g} x {sides[1]:.4g} mm, expected sides of {shortest:g} to "
+            f"{longest:g} mm. It is used as it is; correct it if the film is of another size.",
+            stacklevel=3,
+        )
 
 
 def check_scale(scale: str | None, where: str = "scale") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import isfinite
 
 import numpy as np
@@ -13,12 +14,14 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from .dicom_shutters import inside_shutters
 from .dicom_tags import MODALITIES, named, plane_told, view_of, view_position
-from .errors import InputError, told
+from .errors import InputError, shown, told
+from .limits import LARGEST_FILM, check_extent, check_inflated, coded_extent
 from .radiograph import (
     PLANE_OF_VIEW,
     Radiograph,
     Scale,
     check_directions,
+    check_spacing,
     checked_image,
     line_integrals_of,
     plane_of,
@@ -26,9 +29,15 @@ from .radiograph import (
 )
 
 try:
+    from pydicom.encaps import generate_frames
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    single_frame = partial(generate_frames, number_of_frames=1)
 except ImportError:  # pydicom 2
+    from pydicom.encaps import generate_pixel_data_frame
     from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
+
+    single_frame = partial(generate_pixel_data_frame, nr_frames=1)
 
 
 def read_dicom(
@@ -45,8 +54,9 @@ def read_dicom(
         orientations: of each plane, Patient Orientation where the file has none.
 
     Raises:
-        InputError: when the file is no DICOM, no radiograph or truncated, cannot be decoded, has colours or several
-            frames, a spacing that is not positive, an orientation or view that contradict, or no contrast.
+        InputError: when the file is no DICOM, no radiograph or truncated, cannot be decoded, has too many pixels, other
+            ones than its tags say, colours or several frames, a spacing that no film has, an orientation or view that
+            contradict, or no contrast.
 
     Warns:
         UserWarning: naming the tags that are missing and what is assumed instead.
@@ -86,8 +96,15 @@ def _as_radiograph(
 
 def _read(path: str, where: str) -> Dataset:
     try:
+        check_inflated(path, where)
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if "Rows" in header and "Columns" in header:
+            samples = int(header.get("SamplesPerPixel") or 1)
+            check_extent([header.Rows, header.Columns, samples], LARGEST_FILM, where)
         dataset = pydicom.dcmread(path, force=True)
         is_dicom = "SOPClassUID" in dataset or "Rows" in dataset
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{where} cannot be read as DICOM ({told(error)}); copy or export it again.") from error
     if not is_dicom:
@@ -102,16 +119,16 @@ def _read(path: str, where: str) -> Dataset:
 def _check_kind(dataset: Dataset, where: str) -> None:
     modality = dataset.get("Modality")
     if modality and modality not in MODALITIES:
-        raise InputError(f"{where}: {named('Modality')} is {modality}, expected a radiograph: {', '.join(MODALITIES)}.")
+        raise InputError(f"{where}: {named('Modality')} is {shown(modality)}, expected a radiograph: {', '.join(MODALITIES)}.")
     if "PixelData" not in dataset:
         raise InputError(f"{where} has no {named('PixelData')}, or is truncated before it; export the image again.")
     frames = str(dataset.get("NumberOfFrames") or 1)
     if frames != "1":
-        raise InputError(f"{where}: {named('NumberOfFrames')} is {frames}, expected 1; export the frame that is wanted.")
+        raise InputError(f"{where}: {named('NumberOfFrames')} is {shown(frames)}, expected 1; export the frame that is wanted.")
     colours = dataset.get("PhotometricInterpretation")
     if colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise InputError(
-            f"{where}: {named('PhotometricInterpretation')} is {colours}, expected MONOCHROME1 or MONOCHROME2; export "
+            f"{where}: {named('PhotometricInterpretation')} is {shown(colours)}, expected MONOCHROME1 or MONOCHROME2; export "
             f"the radiograph in grey."
         )
     bits = dataset.get("BitsStored")
@@ -121,16 +138,32 @@ def _check_kind(dataset: Dataset, where: str) -> None:
 
 def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
     try:
+        _check_coded_extent(dataset, where)
         stored = dataset.pixel_array
+    except InputError:
+        raise
     except Exception as error:
         syntax = dataset.file_meta.TransferSyntaxUID
         raise InputError(
-            f"{where}: the pixels of transfer syntax {syntax.name} ({syntax}) cannot be decoded ({told(error)}); "
+            f"{where}: the pixels of transfer syntax {shown(syntax.name)} ({shown(syntax)}) cannot be decoded ({told(error)}); "
             f"expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or have it decompressed."
         ) from error
     if dataset.PixelRepresentation == 0:
         stored = stored & (2**dataset.BitsStored - 1)  # higher bits may hold old overlays
     return stored
+
+
+def _check_coded_extent(dataset: Dataset, where: str) -> None:
+    """Decoders believe the compressed pixels, whatever the tags say of their number."""
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    frame = next(single_frame(dataset.PixelData), b"")
+    found, expected = coded_extent(frame), (dataset.Rows, dataset.Columns, 1)
+    if found not in (None, expected):
+        raise InputError(
+            f"{where}: its compressed pixels are of {' x '.join(map(str, found))} (rows, columns, channels), expected "
+            f"{' x '.join(map(str, expected))} by {named('Rows')} and {named('Columns')}; export it again."
+        )
 
 
 def _exposed(dataset: Dataset, stored: np.ndarray, where: str) -> np.ndarray:
@@ -202,7 +235,7 @@ def _view(dataset: Dataset, missing: list[str]) -> str | None:
     view = view_of(dataset)
     if view is None:
         missing.append(
-            f"{named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {view_position(dataset) or 'none'}): "
+            f"{named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {shown(view_position(dataset)) or 'none'}): "
             f"the view of the configured geometry is assumed"
         )
     return view
@@ -261,14 +294,13 @@ def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[fl
         missing.append(f"{named('ImagerPixelSpacing')}: the longer side is taken to span the detector")
         return None, False
     try:
-        spacing = tuple(float(number) for number in dataset[keyword].value)
-    except (TypeError, ValueError):
-        spacing = ()
-    if len(spacing) != 2 or not all(isfinite(number) and number > 0 for number in spacing):
+        along_column, along_row = (float(number) for number in dataset[keyword].value)
+    except (TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: {named(keyword)} is {dataset[keyword].value}, expected two positive numbers in mm; correct the "
-            f"tag."
-        )
+            f"{where}: {named(keyword)} is {shown(dataset[keyword].value)}, expected two numbers in mm; correct the tag."
+        ) from error
+    spacing = along_column, along_row
+    check_spacing(spacing, (dataset.Rows, dataset.Columns), f"{where}: {named(keyword)}")
     is_at_patient = keyword == "PixelSpacing" and bool(dataset.get("PixelSpacingCalibrationType"))
     if keyword == "PixelSpacing" and not is_at_patient:
         missing.append(f"{named('ImagerPixelSpacing')}: {named('PixelSpacing')} is taken to be meant at the detector")

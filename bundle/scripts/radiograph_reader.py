@@ -11,19 +11,23 @@ import numpy as np
 from PIL import Image
 
 from .ct_volume import NIFTI
-from .errors import InputError
+from .errors import InputError, shown, told
+from .limits import LARGEST_FILM, check_extent, check_film_file, check_nifti_extent
 from .radiograph import (
     AS_READ,
     Radiograph,
     Scale,
     check_directions,
     check_scale,
+    check_spacing,
     checked_image,
     line_integrals_of,
     turn_as_read,
 )
 from .radiograph_dicom import read_dicom
 
+PICTURE_FORMATS = ("PNG", "TIFF", "JPEG")
+"""By no other decoder is a picture opened, whatever it holds: that of EPS starts Ghostscript."""
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 LARGEST_COLOUR = 8
 """How far the channels of a grey pixel may differ: JPEG rounds each by itself."""
@@ -47,19 +51,19 @@ def read_radiograph(
             the letters of DICOM's Patient Orientation. By default films are stored as they are read.
 
     Raises:
-        InputError: when the file is missing or no image, has colours, several frames or another number of dimensions,
-            holds NaN or infinite values, or is empty or constant.
+        InputError: when the file is missing or no image, has more than :data:`~scripts.limits.LARGEST_FILM` pixels,
+            colours, several frames or another number of dimensions, a spacing that no film has, holds NaN, infinite or
+            complex values, or is empty or constant.
 
     Warns:
         UserWarning: when the file does not say what has to be assumed instead.
     """
     check_scale(scale)
-    where = f"{path}: field '{field}'"
-    if not os.path.exists(path):
-        raise InputError(f"{path}: field '{field}' names a file that does not exist; correct the path.")
+    where = f"{shown(path)}: field '{field}'"
+    check_film_file(path, where)
     if _is_dicom(path):
         return read_dicom(path, where, field, scale, orientations)
-    pixels, pixel_mm = (_read_nifti if str(path).endswith(NIFTI) else _read_picture)(path, where)
+    pixels, pixel_mm = (_read_nifti if str(path).lower().endswith(NIFTI) else _read_picture)(path, where)
     return _radiograph(path, where, pixels, pixel_mm, scale, orientations[field])
 
 
@@ -80,10 +84,9 @@ def read_stacked_radiographs(
         InputError: when the file does not hold two films, or one of them cannot be used.
     """
     check_scale(scale)
-    where = f"{path}: field 'image'"
-    if not os.path.exists(path):
-        raise InputError(f"{where} names a file that does not exist; correct the path.")
-    if not str(path).endswith(NIFTI):
+    where = f"{shown(path)}: field 'image'"
+    check_film_file(path, where)
+    if not str(path).lower().endswith(NIFTI):
         raise InputError(f"{where} is no NIfTI file, expected both films in one, frontal first; or name them singly.")
     stack, pixel_mm = _read_nifti_array(path, where)
     if stack.ndim != 3 or stack.shape[2] != 2:
@@ -110,6 +113,8 @@ def _radiograph(
             f"DICOM with Imager Pixel Spacing (0018,1164), or NIfTI in mm, for a picture that lies where it was taken.",
             stacklevel=3,
         )
+    else:
+        check_spacing(pixel_mm, pixels.shape, f"{where}: its pixel spacing")
     scale = scale or ("line_integral" if np.issubdtype(pixels.dtype, np.floating) else "presentation")
     exposed = np.ones(pixels.shape, bool)
     image = checked_image(pixels.astype(np.float64), exposed, where)
@@ -119,8 +124,6 @@ def _radiograph(
 
 
 def _is_dicom(path: str) -> bool:
-    if not os.path.isfile(path):
-        return False
     with open(path, "rb") as file:
         start = file.read(132)
     return start[128:] == b"DICM" or os.path.splitext(str(path))[1].lower() in DICOM_SUFFIXES
@@ -129,12 +132,16 @@ def _is_dicom(path: str) -> bool:
 def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
     """`(H, W)`, and no spacing: the resolution that pictures name is that of a screen or of paper."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PICTURE_FORMATS) as picture:
+            check_extent(picture.size[::-1], LARGEST_FILM, where)
             frames = getattr(picture, "n_frames", 1)
             pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr") else picture)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
-            f"{where} cannot be read as an image ({error}); expected DICOM, NIfTI, PNG, TIFF or JPEG."
+            f"{where} cannot be read as an image ({told(error)}); expected DICOM, NIfTI, PNG, TIFF or JPEG, of at most "
+            f"{LARGEST_FILM} pixels."
         ) from error
     if frames > 1:
         raise InputError(f"{where} holds {frames} frames, expected one; export the one that is wanted.")
@@ -170,17 +177,18 @@ def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[float, f
     `(W, H, ...)` without further axes of length 1, and the spacing of rows and columns where the header says that its
     unit is mm: without a unit it is often a filler.
     """
+    check_nifti_extent(path, LARGEST_FILM, where)
     try:
         image = nibabel.load(path)
         pixels = np.asanyarray(image.dataobj)
     except Exception as error:
-        raise InputError(f"{where} cannot be read as an image ({error}); expected a NIfTI file.") from error
+        raise InputError(f"{where} cannot be read as an image ({told(error)}); expected a NIfTI file.") from error
+    if pixels.dtype.kind not in "biuf":
+        raise InputError(f"{where} holds values of type {pixels.dtype}, expected real numbers, one for each pixel.")
     pixels = pixels.reshape(pixels.shape[:2] + tuple(length for length in pixels.shape[2:] if length != 1))
     if image.header.get_xyzt_units()[0] != "mm":
         return pixels, None
     width_mm, height_mm = (float(zoom) for zoom in image.header.get_zooms()[:2])
-    if not (width_mm > 0 and height_mm > 0):
-        raise InputError(f"{where} has the pixel spacing {width_mm:g} x {height_mm:g} mm, expected positive numbers.")
     return pixels, (height_mm, width_mm)
 
 
