@@ -18,15 +18,21 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
@@ -43,9 +49,12 @@ WITHOUT_LABEL = "--without-label"
 CONFIGS = Path("bundle") / "configs"
 WEIGHTS = ROOT / "bundle" / "models" / "model.pt"
 MODEL_CARD = ROOT / "bundle" / "docs" / "README.md"
-OVERLAY = "overlay.json"
-SHARED_IDS = ("geometry", "hu_window", "xray_scale", "film_scale", "film_orientation", "network_def")
 RESUME = "resume"
+DEVICE = re.compile(r"[a-z]+(:\d{1,3})?", re.ASCII)
+MOST_GPUS = 1024
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
+SECONDS_TO_END = 40
+"""What a process gets to end by itself; torchrun gives its own 30."""
 SUMMARY_COLUMNS = {"psnr_db": 2, "ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
 TRACEBACK = b"Traceback (most recent call last)"
 BUNDLE_ERROR = re.compile(
@@ -60,9 +69,29 @@ class LaunchError(Exception):
     """What went wrong, in one message for the user."""
 
 
+class Ended(BaseException):
+    """A signal has asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def shared_overlay_module() -> ModuleType:
+    """The bundle's `shared_overlay.py`, which needs nothing that is not here; the bundle itself needs its packages."""
+    spec = importlib.util.spec_from_file_location("shared_overlay", ROOT / "bundle" / "scripts" / "shared_overlay.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+shared_overlay = shared_overlay_module()
+
+
 def main() -> int:
     arguments = parse_arguments()
     try:
+        check_arguments(arguments)
         install(with_peers=arguments.verb is test)
         if arguments.verb is label or (arguments.verb is test and WITHOUT_LABEL not in arguments.pytest):
             install_label()
@@ -70,9 +99,10 @@ def main() -> int:
     except (LaunchError, OSError) as error:
         print(f"\nlaunch.py: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("\nlaunch.py: interrupted.", file=sys.stderr)
-        return 130
+    except (Ended, KeyboardInterrupt) as ended:
+        number = ended.number if isinstance(ended, Ended) else signal.SIGINT
+        print(f"\nlaunch.py: ended by {signal.Signals(number).name}.", file=sys.stderr)
+        return 128 + number
     return 0
 
 
@@ -85,6 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     short = verb.add_mutually_exclusive_group()
     short.add_argument("--train", action="store_true", default=None, help="train the small cascade without being asked")
     short.add_argument("--no-train", dest="train", action="store_false", help="do not ask and do not train")
+    add_computing(verb)
     verb.set_defaults(verb=demo)
 
     verb = verbs.add_parser("test", help="run the tests; further arguments go to pytest, --without-label among them")
@@ -106,6 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--tiny", dest="overlay", action="store_const", const=ROOT / CONFIGS / "tiny.json", help=tiny)
     verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
     verb.add_argument("--output", type=Path, default=ROOT / "output" / "train", metavar="DIR")
+    add_computing(verb)
     verb.set_defaults(verb=train)
 
     verb = verbs.add_parser("infer", help="reconstruct a CT from two X-rays")
@@ -116,6 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
     verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
     verb.add_argument("--uncertainty", action="store_true", help="add each voxel's uncertainty")
+    add_computing(verb)
     verb.set_defaults(verb=infer)
 
     verb = verbs.add_parser("evaluate", help="score weights on the CTs of a folder, or on a section of its datalist")
@@ -127,6 +160,7 @@ def parse_arguments() -> argparse.Namespace:
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     verb.add_argument("--robustness", action="store_true", help="score X-rays taken otherwise than the network is told")
     verb.add_argument("--stop_after", type=int, choices=[1, 2, 3], metavar="N", help="the last stage of --robustness")
+    add_computing(verb)
     verb.set_defaults(verb=evaluate)
 
     verb = verbs.add_parser("package", help="pack the bundle for a model zoo, with its SHA-256")
@@ -138,18 +172,51 @@ def parse_arguments() -> argparse.Namespace:
     verb = verbs.add_parser("label", help="serve a folder of studies by MONAI Label")
     verb.add_argument("--studies", type=Path, required=True, metavar="DIR", help="holds X-rays, and CTs to train on")
     verb.add_argument("--weights", type=Path, default=WEIGHTS, metavar="FILE")
-    verb.add_argument("--host", default="127.0.0.1", help="who may ask: without authentication, this machine alone")
+    verb.add_argument("--overlay", type=Path, metavar="FILE", help="a config that changes ids of its trainings")
+    verb.add_argument("--host", default="127.0.0.1", help="who may ask; any host but this machine needs --token-file")
+    verb.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that every request has to bring")
     verb.add_argument("--port", type=int, default=8000)
+    add_computing(verb)
     verb.set_defaults(verb=label)
 
     arguments, further = parser.parse_known_args()
     if further and arguments.verb is not test:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     arguments.pytest = further
-    for name in ("output", "dataset_dir", "datalist", "frontal", "lateral", "weights", "studies", "overlay"):
-        if getattr(arguments, name, None) is not None:
-            setattr(arguments, name, getattr(arguments, name).resolve())
     return arguments
+
+
+def add_computing(verb: argparse.ArgumentParser) -> None:
+    """The options of a verb that computes."""
+    verb.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, xpu; default: a GPU where there is one")
+    verb.add_argument("--threads", type=int, metavar="N", help="of the CPU, for each process; default: all cores")
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Makes the paths whole and refuses, before any work, what would go wrong later or be read otherwise."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):
+            path = value.resolve()
+            if "#" in str(path) or not str(path).isprintable():
+                raise LaunchError(
+                    f"--{name} {str(path)!r}: holds '#' or a character that cannot be printed, expected a path without "
+                    f"them: MONAI reads '#' as a step between ids. Rename it, or choose another."
+                )
+            setattr(arguments, name, path)
+    device, threads = getattr(arguments, "device", None), getattr(arguments, "threads", None)
+    if device is not None and not DEVICE.fullmatch(device):
+        raise LaunchError(f"--device {device!r}: expected a name such as cpu, cuda, cuda:1, mps or xpu.")
+    if threads is not None and threads < 1:
+        raise LaunchError(f"--threads {threads}: expected a number of at least 1.")
+    if not 1 <= getattr(arguments, "gpus", 1) <= MOST_GPUS:
+        raise LaunchError(f"--gpus {arguments.gpus}: expected a number from 1 to {MOST_GPUS}.")
+    if not 1 <= getattr(arguments, "port", 1) <= 65535:
+        raise LaunchError(f"--port {arguments.port}: expected a number from 1 to 65535.")
+    COMPUTING.update(device=device, threads=threads)
+
+
+COMPUTING: dict[str, str | int | None] = {"device": None, "threads": None}
+"""What the user has chosen of where to compute; None for the default."""
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -265,7 +332,7 @@ def infer(arguments: argparse.Namespace) -> None:
         **asked,
     )
     written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html"]
-    written += ["uncertainty.nii.gz"] if arguments.uncertainty else []
+    written += ["uncertainty.nii.gz", "uncertainty.json"] if arguments.uncertainty else []
     written += ["familiarity.json"] if "familiarity" in asked else []
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
@@ -308,6 +375,9 @@ def label(arguments: argparse.Namespace) -> None:
         print(f"{arguments.weights}: no such weights. The server starts; it reconstructs once they are there.")
     line = ["-m", "monailabel.main", "start_server", "--app", LABEL_APP.name, "--studies", arguments.studies.as_posix()]
     line += ["--conf", "weights", arguments.weights.as_posix()]
+    for name in ("overlay", "token_file", "device"):
+        if getattr(arguments, name) is not None:
+            line += ["--conf", name, as_text(getattr(arguments, name))]
     line += ["--host", arguments.host, "--port", str(arguments.port)]
     line += ["--uvicorn_app", f"{LABEL_APP.name}.server:app"]
     status = run([str(LABEL_PYTHON), *line], shown_as=shown([LABEL_PYTHON.relative_to(ROOT).as_posix(), *line]))
@@ -346,16 +416,23 @@ def content_of(overlay: Path) -> dict:
 
 def shared_with_inference(overlay: Path) -> dict:
     """What an overlay changes of network, geometry and units: all that evaluation and inference need to know of it."""
-    return {name: value for name, value in content_of(overlay).items() if name.split("#")[0].strip("+") in SHARED_IDS}
+    shared = shared_overlay.shared_part(content_of(overlay))
+    try:
+        shared_overlay.check_shared_overlay(shared, overlay)
+    except ValueError as error:
+        raise LaunchError(str(error)) from error
+    return shared
 
 
 def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path | None, gpus: int = 1) -> None:
     output.mkdir(parents=True, exist_ok=True)
     if not has_begun(output, overlay):
         shared = shared_with_inference(ROOT / overlay) if overlay else {}
-        (output / OVERLAY).unlink(missing_ok=True)
+        (output / shared_overlay.NAME).unlink(missing_ok=True)
         if shared:
-            (output / OVERLAY).write_text(json.dumps(shared, indent=4) + "\n", encoding="utf-8")
+            write_whole(output / shared_overlay.NAME, json.dumps(shared, indent=4) + "\n")
+    if 1 in stages and stages != [1]:
+        check_what_later_stages_need(dataset, output, overlay)
     for stage in stages:
         configs = [CONFIGS / "train.json"]
         configs += [CONFIGS / f"stage{stage}.json"] if stage > 1 else []
@@ -365,14 +442,24 @@ def train_stages(stages: list[int], dataset: Path, output: Path, overlay: Path |
         bundle("training", configs, output, gpus, dataset_dir=dataset, ckpt_dir=output, output_dir=output)
 
 
+def check_what_later_stages_need(dataset: Path, output: Path, overlay: Path | None) -> None:
+    """Has the last stage's loss made, whose network may have to be downloaded, before the first one takes its hours."""
+    chosen = content_of(ROOT / overlay) if overlay else {}
+    if chosen.get("vgg") == 0 or chosen.get("vgg_weights") == "untrained":
+        return
+    configs = [CONFIGS / "train.json", CONFIGS / "stage3.json", *([overlay] if overlay else [])]
+    print("\n=== What the later stages need ===")
+    bundle("check", configs, output, dataset_dir=dataset)
+
+
 def has_begun(output: Path, overlay: Path | None) -> bool:
     """Whether a training of the same sizes has begun in a folder and goes on; one of other sizes is refused."""
     if not (output / RESUME).is_dir():
         return False
-    before = shared_with_inference(output / OVERLAY) if (output / OVERLAY).is_file() else {}
+    before = read_beside(output)
     now = shared_with_inference(ROOT / overlay) if overlay else {}
     if before != now:
-        found = f"the sizes of {output / OVERLAY}" if before else "the sizes of train.json"
+        found = f"the sizes of {output / shared_overlay.NAME}" if before else "the sizes of train.json"
         raise LaunchError(
             f"{output} holds a training with {found}, this one has those of {overlay if now else 'train.json'}. "
             f"Choose another --output, or remove that folder."
@@ -391,8 +478,18 @@ def run_evaluation(
 
 def overlay_beside(weights: Path) -> list[Path]:
     """The overlay config that a training has left beside its weights; none where it would not change the network."""
-    overlay = weights.parent / OVERLAY
-    return [overlay] if overlay.is_file() and shared_with_inference(overlay) else []
+    return [weights.parent / shared_overlay.NAME] if read_beside(weights.parent) else []
+
+
+def read_beside(folder: Path) -> dict:
+    """What the overlay config of a folder of weights holds: numbers and words, which nothing evaluates."""
+    overlay = folder / shared_overlay.NAME
+    if not overlay.is_file():
+        return {}
+    try:
+        return shared_overlay.read_shared_overlay(overlay)
+    except ValueError as error:
+        raise LaunchError(str(error)) from error
 
 
 def check_weights(weights: Path) -> None:
@@ -424,7 +521,9 @@ def print_robustness(summary: list[dict]) -> None:
     """The mean PSNR of each stage under each condition, and how much that is more than as the network is told."""
     print(f"\n{'change of the X-rays':<62}{'value':>18}  {'stage':<7}{'PSNR dB':>8}{'change':>8}")
     for entry in summary:
-        value = "" if entry["value"] is None else f"{entry['value']:g} {entry['unit']}".strip()
+        value = entry["value"] if isinstance(entry["value"], str) else ""
+        if isinstance(entry["value"], (int, float)):
+            value = f"{entry['value']:g} {entry['unit']}".strip()
         means = [formatted(entry[name]["mean"], 2) for name in ("psnr_db", "psnr_change_db")]
         print(f"{entry['change']:<62}{value:>18}  {entry['stage']:<7}{means[0]:>8}{means[1]:>8}")
 
@@ -439,10 +538,13 @@ def bundle(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **ov
     names = [config.as_posix() for config in configs]
     line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(names) if len(names) > 1 else names[0]]
     line += ["--bundle_root", "bundle"]
+    if COMPUTING["device"] is not None:
+        overrides["device"] = f"$scripts.devices.choose_device('{COMPUTING['device']}')"
     line += [part for name, value in overrides.items() for part in (f"--{name}", as_text(value))]
     if gpus > 1:
         line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={gpus}", *line]
-    status = run([str(PYTHON), *line], shown_as=shown(["python", *line]), error_log=output / "error.log")
+    remove_log(output / "error.log")
+    status = run([str(PYTHON), *line], shown_as=shown(["python", *line]), error_log=output / "error.log", processes=gpus)
     if status != 0:
         raise LaunchError(f"the command above ended with status {status}.")
 
@@ -459,23 +561,20 @@ def as_text(value: Path | str) -> str:
     return value.as_posix() if isinstance(value, Path) else value
 
 
-def run(command: list[str], shown_as: str, error_log: Path | None = None, folder: Path = ROOT) -> int:
+def run(
+    command: list[str], shown_as: str, error_log: Path | None = None, folder: Path = ROOT, processes: int = 1
+) -> int:
     """
     Runs a command from a folder, by default the repository root, its output passed on. With an `error_log` a Python
     traceback goes there, and the message at its end becomes the error.
     """
     print(f"\n$ {shown_as}", flush=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    if error_log is None:
-        return subprocess.call(command, cwd=folder, env=environment)
-    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
-    try:
-        traceback = pass_on(process)
+    environment = {**threads_of(processes), **os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    if COMPUTING["threads"] is not None:
+        environment["OMP_NUM_THREADS"] = str(COMPUTING["threads"])
+    with child(command, cwd=folder, env=environment, stderr=None if error_log is None else subprocess.PIPE) as process:
+        traceback = "" if error_log is None else pass_on(process)
         status = process.wait()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
     if status == 0:
         sys.stderr.write(traceback)
     elif traceback:
@@ -483,11 +582,89 @@ def run(command: list[str], shown_as: str, error_log: Path | None = None, folder
     return status
 
 
+@contextmanager
+def child(command: list[str], **options) -> Iterator[subprocess.Popen]:
+    """A process with a group of its own. Whatever ends this one before it ends the group first."""
+    with ending_signals_raised():
+        process = subprocess.Popen(command, start_new_session=os.name == "posix", **options)
+        try:
+            yield process
+        except BaseException as error:
+            end_group(process, error.number if isinstance(error, Ended) else signal.SIGTERM)
+            raise
+
+
+@contextmanager
+def ending_signals_raised() -> Iterator[None]:
+    """Turns signals that would end this process at once into :class:`Ended`."""
+
+    def end(number: int, frame: object) -> None:
+        raise Ended(number)
+
+    earlier = {number: signal.signal(number, end) for number in ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def end_group(process: subprocess.Popen, number: int) -> None:
+    """Asks a process and all that it has started to end by a signal, and makes them after a while."""
+    for other in ENDING_SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    send_to_group(process, number)
+    try:
+        process.wait(SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        pass
+    send_to_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+    process.wait()
+
+
+def send_to_group(process: subprocess.Popen, number: int) -> None:
+    try:
+        if os.name == "posix":
+            os.killpg(process.pid, number)
+        else:
+            process.terminate()
+    except ProcessLookupError:
+        return
+
+
+def threads_of(processes: int) -> dict[str, str]:
+    """
+    OpenMP's threads for each of several processes: the cores that this one may use, shared out. They sleep while they
+    wait: by default they spin for a while, which on a machine with other work takes the cores from those that compute.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // processes)), "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def remove_log(error_log: Path) -> None:
+    """That of an earlier run, which would lie beside good results. A link is removed and not what it leads to."""
+    if error_log.is_symlink() or error_log.is_file():
+        error_log.unlink()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """The file gets its name when it is whole, and takes the place of a link instead of being written through it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=".unfinished-", delete=False) as file:
+        try:
+            file.write(text)
+            file.close()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
 def log_traceback(error_log: Path, traceback: str) -> str:
     """Writes the log where that is possible, which it need not be where a result could not be written; says which."""
     try:
-        error_log.parent.mkdir(parents=True, exist_ok=True)
-        error_log.write_text(traceback, encoding="utf-8")
+        write_whole(error_log, traceback)
     except OSError as error:
         return f"The whole traceback could not be written to {error_log}: {error.strerror}."
     return f"The whole traceback is in {error_log}."

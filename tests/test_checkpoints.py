@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,3 +109,63 @@ def test_a_long_list_of_differences_is_cut_short(small_cascade: Build, tmp_path:
     path = tmp_path / "stage1_best.pth"
     torch.save(small_cascade().up_to(3).state_dict(), path)
     assert len(refusal(path, small_cascade().up_to(1))) < 2500
+
+
+def as_it_fits(network: torch.nn.Module, path: Path) -> Path:
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_a_checkpoint_is_opened_once(small_cascade: Build, tmp_path: Path):
+    """By Python's own record of what is opened."""
+    network = small_cascade().up_to(1)
+    path, opened = as_it_fits(network, tmp_path / "best.pth"), []
+    sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+    start(CascadeCheckpointLoader(str(path), network, 1))
+    assert opened.count(str(path)) == 1
+
+
+@pytest.mark.parametrize("place", [0.3, 0.45, 0.6])
+def test_a_damaged_checkpoint_is_told_from_one_that_does_not_fit(small_cascade: Build, tmp_path: Path, place: float):
+    network = small_cascade().up_to(1)
+    path = as_it_fits(network, tmp_path / "best.pth")
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 255
+    path.write_bytes(content)
+    told = refusal(path, network)
+    assert "damaged" in told and "does not fit the network" not in told
+    assert "does not fit the network" in refusal(as_it_fits(small_cascade().up_to(2), path), network)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
+        (b"<html><body>404</body></html>", "a web page"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_checkpoint_is_called_by_its_name(small_cascade, tmp_path, content: bytes, told: str):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    assert told in refusal(path, small_cascade().up_to(1))
+
+
+def test_nothing_compressed_is_inflated(small_cascade: Build, tmp_path: Path):
+    """A stored checkpoint, packed anew: a few bytes of it could hold gigabytes."""
+    network = small_cascade().up_to(1)
+    source, packed = as_it_fits(network, tmp_path / "source.pth"), tmp_path / "packed.pth"
+    with zipfile.ZipFile(source) as stored, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for member in stored.namelist():
+            deflated.writestr(member, stored.read(member))
+    assert "is compressed" in refusal(packed, network)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(small_cascade: Build, tmp_path: Path, value: float):
+    network = small_cascade().up_to(1)
+    with torch.no_grad():
+        network["stages"][0].to_volume.conv.bias.fill_(value)
+    assert "'stages.0.to_volume.conv.bias' holds values that are not finite" in refusal(
+        as_it_fits(network, tmp_path / "best.pth"), small_cascade().up_to(1)
+    )

@@ -4,7 +4,7 @@ import ignite.distributed as idist
 import pytest
 import torch
 from scripts import InputError
-from scripts.distributed import gathered, local_device, one_for_each
+from scripts.distributed import gathered, one_for_each
 
 
 @pytest.fixture
@@ -32,9 +32,3 @@ def test_items_come_back_in_the_order_in_which_they_were_dealt_out(four_processe
 def test_alone_a_process_has_all():
     assert gathered([3, 1]) == [3, 1]
     assert one_for_each([1], "test") == [1]
-
-
-def test_without_a_gpu_the_device_is_the_cpu():
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    assert local_device() == torch.device("cpu")

@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine
 from scripts import CascadeCheckpointLoader, CheckpointError, FinalVolumeModel
 from scripts.half_precision import main, write_half_precision
+from scripts.views import read_known_views, write_known_views
 
 
 @pytest.fixture
@@ -87,3 +88,13 @@ def test_the_command_tells_what_it_wrote_or_why_not(tmp_path: Path, capsys):
     assert main([str(tmp_path / "nowhere.pth"), str(tmp_path / "other.pt")]) == 1
     assert capsys.readouterr().err.startswith(f"\nerror: {tmp_path}/nowhere.pth: cannot be read as a checkpoint")
     assert not (tmp_path / "other.pt").exists()
+
+
+def test_the_views_that_weights_have_met_go_with_them(tmp_path: Path):
+    weights, output = tmp_path / "stage3_best.pth", tmp_path / "model.pt"
+    torch.save({"a": torch.ones(3)}, weights)
+    write_half_precision(str(weights), str(output))
+    assert read_known_views(str(output)) is None
+    write_known_views(str(weights), [("PA", "LL"), ("AP", "LL")])
+    write_half_precision(str(weights), str(output))
+    assert read_known_views(str(output)) == [("PA", "LL"), ("AP", "LL")]

@@ -69,7 +69,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         prepare_batch=Batch(wanted["validation_target"]),
         decollate=False,
         key_val_metric={"score": MeanAbsoluteError(lambda output: (output["pred"], output["label"]))},
-        val_handlers=[BestCheckpointSaver(best, network)],
+        val_handlers=[BestCheckpointSaver(best, network, [("PA", "LL")])],
     )
     scheduler = WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=4, warmup_multiplier=0.1)
     trainer = SupervisedTrainer(
@@ -360,3 +360,28 @@ def test_a_validation_that_is_not_a_number_never_becomes_the_best(tmp_path: Path
     with pytest.raises(DivergenceError, match="score of epoch 1 is not a number"):
         training(tmp_path, validation_target=float("nan")).run()
     assert not list(tmp_path.rglob("*.pth"))
+
+
+def rewritten(folder: Path, change: Callable[[str], str]) -> None:
+    """Changes the classes that the settings of all checkpoints name."""
+    for path in (folder / "resume").glob("stage3_epoch*.pth"):
+        state = torch.load(path, weights_only=True)
+        is_class = [name for name in state["settings"] if name.split(".")[-1] == "class"]
+        assert is_class
+        state["settings"].update({name: change(state["settings"][name]) for name in is_class})
+        torch.save(state, path)
+
+
+def test_a_training_goes_on_when_its_classes_have_moved_to_other_modules(tmp_path: Path):
+    """As checkpoints had them before: with the module, which may be another now."""
+    stopped(tmp_path, 10)
+    rewritten(tmp_path, lambda name: f"scripts.where_it_was.{name}")
+    trainer = training(tmp_path)
+    trainer.run()
+    assert trainer.state.epoch == 4 and trainer.state.iteration > 10
+
+
+def test_a_training_of_another_class_is_refused_by_its_name(tmp_path: Path):
+    stopped(tmp_path, 10)
+    rewritten(tmp_path, lambda name: name.replace("NoisyBatch", "OtherBatch"))
+    assert "prepare_batch.class was OtherBatch, is NoisyBatch" in refusal(tmp_path)

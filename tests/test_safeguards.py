@@ -81,10 +81,9 @@ def test_a_training_without_patience_does_not_end_early(tmp_path: Path):
     assert trainer.state.epoch == 6
 
 
-def test_mixed_precision_is_float16_where_no_gpu_computes_in_bfloat16():
-    if torch.cuda.is_available():
-        pytest.skip("it depends on the GPU")
-    assert autocast_dtype() == torch.float16
+@pytest.mark.parametrize("name", ["cpu", "mps"])
+def test_mixed_precision_is_float16_on_what_is_no_gpu_of_cuda(name: str):
+    assert autocast_dtype(torch.device(name)) == torch.float16
 
 
 def test_the_learning_rate_warms_up_and_then_follows_a_cosine(tmp_path: Path):

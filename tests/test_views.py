@@ -12,7 +12,7 @@ import torch
 from phantoms import phantom
 from scripts import BiplanarGeometry, CheckpointError, InputError, Region, hu_to_attenuation, lift, project
 from scripts.geometry import signs_of_views
-from scripts.views import as_known, read_known_views, write_known_views
+from scripts.views import as_known, known_views, write_known_views
 
 PAIRS = [("PA", "RL"), ("AP", "LL"), ("PA", "LL"), ("AP", "RL")]
 SIZE = 24
@@ -129,10 +129,10 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_weights_have_met_the_views_that_stand_beside_them_else_those_of_the_configuration(weights, geometry):
-    assert read_known_views(str(weights), geometry) == [("PA", "LL")]
-    assert read_known_views(str(weights), replace(geometry, views=("AP", "RL"))) == [("AP", "RL")]
+    assert known_views(str(weights), geometry) == [("PA", "LL")]
+    assert known_views(str(weights), replace(geometry, views=("AP", "RL"))) == [("AP", "RL")]
     write_known_views(str(weights), [("PA", "LL"), ("AP", "LL")])
-    assert read_known_views(str(weights), geometry) == [("PA", "LL"), ("AP", "LL")]
+    assert known_views(str(weights), geometry) == [("PA", "LL"), ("AP", "LL")]
 
 
 @pytest.mark.parametrize("views", [[], [["PA"]], [["LL", "PA"]], "PA LL", [["PA", "LL"], ["AP", 1]], {"PA": "LL"}, None])
@@ -141,14 +141,14 @@ def test_views_beside_weights_that_are_none_are_refused_by_name(weights, geometr
     path = weights.with_name("model_views.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "views": views}))
     with pytest.raises(CheckpointError, match="model_views.json.*views"):
-        read_known_views(str(weights), geometry)
+        known_views(str(weights), geometry)
 
 
 def test_views_of_other_weights_are_refused(weights, geometry):
     write_known_views(str(weights), [("AP", "LL")])
     weights.write_bytes(b"other weights")
     with pytest.raises(CheckpointError, match="model_views.json"):
-        read_known_views(str(weights), geometry)
+        known_views(str(weights), geometry)
 
 
 def test_a_network_is_told_a_frontal_view_that_it_has_met_and_any_lateral_one(mixed, geometry):

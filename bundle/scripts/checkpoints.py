@@ -5,51 +5,73 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import CheckpointLoader
 
 from .cascade import NUMBER_OF_STAGES
 from .errors import CheckpointError, DivergenceError, told
 from .files import write_checkpoint
+from .views import Views, write_known_views
+
+
+NO_CHECKPOINTS = {
+    b"version https://git-lfs": "a pointer of Git LFS and not the file itself; fetch it by `git lfs pull`",
+    b"<!doctype html": "a web page; download the file itself",
+    b"<html": "a web page; download the file itself",
+}
+"""How files begin, in small letters, that are met in the place of a checkpoint."""
 
 
 def read_checkpoint(path: str) -> Any:
     """
-    What `torch.save` has written, onto the CPU, weights only. Unlike `torch.load`, compares every checksum.
+    What `torch.save` has written, onto the CPU, weights only. The file is read once. Unlike `torch.load`, compares every
+    checksum, and inflates nothing: a checkpoint is stored as it is.
 
     Raises:
-        CheckpointError: when the file is cut short, has changed since it was written, or is no checkpoint.
+        CheckpointError: when the file cannot be read, is cut short, has changed since it was written, or is no checkpoint.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error.strerror or told(error)}).") from error
+    for start, what in NO_CHECKPOINTS.items():
+        if content[: len(start)].lower() == start:
+            raise CheckpointError(f"{path}: is {what}, expected a checkpoint.")
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            deflated = next((m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED), None)
+            damaged = archive.testzip() if deflated is None else None
+        if deflated is None and damaged is None:
+            return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_shortened(told(error))}).") from error
-    raise CheckpointError(f"{path}: is damaged: the checksum of '{damaged}' does not fit its content.")
+    found = f"the checksum of '{damaged}' does not fit its content" if damaged else f"'{deflated}' is compressed"
+    raise CheckpointError(f"{path}: is damaged or no checkpoint of PyTorch: {found}.")
 
 
 class BestCheckpointSaver:
     """
-    An Ignite handler for a validator: writes a network's flat state dict after each validation that beats all before it.
+    An Ignite handler for a validator: writes a network's flat state dict after each validation that beats all before it,
+    and beside it the views that it has met.
 
     MONAI's `CheckpointSaver` with a fixed file name removes the best weights before it writes better ones.
 
     Args:
         path: the checkpoint.
         network: whose state dict is written.
+        views: the pairs of views that are met in training, see :func:`~scripts.views.write_known_views`.
 
     Raises:
         DivergenceError: when the key metric is not a number; what has been written before stays.
     """
 
-    def __init__(self, path: str, network: torch.nn.Module) -> None:
-        self.path, self.network = path, network
+    def __init__(self, path: str, network: torch.nn.Module, views: Views) -> None:
+        self.path, self.network, self.views = path, network, views
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -63,11 +85,14 @@ class BestCheckpointSaver:
             )
         if state.best_metric_epoch == state.epoch and idist.get_rank() == 0:
             write_checkpoint(self.path, self.network.state_dict())
+            write_known_views(self.path, self.views)
 
 
-class CascadeCheckpointLoader(CheckpointLoader):
+class CascadeCheckpointLoader:
     """
-    Loads a flat state dict, strictly, weights only, when the engine starts.
+    An Ignite handler that loads a flat state dict, strictly, weights only, when the engine starts.
+
+    MONAI's `CheckpointLoader` reads a file by itself, without its checksums, and tells of a damaged one as of a misfit.
 
     Args:
         path: the checkpoint.
@@ -75,28 +100,42 @@ class CascadeCheckpointLoader(CheckpointLoader):
         stage: the stage whose training writes such a checkpoint.
 
     Raises:
-        CheckpointError: when the engine starts and the file is missing, is no state dict, or does not fit the network.
+        CheckpointError: when the engine starts and the file is missing or damaged, is no state dict, does not fit the
+            network, or holds a number that is not finite.
     """
 
     def __init__(self, path: str, network: torch.nn.Module, stage: int) -> None:
-        super().__init__(load_path=path, load_dict={"network": network}, map_location="cpu", strict=True)
+        self.path, self.network = path, network
         self.made_by = training_command(stage, os.path.dirname(path))
 
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
     def __call__(self, engine: Engine) -> None:
-        if not os.path.isfile(self.load_path):
+        if not os.path.isfile(self.path):
             raise CheckpointError(
-                f"{self.load_path}: no such checkpoint; expected the weights of the cascade up to this point. "
+                f"{self.path}: no such checkpoint; expected the weights of the cascade up to this point. "
                 f"It is made by: {self.made_by}"
             )
         try:
-            read_checkpoint(self.load_path)  # for its checksums
-            super().__call__(engine)
-        except Exception as error:
+            state = read_checkpoint(self.path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} It is made by: {self.made_by}") from error
+        try:
+            self.network.load_state_dict(state, strict=True)
+        except Exception as error:  # a state dict that holds other things than tensors raises what it pleases
             raise CheckpointError(
-                f"{self.load_path}: does not fit the network of this configuration: {_shortened(str(error))}\n"
+                f"{self.path}: does not fit the network of this configuration: {_shortened(str(error))}\n"
                 f"Expected a flat state dict with exactly its parameters; a run with other sizes needs its own overlay "
                 f"config. It is made by: {self.made_by}"
             ) from error
+        spoilt = next((name for name, value in state.items() if not torch.isfinite(value).all()), None)
+        if spoilt is not None:
+            raise CheckpointError(
+                f"{self.path}: '{spoilt}' holds values that are not finite, expected numbers; such weights reconstruct "
+                f"nothing. Take an earlier file, or train anew: {self.made_by}"
+            )
+        engine.logger.info(f"Restored all variables from {self.path}")
 
 
 def training_command(stage: int, ckpt_dir: str) -> str:

@@ -18,7 +18,8 @@ def choose_device(name: str | None = None) -> torch.device:
             that `torchrun` starts, each takes the CUDA device of its local rank, unless the name has a number.
 
     Raises:
-        InputError: when the name is no device of PyTorch, or this machine has none of that kind or number.
+        InputError: when the name is no device of PyTorch, or this machine has none of that kind or number, as where there
+            are fewer GPUs than processes.
     """
     if name is None:
         name = next((kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()), "cpu")
@@ -27,8 +28,9 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if device.type != "cpu" and (device.index or 0) >= _number_of(device.type):
         raise InputError(
-            f"device: {name} was asked for, but PyTorch finds {_number_of(device.type)} of the kind '{device.type}' here; "
-            f"expected cpu, or a device that this machine has. Leave it out to have one chosen."
+            f"device: {device} is to compute, but PyTorch finds {_number_of(device.type)} of the kind '{device.type}' here; "
+            f"expected cpu, or a device that this machine has. Leave it out to have one chosen, and start at most one "
+            f"process for each GPU."
         )
     return device
 

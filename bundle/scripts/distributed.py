@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,16 +9,24 @@ import ignite.distributed as idist
 import torch
 import torch.distributed
 
+from .devices import choose_device
 from .errors import InputError
 
 
-def start_process_group() -> None:
-    """Joins the process group that `torchrun` describes in the environment; alone, does nothing."""
+def start_process_group(device: torch.device | None = None) -> None:
+    """
+    Joins the process group that `torchrun` describes in the environment; alone, does nothing.
+
+    Args:
+        device: of this process, by default that of :func:`~scripts.devices.choose_device`: by NCCL on a GPU of CUDA, else
+            by gloo.
+    """
     if not torch.distributed.is_torchelastic_launched():
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_device())
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    device = choose_device() if device is None else torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
 def end_process_group() -> None:
@@ -28,9 +35,9 @@ def end_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def local_device() -> torch.device:
-    """The device of this process."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+def device_ids(device: torch.device) -> list[torch.device] | None:
+    """As `DistributedDataParallel` wants them: the GPU of CUDA on which a module is, None for one on another device."""
+    return [torch.device(device)] if torch.device(device).type == "cuda" else None
 
 
 def one_for_each(records: Sequence[Any], what: str) -> Sequence[Any]:

@@ -154,8 +154,12 @@ class BiplanarGeometry:
                 f"a shadow of {shadow:.1f} mm; expected at least that."
             )
 
-    @cached_property
+    @property
     def is_parallel(self) -> bool:
+        return self._is_parallel
+
+    @cached_property
+    def _is_parallel(self) -> bool:
         return isinf(_bounds(self.source_to_isocentre_mm)[1])
 
     @property

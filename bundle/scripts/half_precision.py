@@ -19,6 +19,7 @@ import torch
 from .checkpoints import read_checkpoint
 from .errors import CheckpointError, OutputError
 from .files import write_checkpoint
+from .views import read_known_views, write_known_views
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_half_precision(weights: str, output: str) -> None:
     """
-    Writes :func:`in_half_precision` of a checkpoint, whole or not at all; prints its size and the largest rounding.
+    Writes :func:`in_half_precision` of a checkpoint, whole or not at all, and beside it the views that stand beside the
+    original, where they do; prints its size and the largest rounding.
 
     Args:
         weights: a flat state dict, as training writes it.
@@ -46,7 +48,10 @@ def write_half_precision(weights: str, output: str) -> None:
     """
     state = read_checkpoint(weights)
     rounded = in_half_precision(state, weights)
+    views = read_known_views(weights)
     write_checkpoint(output, rounded)
+    if views is not None:
+        write_known_views(output, views)
     error = max((rounded[name].double() - state[name].double()).abs().max().item() for name in state)
     size = os.path.getsize(output) / 1e6
     print(f"Wrote {output}: {len(rounded)} tensors, {size:.1f} MB; no value has changed by more than {error:.1e}.")

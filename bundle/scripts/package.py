@@ -141,7 +141,7 @@ def _check_weights() -> None:
 
 
 def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
-    read_known_views(weights, geometry)
+    read_known_views(weights)
     if Path(familiarity := beside_weights(weights, "familiarity")).is_file():
         read_familiarity(familiarity, weights)
     if Path(uncertainty := beside_weights(weights, "uncertainty")).is_file():

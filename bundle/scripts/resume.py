@@ -25,6 +25,8 @@ KEPT = 2
 """How many of the last epochs' checkpoints are kept."""
 DESCRIBED = ("monai.", "scripts.", "torch.optim.lr_scheduler")
 """Packages whose objects count as settings, with all that they hold."""
+CLASS = "class"
+"""Name of the setting that says what an object is: its class, in whatever module that lies."""
 # Without it MKL adds up in an order that depends on the CPU's other work; MKL reads it at its first call.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
@@ -229,9 +231,18 @@ def settings_of(
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], named: int = 4) -> str:
     """The first values that differ, in words; empty when none does."""
+    before, now = _without_modules(before), _without_modules(now)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     told = [f"{name} was {before.get(name, 'absent')}, is {now.get(name, 'absent')}" for name in names[:named]]
     return "; ".join(told) + (f"; and {len(names) - named} more" if len(names) > named else "")
+
+
+def _without_modules(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Until version 0.3 the modules of classes stood in a checkpoint as well, so that a class could not be moved."""
+    return {
+        name: value.rpartition(".")[2] if name.split(".")[-1] == CLASS and isinstance(value, str) else value
+        for name, value in settings.items()
+    }
 
 
 def _described(value: Any) -> Any:
@@ -244,14 +255,14 @@ def _described(value: Any) -> Any:
         return {str(key): _described(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_described(each) for each in value]
-    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    name = type(value).__qualname__
     parts = dict(value.named_children()) if isinstance(value, torch.nn.Module) else {}
-    if name.startswith(DESCRIBED):
+    if f"{type(value).__module__}.".startswith(DESCRIBED):
         held = {key: each for key, each in vars(value).items() if not key.startswith("_") and key != "training"}
-        return {"class": name, **_described(held), **_described(parts)}
+        return {CLASS: name, **_described(held), **_described(parts)}
     if isinstance(value, torch.nn.Module) and not parts:
         return repr(value)
-    return {"class": name, **_described(parts)}
+    return {CLASS: name, **_described(parts)}
 
 
 def _flat(place: str, value: Any) -> Sequence[tuple[str, Any]]:

@@ -26,16 +26,21 @@ def write_known_views(weights: str, views: Views) -> None:
     write_companion(beside_weights(weights, NAME), weights, {NAME: [list(pair) for pair in views]})
 
 
-def read_known_views(weights: str, geometry: BiplanarGeometry) -> list[tuple[str, str]]:
+def known_views(weights: str, geometry: BiplanarGeometry) -> list[tuple[str, str]]:
+    """What :func:`read_known_views` reads, or else the views of the geometry that the weights are used in."""
+    return read_known_views(weights) or [geometry.views]
+
+
+def read_known_views(weights: str) -> list[tuple[str, str]] | None:
     """
-    The pairs of views that weights have met in training; without `NAME_views.json` beside them those of the geometry.
+    The pairs of views that weights have met in training, as `NAME_views.json` beside them has it; None where it is not.
 
     Raises:
         CheckpointError: when the file cannot be used, or was made for other weights.
     """
     path = beside_weights(weights, NAME)
     if not os.path.isfile(path):
-        return [geometry.views]
+        return None
     companion = Companion(path, weights, f"Train again, or remove it: {weights} then count as trained on the configured views.")
     views = companion.content.get(NAME)
     if not isinstance(views, list) or not views or not all(map(_is_pair, views)):
