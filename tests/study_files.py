@@ -21,8 +21,8 @@ def write_picture(path: Path) -> None:
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
 
 
-def write_header(path: Path, **elements: str | list[str]) -> None:
-    """A DICOM file without pixels: a CT slice of patient P, study 1.1, series 1.1.1, save for what is given."""
+def write_header(path: Path, **elements: str | list | None) -> None:
+    """A DICOM file without pixels: a CT slice of patient P, study 1.1, series 1.1.1, save for what is given; None: none."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, "1.2.3"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -30,12 +30,13 @@ def write_header(path: Path, **elements: str | list[str]) -> None:
     file = FileDataset(str(path), {}, preamble, meta, is_implicit_VR=False, is_little_endian=True)
     common = {"Modality": "CT", "PatientID": "P", "StudyInstanceUID": "1.1", "SeriesInstanceUID": "1.1.1"}
     for keyword, value in {**common, **elements}.items():
-        setattr(file, keyword, value)
+        if value is not None:
+            setattr(file, keyword, value)
     path.parent.mkdir(parents=True, exist_ok=True)
     file.save_as(path)
 
 
-def write_series(folder: Path, slices: int = 2, **elements: str | list[str]) -> None:
+def write_series(folder: Path, slices: int = 2, **elements: str | list | None) -> None:
     for number in range(slices):
         write_header(folder / f"{number}.dcm", **elements)
 

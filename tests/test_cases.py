@@ -8,6 +8,7 @@ from phantoms import phantom
 from scripts import InputError
 from scripts.cases import evaluation_records, training_records
 from scripts.files import cube_affine, write_ct
+from study_files import write_series
 
 SPLIT = {"training": [{"ct": "a.nii.gz"}], "test": [{"ct": "b.nii.gz"}]}
 
@@ -36,6 +37,17 @@ def test_without_a_datalist_every_ct_of_the_folder_is_a_case_and_patients_are_nu
     told = capsys.readouterr().out
     assert "each of the 4 CTs found there is a case" in told and "notes.txt" in told
     assert training_records(str(folder / "datalist.json"), str(folder)) == []
+
+
+def test_cts_without_a_patient_id_are_patients_by_folder_and_told(folder: Path, capsys):
+    for series, study in (("x", "1.1"), ("y", "1.2"), ("z", "1.2")):
+        write_series(folder / series, PatientID="", StudyInstanceUID=study, SeriesInstanceUID=f"{study}.{ord(series)}")
+    records = evaluation_records(str(folder / "datalist.json"), "test", str(folder))
+    patients = {record["name"]: record["patient"] for record in records}
+    assert patients["y"] == patients["z"] and len(set(patients.values())) == 5
+    assert all(patient.startswith("patient_") for patient in patients.values())
+    told = capsys.readouterr().out
+    assert "Without a Patient ID" in told and "  x: one patient\n  y, z: one patient\n" in told
 
 
 def test_a_datalist_elsewhere_names_files_of_the_folder(folder: Path, tmp_path: Path):

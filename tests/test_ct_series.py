@@ -10,18 +10,85 @@ import pytest
 import torch
 from ct_series_files import INTERCEPT, SHAPE, ras_affine, stored_values, write_series
 from monai.transforms import Compose, Orientationd
-from pydicom import Dataset
-from pydicom.uid import RLELossless, generate_uid
+from pydicom import Dataset, dcmread
+from pydicom.uid import LegacyConvertedEnhancedCTImageStorage, RLELossless, generate_uid
 from scripts import InputError, LoadCTd, ResampleToCubed
 
-CORONAL, TURNED = (1, 0, 0, 0, 0, -1), (cos(0.2), sin(0.2), 0, -sin(0.2), cos(0.2), 0)
+AXIAL, CORONAL, SAGITTAL = (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1)
+PRONE, TURNED = (1, 0, 0, 0, -1, 0), (cos(0.2), sin(0.2), 0, -sin(0.2), cos(0.2), 0)
 
 
 def load(folder: Path):
     return LoadCTd("thorax")({"thorax": str(folder)})["thorax"]
 
 
-@pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), CORONAL, TURNED, (0, 1, 0, 0, 0, -1)])
+def points_by_headers(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """LPS positions in mm of the pixels of a slice, `(N, 3)`, and their HU: DICOM PS3.3 C.7.6.2.1.1 and C.11.1."""
+    image = dcmread(path)
+    rows, columns = (axis.ravel() for axis in np.indices(image.pixel_array.shape))
+    along_row, along_column = np.reshape(np.asarray(image.ImageOrientationPatient, float), (2, 3))
+    offsets = np.outer(columns * image.PixelSpacing[1], along_row) + np.outer(rows * image.PixelSpacing[0], along_column)
+    hu = image.pixel_array.ravel() * float(image.RescaleSlope) + float(image.RescaleIntercept)
+    return np.asarray(image.ImagePositionPatient, float) + offsets, hu
+
+
+def points_by_simpleitk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The same by SimpleITK, of one slice alone, so that no step between slices has a part in it."""
+    simpleitk = pytest.importorskip("SimpleITK")
+    image = simpleitk.ReadImage(str(path))
+    hu = simpleitk.GetArrayFromImage(image)[0]
+    rows, columns = (axis.ravel().tolist() for axis in np.indices(hu.shape))
+    return np.array([image.TransformIndexToPhysicalPoint((c, r, 0)) for r, c in zip(rows, columns)]), hu.ravel()
+
+
+def assert_every_pixel_is_in_its_place(ct, folder: Path, points_of: Callable = points_by_headers) -> None:
+    """Each pixel of each file has its HU at its position, and the CT has no other voxels."""
+    points, hu = (np.concatenate(parts) for parts in zip(*map(points_of, sorted(folder.iterdir()))))
+    to_voxels = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.affine.numpy())
+    voxels = points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+    np.testing.assert_allclose(voxels, np.round(voxels), atol=1e-4)
+    voxels = np.round(voxels).astype(int)
+    assert len({tuple(voxel) for voxel in voxels.tolist()}) == len(voxels) == ct.numel()
+    np.testing.assert_array_equal(ct[0].numpy()[tuple(voxels.T)], hu)
+
+
+SPACINGS = {"none": None, "true": 5, "negative": -5, "wrong": 10, "wrong and negative": -1.5, "zero": 0}
+"""Spacing Between Slices (0018,0088) of slices 5 mm apart."""
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, CORONAL, SAGITTAL, PRONE, TURNED])
+@pytest.mark.parametrize("spacing", SPACINGS.values(), ids=SPACINGS.keys())
+def test_every_voxel_is_where_image_position_and_orientation_put_it(tmp_path: Path, spacing, orientation):
+    def spoil(image: Dataset, index: int) -> None:
+        image.InstanceNumber = 9 - index
+        if spacing is not None:
+            image.SpacingBetweenSlices = spacing
+
+    folder = write_series(tmp_path / "series", spoil, orientation, origin=(-30.0, 12.5, 140.0), name="zxwy".__getitem__)
+    ct = load(folder)
+    assert_every_pixel_is_in_its_place(ct, folder)
+    if spacing != 0:  # SimpleITK does not read such a slice
+        assert_every_pixel_is_in_its_place(ct, folder, points_by_simpleitk)
+
+
+def test_a_table_that_drifts_sideways_takes_the_step_with_it(tmp_path: Path):
+    """Half a degree of tilt is let through; the last slice lies where its header says and not straight above the first."""
+    folder = write_series(tmp_path / "series", tilted(0.4))
+    assert_every_pixel_is_in_its_place(load(folder), folder)
+
+
+def test_a_series_that_itk_puts_elsewhere_is_refused(tmp_path: Path):
+    """By its SOP Class ITK looks for the position of these slices in sequences that they lack."""
+
+    def spoil(image: Dataset, index: int) -> None:
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = LegacyConvertedEnhancedCTImageStorage
+
+    with pytest.raises(InputError, match=r"0\.dcm: field 'thorax' lies elsewhere by ITK .*SOP Class") as caught:
+        load(write_series(tmp_path / "series", spoil, origin=(-30.0, 12.5, 140.0)))
+    assert "expected [[2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [-30.0, 12.5, 140.0]]" in str(caught.value)
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, CORONAL, TURNED, SAGITTAL])
 def test_a_series_is_read_in_hu_at_its_place(tmp_path: Path, orientation: tuple):
     place = {"orientation": orientation, "origin": (-30.0, 12.5, 140.0)}
     ct = load(write_series(tmp_path / "series", **place))
@@ -44,6 +111,11 @@ def test_the_place_and_not_the_instance_number_orders_the_slices(tmp_path: Path)
 def test_each_slice_has_its_own_rescale(tmp_path: Path):
     ct = load(write_series(tmp_path / "series", lambda image, index: setattr(image, "RescaleIntercept", -index)))
     np.testing.assert_array_equal(ct[0].numpy(), stored_values() - np.arange(SHAPE[2]))
+
+
+def test_a_fraction_in_the_rescale_of_a_later_slice_is_kept(tmp_path: Path):
+    ct = load(write_series(tmp_path / "series", lambda image, index: setattr(image, "RescaleSlope", 1 - index / 4)))
+    np.testing.assert_array_equal(ct[0].numpy(), stored_values() * (1 - np.arange(SHAPE[2]) / 4) + INTERCEPT)
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path):
@@ -130,6 +202,15 @@ SPOILT: dict[str, tuple[Callable[[Dataset, int], None], list[str]]] = {
     "gap": (every_at(lambda i: [0, 0, 5 * i + 5 * (i > 1)]), ["10.000 mm from 1.dcm to 2.dcm (at 5.00", "5.000 mm as"]),
     "small gap": (every_at(lambda i: [0, 0, 5 * i + 0.3 * (i > 2)]), ["5.300 mm from 2.dcm to 3.dcm"]),
     "steps that grow": (every_at(lambda i: [0, 0, 5 * i + 0.08 * i**2]), ["uneven steps"]),
+    "thicknesses": (lambda image, i: setattr(image, "SliceThickness", 5 + (i > 1)), ["SliceThickness: 5", "2 of 4"]),
+    "a gap in one of many acquisitions": (
+        lambda image, i: (every_at(lambda i: [0, 0, 5 * i + 5 * (i > 1)])(image, i), setattr(image, "AcquisitionNumber", i)),
+        ["10.000 mm from 1.dcm to 2.dcm", "fetch the missing slices"],
+    ),
+    "a gap between two acquisitions": (
+        lambda image, i: (every_at(lambda i: [0, 0, 5 * i + 5 * (i > 1)])(image, i), setattr(image, "AcquisitionNumber", i // 2)),
+        ["10.000 mm from 1.dcm to 2.dcm"],
+    ),
     "tilt": (tilted(12.0), ["tilted gantry", "12.0 degrees off their normal"]),
     "tilt other way": (tilted(-0.6), ["0.6 degrees"]),
 }
@@ -162,8 +243,24 @@ def test_a_folder_of_other_files_holds_no_dicom(tmp_path: Path):
 
 def test_a_file_that_is_not_dicom_among_slices_is_named(tmp_path: Path):
     folder = write_series(tmp_path / "series")
-    (folder / "notes.txt").write_text("no slice")
-    with pytest.raises(InputError, match=r"holds 1 file\(s\) beside 4 DICOM slices .* notes\.txt \(no DICOM file\)"):
+    (folder / "notes.dcm").write_text("no slice")
+    with pytest.raises(InputError, match=r"holds 1 file\(s\) beside 4 DICOM slices .* notes\.dcm \(no DICOM file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("slices", ["{}.dcm", "IM{:04d}", "1.2.840.{}", "{:08x}"])
+@pytest.mark.parametrize("beside", ["DIRFILE", "Thumbs.db", "069.xml", "notes.txt", "LICENSE"])
+def test_files_that_archives_and_systems_lay_beside_slices_are_passed_over(tmp_path: Path, slices: str, beside: str):
+    folder = write_series(tmp_path / "series", name=lambda index: slices.format(index + 10))
+    (folder / beside).write_bytes(bytes(64))
+    np.testing.assert_array_equal(load(folder)[0].numpy(), stored_values() + INTERCEPT)
+
+
+@pytest.mark.parametrize("slices", ["{}.dcm", "IM{:04d}", "1.2.840.{}", "{:08x}"])
+def test_a_slice_that_came_as_another_file_is_named_by_whatever_name(tmp_path: Path, slices: str):
+    folder = write_series(tmp_path / "series", name=lambda index: slices.format(index + 10))
+    (folder / slices.format(14)).write_text("<html>")
+    with pytest.raises(InputError, match="holds 1 file.*no DICOM file, though it is named as one"):
         load(folder)
 
 
@@ -194,10 +291,50 @@ def test_a_slice_without_pixels_is_named(tmp_path: Path):
         load(folder)
 
 
-def test_slices_that_itk_would_part_are_not_read_in_part(tmp_path: Path):
-    folder = write_series(tmp_path / "series", lambda image, index: setattr(image, "SliceThickness", 5 + (index > 1)))
-    with pytest.raises(InputError, match="ITK joins 2 of 4 slices.*Slice Thickness"):
+PARTING: dict[str, Callable[[Dataset, int], None]] = {
+    "midnight": lambda image, i: setattr(image, "SeriesDate", f"2024013{i // 2}"),
+    "thickness as text": lambda image, i: setattr(image, "SliceThickness", ("0.625000", "0.625")[i % 2]),
+    "thickness missing": lambda image, i: setattr(image, "SliceThickness", (None, "5")[i % 2]),
+    "series number": lambda image, i: setattr(image, "SeriesNumber", i // 2),
+    "sequence name": lambda image, i: setattr(image, "SequenceName", "ab"[i % 2]),
+    "acquisitions along the table": lambda image, i: setattr(image, "AcquisitionNumber", i // 2),
+    "acquisitions that take turns": lambda image, i: setattr(image, "AcquisitionNumber", i % 2),
+}
+
+
+@pytest.mark.parametrize("spoil", PARTING.values(), ids=PARTING.keys())
+def test_what_itk_would_part_is_one_series_by_its_uid_and_its_even_steps(tmp_path: Path, spoil):
+    folder = write_series(tmp_path / "series", spoil)
+    assert_every_pixel_is_in_its_place(load(folder), folder)
+
+
+ACQUISITIONS = {
+    "the same places": lambda acquisition, i: 5.0 * i,
+    "places between the others": lambda acquisition, i: 5.0 * i + acquisition,
+    "places that overlap in part": lambda acquisition, i: 5.0 * i + 12.0 * acquisition,
+    "one place in common": lambda acquisition, i: 5.0 * i + 15.0 * acquisition,
+}
+
+
+@pytest.mark.parametrize("place", ACQUISITIONS.values(), ids=ACQUISITIONS.keys())
+def test_several_acquisitions_in_one_series_are_called_so(tmp_path: Path, place: Callable[[int, int], float]):
+    def spoil(image: Dataset, index: int) -> None:
+        image.AcquisitionNumber = index // 4 + 1
+        image.ImagePositionPatient = [0, 0, place(index // 4, index % 4)]
+
+    folder = write_series(tmp_path / "series", spoil, shape=(6, 5, 11))
+    with pytest.raises(InputError, match="'thorax' holds 3 acquisitions") as caught:
         load(folder)
+    assert "(Acquisition Number 1: 4 slices, 2: 4 slices, 3: 3 slices), expected one; move" in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [None, 7])
+def test_doubles_of_one_acquisition_are_called_doubles(tmp_path: Path, number: int | None):
+    def spoil(image: Dataset, index: int) -> None:
+        image.ImagePositionPatient, image.AcquisitionNumber = [0, 0, 5 * (index % 4)], number
+
+    with pytest.raises(InputError, match="holds 4 slice.s. at the place of another"):
+        load(write_series(tmp_path / "series", spoil, shape=(6, 5, 8)))
 
 
 def test_one_slice_by_name_is_no_ct(tmp_path: Path):

@@ -95,6 +95,22 @@ def test_the_datalist_is_read_as_it_is_written(tmp_path: Path, capsys):
     ]
 
 
+def test_folders_without_a_patient_id_are_told_and_stay_in_one_section(tmp_path: Path, capsys):
+    for number in range(6):
+        for kernel, series in enumerate(("lung", "soft")):
+            uids = {"StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": f"1.{number}.{kernel}"}
+            write_series(tmp_path / str(number) / series, PatientID="", **uids)
+    write_series(tmp_path / "named", PatientID="0", StudyInstanceUID="1.7", SeriesInstanceUID="1.7.1")
+    assert main([str(tmp_path), "--fractions", *map(str, EQUAL)]) == 0
+    sections = {name: {record["ct"][0] for record in records} for name, records in read(tmp_path).items()}
+    assert [len(patients) for patients in sections.values()] == [3, 2, 2]
+    assert sorted(patient for patients in sections.values() for patient in patients) == [*"012345", "n"]
+    told = capsys.readouterr().out
+    assert "Without a Patient ID, a patient for each folder, study and frame of reference: 6\n" in told
+    assert "\n  0/lung, 0/soft: one patient\n" in told
+    assert "named" not in told
+
+
 def test_many_files_left_out_of_a_folder_for_one_reason_are_one_line(tmp_path: Path, capsys):
     write_patients(tmp_path, "a")
     for number in range(20):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from scripts.dicom_tags import MODALITIES
-from scripts.studies import FilmPair
+from scripts.studies import UNNAMED, FilmPair
 from scripts.study_search import find_film_pairs, find_records
 from study_files import write_dicom_film, write_header, write_picture, write_series, write_volume
 
@@ -205,14 +205,12 @@ def test_dicom_series_that_no_folder_can_name_are_left_out(tmp_path: Path):
     assert "directly in the searched folder" in reason(tmp_path, ".")
 
 
-def test_dicom_files_without_a_view_or_a_patient_are_left_out(tmp_path: Path):
+def test_dicom_files_without_a_view_are_left_out(tmp_path: Path):
     write_dicom_film(tmp_path / "a.dcm", "")
     write_dicom_film(tmp_path / "b.dcm", "LLO")
-    write_header(tmp_path / "c.dcm", PatientID="")
     write_header(tmp_path / "d.dcm", Modality="SC")
     assert "View Position is ''" in reason(tmp_path, "a.dcm")
     assert "View Position is 'LLO'" in reason(tmp_path, "b.dcm")
-    assert "PatientID is empty" in reason(tmp_path, "c.dcm")
     assert "View Position is ''" in reason(tmp_path, "d.dcm")
     write_dicom_film(tmp_path / "e.dcm", "PA", Modality="MR")
     assert "modality is 'MR', expected CT, CR, DX, RG, RF, XA, SC, OT" in reason(tmp_path, "e.dcm")
@@ -227,6 +225,111 @@ def test_a_film_of_any_modality_that_the_reader_takes_is_paired(tmp_path: Path, 
     write_dicom_film(tmp_path / "a.dcm", "AP", Modality=modality)
     write_dicom_film(tmp_path / "b.dcm", "", Modality=modality, ViewCodeSequence=[code])
     assert found(tmp_path) == [("P", "ct", ("a.dcm", "b.dcm"))]
+
+
+def uids(number: int) -> dict[str, str]:
+    """Of a study of its own."""
+    return {"StudyInstanceUID": f"1.{number}", "SeriesInstanceUID": f"1.{number}.1"}
+
+
+@pytest.mark.parametrize("empty", ["", "  ", None])
+def test_a_folder_without_a_patient_id_is_a_patient_of_its_own(tmp_path: Path, empty: str | None):
+    """Also beside patients who are called as the folders are."""
+    for number, folder in enumerate(("a", "b", "deep/er/a")):
+        write_series(tmp_path / folder, PatientID=empty, **uids(number))
+    write_series(tmp_path / "d", PatientID="a", **uids(7))
+    write_series(tmp_path / "e", PatientID="b", **uids(8))
+    patients = [patient for patient, _, _ in found(tmp_path)]
+    assert len(set(patients)) == len(patients) == 5
+    assert sorted(ct for _, ct, _ in found(tmp_path)) == ["a", "b", "d", "deep/er/a", "e"]
+    assert find_records(tmp_path)[1] == []
+
+
+@pytest.mark.parametrize("shared", ["StudyInstanceUID", "FrameOfReferenceUID"])
+def test_folders_of_one_study_or_frame_of_reference_are_of_one_patient(tmp_path: Path, shared: str):
+    """The third folder has the second one's study: all three belong together, the fourth does not."""
+    write_series(tmp_path / "a", PatientID="", **{**uids(1), shared: "1.99"})
+    write_series(tmp_path / "b", PatientID="", **{**uids(2), shared: "1.99", "StudyInstanceUID": "1.99"})
+    write_series(tmp_path / "c", PatientID="", **{**uids(3), "StudyInstanceUID": "1.99"})
+    write_series(tmp_path / "d", PatientID="", **uids(4))
+    patients = {ct: patient for patient, ct, _ in found(tmp_path)}
+    assert patients["a"] == patients["b"] == patients["c"] != patients["d"]
+
+
+def test_what_is_tied_to_a_patient_id_is_of_that_patient(tmp_path: Path):
+    write_series(tmp_path / "a" / "1", **uids(1))
+    write_series(tmp_path / "b" / "2", PatientID="", **{**uids(2), "StudyInstanceUID": "1.1"})
+    assert found(tmp_path) == [("P", "a/1", None), ("P", "b/2", None)]
+    write_series(tmp_path / "c" / "3", PatientID="Q", **{**uids(3), "StudyInstanceUID": "1.1"})
+    assert found(tmp_path) == [("P", "a/1", None), ("Q", "c/3", None)]
+    for number in range(2):
+        assert "PatientID is empty" in reason(tmp_path, f"b/2/{number}.dcm")
+        assert "2 patients; whose it is is not known" in reason(tmp_path, f"b/2/{number}.dcm")
+
+
+def test_films_without_a_patient_id_are_paired_with_the_ct_of_their_study(tmp_path: Path):
+    write_series(tmp_path / "x" / "ct", PatientID="")
+    write_dicom_film(tmp_path / "x" / "films" / "pa", "PA", PatientID="")
+    write_dicom_film(tmp_path / "x" / "films" / "ll", "LL", PatientID="")
+    write_volume(tmp_path / "x" / "more.nii.gz")
+    ((first, *ct), (second, *more)) = found(tmp_path)
+    assert (ct, more) == (["x/ct", ("x/films/pa", "x/films/ll")], ["x/more.nii.gz", None])
+    assert first == second and first.startswith(UNNAMED)
+
+
+@pytest.mark.parametrize("patient", ["", "P"])
+@pytest.mark.parametrize("empty", ["", None])
+def test_a_study_uid_is_not_needed_and_its_date_still_pairs(tmp_path: Path, empty: str | None, patient: str):
+    """Without a Patient ID either, the frame of reference says that folders are of one patient."""
+    common = {"PatientID": patient, "StudyInstanceUID": empty, "StudyDate": "20240131", "FrameOfReferenceUID": "1.5"}
+    write_series(tmp_path / "ct", **common)
+    write_dicom_film(tmp_path / "films" / "pa", "PA", **common)
+    write_dicom_film(tmp_path / "films" / "ll", "LL", **common)
+    ((_, *record),) = found(tmp_path)
+    assert record == ["ct", ("films/pa", "films/ll")]
+
+
+def test_without_a_study_uid_a_series_of_two_folders_is_still_one(tmp_path: Path):
+    for folder in ("half_a", "half_b"):
+        write_series(tmp_path / folder, PatientID="", StudyInstanceUID="", SeriesInstanceUID="1.2")
+    assert found(tmp_path) == []
+    assert "spread over 2 folders" in reason(tmp_path, "half_a")
+
+
+def test_a_ct_needs_a_series_uid_and_a_film_does_not(tmp_path: Path):
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "other", SeriesInstanceUID="")
+    write_dicom_film(tmp_path / "pa", "PA", SeriesInstanceUID="")
+    write_dicom_film(tmp_path / "ll", "LL", SeriesInstanceUID=None)
+    assert found(tmp_path) == [("P", "ct", ("pa", "ll"))]
+    assert "SeriesInstanceUID is empty" in reason(tmp_path, "other/1.dcm")
+
+
+def write_slices(folder: Path, acquisitions: list[int | None], places: list[float]) -> None:
+    for number, (acquisition, place) in enumerate(zip(acquisitions, places)):
+        position = {"ImagePositionPatient": [0, 0, place], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+        write_header(folder / f"{number}.dcm", AcquisitionNumber=acquisition, **position)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_a_series_of_several_acquisitions_is_left_out_with_their_numbers(tmp_path: Path, shift: float):
+    places = [5 * i + shift * a for a in range(3) for i in range(4)]
+    write_slices(tmp_path / "ct", [1] * 4 + [2] * 4 + [10] * 4, places)
+    assert found(tmp_path) == []
+    assert "holds 3 acquisitions (Acquisition Number 1: 4 slices, 2: 4 slices, 10: 4 slices)" in reason(tmp_path, "ct")
+
+
+@pytest.mark.parametrize("acquisitions", [[1] * 6, [None] * 6, [1, 2] * 3, [1, 1, 1, 2, 2, 2], [1, 2, 3, 4, 5, 6]])
+def test_acquisitions_that_make_one_stack_are_one_ct(tmp_path: Path, acquisitions: list[int | None]):
+    write_slices(tmp_path / "ct", acquisitions, [5.0 * i for i in range(6)])
+    assert found(tmp_path) == [("P", "ct", None)]
+
+
+@pytest.mark.parametrize("place", ["", ["0", "", "5"], ["0", "0"]])
+def test_a_slice_without_a_place_is_left_to_the_reader_of_the_series(tmp_path: Path, place):
+    write_slices(tmp_path / "ct", [1, 1, 2, 2], [0.0, 5.0, 0.0, 5.0])
+    write_header(tmp_path / "ct" / "0.dcm", ImagePositionPatient=place, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    assert found(tmp_path) == [("P", "ct", None)]
 
 
 def test_files_beside_dicom_files_and_namesakes_of_their_folder_are_of_the_same_patient(tmp_path: Path):

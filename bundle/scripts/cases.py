@@ -8,7 +8,7 @@ from typing import Any
 
 import ignite.distributed as idist
 
-from .datalist import print_left_out
+from .datalist import print_left_out, print_unnamed
 from .errors import InputError
 from .records import load_records, read_datalist, resolve_record
 from .studies import patient_names
@@ -22,7 +22,8 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     The records to score: those of a section, or, where the folder has no `datalist.json`, one for each of its CTs.
 
     CTs of a folder are found as `python -m scripts.datalist` finds them, with their films where they have a pair; what
-    is found and what is left out is printed. Patients are numbered.
+    is found, what is left out, and which files without a Patient ID count as one patient is printed. Patients are
+    numbered.
 
     Args:
         datalist: path of the JSON file.
@@ -43,6 +44,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     if idist.get_rank() == 0:
         print(f"{folder}: no {DATALIST}, so that each of the {len(found)} CTs found there is a case.")
         print_left_out(left_out)
+        print_unnamed(found)
     names = patient_names(found)
     return [
         resolve_record({**record.fields(), "patient": names[record.patient]}, folder, section, i, folder)

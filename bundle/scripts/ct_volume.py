@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import warnings
 
+import itk
 import nibabel
+import numpy as np
 import torch
 from monai.data import ITKReader, MetaTensor, NibabelReader
 from monai.transforms import LoadImage
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
 from .ct_series import check_ct_series
 from .errors import InputError
@@ -17,6 +20,8 @@ NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
 OF_ITK = (*NRRD, ".mha", ".mhd")
 LONGEST_HEADER = 2**16
 """Bytes among which the header of a NRRD has to end."""
+PLACE_MM = 0.01
+"""How far two readers may differ in where a slice lies."""
 SHEAR = 0.01
 """Largest cosine between two axes that counts as a right angle."""
 LUNG_HU, DENSE_HU = -200.0, 2000.0
@@ -28,7 +33,7 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
     Reads a CT: a folder as a DICOM series, which :func:`check_ct_series` checks first, or a file by its suffix.
 
     Args:
-        loader: runs MONAI's reader of the format: Nibabel's for NIfTI, ITK's for all others.
+        loader: runs MONAI's reader of a file's format: Nibabel's for NIfTI, ITK's for all others.
         path: folder of a series, or `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
         field: the record's field, for messages.
 
@@ -36,11 +41,11 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
         `(X, Y, Z)` in the file's values, for a series HU, with an affine to RAS+ in mm.
 
     Raises:
-        InputError: for another suffix, a series that is no CT volume, one that ITK would not read as a whole, or a NIfTI
-            that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`.
+        InputError: for another suffix, a series that is no CT volume, one that ITK puts elsewhere than its headers do,
+            or a NIfTI that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`.
     """
     if os.path.isdir(path):
-        return _read_series(loader, path, field)
+        return _read_series(path, field)
     if path.lower().endswith(NRRD):
         _check_nrrd_header(path, f"{path}: field '{field}'")
     if path.lower().endswith(OF_ITK):
@@ -107,15 +112,29 @@ def check_axes(axes: torch.Tensor, where: str) -> None:
         )
 
 
-def _read_series(loader: LoadImage, folder: str, field: str) -> MetaTensor:
-    slices = check_ct_series(folder, field)
-    ct = loader(folder, reader=ITKReader())
-    if ct.shape[-1] != slices:
+def _read_series(folder: str, field: str) -> MetaTensor:
+    """Slice by slice: of a whole series ITK takes the direction of the step from Spacing Between Slices."""
+    series = check_ct_series(folder, field)
+    slices = zip(series.files, series.places)
+    hu = np.stack([_read_slice(file, place, f"{file}: field '{field}'") for file, place in slices])
+    meta = {MetaKeys.SPACE: SpaceKeys.RAS, ImageMetaKey.FILENAME_OR_OBJ: folder}
+    return MetaTensor(torch.from_numpy(hu.T), affine=torch.as_tensor(series.affine), meta=meta)
+
+
+def _read_slice(file: str, place: np.ndarray, where: str) -> np.ndarray:
+    """`(rows, columns)` in HU, of a file that ITK puts at the `place` that its header gives, see :class:`CTSeries`."""
+    reader = itk.ImageFileReader[itk.Image[itk.F, 2]].New(FileName=file)
+    reader.Update()
+    io = reader.GetImageIO()
+    axes = [np.multiply(io.GetDirection(axis), io.GetSpacing(axis)) for axis in range(2)]
+    found = np.stack([*axes, [io.GetOrigin(axis) for axis in range(3)]])
+    if not np.allclose(found, place, rtol=0, atol=PLACE_MM):
         raise InputError(
-            f"{folder}: field '{field}': ITK joins {ct.shape[-1]} of {slices} slices, expected all; Series Date, Series "
-            f"Number, Sequence Name or Slice Thickness differ among them: make them the same, or part the series."
+            f"{where} lies elsewhere by ITK than by its header: steps along a row and a column and the position are "
+            f"{found.round(2).tolist()}, expected {place.round(2).tolist()} by Pixel Spacing, Image Orientation and "
+            f"Image Position (Patient). Is its SOP Class that of a CT? Else convert the series to NIfTI."
         )
-    return ct
+    return itk.array_from_image(reader.GetOutput())
 
 
 def _check_nrrd_header(path: str, where: str) -> None:

@@ -21,7 +21,7 @@ from .errors import InputError
 from .files import write_json
 from .record_check import check_records, print_problems, training_transforms
 from .records import SECTIONS, is_inside
-from .studies import LeftOut, PatientRecord, patient_names
+from .studies import UNNAMED, LeftOut, PatientRecord, patient_names
 from .study_search import find_records
 
 SHOWN_ALONE = 3
@@ -64,6 +64,7 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
         raise InputError(f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE.")
     records, left_out = find_records(folder)
     print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
+    print_unnamed(records)
     if not records:
         raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/quickstart.md).")
     sections = split_by_patient([record.patient for record in records], fractions, seed)
@@ -125,6 +126,18 @@ def print_left_out(left_out: Sequence[LeftOut]) -> None:
         alone = len(paths) <= SHOWN_ALONE
         for path in paths if alone else [f"{parent}/ ({len(paths)} files such as {PurePosixPath(paths[0]).name})"]:
             print(f"  {path}: {reason}")
+
+
+def print_unnamed(records: Iterable[PatientRecord]) -> None:
+    """Which CTs were taken for one patient each time, as their files have no Patient ID."""
+    patients: dict[str, list[str]] = {}
+    for record in records:
+        if record.patient.startswith(UNNAMED):
+            patients.setdefault(record.patient, []).append(record.ct)
+    if patients:
+        print(f"Without a Patient ID, a patient for each folder, study and frame of reference: {len(patients)}")
+    for cts in patients.values():
+        print(f"  {', '.join(cts)}: one patient")
 
 
 def _print_sections(datalist: Path, members: dict[str, list[PatientRecord]]) -> None:

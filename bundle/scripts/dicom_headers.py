@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pydicom
+from scipy.cluster.hierarchy import DisjointSet
 
 from .dicom_tags import MODALITIES, PLANE_OF_POSITION, plane_told, view_position
 from .errors import told
-from .studies import Image, LeftOut
+from .slice_places import acquisition_number, described, overlaid_acquisitions, places_along
+from .studies import UNNAMED, Image, LeftOut
 
-TEXTS = ["ImageType", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate"]
+UIDS = ["StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
+TEXTS = ["ImageType", "Modality", "PatientID", "StudyDate", *UIDS]
 VIEWS = ["ViewPosition", "ViewCodeSequence"]
+PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6}
+"""How many numbers say where a slice lies."""
+TAGS = [*TEXTS, *VIEWS, *PLACE, "AcquisitionNumber"]
 
 
 @dataclass(frozen=True)
@@ -23,13 +30,20 @@ class Header:
 
     path: str
     patient: str
+    """Patient ID; empty where the file has none, until :func:`name_patients`."""
     study: str
+    """Study Instance UID; empty where the file has none."""
     series: str
+    frame: str
     day: str
     modality: str
     view_position: str
     plane: str | None
     is_localizer: bool
+    acquisition: str
+    position: tuple[float, ...]
+    """Image Position (Patient) in mm; empty where the file has none of three finite numbers."""
+    orientation: tuple[float, ...]
 
     @property
     def folder(self) -> str:
@@ -37,7 +51,18 @@ class Header:
 
     @property
     def series_key(self) -> tuple[str, ...]:
-        return self.patient, self.study, self.series, self.modality
+        return self.patient, self.series, self.modality
+
+    @property
+    def study_key(self) -> str:
+        """The study; without a Study Instance UID what lies in one folder is of one study."""
+        return self.study or f"{UNNAMED}{self.folder}"
+
+    @property
+    def ties(self) -> list[tuple[str, str]]:
+        """Folder, study, series and frame of reference: what has one of them in common is of one patient."""
+        uids = (("study", self.study), ("series", self.series), ("frame", self.frame))
+        return [("folder", self.folder), *((kind, uid) for kind, uid in uids if uid)]
 
 
 def read_header(folder: Path, path: str) -> Header | LeftOut:
@@ -47,25 +72,72 @@ def read_header(folder: Path, path: str) -> Header | LeftOut:
         path: of a DICOM file, from there on, with slashes.
     """
     try:
-        header = pydicom.dcmread(folder / path, stop_before_pixels=True, specific_tags=TEXTS + VIEWS)
+        header = pydicom.dcmread(folder / path, stop_before_pixels=True, specific_tags=TAGS)
         texts = {tag: str(header.get(tag) or "").strip() for tag in TEXTS}
         view, plane = view_position(header), plane_told(header)
+        acquisition, position, orientation = acquisition_number(header), *(_numbers(header, tag) for tag in PLACE)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
         return LeftOut(path, f"cannot be read as DICOM ({told(error)})")
-    for tag in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"):
-        if not texts[tag]:
-            return LeftOut(path, f"its {tag} is empty, so it is not known whose it is")
+    if texts["Modality"].upper() == "CT" and not texts["SeriesInstanceUID"]:
+        return LeftOut(path, "its SeriesInstanceUID is empty, so it is not known which slices belong together")
     return Header(
-        path,
-        texts["PatientID"],
-        texts["StudyInstanceUID"],
-        texts["SeriesInstanceUID"],
-        texts["StudyDate"],
-        texts["Modality"].upper(),
-        view,
-        plane,
-        "LOCALIZER" in texts["ImageType"].upper(),
+        path=path,
+        patient=texts["PatientID"],
+        study=texts["StudyInstanceUID"],
+        series=texts["SeriesInstanceUID"],
+        frame=texts["FrameOfReferenceUID"],
+        day=texts["StudyDate"],
+        modality=texts["Modality"].upper(),
+        view_position=view,
+        plane=plane,
+        is_localizer="LOCALIZER" in texts["ImageType"].upper(),
+        acquisition=acquisition,
+        position=position,
+        orientation=orientation,
     )
+
+
+def _numbers(header: pydicom.Dataset, keyword: str) -> tuple[float, ...]:
+    """Whatever is not as many numbers as it should be, the reader of the series names; here it counts as missing."""
+    try:
+        numbers = tuple(float(number) for number in header.get(keyword) or ())
+    except (TypeError, ValueError):
+        return ()
+    return numbers if len(numbers) == PLACE[keyword] and np.isfinite(numbers).all() else ()
+
+
+def name_patients(headers: Sequence[Header]) -> list[Header | LeftOut]:
+    """
+    Patients for files without a Patient ID: one for each folder, and one for folders with a study, series or frame of
+    reference in common. It is the patient of the Patient ID that such a folder, study, series or frame has elsewhere; a
+    file that is tied to several of them is left out.
+    """
+    ties = DisjointSet()
+    for header in headers:
+        for tie in header.ties if not header.patient else ():
+            ties.add(tie)
+            ties.merge(header.ties[0], tie)
+    patients = _patients_by_root(headers, ties)
+    return [header if header.patient else _named(header, patients[ties[header.ties[0]]]) for header in headers]
+
+
+def _patients_by_root(headers: Sequence[Header], ties: DisjointSet) -> dict[tuple[str, str], set[str]]:
+    """Patient IDs by the root of the ties that they share with files without one; where there are none the folder."""
+    patients, folders = defaultdict(set), defaultdict(set)
+    for header in headers:
+        for root in {ties[tie] for tie in header.ties if tie in ties}:
+            if header.patient:
+                patients[root].add(header.patient)
+            else:
+                folders[root].add(header.folder)
+    return {root: patients[root] or {f"{UNNAMED}{min(places)}"} for root, places in folders.items()}
+
+
+def _named(header: Header, patients: set[str]) -> Header | LeftOut:
+    if len(patients) == 1:
+        return replace(header, patient=min(patients))
+    found = f"its folder, study, series or frame of reference is of {len(patients)} patients"
+    return LeftOut(header.path, f"its PatientID is empty, and {found}; whose it is is not known")
 
 
 def patients_by_folder(headers: Iterable[Header]) -> dict[str, set[str]]:
@@ -80,8 +152,9 @@ def describe_headers(headers: Sequence[Header]) -> list[Image | LeftOut]:
     """
     CT series and films, and why others are left out.
 
-    A CT series has at least two slices, lies in a folder that holds no other DICOM file, and is named by that folder. A
-    film is an image of a radiograph's modality, and View Position or View Code Sequence say which view it is.
+    A CT series has at least two slices, of one acquisition, lies in a folder that holds no other DICOM file, and is
+    named by that folder. A film is an image of a radiograph's modality, and View Position or View Code Sequence say
+    which view it is.
     """
     series, folders = defaultdict(list), defaultdict(set)
     for header in headers:
@@ -108,10 +181,20 @@ def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image
         reason = "lies directly in the searched folder, expected a folder of its own"
     elif len(folders[first.folder]) > 1:
         reason = f"shares its folder with {len(folders[first.folder]) - 1} other series, expected a folder of its own"
+    elif acquisitions := _acquisitions_of(slices):
+        reason = described(acquisitions)
     else:
-        return Image(first.patient, first.study, "ct", first.folder, first.day)
+        return Image(first.patient, first.study_key, "ct", first.folder, first.day)
     path = first.path if len(slices) == 1 else places[0]
     return LeftOut(path, f"CT series {first.series} ({len(slices)} files) {reason}")
+
+
+def _acquisitions_of(slices: Sequence[Header]) -> dict[str, int]:
+    """As :func:`overlaid_acquisitions`, for slices that say where they lie."""
+    if not all(header.position and header.orientation for header in slices):
+        return {}
+    places = places_along([header.position for header in slices], slices[0].orientation)
+    return overlaid_acquisitions([header.acquisition for header in slices], places)
 
 
 def _describe_film(header: Header) -> Image | LeftOut:
@@ -120,4 +203,4 @@ def _describe_film(header: Header) -> Image | LeftOut:
     if header.plane is None:
         expected = f"one of {', '.join(PLANE_OF_POSITION)}, or a View Code Sequence"
         return LeftOut(header.path, f"its View Position is '{header.view_position}', expected {expected}")
-    return Image(header.patient, header.study, header.plane, header.path, header.day)
+    return Image(header.patient, header.study_key, header.plane, header.path, header.day)

@@ -6,6 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+UNNAMED = "\\/"
+"""Begins the patient, or the study, of DICOM files that do not name one; their folder follows. No Patient ID can begin
+so, since DICOM PS3.5 6.2 allows no backslash in it, and no name of a folder, since that has no slash."""
+
 
 @dataclass(frozen=True, order=True)
 class Image:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydicom.misc import is_dicom
 from tqdm import tqdm
 
-from .dicom_headers import Header, describe_headers, patients_by_folder, read_header
+from .dicom_headers import Header, describe_headers, name_patients, patients_by_folder, read_header
 from .image_files import describe_file, image_suffix
 from .records import is_inside
 from .studies import FilmPair, Image, LeftOut, PatientRecord, pair_by_study, pair_films
@@ -35,7 +35,9 @@ def _find_images(folder: Path) -> tuple[list[Image], list[LeftOut]]:
     """The CTs and films of a folder, and every other file with its reason."""
     paths, left_out = _walk(folder)
     dicom = [path for path in paths if image_suffix(path) is None and is_dicom(folder / path)]
-    headers = [read_header(folder, path) for path in tqdm(dicom, desc="Reading DICOM headers", disable=not dicom)]
+    read = [read_header(folder, path) for path in tqdm(dicom, desc="Reading DICOM headers", disable=not dicom)]
+    unread = [entry for entry in read if isinstance(entry, LeftOut)]
+    headers = unread + name_patients([entry for entry in read if isinstance(entry, Header)])
     known = [header for header in headers if isinstance(header, Header)]
     patients = patients_by_folder(known)
     found = [describe_file(folder, path, patients) for path in paths if image_suffix(path)] + describe_headers(known)
