@@ -4,6 +4,7 @@ from . import (
     baselines,
     cases,
     conditions,
+    cores,
     devices,
     distributed,
     familiarity,
