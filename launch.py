@@ -77,15 +77,15 @@ class Ended(BaseException):
         self.number = number
 
 
-def shared_overlay_module() -> ModuleType:
-    """The bundle's `shared_overlay.py`, which needs nothing that is not here; the bundle itself needs its packages."""
-    spec = importlib.util.spec_from_file_location("shared_overlay", ROOT / "bundle" / "scripts" / "shared_overlay.py")
+def module_of_bundle(name: str) -> ModuleType:
+    """One of the bundle's modules that need nothing that is not here; the bundle itself needs its packages."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "bundle" / "scripts" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-shared_overlay = shared_overlay_module()
+cores, shared_overlay = map(module_of_bundle, ("cores", "shared_overlay"))
 
 
 def main() -> int:
@@ -210,6 +210,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise LaunchError(f"--threads {threads}: expected a number of at least 1.")
     if not 1 <= getattr(arguments, "gpus", 1) <= MOST_GPUS:
         raise LaunchError(f"--gpus {arguments.gpus}: expected a number from 1 to {MOST_GPUS}.")
+    if device is not None and ":" in device and getattr(arguments, "gpus", 1) > 1:
+        raise LaunchError(f"--device {device}: expected cuda or cpu with --gpus {arguments.gpus}, one device a process.")
     if not 1 <= getattr(arguments, "port", 1) <= 65535:
         raise LaunchError(f"--port {arguments.port}: expected a number from 1 to 65535.")
     COMPUTING.update(device=device, threads=threads)
@@ -584,26 +586,45 @@ def run(
 
 @contextmanager
 def child(command: list[str], **options) -> Iterator[subprocess.Popen]:
-    """A process with a group of its own. Whatever ends this one before it ends the group first."""
-    with ending_signals_raised():
+    """
+    A process with a group of its own. Whatever ends this one before it ends the group first. On Windows, where the console
+    sends Ctrl+C to both, the process alone is ended.
+    """
+    with ending_signals() as received:
         process = subprocess.Popen(command, start_new_session=os.name == "posix", **options)
         try:
+            received.is_raised = True
+            if received.numbers:
+                raise Ended(received.numbers[0])
             yield process
         except BaseException as error:
             end_group(process, error.number if isinstance(error, Ended) else signal.SIGTERM)
             raise
 
 
+class Received:
+    """The signals to end that have come; raised as :class:`Ended` when there is somebody to tell."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.is_raised = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.numbers.append(number)
+        if self.is_raised:
+            raise Ended(number)
+
+
 @contextmanager
-def ending_signals_raised() -> Iterator[None]:
-    """Turns signals that would end this process at once into :class:`Ended`."""
-
-    def end(number: int, frame: object) -> None:
-        raise Ended(number)
-
-    earlier = {number: signal.signal(number, end) for number in ENDING_SIGNALS}
+def ending_signals() -> Iterator[Received]:
+    """Holds the signals that would end this process at once, save those that it ignores, as under `nohup`."""
+    received = Received()
+    earlier = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+    heeded = {number: handler for number, handler in earlier.items() if handler != signal.SIG_IGN}
     try:
-        yield
+        for number in heeded:
+            signal.signal(number, received)
+        yield received
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
@@ -637,8 +658,7 @@ def threads_of(processes: int) -> dict[str, str]:
     OpenMP's threads for each of several processes: the cores that this one may use, shared out. They sleep while they
     wait: by default they spin for a while, which on a machine with other work takes the cores from those that compute.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"OMP_NUM_THREADS": str(max(1, cores // processes)), "OMP_WAIT_POLICY": "PASSIVE"}
+    return {"OMP_NUM_THREADS": str(cores.share_of_cores(processes)), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def remove_log(error_log: Path) -> None:

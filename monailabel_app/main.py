@@ -48,11 +48,14 @@ class BiplanarApp(MONAILabelApp):
     Args:
         app_dir: this folder.
         studies: folder of the studies.
-        conf: `weights`, the file to serve; by default the bundle's `models/model.pt`.
+        conf: `weights`, the file to serve, by default the bundle's `models/model.pt`; `overlay`, a config of the
+            operator's own that changes ids of trainings; `device`, where a request does not name one.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self.weights = Path(conf.get("weights") or BUNDLE / "models" / "model.pt").resolve()
+        self.overlay = Path(conf["overlay"]).resolve() if conf.get("overlay") else None
+        self.device = conf.get("device", "")
         settings.MONAI_LABEL_SESSIONS = False
         metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
         super().__init__(app_dir, studies, conf, metadata["name"], metadata["description"], metadata["version"])
@@ -63,10 +66,10 @@ class BiplanarApp(MONAILabelApp):
         return StudyDatastore(Path(self.studies))
 
     def init_infers(self) -> dict[str, ReconstructionTask]:
-        return {MODEL: ReconstructionTask(self.weights)}
+        return {MODEL: ReconstructionTask(self.weights, self.device)}
 
     def init_trainers(self) -> dict[str, TrainingTask]:
-        return {MODEL: TrainingTask(self.weights)}
+        return {MODEL: TrainingTask(self.weights, self.overlay, self.device)}
 
     def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
         """

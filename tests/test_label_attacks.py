@@ -30,6 +30,7 @@ import pytest
 from bundle_runs import OVERLAY, ROOT
 from label_server import MODEL, PYTHON, Answer, Part, Server, free_port, running, write_studies, write_weights
 from PIL import Image
+from scripts.shared_overlay import shared_part
 
 INFER, TRAIN, UPLOAD = f"/infer/{MODEL}", f"/train/{MODEL}", "/datastore/image"
 LARGEST_PIXELS = 2**25
@@ -107,7 +108,8 @@ class Place:
             path.mkdir()
         write_studies(self.studies)
         write_weights(self.weights)
-        (self.weights.parent / "overlay.json").write_text(json.dumps(OVERLAY))
+        (self.weights.parent / "overlay.json").write_text(json.dumps(shared_part(OVERLAY)))
+        (folder / "training.json").write_text(json.dumps(OVERLAY))
         (self.evil / "sitecustomize.py").write_bytes(self.code)
         (self.evil / "gs").write_text(f"#!/bin/sh\ntouch {self.marker}\n")
         (self.evil / "gs").chmod(0o755)

@@ -120,6 +120,7 @@ def test_it_needs_nothing_but_python():
 def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, arguments, verb: str, expected: dict):
     monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
     found = launch.parse_arguments()
+    launch.check_arguments(found)
     assert found.verb is getattr(launch, verb)
     assert {name: getattr(found, name) for name in expected} == expected
 
@@ -250,7 +251,8 @@ def test_label_refuses_studies_that_are_no_folder_and_prints_the_line_it_runs(
     assert command("label", "--studies", tmp_path / "nowhere") == 1
     assert capfd.readouterr().err == f"\nlaunch.py: error: --studies {tmp_path}/nowhere: no such folder.\n"
     monkeypatch.setattr(launch, "LABEL_PYTHON", ROOT / ".venv-label" / "bin" / "python")
-    monkeypatch.setattr(launch.subprocess, "call", lambda *arguments, **named: 0)
+    start, nothing = subprocess.Popen, [sys.executable, "-c", ""]
+    monkeypatch.setattr(launch.subprocess, "Popen", lambda line, **options: start(nothing, **options))
     assert command("label", "--studies", tmp_path, "--weights", tmp_path / "model.pt", "--port", "81") == 0
     told, line = capfd.readouterr().out.strip().split("\n\n$ ")
     assert told.startswith(f"{tmp_path}/model.pt: no such weights.")

@@ -21,6 +21,7 @@ from bundle_runs import OVERLAY, ROOT, bundle_run, bundle_run_here
 from label_server import MODEL, PYTHON, Answer, Server, free_port, running, write_studies, write_weights
 from monai.bundle import ConfigParser
 from scripts import beside_weights
+from scripts.shared_overlay import shared_part
 
 INFERENCE = "bundle/configs/inference.json"
 
@@ -43,7 +44,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the server looks for weights; only their overlay config is there yet."""
     folder = tmp_path_factory.mktemp("weights")
-    (folder / "overlay.json").write_text(json.dumps(OVERLAY))
+    (folder / "overlay.json").write_text(json.dumps(shared_part(OVERLAY)))
     return folder / "model.pt"
 
 
@@ -53,8 +54,10 @@ def server(
 ) -> Iterator[Server]:
     """The server without weights, started by the launcher. No upload or result may be left when it has ended."""
     port, log = free_port(), tmp_path_factory.mktemp("log") / "server.log"
+    training = weights.parent / "training.json"
+    training.write_text(json.dumps(OVERLAY))
     line = [sys.executable, "launch.py", "label", "--studies", studies, "--weights", weights, "--port", port]
-    with running(line, port, log) as started:
+    with running([*line, "--overlay", training], port, log) as started:
         yield started
     assert not list(started.temporary.glob("monailabel_*"))
 

@@ -33,9 +33,9 @@ class ReconstructionTask(InferTask):
         weights: the file that is served, read anew by each request.
     """
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, device: str) -> None:
         super().__init__(InferType.OTHERS, labels=[], dimension=3, description="", config={"device": device_list()})
-        self.weights = weights
+        self.weights, self.device = weights, device
         self._one_at_a_time = threading.Lock()
 
     def info(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class ReconstructionTask(InferTask):
         a sidecar for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
         """
         films, folder = {"frontal": request["image"], "lateral": request["lateral"]}, Path(request["folder"])
-        device = device_called(request.get("device", ""))
+        device = device_called(request.get("device") or self.device)
         further = {} if device is None else {"device": device}
         further |= {name: True for name in ASSESSMENTS if self._parameters(name).is_file()}
         with self._one_at_a_time, warnings.catch_warnings(record=True) as caught:

@@ -32,11 +32,13 @@ class TrainingTask(TrainTask):
 
     Args:
         weights: the file that is served.
+        overlay: a config of the operator's own that changes ids of the training; None for none.
+        device: where a request does not name one; empty for the config's own choice.
     """
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, overlay: Path | None, device: str) -> None:
         super().__init__("Trains the three stages on the studies' CTs; the server then serves the new weights")
-        self.weights = weights
+        self.weights, self.overlay, self.device = weights, overlay, device
 
     def config(self) -> dict[str, Any]:
         """What a request may set, with the defaults."""
@@ -46,7 +48,7 @@ class TrainingTask(TrainTask):
         asked = TrainingParameters(
             **{name: request[name] for name in TrainingParameters.model_fields if name in request}
         )
-        overrides = {"device": device_called(asked.device), "epochs": asked.max_epochs}
+        overrides = {"device": device_called(asked.device or self.device), "epochs": asked.max_epochs}
         overrides = {name: value for name, value in overrides.items() if value}
         fractions = (1 - asked.val_split, asked.val_split, 0)
         folder = self.weights.parent / f"training_{datetime.now():%Y%m%d_%H%M%S}"
@@ -56,7 +58,7 @@ class TrainingTask(TrainTask):
         for stage in STAGES:
             configs = [BUNDLE / "configs" / "train.json", *start]
             configs += [BUNDLE / "configs" / f"stage{stage}.json"] if stage > 1 else []
-            configs += overlay_beside(self.weights)
+            configs += [*overlay_beside(self.weights), *([self.overlay] if self.overlay else [])]
             places = {"dataset_dir": str(folder), "ckpt_dir": str(folder), "output_dir": str(folder)}
             run_workflow("training", configs, **places, **overrides)
         self._put_sidecars_away(folder)

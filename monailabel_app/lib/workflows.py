@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
+from scripts.errors import CheckpointError
+from scripts.shared_overlay import NAME, read_shared_overlay
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 
@@ -27,6 +29,17 @@ def run_workflow(run_id: str, configs: list[Path], **overrides: Any) -> None:
 
 
 def overlay_beside(weights: Path) -> list[Path]:
-    """The config that a training run leaves beside weights of other sizes than the configs' own."""
-    overlay = weights.parent / "overlay.json"
-    return [overlay] if overlay.is_file() else []
+    """
+    The config that a training run leaves beside weights of other sizes than the configs' own: numbers and words alone.
+
+    Raises:
+        CheckpointError: when it holds anything that could be run.
+    """
+    overlay = weights.parent / NAME
+    if not overlay.is_file():
+        return []
+    try:
+        read_shared_overlay(overlay)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    return [overlay]
