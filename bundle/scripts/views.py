@@ -73,7 +73,7 @@ def as_known(geometry: BiplanarGeometry, known: Views) -> BiplanarGeometry:
     nearest = known[0][0]
     warnings.warn(
         f"field 'frontal': the film's view is {unknown[0]}, expected {' or '.join(sorted(frontal))}, the view that these "
-        f"weights were trained on. The network is told {nearest}, which costs 0.7 to 0.8 dB at stage 1 (two patients, "
+        f"weights were trained on. The network is told {nearest}, which costs 0.7 to 0.9 dB at stage 1 (two patients, "
         f"projected X-rays); told the truth it would lose more. Take the film as {nearest}, or train with both views.",
         stacklevel=2,
     )
