@@ -139,7 +139,8 @@ def test_every_training_ct_counts_alike_in_the_mean_volume(count: int, draws: in
     values = torch.linspace(-900, 900, count)
     cts = [{"ct": torch.full((1, 8, 8, 8), float(value))} for value in values]
     for dataset in (cts, cts[::-1]):
-        baselines = Baselines(dataset, augment=None, draws=draws, mean_volume_file="", hu_window=(-1024, 1024), coarse_size=8)
+        window = (-1024, 1024)
+        baselines = Baselines(dataset, None, draws, mean_volume_file="", hu_window=window, coarse_size=8)
         baselines.prepare()
         expected = torch.full((1, 1, 8, 8, 8), (float(values.mean()) + 1024) / 2048)
         torch.testing.assert_close(baselines.mean, expected, rtol=0, atol=1e-6)

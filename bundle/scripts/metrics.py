@@ -32,12 +32,13 @@ DEFINITIONS = {
     "ssim": "3-D SSIM, Gaussian window 11, sigma 1.5, data range 1 on the scaled volume",
     "mae_hu": "mean absolute error over the whole cube, HU clipped to the window",
     "mae_<tissue>_hu": "the same over air and lung (truth < -300), soft tissue (-300 to 150), bone (> 150)",
-    "psnr_body_db, mae_body_hu": "the same inside the body: the largest component of truth > -300 HU, with the holes of each "
-    "axial slice filled",
-    "reprojection_mae": "mean absolute error of both views' line integrals, projections of the volume against the X-rays",
-    "psnr_x2ct_db": "X2CT convention: PSNR slice by slice, peak 4095, values HU + 1024 within [0, 2500] and cut to whole "
-    "numbers, 100 dB for a slice without error; mean over the slices of an axis, then over the three axes. Both volumes "
-    "are clipped to the model's window first; protocol_x2ct.json follows the whole protocol",
+    "psnr_body_db, mae_body_hu": "the same inside the body: the largest component of truth > -300 HU, with the holes "
+    "of each axial slice filled",
+    "reprojection_mae": "mean absolute error of both views' line integrals, projections of the volume against the "
+    "X-rays",
+    "psnr_x2ct_db": "X2CT convention: PSNR slice by slice, peak 4095, values HU + 1024 within [0, 2500] and cut to "
+    "whole numbers, 100 dB for a slice without error; mean over the slices of an axis, then over the three axes. Both "
+    "volumes are clipped to the model's window first; protocol_x2ct.json follows the whole protocol",
 }
 
 
@@ -87,12 +88,14 @@ def volume_metrics(
 
 def x2ct_psnr(hu: torch.Tensor, hu_truth: torch.Tensor) -> float:
     """
-    PSNR in dB of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902, as its published code evaluates): slice by slice with a
-    peak of 4095, averaged over the slices of each axis and then over the axes. A slice without error counts 100 dB, which
-    is less than one with a small error may have.
+    PSNR in dB of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902, as its published code evaluates): slice by slice with
+    a peak of 4095, averaged over the slices of each axis and then over the axes. A slice without error counts 100 dB.
+
+    The rule is theirs on any two volumes in HU. What an evaluation hands over is not: it has been clipped to the
+    model's window, which ends at 1024 HU by default, theirs at 1476. :mod:`scripts.x2ct_protocol` has their protocol.
 
     Args:
-        hu: `(X, Y, Z)`.
+        hu: `(X, Y, Z)`, clipped here to their window, -1024 to 1476.
         hu_truth: the same shape.
     """
     squared = (x2ct_values(hu) - x2ct_values(hu_truth)).square()
@@ -123,6 +126,7 @@ def mean_and_interval(values: Sequence[float], confidence: float = 0.95) -> dict
     sample = np.asarray(values, dtype=float)
     sample = sample[np.isfinite(sample)]
     if len(sample) < 2:
-        return {"mean": float(sample.mean()) if len(sample) else float("nan"), "low": float("nan"), "high": float("nan")}
+        mean = float(sample.mean()) if len(sample) else float("nan")
+        return {"mean": mean, "low": float("nan"), "high": float("nan")}
     half = stats.sem(sample) * stats.t.ppf((1 + confidence) / 2, len(sample) - 1)
     return {"mean": float(sample.mean()), "low": float(sample.mean() - half), "high": float(sample.mean() + half)}

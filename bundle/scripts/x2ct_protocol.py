@@ -1,6 +1,6 @@
 """
-The evaluation of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902), followed whole, so that one figure may stand beside those
-that were published by it: their cube, resolution, window, peak and similarity, as in their published code.
+The evaluation of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902), followed whole, so that one figure may stand beside
+those that were published by it: their cube, resolution, window, peak and similarity, as in their published code.
 """
 
 from __future__ import annotations
@@ -18,74 +18,102 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from .attenuation import scaled_to_hu
+from .baselines import BASELINE_DEFINITIONS, Baselines
 from .distributed import gathered
+from .errors import InputError
 from .files import write_json
-from .metrics import X2CT_AIR_HU, X2CT_PEAK, X2CT_RANGE, x2ct_psnr, x2ct_values
+from .metrics import X2CT_AIR_HU, X2CT_PEAK, X2CT_RANGE, X2CT_WITHOUT_ERROR_DB, x2ct_psnr, x2ct_values
 from .pictures import NOTICE
 from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise, write_table
 from .transforms import EXTENT_MM
 
 SIDE_MM, STANDARD_MM, SIZE = 320.0, 1.0, 128
 X2CT_DEFINITIONS = {
-    "cube": "320 mm, in the middle of the CT from right to left and from front to back; of a CT that is longer the upper "
-    "320 mm, moved down as far as the cube of the reconstruction needs, of a shorter one the middle, with air around it",
-    "resolution": "128³, read linearly at 128 points of a grid of 1 mm from its first to its last, as theirs; theirs was "
-    "made by cubic interpolation of the CT, ours is read from the voxels of the reconstruction's cube, truth and "
+    "cube": "320 mm, in the middle of the CT from right to left and from front to back; of a CT that is longer the "
+    "upper 320 mm, moved down as far as the cube of the reconstruction needs, of a shorter one the middle, with air "
+    "around it",
+    "resolution": "128³, read linearly at 128 points of a grid of 1 mm from its first to its last, as theirs; theirs "
+    "was made by cubic interpolation of the CT, ours is read from the voxels of the reconstruction's cube, truth and "
     "reconstruction alike",
-    "window": "HU from -1024 to 1476, the truth not clipped to the model's window before; a reconstruction ends at that "
-    "window, 1024 by default",
-    "psnr_db": "PSNR slice by slice, peak 4095, values HU + 1024 cut to whole numbers, 100 dB for a slice without error; mean "
-    "over the slices of an axis, then over the three axes (their PSNR)",
+    "window": "HU from -1024 to 1476, the truth not clipped to the model's window before; a reconstruction ends at "
+    "that window, 1024 by default",
+    "psnr_db": "PSNR slice by slice, peak 4095, values HU + 1024 cut to whole numbers, 100 dB for a slice without "
+    "error; mean over the slices of an axis, then over the three axes (their PSNR)",
     "psnr_3d_db": "PSNR over the whole cube with the same peak and values (their psnr-3d)",
-    "ssim": "SSIM of scikit-image slice by slice, uniform window of 7, data range 1 on the window scaled to [0, 1]; mean over "
-    "the three axes",
+    "ssim": "SSIM of scikit-image slice by slice, uniform window of 7, data range 1 on the window scaled to [0, 1]; "
+    "mean over the three axes",
     "mae_scaled, mse_scaled": "mean absolute and squared error on the window scaled to [0, 1]",
-    "not the same": "their patients and split, their X-rays, which are made by a generative network from projections, and "
-    "their CTs without the table, which ours keep",
+    "not the same": "their patients and split; their X-rays, which a generative network makes from projections; what "
+    "lies outside of the body, the table too, which they set to -1024 HU: ours is as scanned, -1000 HU and more",
 }
 
 
 class X2CTReport:
     """
-    An Ignite handler that scores the last stage of each case by that protocol and writes, when the engine has finished,
-    `protocol_x2ct.json` (definitions, a summary by group with intervals over patients, every case) and
-    `protocol_x2ct.csv`.
+    An Ignite handler that scores the last stage of each case and its baselines by that protocol and writes, when the
+    engine has finished, `protocol_x2ct.json` (definitions, a summary by group and method with intervals over patients,
+    every case) and `protocol_x2ct.csv`.
 
     Args:
         output_dir: where to write.
         hu_window: lowest and highest HU of the volumes' scale.
-        fov_mm: side of the volumes' cube, at least 320.
+        fov_mm: side of the volumes' cube.
+        baselines: what stands beside the last stage.
+
+    Raises:
+        InputError: when the volumes' cube is smaller than theirs.
     """
 
-    def __init__(self, output_dir: str, hu_window: Sequence[float], fov_mm: float) -> None:
+    def __init__(self, output_dir: str, hu_window: Sequence[float], fov_mm: float, baselines: Baselines) -> None:
+        if fov_mm < SIDE_MM:
+            raise InputError(
+                f"protocol_x2ct.json: `geometry#fov_mm` is {fov_mm:g}, expected at least {SIDE_MM:g}, the side of the "
+                f"protocol's cube. Evaluate weights of a larger field of view, or leave this overlay out."
+            )
         self.output_dir, self.hu_window, self.fov_mm = output_dir, tuple(hu_window), fov_mm
-        self.rows: list[dict[str, Any]] = []
+        self.baselines = baselines
+        self.rows: list[list[dict[str, Any]]] = []
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, lambda engine: self.baselines.prepare())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     @torch.no_grad()
     def score(self, engine: Engine) -> None:
         """Scores the cases of one batch; the truth is their CT in HU, as it was loaded."""
-        volumes = engine.state.output["pred"][-1].float().clamp(0, 1).cpu()
-        for volume, record in zip(volumes, decollate_batch(engine.state.batch)):
-            hu = scaled_to_hu(volume[0], self.hu_window).numpy()
-            truth = torch.as_tensor(record["ct"])[0].numpy()
-            length_mm = record["ct"].meta[EXTENT_MM][2]
-            cubes = (standard_cube(each, self.fov_mm, length_mm) for each in (hu, truth))
-            identity = (record["name"], record["patient"], record["group"], SIZE, f"stage {len(engine.state.output['pred'])}")
-            self.rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **x2ct_metrics(*cubes)})
+        output = engine.state.output
+        for index, record in enumerate(decollate_batch(engine.state.batch)):
+            volumes = [volume[index : index + 1].float().clamp(0, 1) for volume in output["pred"]]
+            scaled_truth = output["label"]["ct"][index : index + 1].float()
+            methods = {f"stage {len(volumes)}": volumes[-1], **self.baselines.beside(volumes, scaled_truth)}
+            self.rows.append(self._rows(record, methods))
 
     def write(self, engine: Engine) -> None:
         """Writes the two files, of the cases of all processes in the order of the datalist."""
-        rows = gathered(self.rows)
+        rows = [row for case in gathered(self.rows) for row in case]
         if idist.get_rank() != 0:
             return
-        definitions = {**X2CT_DEFINITIONS, **INTERVAL_DEFINITION}
-        report = {"notice": NOTICE, "definitions": definitions, "summary": summarise(rows), "cases": rows}
+        report = {
+            "notice": NOTICE,
+            "definitions": {**X2CT_DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
+            "mean_volume": self.baselines.mean_of,
+            "summary": summarise(rows),
+            "cases": rows,
+        }
         write_json(os.path.join(self.output_dir, "protocol_x2ct.json"), report)
         write_table(os.path.join(self.output_dir, "protocol_x2ct.csv"), rows)
+
+    def _rows(self, record: dict[str, Any], methods: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        length_mm = record["ct"].meta[EXTENT_MM][2]
+        truth = standard_cube(torch.as_tensor(record["ct"])[0].cpu().numpy(), self.fov_mm, length_mm)
+        rows = []
+        for method, volume in methods.items():
+            hu = scaled_to_hu(volume[0, 0], self.hu_window).cpu().numpy()
+            identity = (record["name"], record["patient"], record["group"], SIZE, method)
+            scores = x2ct_metrics(standard_cube(hu, self.fov_mm, length_mm), truth)
+            rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **scores})
+        return rows
 
 
 def standard_cube(hu: np.ndarray, fov_mm: float, length_mm: float) -> np.ndarray:
@@ -122,7 +150,7 @@ def x2ct_metrics(hu: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     ]
     return {
         "psnr_db": x2ct_psnr(volume, volume_truth),
-        "psnr_3d_db": float(10 * np.log10(X2CT_PEAK**2 / squared)) if squared else 100.0,
+        "psnr_3d_db": float(10 * np.log10(X2CT_PEAK**2 / squared)) if squared else X2CT_WITHOUT_ERROR_DB,
         "ssim": float(np.mean(axes)),
         "mae_scaled": float(np.abs(scaled - scaled_truth).mean()),
         "mse_scaled": float(np.square(scaled - scaled_truth).mean()),
