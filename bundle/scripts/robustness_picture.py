@@ -52,7 +52,7 @@ def _draw(place: Axes, change: str, entries: Sequence[dict[str, Any]], nominal: 
     for number, told in enumerate(nominal):
         of_stage = [entry for entry in entries if entry["stage"] == told["stage"]]
         means = [entry["psnr_db"]["mean"] for entry in of_stage]
-        style = "o" if change == ONE_WAY else "o-"
+        style = "o-" if all(isinstance(entry["value"], (int, float)) for entry in of_stage) else "o"
         place.plot(range(len(means)), means, style, color=f"C{number}", label=f"stage {told['stage']}, {told['size']}³")
         place.axhline(told["psnr_db"]["mean"], color=f"C{number}", linestyle="--", linewidth=0.8)
     place.set_xticks(range(len(of_stage)), [_label(entry) for entry in of_stage], fontsize=7)
