@@ -587,8 +587,8 @@ def run(
 @contextmanager
 def child(command: list[str], **options) -> Iterator[subprocess.Popen]:
     """
-    A process with a group of its own. Whatever ends this one before it ends the group first. On Windows, where the console
-    sends Ctrl+C to both, the process alone is ended.
+    A process with a group of its own. Whatever ends this one before it ends the group first. On Windows, where the
+    console sends Ctrl+C to both, the process alone is ended.
     """
     with ending_signals() as received:
         process = subprocess.Popen(command, start_new_session=os.name == "posix", **options)
@@ -775,7 +775,9 @@ def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]],
 
 def make_environment(environment: Path, python: Path, over: Path | None) -> None:
     """By the Python of `over`, for which the packages there are built, else by this one."""
-    if subprocess.call([str(over or sys.executable), "-m", "venv", str(environment)]) != 0:
+    with child([str(over or sys.executable), "-m", "venv", str(environment)]) as process:
+        status = process.wait()
+    if status != 0:
         shutil.rmtree(environment, ignore_errors=True)
         raise LaunchError(f"{environment} could not be made; Python's message is above.")
     if over is not None:

@@ -1,219 +1,244 @@
-"""What the launcher does with processes, devices and names: real processes, real signals, real files."""
+"""What the launcher's processes are: where and with how many threads they compute, and how they end."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from bundle_runs import ROOT
+from bundle_runs import ROOT, write_random_weights
+from scripts.cores import available_cores
+from scripts.shared_overlay import shared_part
+from test_launch import command, launch  # noqa: F401  fixtures
+from unwritable import on_posix
 
-sys.path.insert(0, str(ROOT))
-import launch  # noqa: E402
-
+LAUNCHER = """
+import argparse, importlib.util, sys
+spec = importlib.util.spec_from_file_location("launch", {source!r})
+launch = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(launch)
+launch.install = lambda with_peers: None
+verb = lambda arguments: launch.run([sys.executable, "-c", {child!r}], "child", error_log={log})
+launch.parse_arguments = lambda: argparse.Namespace(verb=verb, pytest=[])
+sys.exit(launch.main())
+"""
+"""The launcher itself, with a verb of its own that runs one child."""
 CHILD = """
-import os, signal, subprocess, sys, time
-grandchild = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+import pathlib, signal, subprocess, sys, time
+folder = pathlib.Path({folder!r})
 def end(number, frame):
-    open(sys.argv[1] + ".ended", "w").write(str(number))
+    time.sleep(0.5)
+    (folder / "ended").write_text(str(number))
     sys.exit(0)
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-    signal.signal(number, end if sys.argv[2] == "polite" else signal.SIG_IGN)
-open(sys.argv[1], "w").write(f"{os.getpid()} {grandchild.pid}")
-time.sleep(600)
+    if signal.getsignal(number) != signal.SIG_IGN:
+        signal.signal(number, end)
+deaf = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (1, 2, 15)]; print(flush=True); time.sleep(60)"
+grandchild = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+grandchild.stdout.readline()
+(folder / "grandchild").write_text(str(grandchild.pid))
+(folder / "started").write_text("")
+while not (folder / "go_on").exists():
+    time.sleep(0.02)
+grandchild.kill()
+(folder / "finished").write_text("")
 """
+"""Ends by a signal after half a second and a file, and has a child that heeds no signal."""
+
+
+def wait_for(done: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "did not come in time"
+        time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    """One that has ended and is not waited for does not count."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, encoding="utf-8").stdout.strip()
+    return bool(state) and not state.startswith("Z")
 
 
-def wait_for(condition, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def started(folder: Path, log: Path | None = None, **options) -> subprocess.Popen:
+    """A launcher whose child is running."""
+    code = LAUNCHER.format(
+        source=str(ROOT / "launch.py"),
+        child=CHILD.format(folder=str(folder)),
+        log=None if log is None else f"__import__('pathlib').Path({str(log)!r})",
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, encoding="utf-8", **options)
+    wait_for((folder / "started").exists)
+    return process
 
 
-@pytest.fixture
-def launched(tmp_path: Path):
-    """A launcher that runs a process with a child of its own; the launcher, and the pids of the two."""
-    started = []
-
-    def start(kind: str) -> tuple[subprocess.Popen, list[int]]:
-        main = f"""
-        import sys
-        sys.path.insert(0, {str(ROOT)!r})
-        import launch
-        launch.SECONDS_TO_END = 1
-        launch.check_arguments = lambda arguments: None
-        launch.install = lambda **wanted: None
-        line = [sys.executable, "-c", {CHILD!r}, {str(tmp_path / 'pids')!r}, {kind!r}]
-        verb = lambda arguments: launch.run(line, shown_as="child")
-        launch.parse_arguments = lambda: type("Arguments", (), {{"verb": staticmethod(verb)}})
-        sys.exit(launch.main())
-        """
-        process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(main)], stderr=subprocess.PIPE, text=True)
-        started.append(process)
-        wait_for(lambda: (tmp_path / "pids").is_file() and len((tmp_path / "pids").read_text().split()) == 2)
-        return process, [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-@pytest.mark.skipif(os.name != "posix", reason="groups of processes are POSIX's")
+@on_posix
+@pytest.mark.parametrize("with_log", [False, True])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_to_the_launcher_ends_all_that_it_has_started(launched, tmp_path: Path, name: str):
-    process, pids = launched("polite")
+def test_what_ends_the_launcher_ends_all_that_it_has_started(tmp_path: Path, name: str, with_log: bool):
+    """The child gets the signal and the time to end in its own way; nothing is left behind."""
     number = getattr(signal, name)
+    process = started(tmp_path, tmp_path / "error.log" if with_log else None)
     process.send_signal(number)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert f"launch.py: ended by {name}." in told and "Traceback" not in told
-    assert (tmp_path / "pids.ended").read_text() == str(int(number))
-    wait_for(lambda: not any(map(is_running, pids)))
+    assert told == f"\nlaunch.py: ended by {name}.\n"
+    assert (tmp_path / "ended").read_text() == str(int(number))
+    assert not (tmp_path / "finished").exists()
+    grandchild = int((tmp_path / "grandchild").read_text())
+    wait_for(lambda: not is_running(grandchild))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="groups of processes are POSIX's")
-def test_what_does_not_end_by_itself_is_made_to(launched):
-    process, pids = launched("deaf")
-    process.send_signal(signal.SIGTERM)
+@on_posix
+def test_a_signal_that_the_launcher_was_told_to_ignore_ends_nothing(tmp_path: Path):
+    """As under `nohup`, whose point is that a terminal's end is not that of the training."""
+    process = started(tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None and not (tmp_path / "ended").exists()
+    (tmp_path / "go_on").touch()
     process.communicate(timeout=30)
-    assert process.returncode == 128 + signal.SIGTERM
-    wait_for(lambda: not any(map(is_running, pids)))
+    assert process.returncode == 0
+    assert (tmp_path / "finished").exists()
 
 
-def printed_by(code: str, capfd, **options) -> str:
-    assert launch.run([sys.executable, "-c", code], shown_as="python", **options) == 0
-    return capfd.readouterr().out
+@on_posix
+def test_a_signal_that_comes_while_a_child_is_started_ends_it_too(launch, monkeypatch: pytest.MonkeyPatch):
+    start, children = subprocess.Popen, []
+
+    def start_under_a_signal(*arguments, **options) -> subprocess.Popen:
+        children.append(start(*arguments, **options))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return children[0]
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(launch.subprocess, "Popen", start_under_a_signal)
+    with pytest.raises(launch.Ended):
+        launch.run([sys.executable, "-c", "import time; time.sleep(60)"], "child")
+    assert children[0].poll() == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_processes_share_the_cores_and_their_threads_sleep_while_they_wait(capfd, monkeypatch: pytest.MonkeyPatch):
-    code = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY'])"
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    cores = len(os.sched_getaffinity(0))
-    assert printed_by(code, capfd).split()[-2:] == [str(cores), "PASSIVE"]
-    assert printed_by(code, capfd, processes=2 * cores).split()[-2:] == ["1", "PASSIVE"]
+@on_posix
+def test_a_child_that_ends_by_itself_leaves_the_handlers_as_they_were(launch):
+    before = [signal.getsignal(number) for number in launch.ENDING_SIGNALS]
+    assert launch.run([sys.executable, "-c", "raise SystemExit(3)"], "child") == 3
+    assert [signal.getsignal(number) for number in launch.ENDING_SIGNALS] == before
+
+
+NAMES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+def threads_of_child(launch: ModuleType, capfd: pytest.CaptureFixture, processes: int = 1) -> list[str]:
+    """What a child finds of threads in its environment."""
+    code = f"import os; print('found', *[os.environ[name] for name in {NAMES}])"
+    assert launch.run([sys.executable, "-c", code], "child", processes=processes) == 0
+    return capfd.readouterr().out.split("found ")[1].split()
+
+
+def test_threads_are_as_many_as_cores_and_sleep_while_they_wait(launch, monkeypatch, capfd):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    assert threads_of_child(launch, capfd) == [str(available_cores()), "PASSIVE"]
+    assert threads_of_child(launch, capfd, processes=2) == [str(max(1, available_cores() // 2)), "PASSIVE"]
+    assert threads_of_child(launch, capfd, processes=1000) == ["1", "PASSIVE"]
+
+
+def test_what_a_user_has_set_of_threads_stays_and_an_option_comes_before_it(launch, monkeypatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert printed_by(code, capfd).split()[-2] == "7"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert threads_of_child(launch, capfd) == ["7", "ACTIVE"]
     monkeypatch.setitem(launch.COMPUTING, "threads", 3)
-    assert printed_by(code, capfd).split()[-2] == "3"
+    assert threads_of_child(launch, capfd, processes=2) == ["3", "ACTIVE"]
 
 
-def command(*line: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "launch.py", *map(str, line)], cwd=ROOT, capture_output=True, text=True)
+def test_pytorch_computes_with_the_threads_that_were_asked_for(launch, monkeypatch, capfd):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(available_cores()))
+    monkeypatch.setitem(launch.COMPUTING, "threads", 1)
+    assert launch.run([sys.executable, "-c", "import torch; print('found', torch.get_num_threads())"], "child") == 0
+    assert capfd.readouterr().out.split("found ")[1] == "1\n"
+
+
+FILMS = ["--frontal", "a.png", "--lateral", "b.png"]
+COMPUTING = [
+    ["demo", "--no-train"],
+    ["demo", "--train"],
+    ["train", "--stage", "2", "--tiny"],
+    ["infer", *FILMS],
+    ["evaluate", "--dataset_dir", "data"],
+]
+
+
+@pytest.fixture
+def lines(launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """The `monai.bundle run` lines that would run; nothing is run, and what follows of it is left out."""
+    found = []
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png", "model.pt"):
+        Path(name).touch()
+    monkeypatch.setattr(launch, "WEIGHTS", tmp_path / "model.pt")
+    for name in ("show_case", "print_summary"):
+        monkeypatch.setattr(launch, name, lambda *arguments: None)
+    Path("metrics.json").write_text('{"summary": [], "worst_cases": []}')
+    monkeypatch.setattr(launch, "run", lambda line, **options: found.append(line) or 0)
+    return found
+
+
+@pytest.mark.parametrize("arguments", COMPUTING)
+def test_every_line_of_a_verb_that_computes_has_the_device(command, lines, arguments: list[str], tmp_path):
+    weights = ["--weights", tmp_path / "model.pt"] if arguments[0] in ("infer", "evaluate") else []
+    assert command(*arguments, *weights, "--output", tmp_path, "--device", "cuda:1") == 0
+    chosen = [line[line.index("--device") + 1] for line in lines]
+    assert chosen == ["$scripts.devices.choose_device('cuda:1')"] * len(lines) and lines
+    lines.clear()
+    assert command(*arguments, *weights, "--output", tmp_path) == 0
+    assert lines and not any("--device" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("options", "told"),
     [
-        (["train", "--output", "run#1"], "'#'"),
-        (["evaluate", "--dataset_dir", "a#b"], "--dataset_dir"),
-        (["train", "--output", "a\nWrote b"], "cannot be printed"),
-        (["train", "--output", "a\x1b[31m"], "cannot be printed"),
-        (["train", "--gpus", "0"], "--gpus 0"),
-        (["train", "--gpus", "100000"], "--gpus 100000"),
-        (["train", "--threads", "0"], "--threads 0"),
-        (["train", "--device", "cuda; rm"], "--device"),
-        (["train", "--device", "$exit(3)"], "--device"),
-        (["label", "--studies", ".", "--port", "-1"], "--port -1"),
-        (["label", "--studies", ".", "--port", "99999"], "--port 99999"),
+        (["--device", "paint it"], "--device 'paint it': expected a name such as cpu, cuda, cuda:1, mps or xpu."),
+        (["--device", "cuda'); print('"], "expected a name such as cpu, cuda, cuda:1, mps or xpu."),
+        (["--threads", "0"], "--threads 0: expected a number of at least 1."),
+        (["--gpus", "2", "--device", "cuda:1"], "--device cuda:1: expected cuda or cpu with --gpus 2"),
     ],
 )
-def test_what_would_be_read_otherwise_or_fail_later_is_refused_before_any_work(line: list[str], told: str):
-    run = command(*line)
-    assert run.returncode == 1 and run.stdout == ""
-    assert run.stderr.startswith("\nlaunch.py: error: ") and told in run.stderr
-    assert len(run.stderr.strip().splitlines()) == 1
+def test_where_nothing_can_be_computed_is_refused_before_any_work(command, lines, options, told, tmp_path, capfd):
+    assert command("train", "--output", tmp_path / "output", *options) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("\nlaunch.py: error: --") and told in error and "Traceback" not in error
+    assert not lines and not (tmp_path / "output").exists()
 
 
-@pytest.mark.parametrize("verb", ["demo", "train", "infer", "evaluate", "label"])
-def test_every_verb_that_computes_takes_a_device_and_threads(verb: str):
-    told = command(verb, "--help").stdout
-    assert "--device NAME" in told and "--threads N" in told
+@pytest.fixture
+def inference(dataset: Path, overlay: Path, tmp_path: Path) -> list[str | Path]:
+    """The arguments of an inference by random weights at small sizes."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "overlay.json").write_text(json.dumps(shared_part(json.loads(overlay.read_text()))))
+    weights = write_random_weights(tmp_path / "weights" / "model.pt", tmp_path / "weights" / "overlay.json")
+    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
+    return ["infer", *films, "--weights", weights, "--output", tmp_path / "output"]
 
 
-@pytest.mark.parametrize("device", ["cuda:63", "mps:9", "nothing"])
-def test_a_device_that_is_not_there_is_one_clear_error(dataset: Path, tmp_path: Path, device: str):
-    films = [f"--{view}={dataset / f'phantom_6_{view}.nii.gz'}" for view in ("frontal", "lateral")]
-    run = command("infer", *films, "--output", tmp_path, "--device", device)
-    assert run.returncode == 1
-    assert "launch.py: error: device: " in run.stderr and device.split(":")[0] in run.stderr
-    assert "Traceback" not in run.stderr
+@pytest.mark.parametrize("name", ["paint", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_ends_a_verb_with_one_sentence(command, inference, name: str, capfd, tmp_path):
+    assert command(*inference, "--device", name) == 1
+    error = capfd.readouterr().err
+    assert re.search(rf"^launch.py: error: device: .*{name}.* expected cpu", error, re.M) and "Traceback" not in error
+    assert not (tmp_path / "output" / "ct.nii.gz").exists()
 
 
-def test_the_device_is_an_override_of_the_printed_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    lines = []
-    monkeypatch.setattr(launch, "run", lambda command, **options: lines.append(options["shown_as"]) or 0)
-    monkeypatch.setitem(launch.COMPUTING, "device", "cuda:1")
-    launch.bundle("run", [Path("a.json")], tmp_path)
-    words = shlex.split(lines[0])
-    assert words[words.index("--device") + 1] == "$scripts.devices.choose_device('cuda:1')"
-
-
-# Files
-
-
-def test_an_earlier_log_does_not_lie_beside_good_results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    (tmp_path / "error.log").write_text("of an earlier run")
-    monkeypatch.setattr(launch, "PYTHON", Path(sys.executable))
-    monkeypatch.setattr(launch, "run", lambda *arguments, **options: 0)
-    launch.bundle("run", [Path("a.json")], tmp_path)
-    assert not (tmp_path / "error.log").exists()
-
-
-def test_a_log_is_not_written_through_a_link(tmp_path: Path):
-    mine = tmp_path / "mine.txt"
-    mine.write_text("mine")
-    (tmp_path / "error.log").symlink_to(mine)
-    with pytest.raises(launch.LaunchError, match="ValueError: wrong"):
-        launch.run([sys.executable, "-c", "raise ValueError('wrong')"], "python", error_log=tmp_path / "error.log")
-    assert mine.read_text() == "mine"
-    assert "Traceback" in (tmp_path / "error.log").read_text() and not (tmp_path / "error.log").is_symlink()
-
-
-def test_what_lies_beside_weights_is_not_run(tmp_path: Path):
-    marker = tmp_path / "was_run"
-    (tmp_path / "model.pt").write_bytes(b"")
-    (tmp_path / "overlay.json").write_text(json.dumps({"xray_scale": f"$open({str(marker)!r}, 'w').close() or 8.0"}))
-    for line in (["evaluate", "--dataset_dir", tmp_path], ["infer", "--frontal", __file__, "--lateral", __file__]):
-        run = command(*line, "--weights", tmp_path / "model.pt", "--output", tmp_path / "out")
-        assert run.returncode == 1 and "overlay.json: id 'xray_scale'" in run.stderr
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "is_checked"), [({}, True), ({"vgg": 0}, False), ({"vgg_weights": "untrained"}, False), ({"epochs": 1}, True)]
-)
-def test_what_the_later_stages_need_is_looked_for_before_the_first(monkeypatch, tmp_path: Path, content, is_checked):
-    overlay, ran = tmp_path / "overlay.json", []
-    overlay.write_text(json.dumps(content))
-    monkeypatch.setattr(launch, "bundle", lambda workflow, configs, *arguments, **places: ran.append((workflow, configs)))
-    launch.train_stages([1, 2, 3], tmp_path, tmp_path / "output", overlay)
-    assert [workflow for workflow, _ in ran] == ["check"] * is_checked + ["training"] * 3
-    ran.clear()
-    launch.train_stages([1], tmp_path, tmp_path / "output", overlay)
-    assert [workflow for workflow, _ in ran] == ["training"]
-
-
-def test_weights_that_cannot_be_had_are_missed_before_stage_1_trains(dataset: Path, overlay: Path, tmp_path: Path):
-    chosen = tmp_path / "chosen.json"
-    content = {**json.loads(overlay.read_text()), "vgg_weights": str(tmp_path / "nowhere.pth")}
-    chosen.write_text(json.dumps(content))
-    run = command("train", "--dataset_dir", dataset, "--output", tmp_path / "out", "--overlay", chosen)
-    assert run.returncode == 1 and "nowhere.pth" in run.stderr
-    assert "=== Stage 1 ===" not in run.stdout
+def test_the_cpu_can_be_asked_for_by_name(command, inference, capfd, tmp_path: Path):
+    assert command(*inference, "--device", "cpu") == 0
+    assert (tmp_path / "output" / "ct.nii.gz").is_file()
+    line = next(shlex.split(line[2:]) for line in capfd.readouterr().out.splitlines() if line.startswith("$ "))
+    assert line[line.index("--device") + 1] == "$scripts.devices.choose_device('cpu')"
