@@ -20,6 +20,7 @@ from monai.utils import set_determinism
 from .checkpoints import read_checkpoint
 from .errors import CheckpointError
 from .files import remove_unfinished, write_checkpoint, write_json
+from .folder_lock import hold_folder, leave_folder
 
 KEPT = 2
 """How many of the last epochs' checkpoints are kept."""
@@ -55,7 +56,7 @@ class Resume:
     Raises:
         CheckpointError: when the trainer starts, and no checkpoint that is there can be used, the settings of the training
             have changed, the earlier stage's weights are others, or the best weights are missing.
-        OutputError: when a checkpoint cannot be written.
+        OutputError: when a checkpoint cannot be written, or another training writes into the folder.
 
     Warns:
         UserWarning: when a checkpoint cannot be used and the one before it is taken.
@@ -82,12 +83,15 @@ class Resume:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
-        """Goes on from the last usable checkpoint, if there is any."""
+        """Goes on from the last usable checkpoint, if there is any; the folder is this training's until it ends."""
         self.settings = settings_of(engine, self.validator, self.network, self.lr_scheduler, self.seed)
-        epoch = self._choose() if idist.get_rank() == 0 else 0
+        epoch, state = 0, None
+        if idist.get_rank() == 0:
+            hold_folder(self.folder)
+            epoch, state = self._choose()
         epoch = int(idist.broadcast(epoch, src=0))
         if epoch:
-            self._load(engine, read_checkpoint(checkpoint_path(self.folder, self.stage, epoch)))
+            self._load(engine, state or read_checkpoint(checkpoint_path(self.folder, self.stage, epoch)))
             engine.logger.info(f"Goes on after epoch {epoch}.")
 
     def set_random_states(self, engine: Engine) -> None:
@@ -110,10 +114,12 @@ class Resume:
         """Leaves a mark, so that the next start need not load the data, see :func:`is_finished`."""
         if idist.get_rank() == 0:
             write_json(_mark(self.folder, self.stage), {"epochs": engine.state.epoch})
+            leave_folder(self.folder)
 
     def _state(self, engine: Engine) -> dict[str, Any]:
         return {
             "settings": self.settings,
+            "threads": torch.get_num_threads(),
             "epoch": engine.state.epoch,
             "network": self.network.state_dict(),
             "optimizer": engine.optimizer.state_dict(),
@@ -124,22 +130,23 @@ class Resume:
             "validated_epoch": self.validator.state.epoch,
         }
 
-    def _choose(self) -> int:
-        """The last epoch whose checkpoint is whole and of this training; 0 when there is none of any kind."""
+    def _choose(self) -> tuple[int, Mapping[str, Any] | None]:
+        """The last epoch whose checkpoint is whole and of this training, and that; 0 when there is none of any kind."""
         epochs, reasons = saved_epochs(self.folder, self.stage), []
         if not epochs and is_finished(self.folder, self.stage):
             reasons = [f"{_mark(self.folder, self.stage)}: tells of a finished training whose checkpoints are missing."]
         for epoch in reversed(epochs):
             path = checkpoint_path(self.folder, self.stage, epoch)
             try:
-                self._check(path, read_checkpoint(path), epoch)
+                state = read_checkpoint(path)
+                self._check(path, state, epoch)
             except CheckpointError as error:
                 reasons.append(str(error))
                 continue
             for reason in reasons:
                 warnings.warn(f"{reason} Training goes on after epoch {epoch} instead.", stacklevel=2)
             self._remove_leftovers()
-            return epoch
+            return epoch, state
         if reasons:
             raise CheckpointError(
                 f"{reasons[0]}\nNo other checkpoint of stage {self.stage} in {self.folder} can be used. Start the command "
@@ -147,7 +154,7 @@ class Resume:
                 f"stage anew."
             )
         self._remove_leftovers()
-        return 0
+        return 0, None
 
     def _check(self, path: str, state: Any, epoch: int) -> None:
         if not isinstance(state, Mapping) or "settings" not in state or state.get("epoch") != epoch:
@@ -168,6 +175,12 @@ class Resume:
             raise CheckpointError(f"{path}: its best weights, {self.best_path}, are missing.")
 
     def _load(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        threads = torch.get_num_threads()
+        if state.get("threads", threads) != threads:
+            engine.logger.warning(
+                f"The epochs so far were computed by {state['threads']} threads, these are by {threads}: sums are taken in "
+                f"another order, so that last digits may be others than those of a training left alone."
+            )
         self.network.load_state_dict(state["network"])
         engine.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
