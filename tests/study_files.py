@@ -22,7 +22,7 @@ def write_picture(path: Path) -> None:
 
 
 def write_header(path: Path, **elements: str | list | None) -> None:
-    """A DICOM file without pixels: a CT slice of patient P, study 1.1, series 1.1.1, save for what is given; None: none."""
+    """A DICOM file without pixels: a CT slice of patient P, study 1.1, series 1.1.1, save for what is given or None."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, "1.2.3"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -27,7 +27,8 @@ def points_by_headers(path: Path) -> tuple[np.ndarray, np.ndarray]:
     image = dcmread(path)
     rows, columns = (axis.ravel() for axis in np.indices(image.pixel_array.shape))
     along_row, along_column = np.reshape(np.asarray(image.ImageOrientationPatient, float), (2, 3))
-    offsets = np.outer(columns * image.PixelSpacing[1], along_row) + np.outer(rows * image.PixelSpacing[0], along_column)
+    rows_mm, columns_mm = image.PixelSpacing
+    offsets = np.outer(columns * columns_mm, along_row) + np.outer(rows * rows_mm, along_column)
     hu = image.pixel_array.ravel() * float(image.RescaleSlope) + float(image.RescaleIntercept)
     return np.asarray(image.ImagePositionPatient, float) + offsets, hu
 
@@ -72,7 +73,7 @@ def test_every_voxel_is_where_image_position_and_orientation_put_it(tmp_path: Pa
 
 
 def test_a_table_that_drifts_sideways_takes_the_step_with_it(tmp_path: Path):
-    """Half a degree of tilt is let through; the last slice lies where its header says and not straight above the first."""
+    """Half a degree of tilt is let through; the last slice lies where its header says, not straight above the first."""
     folder = write_series(tmp_path / "series", tilted(0.4))
     assert_every_pixel_is_in_its_place(load(folder), folder)
 
@@ -178,11 +179,21 @@ def two_series(image: Dataset, index: int) -> None:
     image.SeriesInstanceUID, image.SeriesDescription = ("1.2.3", "lung") if index < 3 else ("1.2.4", "scout")
 
 
+def gap_and_acquisitions(slices: int) -> Callable[[Dataset, int], None]:
+    """A slice is missing after the second; each acquisition has so many, as of a scanner that steps and shoots."""
+
+    def spoil(image: Dataset, index: int) -> None:
+        image.ImagePositionPatient, image.AcquisitionNumber = [0, 0, 5 * (index + (index > 1))], index // slices
+
+    return spoil
+
+
 SPOILT: dict[str, tuple[Callable[[Dataset, int], None], list[str]]] = {
     "two series": (two_series, ["several series", "1.2.3 (lung): 3 files", "1.2.4 (scout): 1 file", "folder of its own"]),
     "a UID for each slice": (lambda image, i: setattr(image, "SeriesInstanceUID", generate_uid()), ["several series"]),
     "MR": (every(Modality="MR"), ["0.dcm", "Modality is 'MR'", "expected 'CT'"]),
     "no modality": (without("Modality"), ["Modality is None"]),
+    "inverted": (every(PhotometricInterpretation="MONOCHROME1"), ["0.dcm", "'MONOCHROME1', expected 'MONOCHROME2'"]),
     "frames": (every(NumberOfFrames=3), ["0.dcm", "holds 3 frames"]),
     "not HU": (every(RescaleType="US"), ["RescaleType is 'US'", "expected 'HU'"]),
     "no intercept": (without("RescaleIntercept"), ["0.dcm", "RescaleIntercept is missing"]),
@@ -203,14 +214,8 @@ SPOILT: dict[str, tuple[Callable[[Dataset, int], None], list[str]]] = {
     "small gap": (every_at(lambda i: [0, 0, 5 * i + 0.3 * (i > 2)]), ["5.300 mm from 2.dcm to 3.dcm"]),
     "steps that grow": (every_at(lambda i: [0, 0, 5 * i + 0.08 * i**2]), ["uneven steps"]),
     "thicknesses": (lambda image, i: setattr(image, "SliceThickness", 5 + (i > 1)), ["SliceThickness: 5", "2 of 4"]),
-    "a gap in one of many acquisitions": (
-        lambda image, i: (every_at(lambda i: [0, 0, 5 * i + 5 * (i > 1)])(image, i), setattr(image, "AcquisitionNumber", i)),
-        ["10.000 mm from 1.dcm to 2.dcm", "fetch the missing slices"],
-    ),
-    "a gap between two acquisitions": (
-        lambda image, i: (every_at(lambda i: [0, 0, 5 * i + 5 * (i > 1)])(image, i), setattr(image, "AcquisitionNumber", i // 2)),
-        ["10.000 mm from 1.dcm to 2.dcm"],
-    ),
+    "a gap in one of many acquisitions": (gap_and_acquisitions(1), ["10.000 mm from 1.dcm", "fetch the missing"]),
+    "a gap between two acquisitions": (gap_and_acquisitions(2), ["10.000 mm from 1.dcm to 2.dcm"]),
     "tilt": (tilted(12.0), ["tilted gantry", "12.0 degrees off their normal"]),
     "tilt other way": (tilted(-0.6), ["0.6 degrees"]),
 }

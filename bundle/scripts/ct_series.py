@@ -158,6 +158,12 @@ def _check_slice(header: Dataset, where: str) -> None:
         raise InputError(
             f"{where} holds {header.NumberOfFrames} frames, expected a file for each slice; convert it first."
         )
+    shown = header.get("PhotometricInterpretation", "MONOCHROME2")
+    if shown != "MONOCHROME2":
+        raise InputError(
+            f"{where}: PhotometricInterpretation is {shown!r}, expected 'MONOCHROME2', since ITK inverts the HU of "
+            f"MONOCHROME1, and colours are no HU; convert the series to NIfTI."
+        )
     if header.get("RescaleType", "HU") not in ("HU", ""):
         raise InputError(f"{where}: RescaleType is {header.RescaleType!r}, expected 'HU'; rescale the CT to HU first.")
     for keyword in ("Rows", "Columns", "RescaleIntercept"):
