@@ -23,7 +23,7 @@ TISSUES_HU = {"air_and_lung": (-torch.inf, -300.0), "soft": (-300.0, 150.0), "bo
 X2CT_PEAK, X2CT_AIR_HU, X2CT_RANGE = 4095.0, -1024.0, 2500.0
 X2CT_WITHOUT_ERROR_DB = 100.0
 CUT_OFF = 1e-3
-"""Added before decimals are cut off, so that a whole number which was computed in float32 stays what it is."""
+"""Added before decimals are cut off, so that a whole number stays what it is after scaling or interpolation."""
 AXIAL_CROSS = np.pad(ndimage.generate_binary_structure(2, 1)[:, :, None], ((0, 0), (0, 0), (1, 1)))
 """A voxel and its four neighbours in the axial plane."""
 
