@@ -10,6 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 from scripts import CascadeCheckpointLoader, CheckpointError, ProgressiveCascadeModel
+from scripts.checkpoints import read_checkpoint
 
 Build = Callable[..., ProgressiveCascadeModel]
 
@@ -123,6 +124,28 @@ def test_a_checkpoint_is_opened_once(small_cascade: Build, tmp_path: Path):
     sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
     start(CascadeCheckpointLoader(str(path), network, 1))
     assert opened.count(str(path)) == 1
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
+def test_a_checkpoint_that_is_cut_short_is_damaged(small_cascade: Build, tmp_path: Path, kept: float):
+    network = small_cascade().up_to(1)
+    path = as_it_fits(network, tmp_path / "best.pth")
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    told = refusal(path, network)
+    assert "is damaged, it may be cut short" in told and "does not fit" not in told
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the count of bytes that were read is Linux's")
+def test_the_bytes_of_a_checkpoint_are_read_once(tmp_path: Path):
+    """By the kernel's own count for this process, whoever reads."""
+    torch.save({"a": torch.rand(5_000_000)}, tmp_path / "best.pth")
+
+    def read_so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+
+    before = read_so_far()
+    read_checkpoint(str(tmp_path / "best.pth"))
+    assert 1 <= (read_so_far() - before) / (tmp_path / "best.pth").stat().st_size < 1.1
 
 
 @pytest.mark.parametrize("place", [0.3, 0.45, 0.6])

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import ignite.distributed as idist
 import pytest
 import torch
-from scripts import InputError
+from bundle_runs import bundle_run, read_configs, stage_configs
+from scripts import InputError, ProgressiveCascadeModel
 from scripts.distributed import gathered, one_for_each
+
+MULTI_GPU = Path("bundle/configs/multi_gpu_train.json")
 
 
 @pytest.fixture
@@ -32,3 +39,38 @@ def test_items_come_back_in_the_order_in_which_they_were_dealt_out(four_processe
 def test_alone_a_process_has_all():
     assert gathered([3, 1]) == [3, 1]
     assert one_for_each([1], "test") == [1]
+
+
+def test_training_changes_no_buffer_that_processes_would_have_to_share(small_cascade: Callable, awaken: Callable):
+    """All are positions and masks, so that `broadcast_buffers` would send at every step what each process has."""
+    network: ProgressiveCascadeModel = awaken(small_cascade()).train()
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    assert sum(buffer.numel() for buffer in buffers.values()) > 0
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    before = [parameter.clone() for parameter in network.parameters()]
+    for _ in range(2):
+        sum(volume.square().mean() for volume in network(torch.rand(1, 2, 128, 128))).backward()
+        optimizer.step()
+    assert not all(map(torch.equal, before, network.parameters()))
+    for name, buffer in network.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+
+
+def test_two_processes_come_to_the_same_bytes_whether_or_not_they_send_buffers(
+    dataset: Path, overlay: Path, tmp_path: Path
+):
+    written = []
+    for sends in (True, False):
+        config, folder = tmp_path / f"{sends}.json", tmp_path / str(sends)
+        further = {"epochs": 1, "repeats": 1, **({"network#broadcast_buffers": True} if sends else {})}
+        config.write_text(json.dumps({**json.loads(overlay.read_text()), **further}))
+        configs = [*stage_configs(1), str(MULTI_GPU), str(config)]
+        places = {"dataset_dir": dataset, "ckpt_dir": folder, "output_dir": folder}
+        run = bundle_run("training", configs, processes=2, **places)
+        assert run.returncode == 0, run.stdout[-3000:]
+        written.append((folder / "stage1_best.pth").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_the_configs_of_several_processes_send_no_buffers():
+    assert read_configs(stage_configs(1, MULTI_GPU))["network#broadcast_buffers"] is False

@@ -267,7 +267,7 @@ def test_without_a_usable_checkpoint_training_does_not_start_anew_in_silence(alo
     for epoch in (3, 4):
         truncate(checkpoint(alone, epoch))
     message = refusal(alone)
-    assert message.startswith(f"{checkpoint(alone, 4)}: cannot be read as a checkpoint")
+    assert message.startswith(f"{checkpoint(alone, 4)}: is damaged, it may be cut short")
     assert f"remove {alone}/resume to train this stage anew" in message
     assert (alone / "best.pth").read_bytes() == before
 
@@ -385,3 +385,28 @@ def test_a_training_of_another_class_is_refused_by_its_name(tmp_path: Path):
     stopped(tmp_path, 10)
     rewritten(tmp_path, lambda name: name.replace("NoisyBatch", "OtherBatch"))
     assert "prepare_batch.class was OtherBatch, is NoisyBatch" in refusal(tmp_path)
+
+
+def test_a_checkpoint_that_a_training_goes_on_from_is_opened_once(tmp_path: Path):
+    """By Python's own record of what is opened."""
+    stopped(tmp_path, 10)
+    opened = []
+    sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+    training(tmp_path, epochs=4).run()
+    assert opened.count(str(checkpoint(tmp_path, 2))) == 1
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 1), (2, 2)])
+def test_another_number_of_threads_is_told_when_a_training_goes_on(tmp_path: Path, before: int, now: int, caplog):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before)
+        stopped(tmp_path, 10)
+        torch.set_num_threads(now)
+        trainer = training(tmp_path)
+        trainer.logger.disabled = False
+        trainer.run()
+    finally:
+        torch.set_num_threads(threads)
+    told = f"computed by {before} threads, these are by {now}: sums are taken in another order"
+    assert (told in caplog.text) is (before != now)

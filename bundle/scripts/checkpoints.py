@@ -42,16 +42,26 @@ def read_checkpoint(path: str) -> Any:
     for start, what in NO_CHECKPOINTS.items():
         if content[: len(start)].lower() == start:
             raise CheckpointError(f"{path}: is {what}, expected a checkpoint.")
+    _check_archive(path, content)
+    try:
+        return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # what another archive raises depends on what it holds
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_shortened(told(error))}).") from error
+
+
+def _check_archive(path: str, content: bytes) -> None:
+    """Raises a :class:`CheckpointError` unless a file's content is a whole archive of stored members."""
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             deflated = next((m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED), None)
             damaged = archive.testzip() if deflated is None else None
-        if deflated is None and damaged is None:
-            return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_shortened(told(error))}).") from error
-    found = f"the checksum of '{damaged}' does not fit its content" if damaged else f"'{deflated}' is compressed"
-    raise CheckpointError(f"{path}: is damaged or no checkpoint of PyTorch: {found}.")
+        found = "is damaged, it may be cut short" if content.startswith(b"PK") else "cannot be read as a checkpoint"
+        raise CheckpointError(f"{path}: {found} ({_shortened(told(error))}).") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: is damaged: the checksum of '{damaged}' does not fit its content.")
+    if deflated is not None:
+        raise CheckpointError(f"{path}: is no checkpoint of PyTorch, which compresses nothing: '{deflated}' is compressed.")
 
 
 class BestCheckpointSaver:
