@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import shutil
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
@@ -33,6 +34,7 @@ from scripts import (
 )
 from scripts.files import cube_affine, write_film, write_film_picture
 from scripts.viewer import film_projection
+from scripts.views import write_known_views
 from unwritable import full_disk, on_posix, read_only
 
 
@@ -83,23 +85,31 @@ def test_float_films_give_the_cascades_volume_in_hu_at_its_place(overlay, weight
     np.testing.assert_allclose(image.affine @ [31.5, 31.5, 31.5, 1], [0, 0, 0, 1], atol=1e-4)
 
 
+@pytest.mark.parametrize("known", [None, [("PA", "LL"), ("AP", "LL")]])
 def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_tell(
-    overlay, weights, films, small_cascade, geometry, tmp_path: Path
+    overlay, weights, films, small_cascade, geometry, tmp_path: Path, known
 ):
-    """The phantom's films, said to be AP and RL, named the wrong way round."""
+    """
+    The phantom's films, said to be AP and RL, named the wrong way round. Weights that have not met AP are told PA, with a
+    warning; all are told RL.
+    """
+    weights = Path(shutil.copy(weights, tmp_path / "weights.pt"))
+    if known:
+        write_known_views(str(weights), known)
     xrays = line_integrals(films)
     place = {"frontal": {"ViewPosition": "AP"}, "lateral": {"ViewPosition": "RL", "PatientOrientation": ["P", "F"]}}
     paths = [
         write_line_integrals(tmp_path / f"{field}.dcm", film, **place[field]) for field, film in zip(films, xrays[0].numpy())
     ]
-    with pytest.warns(UserWarning, match="exchanged"):
+    with pytest.warns(UserWarning, match="exchanged") as warned:
         infer(overlay, weights, tmp_path / "output", frontal=paths[1], lateral=paths[0])
+    assert any("view is AP, expected PA" in str(warning.message) for warning in warned) == (known is None)
     model = small_cascade().eval()
     model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
     with torch.no_grad():
         told, configured = (
             model(xrays / 8, geometry=replace(geometry, views=views))[-1][0, 0].clamp(0, 1).numpy() * 2048 - 1024
-            for views in (("AP", "RL"), geometry.views)
+            for views in (("AP" if known else "PA", "RL"), geometry.views)
         )
     found = nibabel.load(tmp_path / "output" / "ct.nii.gz").get_fdata()
     np.testing.assert_allclose(found, told, atol=1.0)
