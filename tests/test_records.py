@@ -113,7 +113,7 @@ def test_a_folder_that_is_itself_reached_by_a_link_is_no_way_out(write, tmp_path
 
 def test_name_group_and_patient_default_to_the_file_the_section_and_the_name(write):
     records = load_records(write({"test": [CT, {**FILMS, **CT}]}), "test")
-    assert [record["name"] for record in records] == ["patient_1", "patient_1"]
+    assert [record["name"] for record in records] == ["patient_1", "patient_1_2"]
     assert {record["group"] for record in records} == {"test"}
     assert {record["patient"] for record in records} == {"patient_1"}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from math import isfinite, isnan
 from typing import Any
 
 import torch
 
 from .attenuation import scaled_to_hu
+from .errors import OutputError, shown
 from .files import cube_affine, remove_earlier, write_ct, write_film, write_film_picture, write_whole
 from .geometry import BiplanarGeometry
 from .losses import DRRReprojectionLoss
@@ -18,6 +20,10 @@ from .viewer import write_view
 
 SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
 """What the page shows of a case, by heading: the metric and its decimal places."""
+OF_A_CASE = re.compile(
+    r"(truth|stage\d+|frontal|lateral)\.nii\.gz|(frontal|lateral|report|xrays)\.png|report\.html|\.unfinished-.+|\.DS_Store"
+)
+"""Names of the files in a case's folder, and of what a killed process or a file manager leaves there."""
 
 
 class CaseFiles:
@@ -31,11 +37,15 @@ class CaseFiles:
         hu_window: lowest and highest HU of the scale.
         xray_scale: line integral that the X-rays' scale calls 1.
         note: what a reader of the page has to know, such as that its patient was trained on.
+
+    Raises:
+        OutputError: when `cases` is there and holds anything else than the folders of an earlier evaluation.
     """
 
     def __init__(
         self, output_dir: str, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float, note: str = ""
     ) -> None:
+        check_case_folders(os.path.join(output_dir, "cases"))
         self.output_dir, self.geometry, self.hu_window, self.note = output_dir, geometry, tuple(hu_window), note
         self.xray_scale, self.reprojection = xray_scale, DRRReprojectionLoss(geometry, hu_window, xray_scale)
 
@@ -82,6 +92,35 @@ class CaseFiles:
         title = f"{record['name']}: truth and reconstruction"
         scores = [shown_scores(row) for row in rows]
         write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, self.note)
+
+
+def check_case_folders(folder: str) -> None:
+    """
+    Refuses a folder `cases` in which an evaluation, which writes and removes there, could meet files of somebody's own.
+
+    Raises:
+        OutputError: when it is a link or a file, or holds anything else than folders of :data:`OF_A_CASE`.
+    """
+    strange = folder if os.path.islink(folder) else None
+    if strange is None and os.path.lexists(folder):
+        strange = next(_strange_entries(folder), None)
+    if strange is not None:
+        raise OutputError(
+            f"{shown(strange)}: is none of an evaluation's files, expected in {shown(folder)} nothing but the folders of an "
+            f"earlier evaluation, which may be removed; move it, or choose another output folder."
+        )
+
+
+def _strange_entries(folder: str) -> Iterator[str]:
+    if not os.path.isdir(folder):
+        yield folder
+        return
+    for case in os.scandir(folder):
+        if case.is_dir(follow_symlinks=False):
+            files = os.scandir(case.path)
+            yield from (file.path for file in files if not (file.is_file() and OF_A_CASE.fullmatch(file.name)))
+        elif not OF_A_CASE.fullmatch(case.name):
+            yield case.path
 
 
 class WorstCases:

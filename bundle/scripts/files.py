@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .errors import OutputError, told
+from .errors import OutputError, shown, told
 
 FREE_OR_CHOOSE = "free the place or choose another output folder"
 
@@ -24,20 +25,20 @@ FREE_OR_CHOOSE = "free the place or choose another output folder"
 def write_whole(path: str, write: Callable[[str], Any], next_step: str = FREE_OR_CHOOSE) -> None:
     """
     Calls `write` with a temporary path of the same suffix beside `path`, then renames it; never leaves half a file.
-    Where something fails an earlier file stays as it was.
+    Where something fails an earlier file stays as it was. A link of that name is replaced, and what it leads to stays.
 
     Raises:
         OutputError: when the file cannot be written, as in a read-only folder or on a full disk.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    temporary = os.path.join(folder, f".unfinished-{os.getpid()}-{name}")
+    temporary = _unfinished(folder, name)
     with _told_of(path, next_step):
         try:
             os.makedirs(folder, exist_ok=True)
             write(temporary)
             os.replace(temporary, path)
         finally:
-            if os.path.exists(temporary):
+            if os.path.lexists(temporary):
                 os.remove(temporary)
 
 
@@ -51,7 +52,7 @@ def write_folder_whole(path: str, write: Callable[[str], Any]) -> None:
     """
     path = os.path.abspath(path)
     parent, name = os.path.split(path)
-    temporary = os.path.join(parent, f".unfinished-{os.getpid()}-{name}")
+    temporary = _unfinished(parent, name)
     with _told_of(path):
         try:
             os.makedirs(temporary)
@@ -87,8 +88,8 @@ def write_checkpoint(path: str, state: Any) -> None:
         with open(temporary, "wb") as file:  # torch.save would put the name of a path into the file
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # how torch tells of a full disk
-                raise OSError(told(error)) from error
+            except RuntimeError as error:  # torch ends its zip file at another place than it believes to be
+                raise _cause_of(error) from error
             file.flush()
             os.fsync(file.fileno())
 
@@ -98,6 +99,14 @@ def write_checkpoint(path: str, state: Any) -> None:
         next_step="free the place and start the same command again, which goes on from the last checkpoint; those written "
         "before are whole",
     )
+
+
+def _cause_of(error: RuntimeError) -> OSError:
+    """What the operating system said while torch was writing, as that the disk is full; else what torch says."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return OSError(told(error)) if cause is None else OSError(cause.errno, cause.strerror)
 
 
 def remove_unfinished(folder: str, names: str) -> None:
@@ -167,11 +176,18 @@ def _told_of(path: str, next_step: str = FREE_OR_CHOOSE) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {next_step}.") from error
+        raise OutputError(f"{shown(path)}: cannot be written ({error.strerror or told(error)}); {next_step}.") from error
+
+
+def _unfinished(folder: str, name: str) -> str:
+    """A path that no one can have laid a link at beforehand."""
+    return os.path.join(folder, f".unfinished-{os.getpid()}-{secrets.token_hex(8)}-{name}")
 
 
 def _take_the_place(temporary: str, path: str, earlier: str) -> None:
     """A folder that is not empty cannot be renamed over: it steps aside first, and back if need be."""
+    if os.path.islink(path):
+        os.remove(path)
     if not os.path.isdir(path):
         os.rename(temporary, path)
         return

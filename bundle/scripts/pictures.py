@@ -95,7 +95,7 @@ def _grid(rows: int, columns: int, title: str, bar_inches: float = 0.0) -> tuple
     heading = f"{title}\n{NOTICE}" if title else NOTICE
     height = PANEL_INCHES * rows + 0.4 + 0.2 * len(heading.splitlines()) + bar_inches
     figure = Figure(figsize=(PANEL_INCHES * columns + 0.2, height), layout="constrained", dpi=110)
-    figure.suptitle(heading, fontsize=10)
+    figure.suptitle(heading, fontsize=10, parse_math=False)
     axes = figure.subplots(rows, columns, squeeze=False)
     for place in axes.flat:
         _bare(place)

@@ -39,6 +39,11 @@ except ImportError:  # pydicom 2
 
     single_frame = partial(generate_pixel_data_frame, nr_frames=1)
 
+LONGEST_DISTANCE_MM = 10000.0
+"""From the source to the detector; a chest stands at 1000 to 4000 mm."""
+LARGEST_MAGNIFICATION = 20.0
+"""Of the middle of a patient; 1.05 to 1.5 on films of a chest."""
+
 
 def read_dicom(
     path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
@@ -259,9 +264,15 @@ def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
     """Spacing, magnification and distances, as far as the file says."""
     detector, patient = _distance(dataset, "DistanceSourceToDetector"), _distance(dataset, "DistanceSourceToPatient")
     magnification = _distance(dataset, "EstimatedRadiographicMagnificationFactor")
-    if magnification is not None and magnification < 1:
+    if magnification is not None and not 1 <= magnification <= LARGEST_MAGNIFICATION:
         raise InputError(
-            f"{where}: {named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1."
+            f"{where}: {named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1 and at "
+            f"most {LARGEST_MAGNIFICATION:g}; correct the tag."
+        )
+    if detector is not None and detector > LONGEST_DISTANCE_MM:
+        raise InputError(
+            f"{where}: {named('DistanceSourceToDetector')} is {detector:g}, expected at most {LONGEST_DISTANCE_MM:g} mm; "
+            f"correct the tag."
         )
     if detector and magnification:
         patient = detector / magnification
@@ -269,6 +280,11 @@ def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
         raise InputError(
             f"{where}: {named('DistanceSourceToDetector')} is {detector:g} and {named('DistanceSourceToPatient')} "
             f"{patient:g}, expected the detector behind the patient; correct the tags."
+        )
+    if patient and not (detector or 0) / LARGEST_MAGNIFICATION <= patient <= LONGEST_DISTANCE_MM:
+        raise InputError(
+            f"{where}: {named('DistanceSourceToPatient')} is {patient:g}, expected at most {LONGEST_DISTANCE_MM:g} mm, and "
+            f"no magnification above {LARGEST_MAGNIFICATION:g}; correct the tag."
         )
     if detector and patient:
         magnification = detector / patient

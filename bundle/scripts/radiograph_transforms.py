@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from .detector_frame import Area, picture_area, place_on_detector
+from .errors import InputError, shown
 from .film_appearance import warn_of_appearance
 from .film_pair import geometry_of_films, in_order, warn_of_other_geometry
 from .geometry import BiplanarGeometry
@@ -97,6 +98,9 @@ class PrepareXraysd(MapTransform):
         standard_range: see above.
         allow_missing_keys: as in every MONAI transform.
 
+    Raises:
+        InputError: when what comes of a film is not finite.
+
     Warns:
         UserWarning: when a film is saturated, or was taken from another side or distance than the geometry says.
     """
@@ -126,7 +130,13 @@ class PrepareXraysd(MapTransform):
         area = picture_area(radiograph)
         _warn_of_saturation(radiograph, area, field)
         film = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
-        return place_on_detector(film, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
+        placed = place_on_detector(film, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
+        if not torch.isfinite(placed).all():
+            raise InputError(
+                f"{shown(radiograph.path)}: field '{field}' becomes NaN or infinite on the detector, expected values and "
+                f"distances of a radiograph; correct the scale of its values, its pixel spacing or its distances."
+            )
+        return placed
 
     def _scaled(self, radiograph: Radiograph, area: Area) -> np.ndarray:
         if radiograph.scale != "presentation":
@@ -143,6 +153,6 @@ def _warn_of_saturation(radiograph: Radiograph, area: Area, field: str) -> None:
     share = max(float((values == extreme).mean()) for extreme in (values.min(), values.max()))
     if share > LARGEST_SATURATED:
         warnings.warn(
-            f"{radiograph.path}: field '{field}' is saturated: {share:.0%} of its pixels have the lowest or the highest "
+            f"{shown(radiograph.path)}: field '{field}' is saturated: {share:.0%} of its pixels have the lowest or the highest "
             f"value, expected at most {LARGEST_SATURATED:.0%}; export it with a wider window."
         )

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .errors import InputError, root_cause
 from .record_repeats import Repeats
-from .records import SECTIONS, read_datalist, resolve_record, section_of, warn_of_paths_outside
+from .records import SECTIONS, check_distinct_names, read_datalist, resolve_record, section_of, warn_of_paths_outside
 
 TRAINING_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "train.json"
 WARNING = "warning: "
@@ -73,6 +73,7 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
             continue
         count += len(records)
         problems += [_problem(section, text) for text in _messages(warn_of_paths_outside, records, datalist, section, folder)]
+        problems += [_problem(section, text) for text in _messages(check_distinct_names, records, datalist, section)]
         for i, record in enumerate(tqdm(records, desc=f"Checking {section}")):
             messages = _messages(_read_record, record, datalist, section, i, folder, transform, repeats)
             problems += [_problem(f"{section}[{i}]", message) for message in messages]

@@ -15,11 +15,18 @@ from monai.utils import convert_to_dst_type
 from scipy import ndimage
 
 from .attenuation import AIR_HU
-from .ct_volume import check_ct, read_ct
-from .errors import InputError
+from .ct_volume import NIFTI, check_ct, read_ct
+from .errors import InputError, shown
+from .limits import LARGEST_VOLUME, check_nifti_extent
 from .records import FILM_FIELDS
 
 XRAY_KEYS = ("frontal", "lateral")
+LARGEST_HU = 1e5
+"""Of either sign: more than 16 bits hold, in which scanners store."""
+VOXEL_SIDES_MM = (0.01, 100.0)
+"""Lengths that a side of a voxel can have, from a microtomograph's to those of a very coarse cube."""
+FARTHEST_MM = 1e5
+"""How far from the origin of its space a CT may lie."""
 EXTENT_MM = "extent_mm"
 """Where a cube's metadata has the sides of the CT that it was read from, to right, anterior and superior."""
 
@@ -33,8 +40,9 @@ class LoadCTd(MapTransform):
             axes than three must have length 1.
 
     Raises:
-        InputError: when the file is missing or no image, has another number of dimensions or several channels, holds
-            NaN or infinite values, or is empty or constant; also what :func:`~scripts.ct_volume.read_ct` and
+        InputError: when the file is missing or no image, has more than :data:`~scripts.limits.LARGEST_VOLUME` voxels,
+            another number of dimensions or several channels, holds complex, NaN, infinite or immense values, is empty or
+            constant, or has voxels or a place that no CT has; also what :func:`~scripts.ct_volume.read_ct` and
             :func:`~scripts.ct_volume.check_ct` refuse.
     """
 
@@ -49,25 +57,21 @@ class LoadCTd(MapTransform):
         return record
 
     def _load(self, field: str, path: str) -> MetaTensor:
-        where = f"{path}: field '{field}'"
+        where = f"{shown(path)}: field '{field}'"
         if not os.path.exists(path):
             raise InputError(f"{where} names a file that does not exist; correct the path.")
+        if not (os.path.isfile(path) or os.path.isdir(path)):
+            raise InputError(f"{where} names a pipe, a socket or a device, expected a file or the folder of a series.")
+        if path.lower().endswith(NIFTI) and os.path.isfile(path):
+            check_nifti_extent(path, LARGEST_VOLUME, where)
         try:
-            image = read_ct(self.loader, path, field).float()
+            image = read_ct(self.loader, path, field)
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"{where} cannot be read as an image ({_last_line(error)}).") from error
-        found = tuple(image.shape)
-        while image.ndim > 3 and image.shape[-1] == 1:
-            image = image[..., 0]
-        if image.ndim != 3:
-            raise InputError(f"{where} has shape {found}, expected a single-channel image of 3 dimensions.")
-        if not torch.isfinite(image).all():
-            count = int((~torch.isfinite(image)).sum())
-            raise InputError(f"{where} holds {count} NaN or infinite values, expected none.")
-        if image.numel() == 0 or image.min() == image.max():
-            raise InputError(f"{where} is empty or constant (shape {found}), expected an image with contrast.")
+            raise InputError(f"{where} cannot be read as an image ({shown(_last_line(error))}).") from error
+        image = _checked_voxels(image, where)
+        _check_place(image.affine.double(), where)
         check_ct(image, where)
         return image[None]
 
@@ -119,7 +123,7 @@ class ResampleToCubed(MapTransform):
         extent = torch.tensor(ct.shape[1:]) * spacing
         covered = float((extent.clamp(max=self.fov_mm) / self.fov_mm).prod())
         if covered < 0.5:
-            path = ct.meta.get("filename_or_obj", "a record")
+            path = shown(ct.meta.get("filename_or_obj", "a record"))
             warnings.warn(
                 f"{path}: field '{field}' covers {covered:.0%} of the cube of {self.fov_mm:g} mm "
                 f"({' x '.join(f'{side:.0f}' for side in extent)} mm found); the rest is filled with air.",
@@ -159,6 +163,48 @@ def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Te
     sigma = [0.0, *(max(ratio - 1, 0) / 2 for ratio in ratios)]
     smoothed = ndimage.gaussian_filter(image.cpu().numpy(), sigma, mode="nearest")
     return convert_to_dst_type(smoothed, image)[0]
+
+
+def _checked_voxels(image: MetaTensor, where: str) -> MetaTensor:
+    """The image as float32, of three dimensions; raises :class:`InputError` when its values are none of a CT."""
+    found = tuple(image.shape)
+    if image.is_complex():
+        raise InputError(f"{where} holds complex values, expected real numbers; export the magnitude or the CT itself.")
+    while image.ndim > 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.ndim != 3:
+        raise InputError(f"{where} has shape {found}, expected a single-channel image of 3 dimensions.")
+    image = image.float()
+    if not torch.isfinite(image).all():
+        count = int((~torch.isfinite(image)).sum())
+        raise InputError(f"{where} holds {count} NaN or infinite values, expected none.")
+    if image.numel() == 0 or image.min() == image.max():
+        raise InputError(f"{where} is empty or constant (shape {found}), expected an image with contrast.")
+    largest = float(image.abs().max())
+    if largest > LARGEST_HU:
+        raise InputError(
+            f"{where} holds values of up to {largest:g} in size, expected HU, at most {LARGEST_HU:g}; correct the rescale, "
+            f"such as a NIfTI's scl_slope, or clip what is no tissue."
+        )
+    return image
+
+
+def _check_place(affine: torch.Tensor, where: str) -> None:
+    """Raises :class:`InputError` when an affine, voxel index to mm, gives voxels or a place that no CT has."""
+    sides = affine[:3, :3].norm(dim=0)
+    least, most = VOXEL_SIDES_MM
+    if not ((sides >= least) & (sides <= most)).all():  # NaN is in no range
+        found = " x ".join(f"{side:.3g}" for side in sides.tolist())
+        raise InputError(
+            f"{where} has voxel sides of {found} mm, expected finite lengths above 0, of {least:g} to {most:g} mm; correct "
+            f"the header."
+        )
+    if not (affine[:3, 3].abs() <= FARTHEST_MM).all():
+        found = ", ".join(f"{place:.3g}" for place in affine[:3, 3].tolist())
+        raise InputError(
+            f"{where} has its first voxel at ({found}) mm, expected finite numbers of at most {FARTHEST_MM:g}; correct the "
+            f"header, such as the last column of a NIfTI's sform."
+        )
 
 
 def _last_line(error: BaseException) -> str:
