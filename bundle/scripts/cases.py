@@ -10,7 +10,7 @@ import ignite.distributed as idist
 
 from .datalist import print_left_out, print_unnamed
 from .errors import InputError
-from .records import load_records, read_datalist, resolve_record
+from .records import load_records, read_datalist, resolve_records
 from .studies import patient_names
 from .study_search import find_records
 
@@ -46,10 +46,8 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
         print_left_out(left_out)
         print_unnamed(found)
     names = patient_names(found)
-    return [
-        resolve_record({**record.fields(), "patient": names[record.patient]}, folder, section, i, folder)
-        for i, record in enumerate(found)
-    ]
+    records = [{**record.fields(), "patient": names[record.patient]} for record in found]
+    return resolve_records(records, folder, section, folder)
 
 
 def training_records(datalist: str, folder: str) -> list[dict[str, Any]]:
