@@ -15,7 +15,7 @@ from bundle_runs import ROOT, bundle_run, stage_configs
 from packaging.requirements import Requirement
 
 BUNDLE = ROOT / "bundle"
-DISTRIBUTIONS = {"PIL": "pillow", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
 """Packages whose modules have another name."""
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 
