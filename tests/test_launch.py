@@ -28,6 +28,7 @@ from phantoms import phantom
 from scripts import CheckpointError, InputError
 from scripts.files import cube_affine, write_ct
 from scripts.half_precision import write_half_precision
+from scripts.shared_overlay import shared_part
 from torch.utils.data import DataLoader, Dataset
 from unwritable import full_disk, on_posix
 
@@ -69,7 +70,7 @@ def command(launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 @pytest.fixture
 def weights(trained: Trained, overlay: Path, tmp_path: Path) -> Path:
     """The trained cascade with its overlay config beside it, as a training run leaves them."""
-    shutil.copyfile(overlay, tmp_path / "overlay.json")
+    (tmp_path / "overlay.json").write_text(json.dumps(shared_part(json.loads(overlay.read_text()))))
     return Path(shutil.copyfile(trained.folder / "stage3_best.pth", tmp_path / "stage3_best.pth"))
 
 
@@ -459,11 +460,12 @@ def test_a_training_of_other_sizes_is_not_begun_over_one_that_can_go_on(
 
 @pytest.fixture
 def lines(launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict]]:
-    """What `monai.bundle run` would be called with, configs and overrides; nothing is run."""
+    """What trainings `monai.bundle run` would be called with, configs and overrides; nothing is run."""
     called = []
 
     def take(workflow: str, configs: list[Path], output: Path, gpus: int = 1, **overrides) -> None:
-        called.append(([config.name for config in configs], overrides))
+        if workflow != "check":
+            called.append(([config.name for config in configs], overrides))
 
     monkeypatch.setattr(launch, "bundle", take)
     return called
@@ -481,7 +483,8 @@ def test_an_overlay_of_the_training_alone_leaves_nothing_to_evaluation_and_infer
     ]
     assert launch.overlay_beside(output / "stage3_best.pth") == []
     shutil.copyfile(ROOT / weights, output / "overlay.json")
-    assert launch.overlay_beside(output / "stage3_best.pth") == []
+    with pytest.raises(launch.LaunchError, match="overlay.json: id 'datalist' is no part"):
+        launch.overlay_beside(output / "stage3_best.pth")
 
 
 def test_of_an_overlay_with_sizes_these_alone_are_left_beside_the_weights(launch, command, lines, tmp_path: Path):
@@ -594,7 +597,7 @@ def test_the_demos_dataset_is_not_written_again_under_a_training(launch: ModuleT
     for folder in ("data", "resume"):
         (tmp_path / folder).mkdir()
     (tmp_path / "data" / "datalist.json").write_text("{}")
-    shutil.copyfile(ROOT / tiny, tmp_path / "overlay.json")
+    (tmp_path / "overlay.json").write_text(json.dumps(launch.shared_with_inference(ROOT / tiny)))
     assert launch.demo_dataset(tmp_path, tiny) == tmp_path / "data"
     assert written == [tmp_path / "data"]
 
@@ -679,8 +682,8 @@ def folder_of_one(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def random_weights(tiny_bundle: Path, overlay: Path, tmp_path: Path) -> Path:
-    """Their overlay names the datalist of a training, which is none of the evaluation's business."""
-    content = {**json.loads(overlay.read_text()), "datalist": "nowhere.json"}
+    """With the overlay that a training leaves beside them."""
+    content = shared_part(json.loads(overlay.read_text()))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "overlay.json").write_text(json.dumps(content))
     return Path(shutil.copyfile(tiny_bundle / "models" / "model.pt", tmp_path / "weights" / "model.pt"))

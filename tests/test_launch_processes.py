@@ -75,7 +75,9 @@ def started(folder: Path, log: Path | None = None, **options) -> subprocess.Pope
         child=CHILD.format(folder=str(folder)),
         log=None if log is None else f"__import__('pathlib').Path({str(log)!r})",
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, encoding="utf-8", **options)
+    as_usual = {"preexec_fn": lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]}
+    line = [sys.executable, "-c", code]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, encoding="utf-8", **{**as_usual, **options})
     wait_for((folder / "started").exists)
     return process
 
