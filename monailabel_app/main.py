@@ -21,7 +21,7 @@ from lib.answers import without_folders  # noqa: E402
 from lib.reconstruction import ReconstructionTask  # noqa: E402
 from lib.studies import StudyDatastore  # noqa: E402
 from lib.training import TrainingTask  # noqa: E402
-from lib.uploads import LARGEST_FILM, check_size  # noqa: E402
+from lib.uploads import check_size  # noqa: E402
 from lib.workflows import BUNDLE  # noqa: E402
 from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
@@ -33,6 +33,7 @@ from scripts.errors import (  # noqa: E402
     PretrainedWeightsError,
     root_cause,
 )
+from scripts.limits import LARGEST_FILM  # noqa: E402
 from scripts.study_search import find_film_pairs  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
 

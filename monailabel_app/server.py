@@ -34,8 +34,6 @@ from lib.request_keys import (  # noqa: E402
     query_keys,
 )
 from lib.uploads import (  # noqa: E402
-    LARGEST_FILM,
-    LARGEST_VOLUME,
     NIFTI,
     check_size,
     form_of,
@@ -48,6 +46,7 @@ from monailabel.main import Main  # noqa: E402
 from monailabel.utils.async_tasks.task import AsyncTask  # noqa: E402
 from requests_toolbelt import MultipartEncoder  # noqa: E402
 from scripts.errors import InputError  # noqa: E402
+from scripts.limits import LARGEST_FILM, LARGEST_VOLUME  # noqa: E402
 from starlette.applications import Starlette  # noqa: E402
 from starlette.concurrency import run_in_threadpool  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402

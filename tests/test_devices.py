@@ -132,14 +132,14 @@ def test_the_projectors_own_backward_passes_stay_on_the_device(function: str, gp
 def evaluation(dataset: Path, overlay: Path, tiny_bundle: Path, tmp_path: Path):
     """Runs an evaluation of the phantoms with a config more, on the device."""
 
-    def run(*further: str, run_id: str = "run", **overrides: Any) -> Path:
+    def run(*further: str, **overrides: Any) -> Path:
         names = ["train", "evaluate", *further]
         parser = read_configs([*(f"bundle/configs/{name}.json" for name in names), str(overlay)])
         places = {"dataset_dir": str(dataset), "output_dir": str(tmp_path), "ckpt_dir": str(tmp_path)}
         weights = str(tiny_bundle / "models" / "model.pt")
         parser.update({**places, "weights": weights, "device": f"$torch.device('{DEVICE}')", **overrides})
         parser.get_parsed_content("network")
-        parser.get_parsed_content(run_id)
+        parser.get_parsed_content("run")
         return tmp_path
 
     return run

@@ -46,8 +46,8 @@ class PrepareBiplanarBatch(PrepareBatch):
     The target's CT is scaled to [0, 1]. Its X-rays are those of the CT in the nominal geometry without augmentation; a
     record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films again.
 
-    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.CollectXraysd`. The random
-    transforms are seeded for every record by torch's global generator, which also draws the crop.
+    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.CollectXraysd`.
+    The random transforms are seeded for every record by torch's global generator, which also draws the crop.
 
     Args:
         stages: the stage to stop after.

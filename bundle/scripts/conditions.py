@@ -120,10 +120,11 @@ def other_views(geometry: BiplanarGeometry, views: Sequence[Sequence[str]]) -> l
     told = [Condition("other views, told so", name, geometry=set_up, told=set_up) for name, set_up in taken.items()]
     untold = [Condition(f"other views, told {frontal} {lateral}", name, geometry=set_up) for name, set_up in taken.items()]
     half_told = [
-        Condition(f"other views, told {frontal}", name, geometry=set_up, told=replace(set_up, views=(frontal, side)))
+        Condition(
+            f"other views, told {frontal}", name, geometry=set_up, told=replace(set_up, views=(frontal, set_up.views[1]))
+        )
         for name, set_up in taken.items()
-        for side in set_up.views[1:]
-        if side != lateral and set_up.views[0] != frontal
+        if set_up.views[0] != frontal and set_up.views[1] != lateral
     ]
     return told + untold + half_told
 

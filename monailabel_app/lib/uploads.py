@@ -19,6 +19,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from scripts.ct_volume import NIFTI
 from scripts.errors import InputError, told
 from scripts.image_files import PICTURE_SUFFIXES
+from scripts.limits import LARGEST_FILM, LARGEST_VOLUME
+from scripts.radiograph_reader import PICTURE_FORMATS
+from scripts.records import LONGEST_NAME
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,17 +30,9 @@ from lib.request_keys import shown
 
 DICOM = (".dcm", ".dicom", ".dic", ".ima")
 SUFFIXES = (*NIFTI, *PICTURE_SUFFIXES, *DICOM)
-PICTURE_FORMATS = ("PNG", "JPEG", "TIFF")
-"""By no other decoder is a file opened, whatever it holds: that of EPS starts Ghostscript."""
 STEM = re.compile(r"\w(?:[\w .-]*\w)?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)\d)(?:\..*)?", re.I | re.S)
 """Names that Windows gives to devices."""
-LONGEST_NAME = 200
-"""In bytes."""
-LARGEST_FILM = 2**25
-"""Pixels; the largest detectors have about 2**24.2."""
-LARGEST_VOLUME = 2**29
-"""Voxels: 512 x 512 x 2048."""
 FREE_BYTES = 2**30
 """What has to stay free on the disk."""
 
