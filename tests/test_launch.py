@@ -135,6 +135,8 @@ def test_arguments(launch: ModuleType, monkeypatch: pytest.MonkeyPatch, argument
         ["infer", "--frontal", "a"],
         ["evaluate"],
         ["evaluate", "--dataset_dir", "d", "--section", "training"],
+        ["evaluate", "--dataset_dir", "d", "--protocol", "lpips"],
+        ["evaluate", "--dataset_dir", "d", "--protocol", "x2ct", "--robustness"],
         ["demo", "-k"],
         ["demo", "--train", "--no-train"],
         ["train", "--tiny", "--overlay", "a.json"],
@@ -506,6 +508,16 @@ def test_a_training_goes_on_with_a_schedule_that_is_its_own_to_judge(launch, com
     assert len(lines) == 6
 
 
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_what_later_stages_need_is_checked_until_the_first_has_ended(command, lines, tmp_path: Path, is_finished, capfd):
+    (tmp_path / "resume").mkdir()
+    if is_finished:
+        (tmp_path / "resume" / "stage1_finished.json").write_text("{}")
+    assert command("train", "--dataset_dir", tmp_path, "--output", tmp_path) == 0
+    assert ("=== What the later stages need ===" in capfd.readouterr().out) is not is_finished
+    assert len(lines) == 3
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -713,6 +725,23 @@ def test_robustness_is_told_for_a_folder_without_a_datalist(command, random_weig
         assert sum(row.startswith(start) for row in rows) in (3, 4)
     written = sorted(path.name for path in (tmp_path / "output").iterdir())
     assert written == ["robustness.csv", "robustness.json", "robustness.png"]
+
+
+def test_the_protocol_of_others_has_a_table_of_its_own(command, random_weights, folder_of_one, tmp_path: Path, capfd):
+    options = ["--weights", random_weights, "--output", tmp_path / "output", "--protocol", "x2ct"]
+    assert command("evaluate", "--dataset_dir", folder_of_one, *options) == 0
+    output = capfd.readouterr().out
+    rows = output.split("SSIM\n")[1].split("By the protocol of X2CT-GAN")[0].splitlines()
+    report = json.loads((tmp_path / "output" / "protocol_x2ct.json").read_text(encoding="utf-8"))
+    assert len(rows) == len(report["summary"]) > 1
+    for row, entry in zip(rows, report["summary"]):
+        scores = [f"{entry[name]['mean']:.2f}" for name in ("psnr_db", "psnr_3d_db")]
+        assert row.split() == [entry["group"], *entry["method"].split(), "1", *scores, f"{entry['ssim']['mean']:.3f}"]
+    assert output.endswith(
+        f"\nEvery case is in {tmp_path}/output/protocol_x2ct.csv; protocol_x2ct.json beside it has the definitions.\n"
+    )
+    written = sorted(path.name for path in (tmp_path / "output").iterdir())
+    assert written == ["protocol_x2ct.csv", "protocol_x2ct.json"]
 
 
 @pytest.mark.parametrize(
