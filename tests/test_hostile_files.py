@@ -26,6 +26,7 @@ from PIL import Image, PngImagePlugin
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from ct_series_files import SHAPE, write_series
 from radiographs import compress, write_dicom
 from scripts import (
     BiplanarGeometry,
@@ -38,6 +39,7 @@ from scripts import (
     load_records,
 )
 from scripts.case_files import CaseFiles, check_case_folders
+from scripts.datalist import build_datalist
 from scripts.errors import BundleError, shown
 from scripts.files import write_checkpoint, write_folder_whole, write_text, write_whole
 from scripts.limits import LARGEST_FILM, LARGEST_FILM_FILE, LARGEST_VOLUME, coded_extent
@@ -454,6 +456,17 @@ def test_a_small_file_of_too_many_voxels_is_refused_by_its_header(tmp_path: Path
     assert told in ct_refused(tmp_path / "ct.nii.gz")
 
 
+def test_a_series_of_more_voxels_than_any_ct_has_is_refused_by_its_headers(tmp_path: Path):
+    """Compressed slices, whose few bytes become what their tags say."""
+
+    def immense(image: pydicom.Dataset, index: int) -> None:
+        image.compress(RLELossless)
+        image.Rows = image.Columns = 32768
+
+    folder = write_series(tmp_path / "ct", immense)
+    assert f"has a header that says 32768 x 32768 x {SHAPE[2]} = " in ct_refused(folder)
+
+
 @on_posix
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz", "ct.nrrd", "ct.mha", "ct.mhd", "ct"])
 def test_what_is_neither_file_nor_folder_is_no_ct_and_does_not_hang(tmp_path: Path, name: str):
@@ -593,6 +606,17 @@ def test_a_film_of_a_forging_name_is_told_on_one_line(tmp_path: Path):
     (tmp_path / FOREIGN.replace("/", "-")).write_bytes(b"no film")
     message = film_refused(tmp_path / FOREIGN.replace("/", "-"))
     assert "\\x1b[2J" in message and "\\nWrote" in message and "\\u202e" in message
+
+
+def test_what_a_search_takes_and_leaves_out_is_listed_by_names_that_move_no_terminal(tmp_path: Path, capsys):
+    foreign = tmp_path / FOREIGN.replace("/", "-")
+    foreign.mkdir()
+    nifti(foreign / "ct.nii", VOLUME)
+    (foreign / "notes\x1b[2J.png").write_bytes(b"no picture")
+    build_datalist(tmp_path, tmp_path / "list\x1b[2J.json", (1, 0, 0), seed=0, overwrite=False)
+    printed = capsys.readouterr().out
+    assert "notes\\x1b[2J.png" in printed and "list\\x1b[2J.json" in printed
+    assert all(line.isprintable() for line in printed.splitlines())
 
 
 @pytest.mark.parametrize("keyword", ["Modality", "PhotometricInterpretation", "ViewPosition"])

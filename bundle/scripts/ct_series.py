@@ -19,6 +19,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from .errors import InputError, told
+from .limits import LARGEST_VOLUME, check_extent
 from .slice_places import (
     SAME_MM,
     acquisition_number,
@@ -77,6 +78,8 @@ def check_ct_series(folder: str, field: str) -> CTSeries:
     for name, header in headers.items():
         _check_slice(header, f"{os.path.join(folder, name)}: field '{field}'")
     _check_alike(headers, f"{folder}: field '{field}'")
+    first = next(iter(headers.values()))
+    check_extent([first.Columns, first.Rows, len(headers)], LARGEST_VOLUME, f"{folder}: field '{field}'")
     headers, places = _in_order(headers)
     _check_stack(headers, places, f"{folder}: field '{field}'")
     files = tuple(os.path.join(folder, name) for name in headers)

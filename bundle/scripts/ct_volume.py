@@ -14,12 +14,10 @@ from monai.transforms import LoadImage
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
 from .ct_series import check_ct_series
-from .errors import InputError
+from .errors import InputError, shown
+from .itk_headers import check_meta_image, check_nrrd
 
-NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
-OF_ITK = (*NRRD, ".mha", ".mhd")
-LONGEST_HEADER = 2**16
-"""Bytes among which the header of a NRRD has to end."""
+NIFTI, NRRD, META_IMAGE = (".nii", ".nii.gz"), (".nrrd", ".nhdr"), (".mha", ".mhd")
 PLACE_MM = 0.01
 """How far two readers may differ in where a slice lies."""
 SHEAR = 0.01
@@ -42,20 +40,21 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
 
     Raises:
         InputError: for another suffix, a series that is no CT volume, one that ITK puts elsewhere than its headers do,
-            or a NIfTI that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`.
+            a NIfTI that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`, or a header
+            that :func:`check_nrrd` or :func:`check_meta_image` refuses.
     """
     if os.path.isdir(path):
         return _read_series(path, field)
-    if path.lower().endswith(NRRD):
-        _check_nrrd_header(path, f"{path}: field '{field}'")
-    if path.lower().endswith(OF_ITK):
-        return loader(path, reader=ITKReader())
-    if path.lower().endswith(NIFTI):
-        _check_nifti_header(path, f"{path}: field '{field}'")
+    where, name = f"{shown(path)}: field '{field}'", path.lower()
+    if name.endswith(NIFTI):
+        _check_nifti_header(path, where)
         return loader(path, reader=NibabelReader())
+    if name.endswith(NRRD + META_IMAGE):
+        check_nrrd(path, where) if name.endswith(NRRD) else check_meta_image(path, where)
+        return loader(path, reader=ITKReader())
     raise InputError(
-        f"{path}: field '{field}' names no CT that can be read, expected the folder of a DICOM series or a file "
-        f"{', '.join(NIFTI + OF_ITK)}; convert it, or name the folder instead of one slice."
+        f"{where} names no CT that can be read, expected the folder of a DICOM series or a file "
+        f"{', '.join(NIFTI + NRRD + META_IMAGE)}; convert it, or name the folder instead of one slice."
     )
 
 
@@ -135,18 +134,6 @@ def _read_slice(file: str, place: np.ndarray, where: str) -> np.ndarray:
             f"Image Position (Patient). Is its SOP Class that of a CT? Else convert the series to NIfTI."
         )
     return itk.array_from_image(reader.GetOutput())
-
-
-def _check_nrrd_header(path: str, where: str) -> None:
-    """ITK ends the whole process at some damaged headers, so that none but plain text is handed to it."""
-    with open(path, "rb") as file:
-        start = file.read(LONGEST_HEADER)
-    header, end, _ = start.replace(b"\r\n", b"\n").partition(b"\n\n")
-    if not header.startswith(b"NRRD") or not header.isascii() or not (end or path.lower().endswith(".nhdr")):
-        raise InputError(
-            f"{where} has a damaged header, expected NRRD, lines of ASCII and an empty line at their end; convert the "
-            f"original again."
-        )
 
 
 def _check_nifti_header(path: str, where: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from monai.data import partition_dataset
 
-from .errors import InputError
+from .errors import InputError, shown
 from .files import write_json
 from .record_check import check_records, print_problems, training_transforms
 from .records import SECTIONS, is_inside
@@ -125,7 +125,7 @@ def print_left_out(left_out: Sequence[LeftOut]) -> None:
     for (parent, reason), paths in groups.items():
         alone = len(paths) <= SHOWN_ALONE
         for path in paths if alone else [f"{parent}/ ({len(paths)} files such as {PurePosixPath(paths[0]).name})"]:
-            print(f"  {path}: {reason}")
+            print(f"  {shown(path)}: {shown(reason)}")
 
 
 def print_unnamed(records: Iterable[PatientRecord]) -> None:
@@ -137,11 +137,11 @@ def print_unnamed(records: Iterable[PatientRecord]) -> None:
     if patients:
         print(f"Without a Patient ID, a patient for each folder, study and frame of reference: {len(patients)}")
     for cts in patients.values():
-        print(f"  {', '.join(cts)}: one patient")
+        print(f"  {', '.join(map(shown, cts))}: one patient")
 
 
 def _print_sections(datalist: Path, members: dict[str, list[PatientRecord]]) -> None:
-    print(f"Wrote {datalist}\n{'section':<12}{'patients':>9}{'CTs':>6}{'with films':>12}")
+    print(f"Wrote {shown(datalist)}\n{'section':<12}{'patients':>9}{'CTs':>6}{'with films':>12}")
     for section, records in members.items():
         patients, paired = {record.patient for record in records}, [record for record in records if record.films]
         print(f"{section:<12}{len(patients):>9}{len(records):>6}{len(paired):>12}")

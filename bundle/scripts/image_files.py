@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import nibabel
 
-from .ct_volume import NIFTI, OF_ITK
+from .ct_volume import META_IMAGE, NIFTI, NRRD
 from .errors import told
 from .studies import Image, LeftOut
 
@@ -28,7 +28,7 @@ VIEW_OF_WORD = {
     "rl": "lateral",
 }
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-SUFFIXES = (*NIFTI, *OF_ITK, *PICTURE_SUFFIXES)
+SUFFIXES = (*NIFTI, *NRRD, *META_IMAGE, *PICTURE_SUFFIXES)
 MASK_WORDS = {"mask", "label", "labels", "seg", "segmentation"}
 KIND_WORDS = rf"(?:{'|'.join(VIEW_OF_WORD)}|ct|s\d+)(?![a-z0-9])"
 LEADING_KINDS = re.compile(rf"\A(?:{KIND_WORDS}[^a-z0-9]*)+", re.I)
