@@ -2,7 +2,7 @@
 A MONAI Label app that serves the bundle beside it: CTs from pairs of chest X-rays. Research use only, not for
 diagnosis.
 
-`python launch.py label --studies DIR` starts it; see bundle/docs/monai_label.md.
+`python launch.py label --studies DIR` starts it; see bundle/docs/serving.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from scripts.errors import (  # noqa: E402
     PretrainedWeightsError,
     root_cause,
 )
-from scripts.limits import LARGEST_FILM  # noqa: E402
+from scripts.limits import LARGEST_FILM, check_film_file  # noqa: E402
 from scripts.study_search import find_film_pairs  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
 
@@ -84,7 +84,9 @@ class BiplanarApp(MONAILabelApp):
         with self._errors_told():
             frontal, lateral = self._films(request["image"], request.get("lateral"))
             for field, film in (("frontal", frontal), ("lateral", lateral)):
-                check_size(film, f"{film.name}: field '{field}'", LARGEST_FILM)
+                where = f"{film.name}: field '{field}'"
+                check_film_file(str(film), where)
+                check_size(film, where, LARGEST_FILM)
             return super().infer({**request, "model": MODEL, "image": str(frontal), "lateral": str(lateral)})
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:

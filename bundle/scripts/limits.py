@@ -6,6 +6,7 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import nibabel
 from nibabel.openers import Opener
@@ -99,6 +100,12 @@ def _nifti_header(start: bytes) -> nibabel.Nifti1Header:
     return kind(start[: kind.sizeof_hdr], check=False)
 
 
+def is_deflated(path: str) -> bool:
+    """Whether a DICOM file, with a preamble or without, is deflated as a whole, so that its header is, too."""
+    with open(path, "rb") as file:
+        return _skip_meta(file) == DeflatedExplicitVRLittleEndian
+
+
 def check_inflated(path: str, where: str) -> None:
     """
     Counts what a DICOM file that is deflated as a whole would become, without keeping it.
@@ -107,9 +114,7 @@ def check_inflated(path: str, where: str) -> None:
         InputError: when that is more than :data:`LARGEST_FILM_FILE` bytes.
     """
     with open(path, "rb") as file:
-        read_preamble(file, force=True)
-        meta = read_dataset(file, False, True, stop_when=lambda tag, representation, length: tag >> 16 != 2)
-        if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        if _skip_meta(file) != DeflatedExplicitVRLittleEndian:
             return
         inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
         while size <= LARGEST_FILM_FILE and (part := file.read(2**12)):
@@ -119,6 +124,13 @@ def check_inflated(path: str, where: str) -> None:
             f"{where} is deflated and becomes more than {LARGEST_FILM_FILE} bytes; expected at most that; export it "
             f"uncompressed."
         )
+
+
+def _skip_meta(file: BinaryIO) -> str | None:
+    """The transfer syntax of a DICOM file, which is read up to the end of its File Meta Information."""
+    read_preamble(file, force=True)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, representation, length: tag >> 16 != 2)
+    return meta.get("TransferSyntaxUID")
 
 
 def coded_extent(frame: bytes) -> tuple[int, int, int] | None:

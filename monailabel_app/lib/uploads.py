@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import tempfile
@@ -10,16 +9,13 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import nibabel
 import pydicom
 from PIL import Image
-from pydicom.filereader import read_file_meta_info
 from pydicom.misc import is_dicom
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 from scripts.ct_volume import NIFTI
 from scripts.errors import InputError, told
 from scripts.image_files import PICTURE_SUFFIXES
-from scripts.limits import LARGEST_FILM, LARGEST_VOLUME
+from scripts.limits import check_extent, check_nifti_extent, is_deflated
 from scripts.radiograph_reader import PICTURE_FORMATS
 from scripts.records import LONGEST_NAME
 from starlette.datastructures import FormData, UploadFile
@@ -134,46 +130,41 @@ def _written(upload: UploadFile, target: Path, what: str) -> Path:
     return path
 
 
-def check_size(path: Path, what: str, largest: int) -> None:
+def check_size(path: Path, where: str, largest: int) -> None:
     """
     Reads a header, and refuses a file that would take too much memory before it is decoded.
 
     Args:
         path: a film or a CT.
-        what: its name in the error.
+        where: start of each message.
         largest: pixels or voxels.
 
     Raises:
         InputError: when it is larger, or is not what its name says.
     """
-    try:
-        found = _pixels(path)
-    except InputError as error:
-        raise InputError(f"{what} {error}") from error
-    except Exception as error:  # a damaged header raises whatever the reader stumbled over
-        raise InputError(f"{what} cannot be read as an image ({told(error)}).") from error
-    if not 0 < found <= largest:
-        raise InputError(f"{what} has {found} pixels or voxels, expected at least 1 and at most {largest}.")
-
-
-def _pixels(path: Path) -> int:
     name = path.name.lower()
-    if is_dicom(path) or name.endswith(DICOM) or not path.suffix:
-        return _dicom_pixels(path)
-    if name.endswith(NIFTI):
-        return math.prod(nibabel.load(path).shape)
-    if name.endswith(PICTURE_SUFFIXES):
-        with Image.open(path, formats=PICTURE_FORMATS) as picture:
-            return picture.width * picture.height
-    raise InputError(f"is of no kind that this server reads, expected DICOM, or one of {', '.join(SUFFIXES)}.")
+    try:
+        if is_dicom(path) or name.endswith(DICOM) or not path.suffix:
+            check_extent(_dicom_shape(path, where), largest, where)
+        elif name.endswith(NIFTI):
+            check_nifti_extent(str(path), largest, where)
+        elif name.endswith(PICTURE_SUFFIXES):
+            with Image.open(path, formats=PICTURE_FORMATS) as picture:
+                check_extent(picture.size[::-1], largest, where)
+        else:
+            raise InputError(f"{where} is of no kind that this server reads, expected DICOM, or {', '.join(SUFFIXES)}.")
+    except InputError:
+        raise
+    except Exception as error:  # a damaged header raises whatever the reader stumbled over
+        raise InputError(f"{where} cannot be read as an image ({told(error)}).") from error
 
 
-def _dicom_pixels(path: Path) -> int:
-    if is_dicom(path) and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise InputError("is deflated as a whole, so that its pixels cannot be counted before; export it uncompressed.")
+def _dicom_shape(path: Path, where: str) -> list[int]:
+    """Rows, columns, and where there are more than one, samples and frames."""
+    if is_deflated(str(path)):
+        raise InputError(
+            f"{where} is deflated as a whole, so that its pixels cannot be counted before; export it uncompressed."
+        )
     header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    return (
-        math.prod(int(header.get(tag) or 1) for tag in ("NumberOfFrames", "SamplesPerPixel"))
-        * header.Rows
-        * header.Columns
-    )
+    further = [int(header.get(tag) or 1) for tag in ("SamplesPerPixel", "NumberOfFrames")]
+    return [header.Rows, header.Columns, *(count for count in further if count != 1)]
