@@ -1,4 +1,11 @@
-"""Errors that a user can act on. Each message names the record or file, the field, what was found and what to do."""
+"""
+Errors that a user can act on. Each message names the record or file, the field, what was found and what to do. This
+module needs Python alone, so that the launcher reads it as well.
+"""
+
+from __future__ import annotations
+
+import re
 
 
 class BundleError(Exception):
@@ -9,6 +16,15 @@ class BundleError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__("\n".join(shown(line) for line in str(message).split("\n")))
+
+    def __init_subclass__(cls, **options: object) -> None:
+        """
+        In a traceback the error is called `BundleError.InputError`, whatever its module, so that :func:`message_in`
+        finds it where its text is all that is left: of another process, or of one that loads data.
+        """
+        super().__init_subclass__(**options)
+        cls.__qualname__ = f"{BundleError.__name__}.{cls.__name__}"
+        setattr(BundleError, cls.__name__, cls)  # where pickle looks for that name
 
 
 class InputError(BundleError, ValueError):
@@ -52,3 +68,13 @@ def root_cause(error: BaseException) -> BaseException:
     while not isinstance(error, BundleError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__
     return error
+
+
+MESSAGE = re.compile(rf"^(?:\w+\.)*{BundleError.__name__}\.\w+: (?!Caught \w+ in )(.+(?:\n(?!Traceback )\S.*)*)", re.M)
+"""The end of a traceback; PyTorch raises the error of a loading process again, its traceback behind "Caught ... in"."""
+
+
+def message_in(traceback: str) -> str | None:
+    """The message of the first :class:`BundleError` in the text of a chain of tracebacks; None where there is none."""
+    found = MESSAGE.search(traceback)
+    return found[1].strip() if found else None
