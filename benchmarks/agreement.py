@@ -19,6 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from monai.transforms import Compose, Orientationd  # noqa: E402
+
 from peers import Projector, beam, diffdrr_siddon, nanodrr, rtk_joseph  # noqa: E402
 from scripts import BiplanarGeometry, LoadCTd, ResampleToCubed, chest_ct, hu_to_attenuation, project  # noqa: E402
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import torch
 from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
-from scripts import BiplanarGeometry, Region
-from scripts.stages import VIEWS, lift_xrays
 from torch import nn
+
+from scripts import BiplanarGeometry, Region
+from scripts.networks.blocks import VIEWS, lift_xrays
 
 CHANNELS = (16, 32, 64, 128, 256)
 

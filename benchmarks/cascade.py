@@ -22,13 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
 import torch  # noqa: E402
-from baselines import BASELINES, LiftedNetwork  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
+from torch import nn  # noqa: E402
+
+from baselines import BASELINES, LiftedNetwork  # noqa: E402
 from planning import plan  # noqa: E402
 from scripts import Region  # noqa: E402
-from scripts.batch import random_region  # noqa: E402
+from scripts.data.batch import random_region
 from table import Table  # noqa: E402
-from torch import nn  # noqa: E402
 
 PARTS = ("inference", "training", "planned")
 COLUMNS = {

@@ -26,11 +26,13 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 from monai.bundle import ConfigParser  # noqa: E402
 from monai.transforms import Compose  # noqa: E402
+
 from scripts import InputError, ResampleToCubed, load_records  # noqa: E402
-from scripts.errors import BundleError  # noqa: E402
-from scripts.files import cube_affine, write_ct, write_json, write_whole  # noqa: E402
-from scripts.records import FILM_FIELDS, LABEL_FIELDS, read_datalist, section_of  # noqa: E402
-from scripts.transforms import XRAY_KEYS  # noqa: E402
+from scripts.data.datalist import FILM_FIELDS, LABEL_FIELDS, read_datalist, section_of
+from scripts.errors import BundleError
+from scripts.io.atomic_write import write_json, write_whole
+from scripts.io.image_writer import cube_affine, write_ct
+from scripts.io.radiograph import XRAY_KEYS
 
 CONFIGS = ROOT / "bundle" / "configs"
 SPLIT = CONFIGS / "split.json"

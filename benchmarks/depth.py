@@ -24,15 +24,16 @@ import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Circle  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
-from scripts import BiplanarGeometry, ErrorTable, ProgressiveCascadeModel, beside_weights, load_records  # noqa: E402
-from scripts.attenuation import scaled_to_hu  # noqa: E402
-from scripts.checkpoints import read_checkpoint  # noqa: E402
-from scripts.ct_augmentation import ellipsoid  # noqa: E402
-from scripts.files import write_whole  # noqa: E402
-from scripts.pictures import DISPLAY_WINDOW_HU, ERROR_RANGE_HU, NOTICE, middle_slice  # noqa: E402
-from scripts.uncertainty import read_error_table  # noqa: E402
-from table import Table  # noqa: E402
 from torch.nn.functional import conv3d  # noqa: E402
+
+from scripts import BiplanarGeometry, ErrorTable, ProgressiveCascadeModel, beside_weights, load_records  # noqa: E402
+from scripts.anatomy.augmentation import ellipsoid
+from scripts.evaluation.prediction_intervals import read_error_table
+from scripts.io.atomic_write import NOTICE, write_whole
+from scripts.projection.attenuation import scaled_to_hu
+from scripts.reporting.figures import DISPLAY_WINDOW_HU, ERROR_RANGE_HU, middle_slice
+from scripts.training.checkpoints import read_checkpoint
+from table import Table  # noqa: E402
 
 Place = tuple[float, float]
 """X and Y in mm from the isocentre, in the axial plane through it."""

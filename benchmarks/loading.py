@@ -24,6 +24,7 @@ import torch  # noqa: E402
 from ignite.engine import Engine, Events  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from monai.transforms import Compose, Rand3DElasticd, RandAffined  # noqa: E402
+
 from scripts import RandDeformd, cached, chest_ct  # noqa: E402
 from table import Table  # noqa: E402
 

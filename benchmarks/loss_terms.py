@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 import launch  # noqa: E402
+
 from patients import left_out, records_in  # noqa: E402
-from scripts.files import write_json  # noqa: E402
+from scripts.io.atomic_write import write_json
 from table import Table  # noqa: E402
 
 ALL = "all"

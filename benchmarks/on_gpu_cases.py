@@ -16,15 +16,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-import cascade  # noqa: E402
 import torch  # noqa: E402
-from measure import MIB, peak_of_memory, projection, seconds  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from monai.data import list_data_collate  # noqa: E402
 from monai.utils import set_determinism  # noqa: E402
+
+import cascade  # noqa: E402
+from measure import MIB, peak_of_memory, projection, seconds  # noqa: E402
 from scripts import BiplanarGeometry, ProjectCT  # noqa: E402
 from scripts import lift as lift_films  # noqa: E402
-from scripts.checkpoints import read_checkpoint  # noqa: E402
+from scripts.training.checkpoints import read_checkpoint
 
 MODELS = ROOT / "bundle" / "models"
 WARM_UP = 2

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import torch
 from scipy.spatial.transform import Rotation
-from scripts import BiplanarGeometry
 from torch.nn.functional import grid_sample
+
+from scripts import BiplanarGeometry
 
 
 class Beam(NamedTuple):

@@ -13,12 +13,14 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
-from scripts import BiplanarGeometry, slice_stack
 from torch import nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode, unset_fake_temporarily
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from scripts import BiplanarGeometry
+from scripts.projection import axis_aligned as slice_stack
 
 Work = Callable[[], object]
 

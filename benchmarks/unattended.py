@@ -18,12 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 import launch  # noqa: E402
-from cubes import DATALIST, make_cubes  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
+
+from cubes import DATALIST, make_cubes  # noqa: E402
 from processes import Stopped, asked_to_end, run_until  # noqa: E402
-from scripts.files import write_json  # noqa: E402
-from scripts.progress import in_words  # noqa: E402
-from scripts.resume import is_finished  # noqa: E402
+from scripts.io.atomic_write import write_json
+from scripts.training.progress import in_words
+from scripts.training.resume import is_finished
 
 STAGES = (1, 2, 3)
 FINISHED, FAILED, GOES_ON = 0, 1, 75

@@ -19,6 +19,18 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "bundle")]
 
 import psutil  # noqa: E402
+from monailabel.config import settings  # noqa: E402
+from monailabel.interfaces.utils.app import app_instance  # noqa: E402
+from monailabel.main import Main  # noqa: E402
+from monailabel.utils.async_tasks.task import AsyncTask  # noqa: E402
+from requests_toolbelt import MultipartEncoder  # noqa: E402
+from starlette.applications import Starlette  # noqa: E402
+from starlette.concurrency import run_in_threadpool  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
+from starlette.requests import Request  # noqa: E402
+from starlette.responses import JSONResponse, Response  # noqa: E402
+from starlette.routing import Route  # noqa: E402
+
 from lib.access import Gate, read_token  # noqa: E402
 from lib.answers import keep_log_on_lines, printable  # noqa: E402
 from lib.request_keys import (  # noqa: E402
@@ -40,25 +52,16 @@ from lib.uploads import (  # noqa: E402
     stored,
     stored_for_studies,
 )
-from monailabel.config import settings  # noqa: E402
-from monailabel.interfaces.utils.app import app_instance  # noqa: E402
-from monailabel.main import Main  # noqa: E402
-from monailabel.utils.async_tasks.task import AsyncTask  # noqa: E402
-from requests_toolbelt import MultipartEncoder  # noqa: E402
-from scripts.errors import InputError  # noqa: E402
-from scripts.limits import LARGEST_FILM, LARGEST_VOLUME  # noqa: E402
-from starlette.applications import Starlette  # noqa: E402
-from starlette.concurrency import run_in_threadpool  # noqa: E402
-from starlette.exceptions import HTTPException  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.responses import JSONResponse, Response  # noqa: E402
-from starlette.routing import Route  # noqa: E402
+from scripts.errors import InputError
+from scripts.io.limits import LARGEST_FILM, LARGEST_VOLUME
 
 MODEL = "biplanar_xray_ct_reconstruction"
 LARGEST_BODY = {"/infer/": 2**28, "/datastore/": 2**30}
 RECONSTRUCTIONS = asyncio.Semaphore(4)
 """How many may wait or be computed, which is done one after the other."""
 UPLOADS = asyncio.Semaphore(2)
+LISTINGS = asyncio.Semaphore(4)
+"""Each searches the folder."""
 
 Known = TypeVar("Known", bound=Keys)
 Result = TypeVar("Result")
@@ -71,8 +74,10 @@ async def about(request: Request) -> Response:
 
 async def studies(request: Request) -> Response:
     datastore = app_instance().datastore()
-    listed = keys_of(request, ListingKeys).output == "all"
-    return JSONResponse(await worked(datastore.json if listed else datastore.status))
+    if keys_of(request, ListingKeys).output == "stats":
+        return JSONResponse(await worked(datastore.status))
+    async with place_in(LISTINGS, "listings"):
+        return JSONResponse(await worked(datastore.json))
 
 
 async def upload(request: Request) -> Response:

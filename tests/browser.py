@@ -31,7 +31,7 @@ def chromium() -> str | None:
 
 
 def view_of(path: Path) -> dict[str, Any]:
-    """The data that :func:`scripts.viewer.write_view` has put into the page."""
+    """The data that :func:`scripts.reporting.viewer.write_view` has put into the page."""
     text = path.read_text(encoding="utf-8")
     return json.loads(re.search(r'<script type="application/json" id="view">(.*?)</script>', text, re.S).group(1))
 

@@ -17,9 +17,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
+from monai.bundle import ConfigParser  # noqa: E402
+
 from bundle_runs import OVERLAY, ROOT, bundle_run, network_of, stage_configs  # noqa: E402
 from phantoms import write_phantoms  # noqa: E402
-from monai.bundle import ConfigParser  # noqa: E402
 from scripts import BiplanarGeometry, ProgressiveCascadeModel  # noqa: E402
 
 

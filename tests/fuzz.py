@@ -25,6 +25,9 @@ from pydicom.data import get_testdata_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import SimpleITK  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
 from ct_series_files import write_series  # noqa: E402
 from phantoms import phantom  # noqa: E402
 from radiographs import compress, write_dicom  # noqa: E402
@@ -37,11 +40,9 @@ from scripts import (  # noqa: E402
     ResampleToCubed,
     load_records,
 )
-from scripts.errors import root_cause  # noqa: E402
-from scripts.files import cube_affine, write_ct, write_film, write_json  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import torch  # noqa: E402
+from scripts.errors import root_cause
+from scripts.io.atomic_write import write_json
+from scripts.io.image_writer import cube_affine, write_ct, write_film
 
 READ_FILM = Compose(
     [

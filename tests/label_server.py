@@ -20,11 +20,12 @@ from urllib.parse import quote
 
 import nibabel
 import torch
+
 from bundle_runs import OVERLAY, ROOT
 from phantoms import phantom, write_films
 from radiographs import LATERAL, write_line_integrals
 from scripts import BiplanarGeometry, ProgressiveCascadeModel
-from scripts.files import cube_affine, write_ct
+from scripts.io.image_writer import cube_affine, write_ct
 from study_files import write_picture
 
 PYTHON = ROOT / ".venv-label" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

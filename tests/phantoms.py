@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 
 import torch
-from scripts import BiplanarGeometry, hu_to_attenuation, project
-from scripts.files import cube_affine, write_ct, write_film
 from torch.nn.functional import affine_grid, grid_sample
+
+from scripts import BiplanarGeometry, hu_to_attenuation, project
+from scripts.io.image_writer import cube_affine, write_ct, write_film
 
 
 def write_phantoms(folder: Path) -> None:

@@ -4,8 +4,9 @@ from math import inf
 
 import pytest
 import torch
+
 from scripts import BiplanarGeometry
-from scripts.attention import BiplanarCrossAttention, BiplanarTransformerLayer, ray_windows, reduced
+from scripts.networks.attention import BiplanarCrossAttention, BiplanarTransformerLayer, ray_windows, reduced
 
 HIDDEN, HEADS, CONTEXT, TOKENS, PIXELS = 12, 3, 5, 4, 16
 WIDE = BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0)

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from scripts import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
-from scripts.attenuation import WATER_ATTENUATION_PER_MM
+from scripts.projection.attenuation import WATER_ATTENUATION_PER_MM
 
 
 def test_water_is_zero_hu_and_air_minus_a_thousand():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandRotated, RandShiftIntensityd
+
 from phantoms import phantom
 from scripts import (
     BiplanarGeometry,
@@ -18,7 +19,7 @@ from scripts import (
     hu_to_attenuation,
     project,
 )
-from scripts.batch import random_region
+from scripts.data.batch import random_region
 
 SIZE, SCALE, WINDOW = 24, 8.0, (-1024, 1024)
 SET_UP = BiplanarGeometry(detector_pixels=2 * SIZE)

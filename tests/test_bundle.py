@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+
 import scripts
 from bundle_runs import ROOT, bundle_run, stage_configs
-from packaging.requirements import Requirement
 
 BUNDLE = ROOT / "bundle"
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
@@ -53,7 +54,7 @@ def test_the_bundle_works_when_copied_elsewhere_alone(dataset: Path, overlay: Pa
 def test_the_scripts_import_nothing_from_outside_the_bundle_but_its_requirements():
     listed = [line.split("#")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()]
     allowed = {Requirement(line).name for line in listed if line.strip()} | {"pillow", "scipy"}
-    for path in (BUNDLE / "scripts").glob("*.py"):
+    for path in (BUNDLE / "scripts").rglob("*.py"):
         for module in imported(path):
             name = DISTRIBUTIONS.get(module, module)
             assert module in sys.stdlib_module_names or name in allowed, (path.name, module)
@@ -125,7 +126,7 @@ def test_the_metadatas_versions_are_those_installed():
 def test_the_metadata_names_every_package_that_the_scripts_import():
     metadata = read("metadata")
     named = {"monai", "torch", "numpy", *metadata["required_packages_version"]}
-    for path in (BUNDLE / "scripts").glob("*.py"):
+    for path in (BUNDLE / "scripts").rglob("*.py"):
         for module in imported(path) - set(sys.stdlib_module_names):
             assert DISTRIBUTIONS.get(module, module) in named, (path.name, module)
 

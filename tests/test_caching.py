@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_runs import ROOT
 from monai.data import CacheDataset, DataLoader
 from monai.transforms import Compose
+
+from bundle_runs import ROOT
 from phantoms import phantom
 from scripts import cached
-from scripts.caching import hash_with_files
-from scripts.files import cube_affine, write_ct
-from scripts.record_check import training_transforms
+from scripts.data.caching import hash_with_files
+from scripts.data.datalist_check import training_transforms
+from scripts.io.image_writer import cube_affine, write_ct
 
 SETTINGS = {"geometry#detector_pixels": 32}
 
@@ -109,7 +110,7 @@ def test_another_configuration_has_another_file(record, load: Compose, tmp_path:
 def test_another_process_finds_the_file(record, load: Compose, tmp_path: Path):
     cached([record], load, str(tmp_path / "cache"))[0]
     code = (
-        f"from scripts import cached; from scripts.record_check import training_transforms as load; "
+        f"from scripts import cached; from scripts.data.datalist_check import training_transforms as load; "
         f"cached([{record!r}], load(**{SETTINGS!r}), {str(tmp_path / 'cache')!r})[0]"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}

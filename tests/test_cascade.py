@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from scripts import BiplanarGeometry, InputError, ProgressiveCascadeModel, Region
-from scripts.stages import DetailEnhancer, upsample
 from torch.nn.functional import avg_pool3d, mse_loss
+
+from scripts import BiplanarGeometry, InputError, ProgressiveCascadeModel, Region
+from scripts.networks.blocks import DetailEnhancer
+from scripts.projection.resampling import upsample
 
 Build = Callable[..., ProgressiveCascadeModel]
 Awaken = Callable[[torch.nn.Module], torch.nn.Module]

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from monai.transforms import Compose, RandRotated
-from phantoms import phantom
-from scripts.files import cube_affine, write_ct
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from phantoms import phantom
+from scripts.io.image_writer import cube_affine, write_ct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from scripts.case_files import WorstCases
+
+from scripts.evaluation.worst_cases import WorstCases
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)

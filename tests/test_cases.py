@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+
 from phantoms import phantom
 from scripts import InputError
-from scripts.cases import evaluation_records, training_records
-from scripts.files import cube_affine, write_ct
+from scripts.data.evaluation_records import evaluation_records, training_records
+from scripts.io.image_writer import cube_affine, write_ct
 from study_files import write_series
 
 SPLIT = {"training": [{"ct": "a.nii.gz"}], "test": [{"ct": "b.nii.gz"}]}

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
+
 from scripts import CascadeCheckpointLoader, CheckpointError, ProgressiveCascadeModel
-from scripts.checkpoints import read_checkpoint
+from scripts.training.checkpoints import read_checkpoint
 
 Build = Callable[..., ProgressiveCascadeModel]
 

@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
-from bundle_runs import ROOT
 from monai.bundle import ConfigParser
+
+from bundle_runs import ROOT
 from phantoms import rotated, smooth_body
-from scripts import BiplanarGeometry, ProjectCT, conditions
-from scripts.conditions import AS_TOLD, BODY_AXES, Condition
+from scripts import BiplanarGeometry, ProjectCT
+from scripts.evaluation import perturbations as conditions
+from scripts.evaluation.perturbations import AS_TOLD, BODY_AXES, Condition
 
 SET_UP = BiplanarGeometry(detector_pixels=64)
 SCALE = 8.0

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from bundle_runs import read_configs, stage_configs
-from scripts import cores
-from scripts.cores import available_cores, loader_workers, share_of_cores
+from scripts.training import cores
+from scripts.training.cores import available_cores, loader_workers, share_of_cores
 
 on_linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="affinities are Linux's")
 V1 = "sys/fs/cgroup/cpu/job"
@@ -84,7 +85,7 @@ def test_a_process_that_is_held_to_one_cpu_has_one_core_and_no_worker():
     """A real one; torchrun and Slurm hold their tasks in this way."""
     code = (
         "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]); "
-        "from scripts.cores import available_cores, loader_workers; print(available_cores(), loader_workers(4))"
+        "from scripts.training.cores import available_cores, loader_workers; print(available_cores(), loader_workers(4))"
     )
     bundle = Path(__file__).resolve().parents[1] / "bundle"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=bundle, encoding="utf-8").split() == ["1", "0"]

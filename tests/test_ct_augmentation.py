@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
-from bundle_runs import ROOT, read_configs, stage_configs
 from monai.data import MetaTensor
+
+from bundle_runs import ROOT, read_configs, stage_configs
 from phantoms import phantom
 from scripts import RandBodyOnlyd, RandNodulesd, RandTissued
-from scripts.records import SECTIONS
+from scripts.data.datalist import SECTIONS
 
 WEIGHTS = ROOT / "bundle" / "configs" / "weights.json"
 

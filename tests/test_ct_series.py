@@ -8,10 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from ct_series_files import INTERCEPT, SHAPE, ras_affine, stored_values, write_series
 from monai.transforms import Compose, Orientationd
 from pydicom import Dataset, dcmread
 from pydicom.uid import LegacyConvertedEnhancedCTImageStorage, RLELossless, generate_uid
+
+from ct_series_files import INTERCEPT, SHAPE, ras_affine, stored_values, write_series
 from scripts import InputError, LoadCTd, ResampleToCubed
 
 AXIAL, CORONAL, SAGITTAL = (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1)

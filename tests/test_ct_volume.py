@@ -8,6 +8,7 @@ import itk
 import nibabel
 import numpy as np
 import pytest
+
 from scripts import InputError, LoadCTd
 
 AFFINE = np.diag([2.0, 3.0, 4.0, 1.0]) + np.array([[0, 0, 0, -7.0], [0, 0, 0, 5.0], [0, 0, 0, 90.0], [0] * 4])

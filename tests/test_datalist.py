@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from scripts import InputError, load_records
-from scripts.datalist import main, split_by_patient
+from scripts.data.datalist_builder import split_by_patient
+from scripts.datalist import main
 from study_files import write_picture, write_series, write_volume
 
 SECTIONS = ("training", "validation", "test")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.data import MetaTensor
+
 from phantoms import phantom
 from scripts import RandDeformd
 

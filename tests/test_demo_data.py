@@ -7,8 +7,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from bundle_runs import ROOT, bundle_run_here
 from monai.bundle import ConfigParser
+
+from bundle_runs import ROOT, bundle_run_here
 from scripts import InputError, chest_ct, load_records
 
 CONFIGS = ["bundle/configs/train.json", "bundle/configs/demo_data.json"]

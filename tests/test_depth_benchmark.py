@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from phantoms import phantom
 from scripts import BiplanarGeometry, ErrorTable, hu_to_attenuation, project
 

@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
+
 from bundle_runs import ROOT, read_configs, stage_configs
 from fake_gpu import fake_gpu
-from monai.bundle import ConfigParser
-from scripts import BiplanarGeometry, Region, beside_weights, oblique, slice_stack
-from scripts.companion_files import write_companion
-from scripts.familiarity import familiarity_of
+from scripts import BiplanarGeometry, Region, beside_weights
+from scripts.evaluation.out_of_distribution import familiarity_of
+from scripts.io.sidecar import write_companion
+from scripts.projection import axis_aligned as slice_stack
+from scripts.projection import ray_tracing as oblique
 
 DEVICE = os.environ.get("BUNDLE_TEST_DEVICE", "cuda")
 IS_REAL = "BUNDLE_TEST_DEVICE" in os.environ

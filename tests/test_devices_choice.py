@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bundle_runs import ROOT, read_configs, stage_configs
 from monai.bundle import ConfigParser
+
+from bundle_runs import ROOT, read_configs, stage_configs
 from scripts import InputError
-from scripts.devices import choose_device, precise_device
-from scripts.distributed import device_ids
+from scripts.projection.precision import precise_device
+from scripts.training.devices import choose_device
+from scripts.training.distributed import device_ids
 
 Machine = Callable[..., None]
 

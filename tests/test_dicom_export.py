@@ -11,11 +11,12 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from ct_series_files import ras_affine, write_series
 from monai.data import ITKReader, MetaTensor, PydicomReader
 from monai.transforms import LoadImage, Orientation
+
+from ct_series_files import ras_affine, write_series
 from scripts import InputError, LoadCTd, OutputError, read_identification, write_ct_series
-from scripts.files import cube_affine
+from scripts.io.image_writer import cube_affine
 
 AFFINES = {
     "cube": cube_affine(5, 12.3, torch.tensor([1.0, -2.0, 1 / 3])),

@@ -7,9 +7,10 @@ from pathlib import Path
 import ignite.distributed as idist
 import pytest
 import torch
+
 from bundle_runs import bundle_run, read_configs, stage_configs
 from scripts import InputError, ProgressiveCascadeModel
-from scripts.distributed import gathered, one_for_each
+from scripts.training.distributed import gathered, one_for_each
 
 MULTI_GPU = Path("bundle/configs/multi_gpu_train.json")
 

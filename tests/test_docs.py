@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from bundle_runs import ROOT
 from monai.bundle import ConfigParser
+
+from bundle_runs import ROOT
 
 BUNDLE = ROOT / "bundle"
 CONFIGS = BUNDLE / "configs"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from scripts import MultiScaleXrayEncoder
 
 CHANNELS = (8, 6, 4)

@@ -1,14 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from scripts.errors import (
-    CheckpointError,
-    DivergenceError,
-    InputError,
-    OutputError,
-    PretrainedWeightsError,
-    root_cause,
-)
+
+from scripts.errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError, root_cause
 
 
 @pytest.mark.parametrize("kind", [InputError, OutputError, CheckpointError, DivergenceError, PretrainedWeightsError])

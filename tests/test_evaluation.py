@@ -13,15 +13,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
+
 from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from scripts import Baselines, CheckpointError, InputError
-from scripts.baselines import BASELINE_DEFINITIONS
-from scripts.metrics import DEFINITIONS, truth_at, volume_metrics
-from scripts.stages import upsample
-from scripts.summary import INTERVAL_DEFINITION
-from torch.nn.functional import interpolate
+from scripts.evaluation.baselines import BASELINE_DEFINITIONS
+from scripts.evaluation.metrics import DEFINITIONS, volume_metrics
+from scripts.evaluation.summary import INTERVAL_DEFINITION
+from scripts.projection.resampling import truth_at, upsample
 
 CASES = ["phantom_5", "phantom_6", "phantom_7", "phantom_8"]
 METHODS = [

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import interpolate
+
 from bundle_runs import bundle_run_here, write_random_weights
 from phantoms import phantom
-from scipy.stats import beta
 from scripts import BiplanarGeometry, CheckpointError, InputError, RandDeformd, beside_weights
-from scripts.batch import PrepareBiplanarBatch, ProjectCT
-from scripts.familiarity import (
+from scripts.data.batch import PrepareBiplanarBatch
+from scripts.evaluation.corrupted_pairs import FAULTS
+from scripts.evaluation.out_of_distribution import (
     FEATURES,
     MISTAKES,
     UNDONE_BY,
@@ -31,9 +35,7 @@ from scripts.familiarity import (
     reduced,
     reference_of,
 )
-from scripts.film_faults import FAULTS
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import interpolate
+from scripts.projection.imaging import ProjectCT
 
 PIXELS = 64
 QUANTILE = 0.995

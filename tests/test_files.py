@@ -11,18 +11,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+
 from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
-from scripts.dicom_export import write_ct_series
-from scripts.files import (
-    cube_affine,
-    write_ct,
-    write_film,
-    write_film_picture,
-    write_folder_whole,
-    write_json,
-    write_whole,
-)
-from scripts.pictures import middle_slice, preview_figure, volume_figure, xray_figure
+from scripts.io.atomic_write import write_folder_whole, write_json, write_whole
+from scripts.io.dicom_ct_writer import write_ct_series
+from scripts.io.image_writer import cube_affine, write_ct, write_film, write_film_picture
+from scripts.reporting.figures import middle_slice, preview_figure, volume_figure, xray_figure
 from unwritable import full_disk, on_posix, read_only
 
 NOISE = torch.randint(-1000, 1000, (32, 32, 32), generator=torch.Generator().manual_seed(0)).float()

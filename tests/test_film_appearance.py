@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.transforms import Compose, Orientationd
 from PIL import Image
+
 from radiographs import LATERAL, write_line_integrals
 from scripts import (
     BiplanarGeometry,
@@ -21,9 +22,9 @@ from scripts import (
     hu_to_attenuation,
     project,
 )
-from scripts.detector_frame import BORDER_LEVEL, BORDER_SHARE
-from scripts.film_appearance import lung_slope, mediastinal_contrast
-from scripts.files import write_film_picture
+from scripts.io.image_writer import write_film_picture
+from scripts.radiographs.detector_placement import BORDER_LEVEL, BORDER_SHARE
+from scripts.radiographs.view_check import lung_slope, mediastinal_contrast
 
 GEOMETRY = BiplanarGeometry(detector_pixels=128)
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
+
 from phantoms import phantom
 from radiographs import LATERAL, TAGS, write_dicom, write_line_integrals
 from scripts import (
@@ -23,8 +25,7 @@ from scripts import (
     hu_to_attenuation,
     project,
 )
-from scripts.detector_frame import picture_area, place_on_detector
-from torch.utils.data import default_collate
+from scripts.radiographs.detector_placement import picture_area, place_on_detector
 
 XRAYS = ["frontal", "lateral"]
 ORIENTATION = {"frontal": ["L", "F"], "lateral": ["P", "F"]}

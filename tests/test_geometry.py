@@ -4,6 +4,7 @@ from math import inf, nan
 
 import pytest
 import torch
+
 from scripts import BiplanarGeometry, InputError
 
 REFUSED = {

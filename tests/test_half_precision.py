@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
+
 from scripts import CascadeCheckpointLoader, CheckpointError, FinalVolumeModel
+from scripts.data.known_views import read_known_views, write_known_views
 from scripts.half_precision import main, write_half_precision
-from scripts.views import read_known_views, write_known_views
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from PIL import Image, PngImagePlugin
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+
 from ct_series_files import SHAPE, write_series
 from radiographs import compress, write_dicom
 from scripts import (
@@ -38,13 +39,13 @@ from scripts import (
     ResampleToCubed,
     load_records,
 )
-from scripts.case_files import CaseFiles, check_case_folders
-from scripts.datalist import build_datalist
+from scripts.data.datalist import default_name
+from scripts.data.datalist_builder import build_datalist
 from scripts.errors import BundleError, shown
-from scripts.files import write_checkpoint, write_folder_whole, write_text, write_whole
-from scripts.limits import LARGEST_FILM, LARGEST_FILM_FILE, LARGEST_VOLUME, coded_extent
-from scripts.pictures import volume_figure
-from scripts.records import default_name
+from scripts.io.atomic_write import write_checkpoint, write_folder_whole, write_text, write_whole
+from scripts.io.limits import LARGEST_FILM, LARGEST_FILM_FILE, LARGEST_VOLUME, coded_extent
+from scripts.reporting.case_report import CaseFiles, check_case_folders
+from scripts.reporting.figures import volume_figure
 from unwritable import full_disk, on_posix
 
 SIZE_NIFTI, PIXDIM, VOX_OFFSET, SCL_SLOPE, SROW_X, SROW_Y, SROW_Z = 40, 76, 108, 112, 280, 296, 312

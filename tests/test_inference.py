@@ -12,14 +12,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from browser import view_of
-from bundle_runs import bundle_run, bundle_run_here, cause_of
-from conftest import Trained
-from ct_series_files import write_series
 from matplotlib.figure import Figure
 from monai.transforms import Orientation
 from PIL import Image
 from pydicom import FileDataset, dcmread
+
+from browser import view_of
+from bundle_runs import bundle_run, bundle_run_here, cause_of
+from conftest import Trained
+from ct_series_files import write_series
 from radiographs import write_line_integrals
 from scripts import (
     BiplanarGeometry,
@@ -32,9 +33,9 @@ from scripts import (
     SaveReconstructiond,
     ToHUd,
 )
-from scripts.files import cube_affine, write_film, write_film_picture
-from scripts.viewer import film_projection
-from scripts.views import write_known_views
+from scripts.data.known_views import write_known_views
+from scripts.io.image_writer import cube_affine, write_film, write_film_picture
+from scripts.reporting.viewer import film_projection
 from unwritable import full_disk, on_posix, read_only
 
 

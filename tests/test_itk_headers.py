@@ -10,6 +10,7 @@ from pathlib import Path
 import itk
 import numpy as np
 import pytest
+
 from scripts import InputError, LoadCTd
 from scripts.errors import root_cause
 from unwritable import on_posix

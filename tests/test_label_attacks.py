@@ -21,19 +21,24 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import nibabel
 import numpy as np
 import pytest
-from bundle_runs import OVERLAY, ROOT
-from label_server import MODEL, PYTHON, Answer, Part, Server, free_port, running, write_studies, write_weights
 from PIL import Image
-from scripts.shared_overlay import shared_part
+from pydicom.dataset import Dataset
+
+from bundle_runs import OVERLAY, ROOT
+from ct_series_files import write_series
+from label_server import MODEL, PYTHON, Answer, Part, Server, free_port, running, write_studies, write_weights
+from radiographs import LATERAL, write_line_integrals
+from scripts.io.shared_overlay import shared_part
 
 INFER, TRAIN, UPLOAD = f"/infer/{MODEL}", f"/train/{MODEL}", "/datastore/image"
-LARGEST_PIXELS = 2**25
+LONGEST_LISTING = 10_000
 TOKEN = "a-token-of-the-tests-0123456789"
 
 ROUTES = [
@@ -385,6 +390,40 @@ def test_reading_takes_the_documented_keys(server: Server, method: str, path: st
     assert_refused(server.send(method, path), 400)
 
 
+def test_a_listing_is_bounded_and_few_at_once_are_made(server: Server, place: Place):
+    folder, count = place.studies / "many", LONGEST_LISTING + 50
+    before = server.send("GET", "/datastore/?output=all").json
+    assert before["total"] == len(before["objects"])
+    folder.mkdir()
+    try:
+        for number in range(count):
+            for view in ("pa", "ll"):
+                (folder / f"s{number}_{view}.png").touch()
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(lambda _: server.send("GET", "/datastore/?output=all"), range(12)))
+    finally:
+        shutil.rmtree(folder)
+    assert {answer.status for answer in answers} == {200, 429}
+    listed = next(answer.json for answer in answers if answer.status == 200)
+    assert len(listed["objects"]) == LONGEST_LISTING and listed["total"] == before["total"] + count
+    assert server.send("GET", "/datastore/?output=all").json == before
+
+
+def test_a_name_that_is_no_text_is_passed_over_and_named_in_the_log(server: Server, place: Place):
+    """A system that takes any bytes for a name can hold it; an answer in UTF-8 cannot."""
+    before = server.send("GET", "/datastore/?output=all").json
+    paths = [os.fsencode(place.studies) + b"/odd\xff_" + view + b".png" for view in (b"pa", b"ll")]
+    try:
+        for path in paths:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+        answer = server.send("GET", "/datastore/?output=all")
+        assert answer.status == 200 and answer.json == before
+    finally:
+        for path in paths:
+            os.unlink(path)
+    assert "odd\\udcff_pa.png: its name is no UTF-8" in server.log.read_text()
+
+
 PARAMETERS = [
     *(
         {key: "x"}
@@ -605,6 +644,56 @@ def test_an_upload_takes_no_study_out_of_the_list(server: Server, place: Place, 
     assert_refused(answer, 409)
 
 
+@pytest.mark.parametrize(
+    "name", ["alone_ct.nii.gz", "Alone_CT.nii.gz", "alone_ct.nii", "alone.nii.gz", "alone_ct_2.nii.gz"]
+)
+def test_a_ct_without_films_gets_no_second_one(server: Server, place: Place, name: str):
+    ct = (place.studies / "p0_ct.nii.gz").read_bytes()
+    (place.studies / "alone_ct.nii.gz").write_bytes(ct)
+    content, before = ct if name.endswith(".gz") else gzip.decompress(ct), place.content()
+    try:
+        answer = server.form("PUT", UPLOAD, [Part("file", content, name.encode())])
+        assert place.content() == before
+    finally:
+        for path in place.studies.glob("[aA]lone*"):
+            path.unlink()
+    assert_refused(answer, 409)
+
+
+def test_a_film_that_waits_for_its_partner_gets_no_second_one(server: Server, place: Place):
+    first, second = place.studies / "waits_pa.nii.gz", place.studies / "waits_frontal.nii.gz"
+    try:
+        for path, status in ((first, 200), (second, 409)):
+            part = Part("file", film(place.studies), path.name.encode())
+            assert server.form("PUT", UPLOAD, [part]).status == status
+        assert first.is_file() and not second.exists()
+    finally:
+        first.unlink(missing_ok=True)
+        second.unlink(missing_ok=True)
+
+
+def test_no_upload_takes_a_ct_without_films_out_of_the_training(server: Server, place: Place, tmp_path: Path):
+    """A series without a Patient ID is of the patient of its study's other files. Two such would make it nobody's."""
+
+    def without_name(image: Dataset, index: int) -> None:
+        image.PatientID, image.StudyInstanceUID = "", "1.2.3.4"
+
+    write_series(place.studies / "series", without_name)
+    try:
+        for number, status in enumerate((200, 409)):
+            path = tmp_path / f"{number}.dcm"
+            names = {"StudyInstanceUID": "1.2.3.4", "SeriesInstanceUID": f"1.2.3.5.{number}", "PatientID": f"P{number}"}
+            write_line_integrals(path, np.eye(16), **names, **(LATERAL if number else {}))
+            answer = server.form("PUT", UPLOAD, [Part("file", path.read_bytes(), path.name.encode())])
+            assert answer.status == status, answer.body
+        assert_refused(answer, 409, says="series")
+        assert not (place.studies / "1.dcm").exists()
+    finally:
+        shutil.rmtree(place.studies / "series")
+        (place.studies / "0.dcm").unlink(missing_ok=True)
+        (place.studies / "1.dcm").unlink(missing_ok=True)
+
+
 def test_an_upload_replaces_nothing_whatever_its_case(server: Server, place: Place):
     for name in ("p0_frontal.nii.gz", "P0_FRONTAL.NII.GZ", "p0_CT.nii.gz"):
         assert_refused(server.form("PUT", UPLOAD, [Part("file", film(place.studies), name.encode())]), 409)
@@ -626,7 +715,16 @@ def nifti(*shape: int, kind: type = np.uint8) -> bytes:
     return gzip.compress(header.binaryblock + bytes(4) + bytes(1000))
 
 
-def dicom(side: int, deflated: bool) -> bytes:
+def nifti_of_a_large_header(size: int) -> bytes:
+    """An extension of zeros before the voxels, of 1 pixel."""
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((1, 1))
+    header["magic"], header["vox_offset"] = b"n+1", 352 + size
+    start = header.binaryblock + b"\1\0\0\0" + struct.pack("<ii", size, 6)
+    return gzip.compress(start + bytes(size - 7), compresslevel=1)
+
+
+def dicom(side: int, deflated: bool, preamble: bytes = b"\0" * 128 + b"DICM") -> bytes:
     """A film of zeros."""
     syntax = b"1.2.840.10008.1.2.1.99" if deflated else b"1.2.840.10008.1.2.1\0"
     meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
@@ -634,16 +732,22 @@ def dicom(side: int, deflated: bool) -> bytes:
     body = size + struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, side * side)
     body += bytes(side * side) if deflated else b""
     deflate = zlib.compressobj(1, zlib.DEFLATED, -15)
-    return b"\0" * 128 + b"DICM" + meta + (deflate.compress(body) + deflate.flush() if deflated else body)
+    return preamble + meta + (deflate.compress(body) + deflate.flush() if deflated else body)
 
 
 BOMBS = {
-    "PNG of 13000²": ("a.png", lambda: picture("PNG", 13_000)),
-    "TIFF of 13000²": ("a.tif", lambda: picture("TIFF", 13_000)),
-    "deflated DICOM of 12000²": ("a.dcm", lambda: dicom(12_000, deflated=True)),
-    "DICOM of 60000²": ("a.dcm", lambda: dicom(60_000, deflated=False)),
-    "NIfTI of 30000²": ("a.nii.gz", lambda: nifti(30_000, 30_000)),
-    "NIfTI of 8000² × 64 × 8": ("a.nii.gz", lambda: nifti(8000, 8000, 64, 8, kind=np.float64)),
+    "PNG of 13000²": ("a.png", lambda: picture("PNG", 13_000), "13000 x 13000 = 169000000 values"),
+    "TIFF of 13000²": ("a.tif", lambda: picture("TIFF", 13_000), "13000 x 13000 = 169000000 values"),
+    "deflated DICOM of 12000²": ("a.dcm", lambda: dicom(12_000, deflated=True), "is deflated as a whole"),
+    "deflated DICOM of 20000², no preamble": (
+        "a.dcm",
+        lambda: dicom(20_000, deflated=True, preamble=b""),
+        "is deflated as a whole",
+    ),
+    "DICOM of 60000²": ("a.dcm", lambda: dicom(60_000, deflated=False), "60000 x 60000 = 3600000000 values"),
+    "NIfTI of 30000²": ("a.nii.gz", lambda: nifti(30_000, 30_000), "30000 x 30000 = 900000000 values"),
+    "NIfTI of 8000² × 64 × 8": ("a.nii.gz", lambda: nifti(8000, 8000, 64, 8, kind=np.float64), "8000 x 8000 x 64 x 8 ="),
+    "NIfTI of a header of 512 MiB": ("a.nii.gz", lambda: nifti_of_a_large_header(2**29), "bytes (vox_offset), expected at most 16777216"),
 }
 
 
@@ -651,12 +755,28 @@ BOMBS = {
 def test_a_small_file_that_asks_for_much_memory_is_refused_before_it_is_decoded(
     server: Server, place: Place, bomb: str
 ):
-    name, make = BOMBS[bomb]
+    name, make, found = BOMBS[bomb]
     files = [Part("file", make(), name.encode()), Part("label", film(place.studies, "lateral"), b"b.nii.gz")]
     before = memory_mb(server)
-    assert_refused(server.form("POST", f"{INFER}?output=json", files), 400, says="pixels")
-    assert_refused(server.form("PUT", f"{UPLOAD}?image=new", files[:1]), 400, says="pixels")
+    assert_refused(server.form("POST", f"{INFER}?output=json", files), 400, says=found)
+    assert_refused(server.form("PUT", f"{UPLOAD}?image=new", files[:1]), 400, says=found)
     assert memory_mb(server) < before + 200
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "pipe.dcm", "pipe.nii.gz"])
+def test_no_pipe_in_the_studies_is_waited_for(server: Server, place: Place, name: str):
+    """As an archive can bring one: who opens it waits for somebody who writes. Its name says no view: no search does."""
+    folder = place.studies / ".pipes"  # not searched either
+    folder.mkdir()
+    try:
+        os.mkfifo(folder / name)
+        query = f"{INFER}?output=json&image={quote(f'.pipes/{name}')}"
+        parts = [Part("params", b'{"lateral": "p0_lateral.nii.gz"}')]
+        assert_refused(server.form("POST", query, parts, timeout_s=20), 400, says="names a pipe")
+    finally:
+        with suppress(OSError), open(os.open(folder / name, os.O_WRONLY | os.O_NONBLOCK), "wb"):
+            pass  # who waits is let go
+        shutil.rmtree(folder)
 
 
 def memory_mb(server: Server) -> float:
@@ -851,6 +971,55 @@ def test_who_has_the_token_is_answered_and_nobody_else_and_the_end_of_the_server
         finally:
             for folder in place.weights.parent.glob("training_*"):
                 shutil.rmtree(folder)
+
+
+SIGNS = ["patient#1", "@weights", "%weights", "$exit()", "a@##b", "%#c", "$'{}'#x", "#", "'\"\\\\x23", "@weights#0", "p::1"]
+"""Names of folders in which MONAI's parser of configs reads an id, a reference, a macro or an expression."""
+
+
+@pytest.fixture(scope="module")
+def strange(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Place]]:
+    """A server whose studies and weights lie in folders of such names, and so does each study."""
+    odd = Place(tmp_path_factory.mktemp("st#ange@weights%x$y"))
+    for name in SIGNS:
+        (odd.studies / name).mkdir()
+        for part in ("ct", "frontal", "lateral"):
+            shutil.copyfile(odd.studies / f"p0_{part}.nii.gz", odd.studies / name / f"{name}_{part}.nii.gz")
+    port, overlay = free_port(), odd.folder / "training.json"
+    line = command(odd, port, "--host", "127.0.0.1", "--conf", "overlay", str(overlay))
+    with running(line, port, odd.folder / "log" / "server.log") as started:
+        yield started, odd
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_a_name_in_the_studies_is_no_sign_of_a_config(strange: tuple[Server, Place], name: str):
+    server, odd = strange
+    study, lateral = (f"{name}/{name}_{view}.nii.gz" for view in ("frontal", "lateral"))
+    listed = server.send("GET", "/datastore/?output=all").json["objects"]
+    assert listed[study]["image"]["info"] == {"lateral": lateral, "ct": f"{name}/{name}_ct.nii.gz"}
+    before = odd.content()
+    expected = gzip.decompress(server.infer("p0_frontal.nii.gz").body)
+    for answer in (server.infer(study), server.infer(study, lateral=lateral), server.infer(name)):
+        assert answer.status == 200, answer.body
+        assert gzip.decompress(answer.body) == expected
+    assert odd.content() == before
+
+
+def test_a_training_on_such_names_writes_into_its_folder_alone(strange: tuple[Server, Place]):
+    server, odd = strange
+    before = odd.content()
+    assert server.ask("POST", TRAIN, {"max_epochs": 1, "val_split": 0.34}).status == 200
+    wait_for(lambda: server.send("GET", "/train/").json["status"] not in ("SUBMITTED", "RUNNING"), timeout_s=400)
+    told = server.send("GET", "/train/").json
+    assert told["status"] == "DONE", "\n".join(told["details"])
+    (folder,) = odd.weights.parent.glob("training_*")
+    place, after = str(folder.relative_to(odd.folder)), odd.content()
+    assert {path for path in after if not path.startswith(f"{place}/")} == set(before)
+    assert {path for path in before if before[path] != after[path]} == {"weights/model.pt"}
+    sections = json.loads((folder / "datalist.json").read_text())
+    cts = {Path(record["ct"]).name for name in ("training", "validation") for record in sections[name]}
+    assert cts >= {f"{name}_ct.nii.gz" for name in SIGNS}
+    assert not re.search(r"(?:/tmp/|/root/|site-packages|/main/).{0,80}", json.dumps(told))
 
 
 def is_running(group: int) -> bool:

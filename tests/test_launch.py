@@ -22,14 +22,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
+
 from bundle_runs import ROOT
 from conftest import Trained
 from phantoms import phantom
 from scripts import CheckpointError, InputError
-from scripts.files import cube_affine, write_ct
 from scripts.half_precision import write_half_precision
-from scripts.shared_overlay import shared_part
-from torch.utils.data import DataLoader, Dataset
+from scripts.io.image_writer import cube_affine, write_ct
+from scripts.io.shared_overlay import shared_part
 from unwritable import full_disk, on_posix
 
 SOURCE = ROOT / "launch.py"

@@ -9,10 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from bundle_runs import read_configs
 from fire.parser import DefaultParseValue
+
+from bundle_runs import read_configs
 from phantoms import phantom
-from scripts.files import cube_affine, write_ct
+from scripts.io.image_writer import cube_affine, write_ct
 from test_launch import command, launch, random_weights  # noqa: F401  fixtures
 from unwritable import on_posix
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from bundle_runs import ROOT, write_random_weights
-from scripts.cores import available_cores
-from scripts.shared_overlay import shared_part
+from scripts.io.shared_overlay import shared_part
+from scripts.training.cores import available_cores
 from test_launch import command, launch  # noqa: F401  fixtures
 from unwritable import on_posix
 

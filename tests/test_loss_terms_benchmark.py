@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bundle_runs import OVERLAY
 from phantoms import phantom
-from scripts.files import cube_affine, write_ct
+from scripts.io.image_writer import cube_affine, write_ct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 

@@ -11,6 +11,8 @@ import torch
 import torchvision
 from monai.losses import SSIMLoss as MonaiSSIMLoss
 from monai.metrics import SSIMMetric
+from torch.nn.functional import avg_pool3d, interpolate, l1_loss
+
 from scripts import (
     BiplanarGeometry,
     DRRReprojectionLoss,
@@ -28,7 +30,6 @@ from scripts import (
     project,
     structural_similarity,
 )
-from torch.nn.functional import avg_pool3d, interpolate, l1_loss
 
 HU_WINDOW, XRAY_SCALE = (-1024, 1024), 8.0
 VGG16_FILE = os.path.basename(torchvision.models.VGG16_Weights.IMAGENET1K_V1.url)

@@ -9,9 +9,13 @@ import torch
 from monai.metrics import SSIMMetric
 from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage, stats
-from scripts import chest_ct, scaled_to_hu
-from scripts.metrics import body_mask, final_volume_and_truth, mean_and_interval, truth_at, volume_metrics, x2ct_psnr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from scripts import chest_ct, scaled_to_hu
+from scripts.anatomy.body import body_mask
+from scripts.evaluation.metrics import final_volume_and_truth, volume_metrics, x2ct_psnr
+from scripts.evaluation.summary import mean_and_interval
+from scripts.projection.resampling import truth_at
 
 HU_WINDOW = (-1024, 1024)
 

@@ -17,11 +17,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
+
 from bundle_runs import OVERLAY, ROOT, bundle_run, bundle_run_here
 from label_server import MODEL, PYTHON, Answer, Server, free_port, running, write_studies, write_weights
-from monai.bundle import ConfigParser
 from scripts import beside_weights
-from scripts.shared_overlay import shared_part
+from scripts.io.shared_overlay import shared_part
 
 INFERENCE = "bundle/configs/inference.json"
 

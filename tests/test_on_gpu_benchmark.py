@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from bundle_runs import OVERLAY, ROOT, bundle_run_here, read_configs, stage_configs
-from fake_gpu import fake_gpu
 from monai.data import list_data_collate
 from monai.engines import SupervisedTrainer
+
+from bundle_runs import OVERLAY, ROOT, bundle_run_here, read_configs, stage_configs
+from fake_gpu import fake_gpu
 from scripts import BiplanarGeometry, InputError, ProjectCT, load_records
 
 sys.path.insert(0, str(ROOT / "benchmarks"))

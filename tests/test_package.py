@@ -21,14 +21,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import ROOT, network_of
 from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, download_large_files
+
+from bundle_runs import ROOT, network_of
 from scripts import CheckpointError, InputError, beside_weights, package
-from scripts.companion_files import write_companion
-from scripts.familiarity import familiarity_of
+from scripts.data.known_views import write_known_views
+from scripts.evaluation.out_of_distribution import familiarity_of
 from scripts.half_precision import write_half_precision
-from scripts.views import write_known_views
+from scripts.io.sidecar import write_companion
 
 NAME = "biplanar_xray_ct_reconstruction"
 VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]

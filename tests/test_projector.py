@@ -8,10 +8,11 @@ from math import inf
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from scripts import BiplanarGeometry, InputError, Region, lift, project
-from scripts.oblique import lift_rays, project_rays
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from scripts import BiplanarGeometry, InputError, Region, lift, project
+from scripts.projection.ray_tracing import lift_rays, project_rays
 
 VIEWS = (("AP", "LL"), ("PA", "RL"))
 WIDE = {"source_to_isocentre_mm": 700.0, "source_to_detector_mm": 1000.0, "detector_size_mm": 700.0}

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+
 from bundle_runs import ROOT
 from scripts import BiplanarGeometry, project
 

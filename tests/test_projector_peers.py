@@ -13,6 +13,7 @@ from math import pi
 
 import pytest
 import torch
+
 from bundle_runs import ROOT
 from scripts import BiplanarGeometry
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
+
 from radiographs import LATERAL, compress, write_dicom, write_line_integrals
 from scripts import InputError, LoadRadiographsd, Radiograph, read_radiograph
 

@@ -11,15 +11,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from ct_series_files import write_series
 from monai.transforms import Compose
-from phantoms import phantom
 from PIL import Image
+
+from ct_series_files import write_series
+from phantoms import phantom
 from radiographs import LATERAL, write_dicom
 from scripts import InputError
+from scripts.data.datalist_check import Problem, check_records, print_problems, training_transforms
 from scripts.datalist import main
-from scripts.files import cube_affine, write_ct, write_film
-from scripts.record_check import Problem, check_records, print_problems, training_transforms
+from scripts.io.image_writer import cube_affine, write_ct, write_film
 
 CT, *OTHERS = ({"ct": f"{name}.nii.gz"} for name in ("good", "second", "third", "fourth"))
 
@@ -162,7 +163,7 @@ def test_a_datalist_that_cannot_be_read_is_an_error(tmp_path: Path, transform: C
 
 
 def test_the_status_tells_whether_there_are_errors(folder: Path, transform: Compose, monkeypatch, capsys):
-    monkeypatch.setattr("scripts.datalist.training_transforms", lambda: transform)
+    monkeypatch.setattr("scripts.data.datalist_builder.training_transforms", lambda: transform)
     content = {"training": [CT], "validation": OTHERS[:1]}
     (folder / "datalist.json").write_text(json.dumps(content))
     assert main([str(folder), "--check"]) == 0

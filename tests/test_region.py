@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from scripts import BiplanarGeometry, InputError, Region, lift, project
 
 REGIONS = [

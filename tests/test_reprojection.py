@@ -5,9 +5,10 @@ from math import log, sqrt
 
 import pytest
 import torch
-from scripts import BiplanarGeometry, Region, hu_to_attenuation, lift, project
-from scripts.reprojection import LARGEST_RATIO, Reprojection
 from torch.nn.functional import avg_pool3d
+
+from scripts import BiplanarGeometry, Region, hu_to_attenuation, lift, project
+from scripts.projection.imaging import LARGEST_RATIO, Reprojection
 
 HU_WINDOW, XRAY_SCALE, SIZE = (-1024, 1024), 8.0, 16
 WHOLE = Region.whole(SIZE)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_runs import ROOT, stage_configs
 from ignite.engine import Events
 from ignite.metrics import MeanAbsoluteError
 from monai.data import DataLoader, Dataset, DistributedSampler
@@ -18,11 +17,13 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.optimizers import WarmupCosineSchedule
-from monai.transforms import Compose, Randomizable, RandGaussianNoised
+from monai.transforms import Compose, RandGaussianNoised, Randomizable
+
+from bundle_runs import ROOT, stage_configs
 from scripts import BestCheckpointSaver, CheckpointError, DivergenceError, EarlyStop, EpochReport, OutputError, Resume
-from scripts.checkpoints import read_checkpoint
-from scripts.resume import is_finished, saved_epochs
-from scripts.safeguards import GradientGuard
+from scripts.training.checkpoints import read_checkpoint
+from scripts.training.gradient_clipping import GradientGuard
+from scripts.training.resume import is_finished, saved_epochs
 
 
 class Batch:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Events
+
 from scripts import InputError, autocast_dtype
-from scripts.safeguards import part_of_batch
+from scripts.training.gradient_clipping import part_of_batch
 from test_resume import left, stopped, training
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_runs import OVERLAY, ROOT
 from monai.bundle import ConfigParser
-from scripts.shared_overlay import SHARED_IDS, read_shared_overlay, shared_part
+
+from bundle_runs import OVERLAY, ROOT
+from scripts.io.shared_overlay import SHARED_IDS, read_shared_overlay, shared_part
 
 
 def written(folder: Path, content: Any) -> Path:

@@ -4,10 +4,20 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from scripts import BiplanarGeometry, Region, Stage1Base64, Stage2Refiner128, Stage3Refiner256, hu_to_attenuation, project
-from scripts.reprojection import Reprojection
-from scripts.stages import VolumeStage, high_band, upsample, upsample_region
 from torch.nn.functional import avg_pool3d, interpolate
+
+from scripts import (
+    BiplanarGeometry,
+    Region,
+    Stage1Base64,
+    Stage2Refiner128,
+    Stage3Refiner256,
+    hu_to_attenuation,
+    project,
+)
+from scripts.networks.stages import VolumeStage
+from scripts.projection.imaging import Reprojection
+from scripts.projection.resampling import high_band, upsample, upsample_region
 
 Build = Callable[[torch.nn.Module], torch.nn.Module]
 CONTEXT = {

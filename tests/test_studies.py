@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset
-from scripts.dicom_tags import MODALITIES
-from scripts.studies import UNNAMED, FilmPair
-from scripts.study_search import find_film_pairs, find_records
+
+from scripts.data.folder_scan import find_film_pairs, find_records
+from scripts.data.study_pairing import FilmPair
+from scripts.io.dicom_headers import UNNAMED
+from scripts.io.dicom_tags import MODALITIES
 from study_files import write_dicom_film, write_header, write_picture, write_series, write_volume
 
 

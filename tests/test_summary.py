@@ -3,7 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from scripts.summary import summarise, worst_cases
+
+from scripts.evaluation.summary import summarise
+from scripts.evaluation.worst_cases import worst_cases
 
 
 def row(case: str, patient: str, psnr_db: float, method: str = "stage 1", size: int = 8) -> dict:

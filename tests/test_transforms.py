@@ -13,8 +13,9 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 from PIL import Image
+
 from scripts import BiplanarGeometry, InputError, LoadCTd, LoadRadiographsd, PrepareXraysd, ResampleToCubed
-from scripts.files import cube_affine
+from scripts.io.image_writer import cube_affine
 
 SIZE, FOV = 24, 360.0
 

@@ -11,14 +11,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from bundle_runs import bundle_run_here, cause_of, write_random_weights
 from phantoms import phantom
-from PIL import Image
 from scripts import CheckpointError, ErrorTable, ErrorTableFit, FactorFit, beside_weights
-from scripts.calibration import coverage, histogram_quantile, needed_factor
-from scripts.files import cube_affine, write_ct
-from scripts.pictures import preview_figure
-from scripts.uncertainty import CONFORMAL, EMPIRICAL, Calibration, read_error_table, steepness
+from scripts.evaluation.interval_calibration import coverage, histogram_quantile, needed_factor
+from scripts.evaluation.prediction_intervals import CONFORMAL, EMPIRICAL, Calibration, read_error_table, steepness
+from scripts.io.image_writer import cube_affine, write_ct
+from scripts.reporting.figures import preview_figure
 
 WINDOW = (-1024.0, 1024.0)
 

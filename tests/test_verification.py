@@ -11,7 +11,6 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from bundle_runs import ROOT, network_of
 from monai.apps.utils import HashCheckError
 from monai.bundle import (
     ckpt_export,
@@ -23,6 +22,8 @@ from monai.bundle import (
     verify_net_in_out,
 )
 from monai.data import load_net_with_metadata
+
+from bundle_runs import ROOT, network_of
 from scripts import ProgressiveCascadeModel
 
 METADATA = ROOT / "bundle" / "configs" / "metadata.json"

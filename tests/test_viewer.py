@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from browser import NO_WEBGL, Page, chromium, view_of
 from scripts import BiplanarGeometry
-from scripts.files import cube_affine, write_ct
-from scripts.viewer import film_projection, niivue_module, write_view
+from scripts.io.image_writer import cube_affine, write_ct
+from scripts.reporting.viewer import film_projection, niivue_module, write_view
 
 SIDE, VOXEL_MM, CENTRE_MM = 20, 18.0, (30.0, -40.0, 1000.0)
 TITLE = "p1 </script><script>document.title = 'markup'</script> & \"q\""

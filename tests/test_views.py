@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from phantoms import phantom
 from scripts import BiplanarGeometry, CheckpointError, InputError, Region, hu_to_attenuation, lift, project
-from scripts.geometry import signs_of_views
-from scripts.views import as_known, known_views, write_known_views
+from scripts.data.known_views import as_known, known_views, write_known_views
+from scripts.projection.geometry import signs_of_views
 
 PAIRS = [("PA", "RL"), ("AP", "LL"), ("PA", "LL"), ("AP", "RL")]
 SIZE = 24

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from bundle_runs import ROOT, bundle_run, bundle_run_here, cause_of, read_configs, stage_configs
 from conftest import Trained
-from monai.bundle import ConfigWorkflow
 from scripts import CheckpointError, InputError
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TERMS = {1: ["l1", "ssim"], 2: ["l1", "ssim", "vgg"], 3: ["l1", "ssim", "vgg", "gradient", "drr"]}
 EPOCHS, STEPS = 2, 2

@@ -12,15 +12,16 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from bundle_runs import bundle_run_here
-from fake_gpu import fake_gpu
 from ignite.engine import Engine
 from monai.data import MetaTensor, list_data_collate
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import map_coordinates
+
+from bundle_runs import bundle_run_here
+from fake_gpu import fake_gpu
 from scripts import Baselines, InputError, X2CTReport
-from scripts.transforms import EXTENT_MM
-from scripts.x2ct_protocol import standard_cube, x2ct_metrics
+from scripts.data.transforms import EXTENT_MM
+from scripts.evaluation.x2ct_protocol import standard_cube, x2ct_metrics
 
 HU_WINDOW = (-1024, 1024)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bundle_runs import ROOT
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandGaussianSmoothd
-from phantoms import rotated, smooth_body
 from PIL import Image
+
+from bundle_runs import ROOT
+from phantoms import rotated, smooth_body
 from scripts import (
     BiplanarGeometry,
     InputError,

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from .checkpoints import read_checkpoint
+from .data.known_views import read_known_views, write_known_views
 from .errors import CheckpointError, OutputError
-from .files import write_checkpoint
-from .views import read_known_views, write_known_views
+from .io.atomic_write import write_checkpoint
+from .training.checkpoints import read_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

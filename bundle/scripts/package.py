@@ -21,15 +21,15 @@ import yaml
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
-from .cascade import NUMBER_OF_STAGES
-from .checkpoints import CascadeCheckpointLoader, read_checkpoint
-from .companion_files import beside_weights, sha256_of
+from .data.known_views import read_known_views
 from .errors import CheckpointError, InputError
-from .familiarity import read_familiarity
-from .files import write_whole
-from .geometry import BiplanarGeometry
-from .uncertainty import read_error_table
-from .views import read_known_views
+from .evaluation.out_of_distribution import read_familiarity
+from .evaluation.prediction_intervals import read_error_table
+from .io.atomic_write import write_whole
+from .io.sidecar import beside_weights, sha256_of
+from .projection.geometry import BiplanarGeometry
+from .projection.imaging import NUMBER_OF_STAGES
+from .training.checkpoints import CascadeCheckpointLoader, read_checkpoint
 
 NAME = "biplanar_xray_ct_reconstruction"
 BUNDLE = Path(__file__).resolve().parents[1]
@@ -49,10 +49,10 @@ CONTENT = (
     "docs/images/*.png",
     "models/README.md",
     *OF_WEIGHTS,
-    "scripts/*.py",
-    "scripts/viewer.html",
-    "scripts/viewer.css",
-    "scripts/viewer.js",
+    "scripts/**/*.py",
+    "scripts/reporting/viewer.html",
+    "scripts/reporting/viewer.css",
+    "scripts/reporting/viewer.js",
 )
 """What belongs to the bundle; anything else in its folder, such as other weights, stays out of the archive."""
 LARGEST_FILE = 25_000_000

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from monailabel.utils.others.generic import device_list, device_map
-from scripts.devices import choose_device
+
 from scripts.errors import InputError
+from scripts.training.devices import choose_device
 
 
 def device_called(name: str) -> torch.device | None:

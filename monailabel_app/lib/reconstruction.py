@@ -13,10 +13,10 @@ import nibabel
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
-from scripts import beside_weights
 
 from lib.devices import device_called
 from lib.workflows import BUNDLE, overlay_beside, run_workflow
+from scripts import beside_weights
 
 ASSESSMENTS = ("familiarity", "uncertainty")
 """Ids of `inference.json`: whether the pair is out of the training's distribution, and how far off a voxel may be."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from scripts.errors import InputError, told
 
 from lib.devices import device_called
+from scripts.errors import InputError, told
 
 LONGEST_SHOWN = 80
 

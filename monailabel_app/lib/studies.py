@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import shutil
 import threading
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from monailabel.interfaces.datastore import Datastore
-from scripts.files import remove_earlier, write_whole
-from scripts.records import is_inside
-from scripts.study_search import find_film_pairs
 from starlette.exceptions import HTTPException
+
+from scripts.data.datalist import is_inside
+from scripts.data.folder_scan import find_film_pairs, find_records
+from scripts.data.name_conventions import describe_file, image_suffix
+from scripts.data.study_pairing import Image
+
+LONGEST_LISTING = 10_000
+"""Studies that one answer lists."""
+
+logger = logging.getLogger(__name__)
 
 
 class StudyDatastore(Datastore):
@@ -34,7 +44,13 @@ class StudyDatastore(Datastore):
         self.refresh()
 
     def refresh(self) -> None:
-        self._info = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in find_film_pairs(self.folder)}
+        """Searches the folder anew. A study whose names are no UTF-8 cannot be told to a client, and is passed over."""
+        found = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in find_film_pairs(self.folder)}
+        odd = [name for name, info in found.items() if not all(map(_is_text, (name, info["lateral"], info["ct"] or "")))]
+        for name in odd:
+            logger.warning(f"{name}: its name is no UTF-8, or that of its lateral film or CT; rename it. It is not listed.")
+            del found[name]
+        self._info = found
 
     def path(self, name: str) -> Path | None:
         """The file or folder of a name from the folder on; None where there is none or it leads out of the folder."""
@@ -63,26 +79,60 @@ class StudyDatastore(Datastore):
             image_info: not used.
 
         Raises:
-            HTTPException: 409 when a file of this name is there, in whatever case of letters, or when a listed study
-                would no longer be known, since it had two films of one view or two CTs.
+            HTTPException: 409 when a file of this name is there, in whatever case of letters, when a study would have two
+                films of one view or two CTs, or when a study or a CT would no longer be listed or trained on; 507 when
+                the folder cannot be written to.
         """
         with self._one_upload_at_a_time:
-            if image_id.casefold() in (name.casefold() for name in os.listdir(self.folder)):
-                told = f"image {image_id!r} is there already, and is not replaced; expected another name."
-                raise HTTPException(409, told)
             self.refresh()
-            before = self._info
-            write_whole(str(self.folder / image_id), lambda path: shutil.copyfile(image_filename, path))
+            pairs, cts = self._info, self._cts()
+            self._copy_new(image_filename, image_id)
             self.refresh()
-            if study := next((name for name, info in before.items() if not self._goes_on(name, info)), None):
-                remove_earlier(str(self.folder / image_id))
+            if harmed := self._second_of(image_id) or self._lost(pairs, cts):
+                (self.folder / image_id).unlink()
                 self.refresh()
-                told = f"image {image_id!r} would be a second of its kind in the study {study!r}; expected another name."
+                told = f"with image {image_id!r} it would not be known what belongs to {harmed!r}; expected another name."
                 raise HTTPException(409, told)
         return image_id
 
+    def _copy_new(self, source: str, name: str) -> None:
+        """Opened as a file that must not be there yet, so that none is replaced which comes in between."""
+        taken = HTTPException(409, f"image {name!r} is there already, and is not replaced; expected another name.")
+        if name.casefold() in (other.casefold() for other in os.listdir(self.folder)):
+            raise taken
+        target = self.folder / name
+        try:
+            with open(source, "rb") as given, target.open("xb") as file:
+                try:
+                    shutil.copyfileobj(given, file)
+                except OSError:
+                    target.unlink()
+                    raise
+        except FileExistsError as error:
+            raise taken from error
+        except OSError as error:
+            told = f"image {name!r} cannot be written into the studies ({error.strerror}); ask the server's operator."
+            raise HTTPException(507, told) from error
+
+    def _second_of(self, name: str) -> str | None:
+        """An image of the kind and the study, by its name, of one that lies directly in the folder."""
+        paths = (Path(entry) for entry in os.scandir(self.folder) if entry.is_file(follow_symlinks=False))
+        names = sorted(path.name for path in paths if image_suffix(path.name) and not path.name.startswith("."))
+        found = {other: describe_file(self.folder, other, {}) for other in names}
+        new = found.pop(name, None)
+        kinds = ((other, image) for other, image in found.items() if isinstance(image, Image))
+        return next((other for other, image in kinds if replace(image, path=name) == new), None)
+
+    def _cts(self) -> set[str]:
+        """The CTs that a training takes."""
+        return {record.ct for record in find_records(self.folder)[0]}
+
+    def _lost(self, pairs: dict[str, dict[str, str | None]], cts: set[str]) -> str | None:
+        """A study that is no longer listed with the lateral film and the CT that it had, or a CT that is in no record."""
+        changed = (name for name, info in pairs.items() if not self._goes_on(name, info))
+        return next(changed, None) or min(cts - self._cts(), default=None)
+
     def _goes_on(self, name: str, before: dict[str, str | None]) -> bool:
-        """Whether a study is still listed with the lateral film and the CT that it had."""
         now = self._info.get(name, {})
         return now.get("lateral") == before["lateral"] and before["ct"] in (None, now.get("ct"))
 
@@ -111,9 +161,11 @@ class StudyDatastore(Datastore):
         return {"total": len(self._info), "completed": len(self.get_labeled_images()), "label_tags": {}}
 
     def json(self) -> dict[str, Any]:
-        """All studies, of a folder that is searched anew."""
+        """Names of the studies, of the first :data:`LONGEST_LISTING`, of a folder that is searched anew."""
         self.refresh()
-        return {"name": self.name(), "objects": {name: {"image": {"info": info}} for name, info in self._info.items()}}
+        listed = islice(self._info.items(), LONGEST_LISTING)
+        objects = {name: {"image": {"info": info}} for name, info in listed}
+        return {"name": self.name(), "total": len(self._info), "objects": objects}
 
     def name(self) -> str:
         return os.path.basename(self.folder)
@@ -145,3 +197,8 @@ class StudyDatastore(Datastore):
 
     set_name = set_description = remove_image = remove_label = update_label_info = get_dataset_archive = _refuse
     save_label = update_image_info = _refuse
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name has no bytes that the system could not decode."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)

@@ -11,14 +11,14 @@ from typing import Any
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list
-from scripts import beside_weights
-from scripts.datalist import build_datalist
-from scripts.files import write_whole
 
 from lib.devices import device_called
 from lib.reconstruction import ASSESSMENTS
 from lib.request_keys import TrainingParameters
-from lib.workflows import BUNDLE, overlay_beside, run_workflow
+from lib.workflows import BUNDLE, as_literal, overlay_beside, run_workflow
+from scripts import beside_weights
+from scripts.data.datalist_builder import build_datalist
+from scripts.io.atomic_write import write_whole
 
 STAGES = (1, 2, 3)
 
@@ -77,7 +77,7 @@ class TrainingTask(TrainTask):
         """Keeps the weights that are served, and gives a config with the handler that starts from them."""
         before, config = folder / "before.pth", folder / "start.json"
         shutil.copyfile(self.weights, before)
-        loader = {"_target_": "scripts.CascadeCheckpointLoader", "path": str(before), "stage": STAGES[-1]}
+        loader = {"_target_": "scripts.CascadeCheckpointLoader", "path": as_literal(str(before)), "stage": STAGES[-1]}
         loader["network"] = f"$@network_def.up_to({STAGES[-1]})"
         config.write_text(json.dumps({"+train#handlers": [loader]}), encoding="utf-8")
         return [config]

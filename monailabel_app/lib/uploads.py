@@ -12,17 +12,17 @@ from pathlib import Path
 import pydicom
 from PIL import Image
 from pydicom.misc import is_dicom
-from scripts.ct_volume import NIFTI
-from scripts.errors import InputError, told
-from scripts.image_files import PICTURE_SUFFIXES
-from scripts.limits import check_extent, check_nifti_extent, is_deflated
-from scripts.radiograph_reader import PICTURE_FORMATS
-from scripts.records import LONGEST_NAME
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from lib.request_keys import shown
+from scripts.data.datalist import LONGEST_NAME
+from scripts.data.name_conventions import PICTURE_SUFFIXES
+from scripts.errors import InputError, told
+from scripts.io.ct_reader import NIFTI
+from scripts.io.limits import check_extent, check_nifti_extent, is_deflated
+from scripts.io.radiograph_reader import PICTURE_FORMATS
 
 DICOM = (".dcm", ".dicom", ".dic", ".ima")
 SUFFIXES = (*NIFTI, *PICTURE_SUFFIXES, *DICOM)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
+
 from scripts.errors import CheckpointError
-from scripts.shared_overlay import NAME, read_shared_overlay
+from scripts.io.shared_overlay import NAME, read_shared_overlay
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 
@@ -19,13 +20,23 @@ def run_workflow(run_id: str, configs: list[Path], **overrides: Any) -> None:
     Args:
         run_id: the workflow.
         configs: config files, merged in this order.
-        overrides: values of config ids. A text must not come from a request as it is: one that starts with `$` is run.
+        overrides: values of config ids. A text is taken as it is, whatever letters it has.
     """
-    files = [str(file) for file in configs]
-    workflow = ConfigWorkflow(files, logging_file=False, run_id=run_id, bundle_root=str(BUNDLE), **overrides)
+    files, places = [str(file) for file in configs], {"bundle_root": str(BUNDLE), **overrides}
+    values = {name: as_literal(value) if isinstance(value, str) else value for name, value in places.items()}
+    workflow = ConfigWorkflow(files, logging_file=False, run_id=run_id, **values)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def as_literal(text: str) -> str:
+    """
+    A text as a config has to hold it to have the same letters when it is parsed: MONAI runs what starts with `$`, and
+    takes `#` for a step between ids, `@` and `%` for references. It stands as the expression of a Python text, in which
+    these are escapes such as `\\x23`.
+    """
+    return "$" + "".join(f"\\x{ord(letter):02x}" if letter in "#@%$" else letter for letter in repr(text))
 
 
 def overlay_beside(weights: Path) -> list[Path]:

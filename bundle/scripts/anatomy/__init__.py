@@ -1,0 +1,1 @@
+"""What a body is and how bodies differ: its mask, tissues, deformation."""

@@ -1,0 +1,1 @@
+"""Studies to datalists, datalists to records, records to tensors and batches."""

@@ -1,0 +1,161 @@
+"""How a batch of records becomes the network's input and the loss's target, and how the network is run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+from monai.transforms import Randomizable, ScaleIntensityRange
+
+from ..projection.geometry import BiplanarGeometry, signs_of_views
+from ..projection.imaging import NUMBER_OF_STAGES, ProjectCT
+from ..projection.region import Region
+from ..radiographs.augmentation import RandGeometry
+from .known_views import Views, as_known
+
+
+class PrepareBiplanarBatch(PrepareBatch):
+    """
+    Makes a batch of loaded records into X-rays as input, `{"ct", "xrays", "geometry"}` as target, and the network's
+    `stages` and `geometry` arguments: deforms the CTs, projects them, and augments the X-rays, each record by itself, on
+    the engine's device.
+
+    The target's CT is scaled to [0, 1]. Its X-rays are those of the CT in the nominal geometry without augmentation; a
+    record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films again.
+
+    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.CollectXraysd`.
+    The random transforms are seeded for every record by torch's global generator, which also draws the crop.
+
+    Args:
+        stages: the stage to stop after.
+        project: the projection.
+        hu_window: the HU that are scaled to 0 and 1.
+        augment: random transform of the record `{"ct"}`; None for none.
+        augment_geometry: gives each projection a set-up of its own; None for the nominal one.
+        augment_xrays: random transform of the record `{"xrays", "exposed"}`, both `(2, P, P)`, `exposed` being where a
+            film shows anything; None for none.
+        crop: side, in voxels of that stage, of the random part of the volume that is decoded and scored, the same for a
+            batch and in the target and the network's arguments as `region`; None for the whole volume.
+        known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; None tells it the
+            truth, as training does.
+    """
+
+    def __init__(
+        self,
+        stages: int,
+        project: ProjectCT,
+        hu_window: Sequence[float],
+        augment: Randomizable | None = None,
+        augment_geometry: RandGeometry | None = None,
+        augment_xrays: Randomizable | None = None,
+        crop: int | None = None,
+        known_views: Views | None = None,
+    ) -> None:
+        self.stages, self.project, self.crop, self.known_views = stages, project, crop, known_views
+        self.augment, self.augment_geometry, self.augment_xrays = augment, augment_geometry, augment_xrays
+        self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True, dtype=None)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]:
+        cts, films = (
+            _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
+        )
+        has_films = [bool(has) for has in batchdata["has_films"]]
+        prepared = [self._record(*record) for record in zip(cts, films, has_films)]
+        xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
+        geometry = geometry_of_batch(batchdata["geometry"], self.project.geometry)
+        told = geometry if self.known_views is None else as_known(geometry, self.known_views)
+        target: dict[str, Any] = {"ct": _plain(self.scale(cts)), "xrays": target_xrays, "geometry": geometry}
+        arguments: dict[str, Any] = {"stages": self.stages, "geometry": told}
+        if self.crop is not None:
+            size = cts.shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
+            arguments["region"] = target["region"] = random_region(size, self.crop)
+        return xrays, target, (), arguments
+
+    def _record(self, hu: torch.Tensor, films: torch.Tensor, has_films: bool) -> tuple[torch.Tensor, ...]:
+        """X-rays as they are seen, X-rays as they should be, and the CT in HU."""
+        if has_films:
+            return self._augmented(films, films != 0), films, hu
+        if self.augment is not None:
+            hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])
+        nominal = seen = self.project(hu)
+        if self.augment_geometry is not None:
+            seen = self.project(hu, _seeded(self.augment_geometry)())
+        return self._augmented(seen, torch.ones_like(seen, dtype=torch.bool)), nominal, hu
+
+    def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
+        if self.augment_xrays is None:
+            return xrays
+        return _plain(_seeded(self.augment_xrays)({"xrays": xrays, "exposed": exposed})["xrays"])
+
+
+class PrepareFilmsBatch(PrepareBatch):
+    """
+    Gives the engine the X-rays of a batch, and the network the geometry that they were taken in.
+
+    Args:
+        geometry: the set-up; each record's `geometry`, see :class:`~scripts.GeometryOfFilmsd`, goes before it.
+        known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`.
+    """
+
+    def __init__(self, geometry: BiplanarGeometry, known_views: Views) -> None:
+        self.geometry, self.known_views = geometry, known_views
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
+        xrays = _plain(batchdata["image"]).to(device, non_blocking=non_blocking, **kwargs)
+        geometry = geometry_of_batch(batchdata["geometry"], self.geometry)
+        return xrays, None, (), {"geometry": as_known(geometry, self.known_views)}
+
+
+def geometry_of_batch(films: Mapping[str, Any], geometry: BiplanarGeometry) -> BiplanarGeometry:
+    """
+    The set-up of a batch's cases, in plain words and numbers where they share it.
+
+    Args:
+        films: what the films of each record say, collated, see :class:`~scripts.GeometryOfFilmsd`.
+        geometry: all else.
+    """
+    views = list(zip(*films["views"]))
+    values: dict[str, Any] = {"views": views[0] if len(set(views)) == 1 else signs_of_views(views)}
+    for name in ("source_to_isocentre_mm", "source_to_detector_mm"):
+        distances = films[name]
+        values[name] = distances[0].item() if (distances == distances[0]).all() else distances
+    return replace(geometry, **values)
+
+
+def _seeded(transform: Randomizable) -> Randomizable:
+    """The transform, its random state drawn by torch's global generator."""
+    return transform.set_random_state(seed=int(torch.randint(2**31, ())))
+
+
+def _plain(values: Any) -> torch.Tensor:
+    """A tensor without the metadata of a MONAI tensor."""
+    return torch.as_tensor(values).as_subclass(torch.Tensor)
+
+
+def random_region(size: int, side: int) -> Region:
+    """
+    A cube of `side` voxels at a random even place of a cube of `size`, drawn by torch's generator.
+
+    Raises:
+        ValueError: when `side` is larger than the cube.
+    """
+    if side > size:
+        raise ValueError(f"crop is {side} voxels, expected at most the {size} of the stage's volume, or null for all.")
+    start = tuple(2 * int(torch.randint((size - side) // 2 + 1, ())) for _ in range(3))
+    return Region(size, start, tuple(first + side for first in start))

@@ -1,0 +1,68 @@
+"""The cases of an evaluation: a section of a datalist, or every CT of a folder that has no datalist."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+
+from ..errors import InputError
+from .datalist import load_records, read_datalist, resolve_records
+from .datalist_builder import print_left_out, print_unnamed
+from .folder_scan import find_records
+from .study_pairing import patient_names
+
+DATALIST = "datalist.json"
+
+
+def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[str, Any]]:
+    """
+    The records to score: those of a section, or, where the folder has no `datalist.json`, one for each of its CTs.
+
+    CTs of a folder are found as `python -m scripts.datalist` finds them, with their films where they have a pair; what
+    is found, what is left out, and which files without a Patient ID count as one patient is printed. Patients are
+    numbered.
+
+    Args:
+        datalist: path of the JSON file.
+        section: "training", "validation" or "test"; of a folder's CTs the group.
+        folder: where relative paths start, and what is searched when `datalist` is its `datalist.json` and is missing.
+
+    Raises:
+        InputError: as :func:`~scripts.load_records` does; also when neither a datalist nor a CT is there.
+    """
+    if not _is_folder_alone(datalist, folder):
+        return load_records(datalist, section, folder)
+    found, left_out = find_records(Path(folder))
+    if not found:
+        raise InputError(
+            f"{folder}: holds neither {DATALIST} nor a CT, expected one of them (how CTs are recognised: "
+            f"bundle/docs/quickstart.md). Another datalist is named by `--datalist FILE`."
+        )
+    if idist.get_rank() == 0:
+        print(f"{folder}: no {DATALIST}, so that each of the {len(found)} CTs found there is a case.")
+        print_left_out(left_out)
+        print_unnamed(found)
+    names = patient_names(found)
+    records = [{**record.fields(), "patient": names[record.patient]} for record in found]
+    return resolve_records(records, folder, section, folder)
+
+
+def training_records(datalist: str, folder: str) -> list[dict[str, Any]]:
+    """
+    The records that the baselines are made from: the section `training`, none where there is no such section.
+
+    Raises:
+        InputError: as :func:`~scripts.load_records` does, when the section is there and something in it is wrong.
+    """
+    if _is_folder_alone(datalist, folder) or not read_datalist(datalist).get("training"):
+        return []
+    return load_records(datalist, "training", folder)
+
+
+def _is_folder_alone(datalist: str, folder: str) -> bool:
+    """Whether a datalist is not there and would be the folder's own: one of another name has been asked for."""
+    is_own = os.path.abspath(datalist) == os.path.join(os.path.abspath(folder), DATALIST)
+    return is_own and not os.path.exists(datalist) and os.path.isdir(folder)

@@ -1,0 +1,197 @@
+"""Dictionary transforms of this bundle's records: `ct`, `frontal` and `lateral`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, MapTransform, SpatialResample, Transform
+
+from ..errors import InputError, shown
+from ..io.ct_reader import NIFTI, check_ct, read_ct
+from ..io.limits import LARGEST_VOLUME, check_nifti_extent
+from ..io.radiograph import XRAY_KEYS
+from ..projection.attenuation import AIR_HU
+from ..projection.resampling import smooth_for_coarser
+from .datalist import FILM_FIELDS
+
+LARGEST_HU = 1e5
+"""Of either sign: more than 16 bits hold, in which scanners store."""
+VOXEL_SIDES_MM = (0.01, 100.0)
+"""Lengths that a side of a voxel can have, from a microtomograph's to those of a very coarse cube."""
+FARTHEST_MM = 1e5
+"""How far from the origin of its space a CT may lie."""
+EXTENT_MM = "extent_mm"
+"""Where a cube's metadata has the sides of the CT that it was read from, to right, anterior and superior."""
+
+
+class LoadCTd(MapTransform):
+    """
+    Loads CTs by MONAI's readers, as channel-first float32, and refuses what cannot be used.
+
+    Args:
+        keys: fields to load, each a file or the folder of a DICOM series, see :func:`~scripts.io.ct_reader.read_ct`. Further
+            axes than three must have length 1.
+
+    Raises:
+        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.LARGEST_VOLUME` voxels,
+            another number of dimensions or several channels, holds complex, NaN, infinite or immense values, is empty or
+            constant, or has voxels or a place that no CT has; also what :func:`~scripts.io.ct_reader.read_ct` and
+            :func:`~scripts.io.ct_reader.check_ct` refuse.
+    """
+
+    def __init__(self, keys: KeysCollection) -> None:
+        super().__init__(keys)
+        self.loader = LoadImage(image_only=True, dtype=None)
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        for key in self.key_iterator(record):
+            record[key] = self._load(str(key), record[key])
+        return record
+
+    def _load(self, field: str, path: str) -> MetaTensor:
+        where = f"{shown(path)}: field '{field}'"
+        if not os.path.exists(path):
+            raise InputError(f"{where} names a file that does not exist; correct the path.")
+        if not (os.path.isfile(path) or os.path.isdir(path)):
+            raise InputError(f"{where} names a pipe, a socket or a device, expected a file or the folder of a series.")
+        if path.lower().endswith(NIFTI) and os.path.isfile(path):
+            check_nifti_extent(path, LARGEST_VOLUME, where)
+        try:
+            image = read_ct(self.loader, path, field)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{where} cannot be read as an image ({shown(_last_line(error))}).") from error
+        image = _checked_voxels(image, where)
+        _check_place(image.affine.double(), where)
+        check_ct(image, where)
+        return image[None]
+
+
+class ResampleToCubed(MapTransform):
+    """
+    Brings CTs to the model's cube: RAS+, centred on the middle of the CT, with air where the CT does not reach.
+
+    Nothing is less dense than air, -1000 HU. A scanner pads what lies outside of its circle, often with -1024, and no X-ray
+    shows where that circle was; as a truth it would charge air for being air.
+
+    An axis that gets coarser is smoothed first, see :func:`smooth_for_coarser`, then the cube is read by linear
+    interpolation.
+
+    Args:
+        keys: fields with a CT in HU, channel first, with an affine.
+        size: voxels along a side.
+        fov_mm: side of the cube.
+
+    Warns:
+        UserWarning: when the CT covers less than half of the cube.
+    """
+
+    def __init__(self, keys: KeysCollection, size: int, fov_mm: float) -> None:
+        super().__init__(keys)
+        self.size, self.fov_mm = size, fov_mm
+        self.resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False, dtype=torch.float64)
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        for key in self.key_iterator(record):
+            record[key] = self._to_cube(str(key), record[key])
+        return record
+
+    def _to_cube(self, field: str, ct: MetaTensor) -> MetaTensor:
+        voxel_mm = self.fov_mm / self.size
+        affine = ct.affine.double()
+        spacing = affine[:3, :3].norm(dim=0)
+        self._warn_when_small(field, ct, spacing)
+        centre = affine[:3, :3] @ ((torch.tensor(ct.shape[1:], dtype=torch.float64) - 1) / 2) + affine[:3, 3]
+        target = torch.diag(torch.tensor([voxel_mm] * 3 + [1.0], dtype=torch.float64))
+        target[:3, 3] = centre - voxel_mm * (self.size - 1) / 2
+        above_air = smooth_for_coarser(ct.clamp(min=AIR_HU) - AIR_HU, (voxel_mm / spacing).tolist())
+        cube = self.resample(above_air, dst_affine=target, spatial_size=[self.size] * 3)
+        cube.meta[EXTENT_MM] = (torch.tensor(ct.shape[1:]) * spacing).tolist()
+        return (cube + AIR_HU).float()
+
+    def _warn_when_small(self, field: str, ct: MetaTensor, spacing: torch.Tensor) -> None:
+        extent = torch.tensor(ct.shape[1:]) * spacing
+        covered = float((extent.clamp(max=self.fov_mm) / self.fov_mm).prod())
+        if covered < 0.5:
+            path = shown(ct.meta.get("filename_or_obj", "a record"))
+            warnings.warn(
+                f"{path}: field '{field}' covers {covered:.0%} of the cube of {self.fov_mm:g} mm "
+                f"({' x '.join(f'{side:.0f}' for side in extent)} mm found); the rest is filled with air.",
+                stacklevel=2,
+            )
+
+
+class CollectXraysd(Transform):
+    """
+    Puts a record's films, `(1, P, P)` each, into one field, so that records with films and without make one batch:
+    `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what the
+    record said of them; `geometry`, see :class:`~scripts.GeometryOfFilmsd`, stays.
+
+    Args:
+        pixels: along a side of the detector.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self.pixels = pixels
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        films = [record[key] for key in XRAY_KEYS if key in record]
+        others = {key: value for key, value in record.items() if key not in (*XRAY_KEYS, *FILM_FIELDS)}
+        xrays = torch.cat(films) if films else torch.zeros(len(XRAY_KEYS), self.pixels, self.pixels)
+        return {**others, "xrays": xrays, "has_films": bool(films)}
+
+
+def _checked_voxels(image: MetaTensor, where: str) -> MetaTensor:
+    """The image as float32, of three dimensions; raises :class:`InputError` when its values are none of a CT."""
+    found = tuple(image.shape)
+    if image.is_complex():
+        raise InputError(f"{where} holds complex values, expected real numbers; export the magnitude or the CT itself.")
+    while image.ndim > 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.ndim != 3:
+        raise InputError(f"{where} has shape {found}, expected a single-channel image of 3 dimensions.")
+    image = image.float()
+    if not torch.isfinite(image).all():
+        count = int((~torch.isfinite(image)).sum())
+        raise InputError(f"{where} holds {count} NaN or infinite values, expected none.")
+    if image.numel() == 0 or image.min() == image.max():
+        raise InputError(f"{where} is empty or constant (shape {found}), expected an image with contrast.")
+    largest = float(image.abs().max())
+    if largest > LARGEST_HU:
+        raise InputError(
+            f"{where} holds values of up to {largest:g} in size, expected HU, at most {LARGEST_HU:g}; correct the rescale, "
+            f"such as a NIfTI's scl_slope, or clip what is no tissue."
+        )
+    return image
+
+
+def _check_place(affine: torch.Tensor, where: str) -> None:
+    """Raises :class:`InputError` when an affine, voxel index to mm, gives voxels or a place that no CT has."""
+    sides = affine[:3, :3].norm(dim=0)
+    least, most = VOXEL_SIDES_MM
+    if not ((sides >= least) & (sides <= most)).all():  # NaN is in no range
+        found = " x ".join(f"{side:.3g}" for side in sides.tolist())
+        raise InputError(
+            f"{where} has voxel sides of {found} mm, expected finite lengths above 0, of {least:g} to {most:g} mm; correct "
+            f"the header."
+        )
+    if not (affine[:3, 3].abs() <= FARTHEST_MM).all():
+        found = ", ".join(f"{place:.3g}" for place in affine[:3, 3].tolist())
+        raise InputError(
+            f"{where} has its first voxel at ({found}) mm, expected finite numbers of at most {FARTHEST_MM:g}; correct the "
+            f"header, such as the last column of a NIfTI's sform."
+        )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,164 @@
+"""What stands beside the stages in an evaluation: what can be had without the X-rays, or without the stage."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from math import ceil
+
+import ignite.distributed as idist
+import nibabel
+import torch
+from monai.data import Dataset
+from monai.transforms import Compose, Randomizable, ScaleIntensityRange
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..io.image_writer import cube_affine, write_ct
+from ..projection.attenuation import scaled_to_hu
+from ..projection.resampling import resized, truth_at
+
+MEAN, NEAREST = "mean volume", "nearest training patient"
+BASELINE_DEFINITIONS = {
+    MEAN: "the mean of the training CTs, or of random deformations of them; what can be had without the X-rays",
+    NEAREST: "the training CT with the smallest squared error to the truth at the size of the first stage: chosen with "
+    "the truth in hand, which no method can do",
+    "upsampled stage <n>": "the volume of that stage, trilinearly upsampled to the size of the row",
+}
+
+
+class Baselines:
+    """
+    The mean training volume, the nearest training patient, and earlier stages upsampled.
+
+    The mean is taken from the training CTs where there are any, else from a file, see :func:`write_mean_volume`;
+    without either its rows are left out. So are those of the nearest patient without training CTs. A training CT is
+    kept at the size of the first stage and loaded again when it is the nearest, so that many take little memory.
+
+    Args:
+        dataset: the training CTs as they are loaded, `{"ct"}` in HU; may be empty.
+        augment: random transform of the record `{"ct"}` that the mean is taken over; None for none.
+        draws: least number of deformed CTs that the mean is taken over. All training CTs count, each by as many
+            deformations as the others.
+        mean_volume_file: NIfTI with the mean in HU, a cube, read when the dataset is empty; may be missing.
+        hu_window: lowest and highest HU of the scale.
+        coarse_size: voxels along a side of the first stage's volume.
+        seed: of the deformations.
+
+    Warns:
+        UserWarning: when rows are left out, or the mean comes from the file.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        augment: Randomizable | None,
+        draws: int,
+        mean_volume_file: str,
+        hu_window: Sequence[float],
+        coarse_size: int,
+        seed: int = 0,
+    ) -> None:
+        self.dataset, self.draws, self.mean_volume_file = dataset, draws, mean_volume_file
+        self.hu_window, self.coarse_size = tuple(hu_window), coarse_size
+        self.augment = Compose(augment).set_random_state(seed=seed)
+        self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)
+        self.mean: torch.Tensor | None = None
+        self.mean_of: str | None = None
+        """Where the mean comes from; None where there is none."""
+        self.coarse: list[torch.Tensor] = []
+        self.nearest: tuple[int, torch.Tensor] | None = None
+
+    def prepare(self) -> None:
+        """
+        Loads the training CTs, or the mean from its file.
+
+        Raises:
+            InputError: when the file is there and holds no cube.
+        """
+        if len(self.dataset):
+            self._load_training()
+        elif os.path.isfile(self.mean_volume_file):
+            self.mean, self.mean_of = read_mean_volume(self.mean_volume_file, self.hu_window), self.mean_volume_file
+            _warn(f"the rows '{MEAN}' are of {self.mean_volume_file}, and the rows '{NEAREST}' are left out")
+        else:
+            _warn(
+                f"there is no {self.mean_volume_file} either: the rows '{MEAN}' and '{NEAREST}' are left out. Name a "
+                f"datalist with training CTs, or write the mean volume first (bundle/docs/README.md has the line)"
+            )
+
+    def beside(self, stages: Sequence[torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        The baselines of the last of these stages.
+
+        Args:
+            stages: the volume of each stage up to that one, `(1, 1, S, S, S)`, scaled.
+            truth: the truth, `(1, 1, S, S, S)`, scaled, at any size that is not smaller.
+
+        Returns:
+            Volumes of the last stage's size by name, scaled.
+        """
+        size = stages[-1].shape[-1]
+        found = {}
+        if self.mean is not None:
+            found[MEAN] = resized(self.mean.to(truth), size)
+        if self.coarse:
+            found[NEAREST] = resized(self._nearest_to(truth).to(truth), size)
+        upsampled = {f"upsampled stage {k}": resized(volume, size) for k, volume in enumerate(stages[:-1], start=1)}
+        return {**found, **upsampled}
+
+    def _load_training(self) -> None:
+        count, summed = len(self.dataset), 0
+        of_each = ceil(self.draws / count)
+        for i in tqdm(range(count), desc="Training CTs for the baselines", disable=idist.get_rank() > 0):
+            hu = torch.as_tensor(self.dataset[i]["ct"])
+            self.coarse.append(truth_at(self._scaled(hu), self.coarse_size))
+            for _ in range(of_each):
+                summed = summed + self._scaled(self.augment({"ct": hu.clone()})["ct"]).double()
+        self.mean = (summed / (of_each * count)).float()
+        self.mean_of = f"{count} training CTs, {of_each} random deformation{'s' if of_each > 1 else ''} of each"
+
+    def _nearest_to(self, truth: torch.Tensor) -> torch.Tensor:
+        coarse = truth_at(truth, self.coarse_size).cpu()
+        errors = [(volume - coarse).square().mean().item() for volume in self.coarse]
+        index = errors.index(min(errors))
+        if self.nearest is None or self.nearest[0] != index:
+            self.nearest = index, self._scaled(self.dataset[index]["ct"])
+        return self.nearest[1]
+
+    def _scaled(self, hu: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.scale(hu)).as_subclass(torch.Tensor)[None]
+
+
+def write_mean_volume(baselines: Baselines, path: str, fov_mm: float) -> None:
+    """
+    Writes the mean of the training CTs for evaluations that have none: HU as 16-bit integers at the first stage's size.
+
+    Raises:
+        InputError: when there are no training CTs.
+    """
+    if not len(baselines.dataset):
+        raise InputError(f"{path}: is made of the section 'training', expected a datalist that has one.")
+    baselines.prepare()
+    mean = truth_at(baselines.mean, baselines.coarse_size)[0, 0]
+    write_ct(path, scaled_to_hu(mean, baselines.hu_window), cube_affine(len(mean), fov_mm))
+    print(f"Wrote {path}: {baselines.mean_of}, {len(mean)}³ voxels.")
+
+
+def read_mean_volume(path: str, hu_window: Sequence[float]) -> torch.Tensor:
+    """
+    A mean volume from its file, `(1, 1, S, S, S)`, scaled.
+
+    Raises:
+        InputError: when the file holds no cube.
+    """
+    hu = torch.from_numpy(nibabel.load(path).get_fdata(dtype="float32"))
+    if hu.ndim != 3 or len(set(hu.shape)) > 1:
+        raise InputError(f"{path}: the mean volume has shape {tuple(hu.shape)}, expected a cube; write it anew.")
+    return ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)(hu)[None, None].as_subclass(torch.Tensor)
+
+
+def _warn(consequence: str) -> None:
+    if idist.get_rank() == 0:
+        warnings.warn(f"The datalist has no section 'training': {consequence}.", stacklevel=3)

@@ -1,0 +1,100 @@
+"""
+Metrics of a reconstruction, with one definition each.
+
+Strict: over the whole cube, HU clipped to the model's window, [-1024, 1024] by default, data range its width, 2048.
+The X2CT-compatible PSNR is there to compare with published tables and reads 10 dB and more higher for the same error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.metrics import PSNRMetric
+
+from ..anatomy.body import TISSUES_HU, body_mask
+from ..losses.ssim import structural_similarity
+from ..projection.attenuation import scaled_to_hu
+from ..projection.resampling import truth_at
+
+X2CT_PEAK, X2CT_AIR_HU, X2CT_RANGE = 4095.0, -1024.0, 2500.0
+X2CT_WITHOUT_ERROR_DB = 100.0
+CUT_OFF = 1e-3
+"""Added before decimals are cut off, so that a whole number stays what it is after scaling or interpolation."""
+DEFINITIONS = {
+    "psnr_db": "3-D PSNR over the whole cube, HU clipped to the window, data range = width of the window",
+    "ssim": "3-D SSIM, Gaussian window 11, sigma 1.5, data range 1 on the scaled volume",
+    "mae_hu": "mean absolute error over the whole cube, HU clipped to the window",
+    "mae_<tissue>_hu": "the same over air and lung (truth < -300), soft tissue (-300 to 150), bone (> 150)",
+    "psnr_body_db, mae_body_hu": "the same inside the body: the largest component of truth > -300 HU, with the holes "
+    "of each axial slice filled",
+    "reprojection_mae": "mean absolute error of both views' line integrals, projections of the volume against the "
+    "X-rays",
+    "psnr_x2ct_db": "X2CT convention: PSNR slice by slice, peak 4095, values HU + 1024 within [0, 2500] and cut to "
+    "whole numbers, 100 dB for a slice without error; mean over the slices of an axis, then over the three axes. Both "
+    "volumes are clipped to the model's window first; protocol_x2ct.json follows the whole protocol",
+}
+
+
+def final_volume_and_truth(output: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """From an engine's output, the last stage's volume, clipped to [0, 1], and the truth at its size."""
+    volume = output["pred"][-1].clamp(0, 1)
+    return volume, truth_at(output["label"]["ct"], volume.shape[-1])
+
+
+def volume_metrics(
+    volume: torch.Tensor, truth: torch.Tensor, hu_window: Sequence[float]
+) -> dict[str, float]:
+    """
+    The metrics of :data:`DEFINITIONS` that compare two volumes.
+
+    Args:
+        volume: one scaled volume, `(1, 1, S, S, S)`; clipped to [0, 1] here.
+        truth: the same shape, in [0, 1].
+        hu_window: lowest and highest HU of the scale.
+
+    Returns:
+        Metric by name. A tissue that the truth does not hold has NaN.
+    """
+    volume = volume.clamp(0, 1)
+    hu, hu_truth = scaled_to_hu(volume, hu_window), scaled_to_hu(truth, hu_window)
+    error, body = (hu - hu_truth).abs(), body_mask(hu_truth)
+    data_range = hu_window[1] - hu_window[0]
+    tissues = {
+        f"mae_{name}_hu": error[(hu_truth > low) & (hu_truth <= high)].mean().item()
+        for name, (low, high) in TISSUES_HU.items()
+    }
+    return {
+        "psnr_db": PSNRMetric(max_val=data_range)(hu, hu_truth).item(),
+        "ssim": structural_similarity(volume, truth).item(),
+        "mae_hu": error.mean().item(),
+        **tissues,
+        "psnr_body_db": (20 * torch.log10(data_range / error[body].square().mean().sqrt())).item(),
+        "mae_body_hu": error[body].mean().item(),
+        "psnr_x2ct_db": x2ct_psnr(hu[0, 0], hu_truth[0, 0]),
+    }
+
+
+def x2ct_psnr(hu: torch.Tensor, hu_truth: torch.Tensor) -> float:
+    """
+    PSNR in dB of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902, as its published code evaluates): slice by slice with
+    a peak of 4095, averaged over the slices of each axis and then over the axes. A slice without error counts 100 dB.
+
+    The rule is theirs on any two volumes in HU. What an evaluation hands over is not: it has been clipped to the
+    model's window, which ends at 1024 HU by default, theirs at 1476. :mod:`scripts.evaluation.x2ct_protocol` has their protocol.
+
+    Args:
+        hu: `(X, Y, Z)`, clipped here to their window, -1024 to 1476.
+        hu_truth: the same shape.
+    """
+    squared = (x2ct_values(hu) - x2ct_values(hu_truth)).square()
+    means = [squared.movedim(axis, 0).flatten(1).mean(1) for axis in range(3)]
+    decibels = [10 * torch.log10(X2CT_PEAK**2 / of_axis) for of_axis in means]
+    decibels = [each.where(each.isfinite(), X2CT_WITHOUT_ERROR_DB) for each in decibels]
+    return float(np.mean([of_axis.mean().item() for of_axis in decibels]))
+
+
+def x2ct_values(hu: torch.Tensor) -> torch.Tensor:
+    """HU as X2CT-GAN compares them: HU + 1024 within [0, 2500], decimals cut off. On the CPU, in float64."""
+    return (hu.cpu().double() - X2CT_AIR_HU).clamp(0, X2CT_RANGE).add(CUT_OFF).floor()

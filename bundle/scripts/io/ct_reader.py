@@ -1,0 +1,147 @@
+"""CTs as the loader takes them: from a DICOM series, NIfTI, NRRD or MetaImage, in HU, on a grid of right angles."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import itk
+import nibabel
+import numpy as np
+import torch
+from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.transforms import LoadImage
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
+
+from ..errors import InputError, shown
+from .dicom_ct_series import check_ct_series
+from .itk_headers import check_meta_image, check_nrrd
+
+NIFTI, NRRD, META_IMAGE = (".nii", ".nii.gz"), (".nrrd", ".nhdr"), (".mha", ".mhd")
+PLACE_MM = 0.01
+"""How far two readers may differ in where a slice lies."""
+SHEAR = 0.01
+"""Largest cosine between two axes that counts as a right angle."""
+LUNG_HU, DENSE_HU = -200.0, 2000.0
+"""A chest CT has values below the first, its air; one without negative values but some above the second not in HU."""
+
+
+def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
+    """
+    Reads a CT: a folder as a DICOM series, which :func:`check_ct_series` checks first, or a file by its suffix.
+
+    Args:
+        loader: runs MONAI's reader of a file's format: Nibabel's for NIfTI, ITK's for all others.
+        path: folder of a series, or `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
+        field: the record's field, for messages.
+
+    Returns:
+        `(X, Y, Z)` in the file's values, for a series HU, with an affine to RAS+ in mm.
+
+    Raises:
+        InputError: for another suffix, a series that is no CT volume, one that ITK puts elsewhere than its headers do,
+            a NIfTI that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`, or a header
+            that :func:`check_nrrd` or :func:`check_meta_image` refuses.
+    """
+    if os.path.isdir(path):
+        return _read_series(path, field)
+    where, name = f"{shown(path)}: field '{field}'", path.lower()
+    if name.endswith(NIFTI):
+        _check_nifti_header(path, where)
+        return loader(path, reader=NibabelReader())
+    if name.endswith(NRRD + META_IMAGE):
+        check_nrrd(path, where) if name.endswith(NRRD) else check_meta_image(path, where)
+        return loader(path, reader=ITKReader())
+    raise InputError(
+        f"{where} names no CT that can be read, expected the folder of a DICOM series or a file "
+        f"{', '.join(NIFTI + NRRD + META_IMAGE)}; convert it, or name the folder instead of one slice."
+    )
+
+
+def check_ct(ct: MetaTensor, where: str) -> None:
+    """
+    Refuses a volume that has no place in space or is not in HU.
+
+    Args:
+        ct: `(X, Y, Z)`, with an affine.
+        where: the file and field, for messages.
+
+    Raises:
+        InputError: when an axis has fewer than two voxels or no length, two axes are not at a right angle, or the
+            values start at 0 and pass 2000, as stored values do before the rescale to HU.
+
+    Warns:
+        UserWarning: when there is no air, nothing below -200 HU.
+    """
+    if min(ct.shape) < 2:
+        raise InputError(f"{where} has shape {tuple(ct.shape)}, expected at least 2 slices along each axis.")
+    check_axes(ct.affine[:3, :3].double(), where)
+    low, high = float(ct.min()), float(ct.max())
+    if low >= 0 and high > DENSE_HU:
+        raise InputError(
+            f"{where} holds values from {low:g} to {high:g}, expected HU, where air is -1000; these look like stored "
+            f"values: apply the rescale slope and intercept of the original, often 1 and -1024."
+        )
+    if low > LUNG_HU:
+        warnings.warn(
+            f"{where} holds values from {low:g} to {high:g}: no air, though a chest CT in HU has some near -1000. "
+            f"Is it in HU?",
+            stacklevel=2,
+        )
+
+
+def check_axes(axes: torch.Tensor, where: str) -> None:
+    """
+    Args:
+        axes: `(3, 3)`, a column in mm for each axis of a volume.
+        where: the file and field, for messages.
+
+    Raises:
+        InputError: when an axis has no finite length or two axes are not at a right angle.
+    """
+    lengths = axes.norm(dim=0)
+    if not (torch.isfinite(lengths).all() and (lengths > 0).all()):
+        sides = " x ".join(f"{length:.3g}" for length in lengths.tolist())
+        raise InputError(f"{where} has voxel sides of {sides} mm, expected finite lengths above 0.")
+    cosine = ((axes / lengths).T @ (axes / lengths)).fill_diagonal_(0).abs().max()
+    if cosine > SHEAR:
+        raise InputError(
+            f"{where} is sheared: two of its axes meet at {torch.rad2deg(torch.acos(cosine)):.1f} degrees, expected 90; "
+            f"resample it to a grid of right angles, as for a CT taken with a tilted gantry."
+        )
+
+
+def _read_series(folder: str, field: str) -> MetaTensor:
+    """Slice by slice: of a whole series ITK takes the direction of the step from Spacing Between Slices."""
+    series = check_ct_series(folder, field)
+    slices = zip(series.files, series.places)
+    hu = np.stack([_read_slice(file, place, f"{file}: field '{field}'") for file, place in slices])
+    meta = {MetaKeys.SPACE: SpaceKeys.RAS, ImageMetaKey.FILENAME_OR_OBJ: folder}
+    return MetaTensor(torch.from_numpy(hu.T), affine=torch.as_tensor(series.affine), meta=meta)
+
+
+def _read_slice(file: str, place: np.ndarray, where: str) -> np.ndarray:
+    """`(rows, columns)` in HU, of a file that ITK puts at the `place` that its header gives, see :class:`CTSeries`."""
+    reader = itk.ImageFileReader[itk.Image[itk.F, 2]].New(FileName=file)
+    reader.Update()
+    io = reader.GetImageIO()
+    axes = [np.multiply(io.GetDirection(axis), io.GetSpacing(axis)) for axis in range(2)]
+    found = np.stack([*axes, [io.GetOrigin(axis) for axis in range(3)]])
+    if not np.allclose(found, place, rtol=0, atol=PLACE_MM):
+        raise InputError(
+            f"{where} lies elsewhere by ITK than by its header: steps along a row and a column and the position are "
+            f"{found.round(2).tolist()}, expected {place.round(2).tolist()} by Pixel Spacing, Image Orientation and "
+            f"Image Position (Patient). Is its SOP Class that of a CT? Else convert the series to NIfTI."
+        )
+    return itk.array_from_image(reader.GetOutput())
+
+
+def _check_nifti_header(path: str, where: str) -> None:
+    """The header as it is: MONAI's reader changes an affine that does not fit the voxels' sides."""
+    image = nibabel.load(path)
+    if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
+        raise InputError(
+            f"{where} has sform_code 0 and qform_code 0, expected one of them above 0: the file does not say which side "
+            f"is the patient's right; convert the original again."
+        )
+    check_axes(torch.as_tensor(image.affine[:3, :3]), where)

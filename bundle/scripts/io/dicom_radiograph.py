@@ -1,0 +1,334 @@
+"""Reads a radiograph from DICOM: CR, DX and secondary capture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import isfinite
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ImplicitVRLittleEndian
+
+from ..errors import InputError, shown, told
+from .dicom_shutters import inside_shutters
+from .dicom_tags import MODALITIES, named, plane_told, view_of, view_position
+from .limits import LARGEST_FILM, check_extent, check_inflated, coded_extent
+from .radiograph import (
+    PLANE_OF_VIEW,
+    Radiograph,
+    Scale,
+    check_directions,
+    check_spacing,
+    checked_image,
+    line_integrals_of,
+    plane_of,
+    turn_as_read,
+)
+
+try:
+    from pydicom.encaps import generate_frames
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    single_frame = partial(generate_frames, number_of_frames=1)
+except ImportError:  # pydicom 2
+    from pydicom.encaps import generate_pixel_data_frame
+    from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
+
+    single_frame = partial(generate_pixel_data_frame, nr_frames=1)
+
+
+LONGEST_DISTANCE_MM = 10000.0
+"""From the source to the detector; a chest stands at 1000 to 4000 mm."""
+LARGEST_MAGNIFICATION = 20.0
+"""Of the middle of a patient; 1.05 to 1.5 on films of a chest."""
+
+
+def read_dicom(
+    path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
+) -> Radiograph:
+    """
+    Reads a DICOM radiograph and turns it as films are read. Tags and defaults are tabled in `docs/data.md`.
+
+    Args:
+        path: the file.
+        where: start of each message: the file and the record's field.
+        field: "frontal" or "lateral", what the film is taken for where it does not say.
+        scale: what the values are after the modality LUT; None for what the tags say.
+        orientations: of each plane, Patient Orientation where the file has none.
+
+    Raises:
+        InputError: when the file is no DICOM, no radiograph or truncated, cannot be decoded, has too many pixels, other
+            ones than its tags say, colours or several frames, a spacing that no film has, an orientation or view that
+            contradict, or no contrast.
+
+    Warns:
+        UserWarning: naming the tags that are missing and what is assumed instead.
+    """
+    dataset = _read(path, where)
+    try:
+        return _as_radiograph(dataset, path, where, field, scale, orientations)
+    except InputError:
+        raise
+    except Exception as error:  # pydicom decodes a tag when it is asked for, and raises whatever it stumbles over
+        raise InputError(f"{where} has a damaged tag ({told(error)}); copy or export it again.") from error
+
+
+def _as_radiograph(
+    dataset: Dataset, path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
+) -> Radiograph:
+    _check_kind(dataset, where)
+    stored = _stored_values(dataset, where)
+    exposed = _exposed(dataset, stored, where)
+    scale = scale or _scale(dataset)
+    image = checked_image(_attenuation(dataset, stored, exposed, scale, where), exposed, where)
+    missing: list[str] = []
+    view = _view(dataset, missing)
+    letters, plane = _directions(dataset, view, where)
+    is_oriented = letters is not None
+    if not is_oriented:
+        letters = check_directions(orientations[plane or field], "film_orientation")
+        missing.append(f"{named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
+    set_up = _set_up(dataset, where, missing)
+    if missing:
+        warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=4)
+    patient = str(dataset.get("PatientID") or "").strip() or None
+    known = {"patient": patient, "is_oriented": is_oriented, **set_up}
+    radiograph = Radiograph(str(path), image, exposed, scale, plane, view, **known)
+    return turn_as_read(radiograph, letters)
+
+
+def _read(path: str, where: str) -> Dataset:
+    try:
+        check_inflated(path, where)
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if "Rows" in header and "Columns" in header:
+            samples = int(header.get("SamplesPerPixel") or 1)
+            check_extent([header.Rows, header.Columns, samples], LARGEST_FILM, where)
+        dataset = pydicom.dcmread(path, force=True)
+        is_dicom = "SOPClassUID" in dataset or "Rows" in dataset
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{where} cannot be read as DICOM ({told(error)}); copy or export it again.") from error
+    if not is_dicom:
+        raise InputError(f"{where} is not a DICOM file, or a truncated one: it has no SOP Class UID; export it again.")
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return dataset
+
+
+def _check_kind(dataset: Dataset, where: str) -> None:
+    modality = dataset.get("Modality")
+    if modality and modality not in MODALITIES:
+        raise InputError(f"{where}: {named('Modality')} is {shown(modality)}, expected a radiograph: {', '.join(MODALITIES)}.")
+    if "PixelData" not in dataset:
+        raise InputError(f"{where} has no {named('PixelData')}, or is truncated before it; export the image again.")
+    frames = str(dataset.get("NumberOfFrames") or 1)
+    if frames != "1":
+        raise InputError(f"{where}: {named('NumberOfFrames')} is {shown(frames)}, expected 1; export the frame that is wanted.")
+    colours = dataset.get("PhotometricInterpretation")
+    if colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise InputError(
+            f"{where}: {named('PhotometricInterpretation')} is {shown(colours)}, expected MONOCHROME1 or MONOCHROME2; export "
+            f"the radiograph in grey."
+        )
+    bits = dataset.get("BitsStored")
+    if bits is None or not 8 <= bits <= 16:
+        raise InputError(f"{where}: {named('BitsStored')} is {bits}, expected 8 to 16.")
+
+
+def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
+    try:
+        _check_coded_extent(dataset, where)
+        stored = dataset.pixel_array
+    except InputError:
+        raise
+    except Exception as error:
+        syntax = dataset.file_meta.TransferSyntaxUID
+        raise InputError(
+            f"{where}: the pixels of transfer syntax {shown(syntax.name)} ({shown(syntax)}) cannot be decoded ({told(error)}); "
+            f"expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or have it decompressed."
+        ) from error
+    if dataset.PixelRepresentation == 0:
+        stored = stored & (2**dataset.BitsStored - 1)  # higher bits may hold old overlays
+    return stored
+
+
+def _check_coded_extent(dataset: Dataset, where: str) -> None:
+    """Decoders believe the compressed pixels, whatever the tags say of their number."""
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    frame = next(single_frame(dataset.PixelData), b"")
+    found, expected = coded_extent(frame), (dataset.Rows, dataset.Columns, 1)
+    if found not in (None, expected):
+        raise InputError(
+            f"{where}: its compressed pixels are of {' x '.join(map(str, found))} (rows, columns, channels), expected "
+            f"{' x '.join(map(str, expected))} by {named('Rows')} and {named('Columns')}; export it again."
+        )
+
+
+def _exposed(dataset: Dataset, stored: np.ndarray, where: str) -> np.ndarray:
+    exposed = inside_shutters(dataset, stored.shape, where)
+    padding = dataset.get("PixelPaddingValue")
+    if padding is not None:
+        limit = dataset.get("PixelPaddingRangeLimit", padding)
+        exposed &= (stored < min(padding, limit)) | (stored > max(padding, limit))
+    return exposed
+
+
+def _scale(dataset: Dataset) -> Scale:
+    relationship = str(dataset.get("PixelIntensityRelationship") or "").upper()
+    if dataset.get("PresentationIntentType") == "FOR PRESENTATION":
+        return "presentation"
+    if relationship == "LIN":
+        return "transmission"
+    has_unit = dataset.get("RescaleType", "US") in ("", "US") and _slope(dataset) != 1
+    return "line_integral" if relationship == "LOG" and has_unit else "presentation"
+
+
+def _slope(dataset: Dataset) -> float:
+    return float(dataset.get("RescaleSlope") or 1)
+
+
+def _attenuation(dataset: Dataset, stored: np.ndarray, exposed: np.ndarray, scale: Scale, where: str) -> np.ndarray:
+    """Line integrals, or display values that rise with attenuation."""
+    try:
+        values = apply_modality_lut(stored, dataset).astype(np.float64)
+        if scale == "presentation":
+            return _shown(dataset, values)
+        has_values = exposed.any() and np.isfinite(values).all()
+    except Exception as error:
+        raise InputError(
+            f"{where}: its rescale or its VOI LUT cannot be applied ({told(error)}); correct the tags."
+        ) from error
+    if not has_values:
+        return values
+    rises = _rises_with_attenuation(dataset)
+    if scale == "line_integral":
+        return values if rises else values[exposed].max() - values
+    intensity = _largest_value(dataset) - values if rises else values
+    return line_integrals_of(intensity, exposed, abs(_slope(dataset)) / 2)
+
+
+def _largest_value(dataset: Dataset) -> float:
+    """What the bits can hold at most, after the rescale."""
+    lowest = -(2 ** (dataset.BitsStored - 1)) if dataset.PixelRepresentation else 0
+    ends = (lowest, lowest + 2**dataset.BitsStored - 1)
+    return max(_slope(dataset) * end for end in ends) + float(dataset.get("RescaleIntercept") or 0)
+
+
+def _rises_with_attenuation(dataset: Dataset) -> bool:
+    """Whether the values after the modality LUT do."""
+    sign = dataset.get("PixelIntensityRelationshipSign")
+    stored_rises = sign == -1 if sign in (-1, 1) else dataset.PhotometricInterpretation == "MONOCHROME2"
+    return stored_rises == (_slope(dataset) > 0)
+
+
+def _shown(dataset: Dataset, values: np.ndarray) -> np.ndarray:
+    """As a screen shows it, bright for high attenuation."""
+    whole = np.rint(values).astype(np.int64) if dataset.get("VOILUTSequence") else values
+    shown = apply_voi_lut(whole, dataset).astype(np.float64)
+    is_inverse = dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+    return -shown if is_inverse else shown
+
+
+def _view(dataset: Dataset, missing: list[str]) -> str | None:
+    view = view_of(dataset)
+    if view is None:
+        missing.append(
+            f"{named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {shown(view_position(dataset)) or 'none'}): "
+            f"the view of the configured geometry is assumed"
+        )
+    return view
+
+
+def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[str, str] | None, str | None]:
+    """Where rows and columns run to, and the plane, each where the file says."""
+    found, plane = dataset.get("PatientOrientation"), plane_told(dataset)
+    if not found or isinstance(found, str) or not all(found):
+        return None, plane
+    letters = check_directions(found, f"{where}: {named('PatientOrientation')}")
+    if plane not in (None, plane_of(letters)):
+        raise InputError(
+            f"{where}: {named('ViewPosition')} is {view}, {plane}, but {named('PatientOrientation')} is "
+            f"{_joined(letters)}, {plane_of(letters)}; expected tags that agree: correct the wrong one."
+        )
+    return letters, plane_of(letters)
+
+
+def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
+    """Spacing, magnification and distances, as far as the file says."""
+    detector, patient = _distance(dataset, "DistanceSourceToDetector"), _distance(dataset, "DistanceSourceToPatient")
+    magnification = _distance(dataset, "EstimatedRadiographicMagnificationFactor")
+    if magnification is not None and not 1 <= magnification <= LARGEST_MAGNIFICATION:
+        raise InputError(
+            f"{where}: {named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1 and at "
+            f"most {LARGEST_MAGNIFICATION:g}; correct the tag."
+        )
+    if detector is not None and detector > LONGEST_DISTANCE_MM:
+        raise InputError(
+            f"{where}: {named('DistanceSourceToDetector')} is {detector:g}, expected at most {LONGEST_DISTANCE_MM:g} mm; "
+            f"correct the tag."
+        )
+    if detector and magnification:
+        patient = detector / magnification
+    if detector and patient and detector <= patient:
+        raise InputError(
+            f"{where}: {named('DistanceSourceToDetector')} is {detector:g} and {named('DistanceSourceToPatient')} "
+            f"{patient:g}, expected the detector behind the patient; correct the tags."
+        )
+    if patient and not (detector or 0) / LARGEST_MAGNIFICATION <= patient <= LONGEST_DISTANCE_MM:
+        raise InputError(
+            f"{where}: {named('DistanceSourceToPatient')} is {patient:g}, expected at most {LONGEST_DISTANCE_MM:g} mm, and "
+            f"no magnification above {LARGEST_MAGNIFICATION:g}; correct the tag."
+        )
+    if detector and patient:
+        magnification = detector / patient
+    spacing, is_at_patient = _spacing(dataset, where, missing)
+    if patient is None:
+        missing.append(
+            f"{named('DistanceSourceToPatient')}, or {named('EstimatedRadiographicMagnificationFactor')} with "
+            f"{named('DistanceSourceToDetector')}: the distances of the configured geometry are assumed"
+        )
+    return {
+        "pixel_mm": spacing,
+        "magnification": 1.0 if is_at_patient else magnification,
+        "source_to_detector_mm": detector,
+        "source_to_patient_mm": patient,
+    }
+
+
+def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[float, float] | None, bool]:
+    """Spacing along a column and along a row, and whether it is meant at the patient instead of at the detector."""
+    keywords = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
+    keyword = next((keyword for keyword in keywords if dataset.get(keyword)), None)
+    if keyword is None:
+        missing.append(f"{named('ImagerPixelSpacing')}: the longer side is taken to span the detector")
+        return None, False
+    try:
+        along_column, along_row = (float(number) for number in dataset[keyword].value)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{where}: {named(keyword)} is {shown(dataset[keyword].value)}, expected two numbers in mm; correct the tag."
+        ) from error
+    spacing = along_column, along_row
+    check_spacing(spacing, (dataset.Rows, dataset.Columns), f"{where}: {named(keyword)}")
+    is_at_patient = keyword == "PixelSpacing" and bool(dataset.get("PixelSpacingCalibrationType"))
+    if keyword == "PixelSpacing" and not is_at_patient:
+        missing.append(f"{named('ImagerPixelSpacing')}: {named('PixelSpacing')} is taken to be meant at the detector")
+    return spacing, is_at_patient
+
+
+def _distance(dataset: Dataset, keyword: str) -> float | None:
+    """A positive number; zero, which machines write for unknown, counts as missing."""
+    value = dataset.get(keyword)
+    return float(value) if value and isfinite(float(value)) and float(value) > 0 else None
+
+
+def _joined(letters: tuple[str, str]) -> str:
+    return "\\".join(letters)

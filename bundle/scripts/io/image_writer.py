@@ -1,0 +1,56 @@
+"""What the bundle writes as images: CTs as NIfTI with their affine, X-rays as NIfTI and PNG."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import torch
+from PIL import Image
+
+from .atomic_write import write_whole
+
+
+def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
+    """
+    Args:
+        path: where to, `.nii` or `.nii.gz`.
+        hu: `(X, Y, Z)` in HU, written as 16-bit integers.
+        affine: `(4, 4)`, voxel index to RAS+ in mm.
+    """
+    _write_nifti(path, hu.round().cpu().numpy().astype(np.int16), affine.cpu().numpy())
+
+
+def write_film(path: str, film: torch.Tensor, pixel_mm: float) -> None:
+    """
+    A film `(H, W)` of line integrals as float NIfTI, which keeps its absolute scale. Stored column by row, as MONAI's
+    readers give pictures.
+    """
+    _write_nifti(path, film.T[..., None].float().cpu().numpy(), np.diag([pixel_mm, pixel_mm, 1.0, 1.0]))
+
+
+def film_picture(film: torch.Tensor) -> Image.Image:
+    """A film `(H, W)` as 8-bit picture to look at: its own range to black and white, bone white."""
+    film = film.float().cpu()
+    grey = (film - film.min()) / (film.max() - film.min()).clamp(min=1e-6)
+    return Image.fromarray((grey * 255).round().byte().numpy())
+
+
+def write_film_picture(path: str, film: torch.Tensor) -> None:
+    """:func:`film_picture` as a file."""
+    write_whole(path, film_picture(film).save)
+
+
+def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None) -> torch.Tensor:
+    """`(4, 4)` RAS+ affine of a cube of `size` voxels a side, centred on the isocentre or on `centre_mm`."""
+    voxel_mm = fov_mm / size
+    affine = torch.diag(torch.tensor([voxel_mm] * 3 + [1.0], dtype=torch.float64))
+    affine[:3, 3] = -voxel_mm * (size - 1) / 2
+    if centre_mm is not None:
+        affine[:3, 3] += centre_mm
+    return affine
+
+
+def _write_nifti(path: str, array: np.ndarray, affine: np.ndarray) -> None:
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    write_whole(path, lambda temporary: nibabel.save(image, temporary))

@@ -1,0 +1,168 @@
+"""Cross-attention from the tokens of a volume to the feature maps of two X-rays, and the transformer layer around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from einops import rearrange
+from monai.networks.blocks import CrossAttentionBlock, MLPBlock
+from torch import nn
+from torch.nn.functional import avg_pool3d, scaled_dot_product_attention
+
+from ..projection.geometry import BiplanarGeometry
+
+TOKENS_BY_COLUMN = ("b a y z c -> (b z a) y c", "b x a z c -> (b z a) x c")
+"""For the frontal and the lateral view: one sequence for each token column along the view's axis."""
+COLUMNS_TO_TOKENS = ("(b z a) y c -> b a y z c", "(b z a) x c -> b x a z c")
+
+
+class BiplanarCrossAttention(nn.Module):
+    """
+    Cross-attention of volume tokens with each view's feature map, the views' answers added.
+
+    In the "ray" form the tokens of one column, all of which the rays of one view cross, attend to the window of the
+    feature map that the column's shadow falls into; the column's cone-beam drift is part of the window. In the "dense"
+    form every token attends to the whole map. Both forms have the same weights, those of MONAI's
+    :class:`~monai.networks.blocks.CrossAttentionBlock`.
+
+    The block's linear maps of keys and values are moved to the side of the queries and the answers:
+    `q (W f) = (q W) f`. This gives the same numbers, and a map has far more pixels than a cube has tokens, each pixel in
+    many windows, and fewer channels than a head.
+
+    Args:
+        hidden_size: width of a token.
+        num_heads: attention heads.
+        context_size: channels of the feature maps.
+        attention: "ray" or "dense".
+
+    Raises:
+        ValueError: when `attention` is neither.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, context_size: int, attention: str = "ray") -> None:
+        super().__init__()
+        if attention not in ("ray", "dense"):
+            raise ValueError(f"attention is {attention!r}, expected 'ray' or 'dense'.")
+        self.is_dense = attention == "dense"
+        self.block = CrossAttentionBlock(
+            hidden_size, num_heads, context_input_size=context_size, use_flash_attention=True
+        )
+
+    def forward(self, tokens: torch.Tensor, context: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            tokens: `(B, N, N, N, hidden_size)`, along X, Y, Z.
+            context: `(B, V, H, W, context_size)`.
+            windows: `(N, K)` pixel indices from :func:`ray_windows`; not read in the dense form.
+
+        Returns:
+            The shape of `tokens`.
+        """
+        views = range(context.shape[1])
+        attend = self._attend_to_map if self.is_dense else self._attend_to_windows
+        return sum(attend(tokens, context[:, view], windows, view) for view in views)
+
+    def _attend_to_map(self, tokens: torch.Tensor, film: torch.Tensor, windows: torch.Tensor, view: int):
+        queries = rearrange(tokens, "b x y z c -> b (x y z) c")
+        return self.attend(queries, rearrange(film, "b h w c -> b (h w) c")).view_as(tokens)
+
+    def _attend_to_windows(self, tokens: torch.Tensor, film: torch.Tensor, windows: torch.Tensor, view: int):
+        columns = rearrange(tokens, TOKENS_BY_COLUMN[view])
+        keys = rearrange(film[:, windows][:, :, :, windows], "b z k a w c -> (b z a) (k w) c")
+        return rearrange(self.attend(columns, keys), COLUMNS_TO_TOKENS[view], b=len(tokens), a=tokens.shape[3])
+
+    def attend(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """What the block gives for `(N, Q, hidden_size)` queries and `(N, K, context_size)` keys, which are its values."""
+        heads = self.block.num_heads
+        to_key, to_value = (
+            rearrange(layer.weight, "(h d) c -> h d c", h=heads) for layer in (self.block.to_k, self.block.to_v)
+        )
+        asked = rearrange(self.block.to_q(queries), "n q (h d) -> n q h d", h=heads)
+        asked = rearrange(torch.einsum("nqhd,hdc->nqhc", asked, to_key), "n q h c -> n 1 (q h) c")
+        answers = scaled_dot_product_attention(asked, keys[:, None], keys[:, None], scale=self.block.scale)
+        answers = rearrange(answers, "n 1 (q h) c -> n q h c", h=heads)
+        return self.block.out_proj(torch.einsum("nqhc,hdc->nqhd", answers, to_value).flatten(2))
+
+
+class BiplanarTransformerLayer(nn.Module):
+    """
+    A pre-norm transformer layer: self-attention of the volume tokens, cross-attention with the X-rays, an MLP.
+
+    In self-attention, keys and values are the averages of 2 x 2 x 2 tokens, at an eighth of the cost (spatial reduction,
+    Wang et al., 2021, arXiv:2102.12122).
+
+    Args:
+        hidden_size: width of a token.
+        num_heads: attention heads.
+        mlp_dim: width of the MLP.
+        context_size: channels of the X-ray feature maps.
+        attention: "ray" or "dense", see :class:`BiplanarCrossAttention`.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, mlp_dim: int, context_size: int, attention: str = "ray"
+    ) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(hidden_size)
+        self.self_attention = CrossAttentionBlock(hidden_size, num_heads, use_flash_attention=True)
+        self.cross_norm = nn.LayerNorm(hidden_size)
+        self.cross_attention = BiplanarCrossAttention(hidden_size, num_heads, context_size, attention)
+        self.mlp_norm = nn.LayerNorm(hidden_size)
+        self.mlp = MLPBlock(hidden_size, mlp_dim)
+
+    def forward(self, tokens: torch.Tensor, context: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        """Shapes as in :meth:`BiplanarCrossAttention.forward`."""
+        normed = self.self_norm(tokens)
+        attended = self.self_attention(normed.flatten(1, 3), reduced(normed))
+        tokens = tokens + attended.view_as(tokens)
+        tokens = tokens + self.cross_attention(self.cross_norm(tokens), context, windows)
+        return tokens + self.mlp(self.mlp_norm(tokens))
+
+
+def reduced(tokens: torch.Tensor) -> torch.Tensor:
+    """Averages over 2 x 2 x 2 tokens: `(B, N, N, N, C)` to a sequence `(B, ceil(N / 2)³, C)`."""
+    averages = avg_pool3d(rearrange(tokens, "b x y z c -> b c x y z"), 2, ceil_mode=True)
+    return rearrange(averages, "b c x y z -> b (x y z) c")
+
+
+def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: torch.device) -> torch.Tensor:
+    """
+    The rows (or columns) of a film on which the shadow of each token of a cube falls, at any depth and in either view.
+
+    A cube that is centred on the isocentre casts shadows that are nearly the same for both axes of the film and for both
+    views, so that one table serves them all, and every case of a batch. Film coordinates run against the volume's.
+
+    Args:
+        geometry: the set-up.
+        tokens: tokens along a side of the cube.
+        pixels: pixels of the feature map along a side of the detector.
+        device: where the table is wanted.
+
+    Returns:
+        `(tokens, K)` pixel indices, the window of token `i` along any axis of the volume, inside the map.
+    """
+    lowest, highest = _shadow_bounds(geometry, tokens)
+    pixel_mm = geometry.detector_size_mm / pixels
+    first = np.floor(lowest / pixel_mm + (pixels - 1) / 2).astype(int)
+    last = np.ceil(highest / pixel_mm + (pixels - 1) / 2).astype(int)
+    width = min(int((last - first).max()) + 1, pixels)
+    first = ((first + last + 1 - width) // 2).clip(0, pixels - width)
+    return torch.from_numpy(first[:, None] + np.arange(width)).to(device)
+
+
+def _shadow_bounds(geometry: BiplanarGeometry, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Lowest and highest film coordinate in mm of each token's layer, over both film axes, views and all cases: two `(N,)`.
+    A projection maps the corners of a convex cell to the corners of its shadow.
+    """
+    edges = np.linspace(-geometry.fov_mm / 2, geometry.fov_mm / 2, tokens + 1)
+    corners = np.meshgrid(edges, edges, edges, indexing="ij")
+    lowest, highest = np.full(tokens, np.inf), np.full(tokens, -np.inf)
+    for case in geometry.cases_apart():
+        for view, across in ((0, 0), (1, 1)):
+            for shadow, axis in zip(case.shadow(corners, view), (across, 2)):
+                layers = np.moveaxis(shadow, axis, 0).reshape(tokens + 1, -1)
+                low, high = layers.min(1), layers.max(1)
+                lowest = np.minimum(lowest, np.minimum(low[:-1], low[1:]))
+                highest = np.maximum(highest, np.maximum(high[:-1], high[1:]))
+    return lowest, highest

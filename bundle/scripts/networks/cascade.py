@@ -1,0 +1,239 @@
+"""The whole cascade: encoder, three stages, each refining the upsampled volume of the one before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from monai.utils import ensure_tuple_rep
+from torch import nn
+
+from ..errors import InputError
+from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import NUMBER_OF_STAGES, Reprojection
+from ..projection.region import Region
+from .encoder import MultiScaleXrayEncoder
+from .stages import EVIDENCE, Stage1Base64, Stage2Refiner128, Stage3Refiner256
+
+STAGES = (Stage1Base64, Stage2Refiner128, Stage3Refiner256)
+
+
+class ProgressiveCascadeModel(nn.Module):
+    """
+    Reconstructs a CT volume from a frontal and a lateral X-ray in three chained stages, each twice as fine.
+
+    A stage owns its level of the encoder; :meth:`up_to` is the part of the network that a stage's checkpoint holds.
+
+    The stages see lateral films of view LL alone. A pair with RL is that of the mirror image of the patient with LL, whose
+    volume is mirrored back: exact, and nothing that has to be learned.
+
+    Args:
+        geometry: the set-up of both views; `detector_pixels` is the side of the X-rays, eight times that of the first
+            stage's volume.
+        hu_window: lowest and highest HU of the volumes' scale.
+        xray_scale: line integral that the X-rays' scale calls 1.
+        tokens: volume tokens along a side, one number for all stages or one for each.
+        num_layers: transformer layers of each stage.
+        num_heads: attention heads of each stage.
+        hidden_size: width of a token, one for all stages or one for each.
+        mlp_dim: width of the transformer layers' MLP, one for all stages or one for each.
+        feature_channels: X-ray feature channels of each stage.
+        encoder_channels: widths of the encoder's U-Net, see :class:`~scripts.networks.encoder.MultiScaleXrayEncoder`.
+        context_size: voxels along a side of the context path's volume, in every stage.
+        context_channels: widths of the context path's pyramid, finest first, in every stage.
+        local_channels: width of each stage's local path.
+        detail_channels: width of the last stage's detail enhancer.
+        feature_dropout: share of the lifted feature channels that are dropped in training.
+        attention: "ray", "dense" or "none", which leaves the ViT out.
+        checkpointing: gradient checkpointing of each stage.
+        evidence: what the stages read, see :class:`~scripts.networks.stages.VolumeStage`.
+        trained_stage: the one stage (1, 2 or 3) to train; all else is frozen. None leaves everything trainable.
+
+    Raises:
+        ValueError: when the X-rays' pixels are no multiple of eight, or the sizes do not fit the tokens.
+    """
+
+    def __init__(
+        self,
+        geometry: BiplanarGeometry,
+        hu_window: Sequence[float] = (-1024, 1024),
+        xray_scale: float = 8.0,
+        tokens: int | Sequence[int] = (8, 16, 16),
+        num_layers: Sequence[int] = (4, 6, 8),
+        num_heads: Sequence[int] = (4, 8, 8),
+        hidden_size: int | Sequence[int] = 128,
+        mlp_dim: int | Sequence[int] = 512,
+        feature_channels: Sequence[int] = (16, 16, 8),
+        encoder_channels: Sequence[int] = (16, 32, 64),
+        context_size: int = 32,
+        context_channels: Sequence[int] = (16, 32, 64, 128),
+        local_channels: Sequence[int] = (8, 16, 8),
+        detail_channels: int = 8,
+        feature_dropout: float = 0.1,
+        attention: str = "ray",
+        checkpointing: Sequence[bool] = (False, False, True),
+        evidence: Sequence[str] = EVIDENCE,
+        trained_stage: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.geometry = geometry
+        self.sizes = tuple(geometry.detector_pixels // divisor for divisor in (8, 4, 2))
+        if geometry.detector_pixels % 8:
+            raise ValueError(
+                f"ProgressiveCascadeModel: the X-rays have {geometry.detector_pixels} pixels a side, expected a multiple of "
+                f"8, since the volumes have an eighth, a quarter and a half of them."
+            )
+        tokens, hidden_size, mlp_dim = (ensure_tuple_rep(each, len(STAGES)) for each in (tokens, hidden_size, mlp_dim))
+        self.encoder = MultiScaleXrayEncoder(feature_channels, encoder_channels)
+        self.stages = nn.ModuleList(
+            stage(
+                size=self.sizes[k],
+                reprojection=Reprojection(hu_window, xray_scale),
+                context={
+                    "size": context_size,
+                    "tokens": tokens[k],
+                    "channels": context_channels,
+                    "num_layers": num_layers[k],
+                    "num_heads": num_heads[k],
+                    "hidden_size": hidden_size[k],
+                    "mlp_dim": mlp_dim[k],
+                    "feature_pixels": 2 * self.sizes[k],
+                    "attention": attention,
+                },
+                checkpointing=checkpointing[k],
+                local_channels=local_channels[k],
+                feature_channels=feature_channels[k],
+                feature_dropout=feature_dropout,
+                evidence=evidence,
+                **({"detail_channels": detail_channels} if stage is Stage3Refiner256 else {}),
+            )
+            for k, stage in enumerate(STAGES)
+        )
+        self.trained_stage = trained_stage
+        if trained_stage is not None:
+            self._check_stage(trained_stage)
+            self.requires_grad_(False)
+            for part in self._parts(trained_stage - 1):
+                part.requires_grad_(True)
+
+    def forward(
+        self,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry | None = None,
+        stages: int = 3,
+        region: Region | None = None,
+        slabs: int = 1,
+    ) -> list[torch.Tensor]:
+        """
+        Args:
+            xrays: scaled line integrals, `(B, 2, P, P)`, frontal then lateral.
+            geometry: the set-up of these X-rays, the model's own by default.
+            stages: the stage to stop after.
+            region: the part of the last volume that is wanted, the whole by default.
+            slabs: in how many parts to compute the last volume, which takes less memory.
+
+        Returns:
+            Each stage's volume, `(B, 1, S, S, S)`, RAS+, scaled to about [0, 1], coarsest first; the last as large as
+            the region.
+
+        Raises:
+            InputError: when the X-rays have another shape.
+        """
+        self._check_stage(stages)
+        geometry = self.geometry if geometry is None else geometry
+        pixels = self.geometry.detector_pixels
+        if xrays.ndim != 4 or tuple(xrays.shape[1:]) != (2, pixels, pixels):
+            raise InputError(
+                f"ProgressiveCascadeModel: the X-rays have shape {tuple(xrays.shape)}, expected (B, 2, {pixels}, "
+                f"{pixels}): frontal and lateral, each {pixels} pixels a side."
+            )
+        return self._of_any_side(xrays, geometry, stages=stages, region=region, slabs=slabs)
+
+    def _of_any_side(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region | None, **how: int
+    ) -> list[torch.Tensor]:
+        """The volumes of pairs with LL as they are, and of those with RL by way of their mirror images."""
+        is_mirrored = lateral_is_rl(geometry)
+        if not any(is_mirrored):
+            return self._of_left_side(xrays, geometry, region, **how)
+        if all(is_mirrored):
+            region = None if region is None else region.mirrored()
+            volumes = self._of_left_side(mirrored_films(xrays), geometry.mirrored(), region, **how)
+            return [volume.flip(2) for volume in volumes]
+        order = sorted(range(len(xrays)), key=is_mirrored.__getitem__)
+        first = is_mirrored.count(False)
+        parts = [
+            self._of_any_side(xrays[cases], geometry.select(cases), region, **how)
+            for cases in (order[:first], order[first:])
+        ]
+        places = sorted(range(len(xrays)), key=order.__getitem__)
+        return [torch.cat(volumes)[places] for volumes in zip(*parts)]
+
+    def _of_left_side(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region | None, stages: int, slabs: int
+    ) -> list[torch.Tensor]:
+        volumes: list[torch.Tensor] = []
+        features = self.encoder(xrays, stages)
+        for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
+            previous = volumes[-1] if volumes else None
+            part = {"region": region, "slabs": slabs} if number == stages else {}
+            volumes.append(stage(level, xrays, geometry, previous, **part))
+        return volumes
+
+    def up_to(self, stage: int) -> nn.ModuleDict:
+        """What the checkpoint of `stage` holds: this network cut after it. Parameters and their names are shared."""
+        self._check_stage(stage)
+        encoder = nn.ModuleDict({"levels": self.encoder.levels[:stage]})
+        return nn.ModuleDict({"encoder": encoder, "stages": self.stages[:stage]})
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of `trained_stage`."""
+        return (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def train(self, mode: bool = True) -> ProgressiveCascadeModel:
+        """As in every module, but what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.trained_stage is not None:
+            for stage in set(range(len(self.stages))) - {self.trained_stage - 1}:
+                for part in self._parts(stage):
+                    part.eval()
+        return self
+
+    def _parts(self, index: int) -> tuple[nn.Module, nn.Module]:
+        return self.encoder.levels[index], self.stages[index]
+
+    def _check_stage(self, stage: int) -> None:
+        if stage not in range(1, len(self.stages) + 1):
+            raise ValueError(f"ProgressiveCascadeModel: stage is {stage!r}, expected 1, 2 or 3.")
+
+
+def lateral_is_rl(geometry: BiplanarGeometry) -> list[bool]:
+    """Whether a lateral film is RL, its source at the patient's left: for each case, or once where all share the views."""
+    signs = geometry.depth_sign(1)
+    return [sign < 0 for sign in (signs.tolist() if isinstance(signs, torch.Tensor) else [signs])]
+
+
+def mirrored_films(xrays: torch.Tensor) -> torch.Tensor:
+    """The films `(B, 2, H, W)` of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike."""
+    return torch.stack([xrays[:, 0].flip(-1), xrays[:, 1]], dim=1)
+
+
+class FinalVolumeModel(ProgressiveCascadeModel):
+    """
+    The cascade for tools that expect one prediction: the same parameters under the same names, one volume.
+
+    Args:
+        stages: the stage to stop after.
+        network: as in :class:`ProgressiveCascadeModel`.
+    """
+
+    def __init__(self, stages: int = NUMBER_OF_STAGES, **network) -> None:
+        super().__init__(**network)
+        self._check_stage(stages)
+        self.final_stage = stages
+
+    def forward(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, slabs: int = 1
+    ) -> torch.Tensor:
+        """X-rays `(B, 2, P, P)` to `(B, 1, S, S, S)`; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
+        return super().forward(xrays, geometry, self.final_stage, slabs=slabs)[-1]

@@ -1,0 +1,204 @@
+"""The three stages of the cascade: one volume network, at three sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks import Convolution
+from torch import nn
+from torch.nn.functional import adaptive_avg_pool3d
+from torch.nn.utils import convert_conv3d_weight_memory_format
+
+from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import Reprojection
+from ..projection.region import Region
+from ..projection.resampling import upsample_region
+from .blocks import ACTIVATION, VIEWS, DetailEnhancer, EvidenceStem, computed, lift_xrays, zero_initialised
+from .context import ContextNetwork
+
+EVIDENCE = ("xrays", "features", "positions", "reprojection")
+CORRECTION_SCALE = 50.0
+"""Brings the correction by reprojection, a few per cent of a tissue's value, to the size of the other evidence."""
+
+
+class VolumeStage(nn.Module):
+    """
+    Predicts a volume from X-rays and their features, as a correction of the volume so far.
+
+    Two paths. The context path sees the whole cube at a coarse size and ends in features of that size. The local path
+    works at the stage's own size by a few convolutions without normalisation over the volume, so that any region of the
+    volume can be computed by itself.
+
+    Args:
+        size: voxels along a side of the cube.
+        reprojection: how volumes are compared with the X-rays.
+        context: arguments of :class:`ContextNetwork` that the stage itself does not give.
+        local_channels: width of the local path.
+        feature_channels: channels of the X-ray features.
+        feature_dropout: share of the X-ray features' channels that are dropped in training.
+        checkpointing: recompute each transformer layer and the local path in the backward pass instead of storing them.
+        evidence: what the stage reads, of "xrays" (lifted), "features" (learned, lifted), "positions" (a learned map of
+            the tokens' positions) and "reprojection" (the correction that the X-rays call for, by the projections of
+            the volume so far).
+        is_first: whether there is no volume so far.
+
+    Raises:
+        ValueError: when `evidence` names something else, or neither X-rays nor features.
+    """
+
+    margin = 2
+    """How many voxels around a region the local path reads."""
+
+    def __init__(
+        self,
+        size: int,
+        reprojection: Reprojection,
+        context: dict,
+        local_channels: int,
+        feature_channels: int,
+        feature_dropout: float = 0.0,
+        checkpointing: bool = False,
+        evidence: Sequence[str] = EVIDENCE,
+        is_first: bool = False,
+    ) -> None:
+        super().__init__()
+        if not set(evidence) <= set(EVIDENCE) or not set(evidence) & {"xrays", "features"}:
+            raise ValueError(f"{type(self).__name__}: evidence is {evidence}, expected some of {EVIDENCE}.")
+        self.size, self.reprojection, self.checkpointing = size, reprojection, checkpointing
+        self.reads_xrays, self.reads_features = "xrays" in evidence, "features" in evidence
+        self.reads_reprojection = "reprojection" in evidence
+        self.dropout = nn.Dropout3d(feature_dropout)
+        volume_and_xrays = (0 if is_first else 1) + VIEWS * self.reads_xrays
+        lifted = feature_channels if self.reads_features else 0
+        self.context = ContextNetwork(
+            input_channels=volume_and_xrays,
+            lifted_channels=lifted,
+            feature_channels=feature_channels,
+            has_positions="positions" in evidence,
+            checkpointing=checkpointing,
+            **context,
+        )
+        correction = 0 if is_first else int(self.reads_reprojection)
+        self.correction_weight = nn.Parameter(torch.zeros(1)) if correction else None
+        self.stem = EvidenceStem(volume_and_xrays + correction, lifted, local_channels, self.context.channels)
+        self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
+        self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
+        for part in (self.stem, self.convolution, self.to_volume):
+            convert_conv3d_weight_memory_format(part, torch.channels_last_3d)
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry,
+        previous: torch.Tensor | None = None,
+        region: Region | None = None,
+        slabs: int = 1,
+    ) -> torch.Tensor:
+        """
+        Args:
+            features: `(B, 2, C, P, P)`, this stage's level of the X-ray encoder.
+            xrays: `(B, 2, H, H)`.
+            geometry: the set-up of both views.
+            previous: the volume of the stage before, `(B, 1, size / 2, size / 2, size / 2)`; None in the first stage.
+            region: the part of the volume that is wanted; by default the whole.
+            slabs: in how many parts to compute it, one after the other, to save memory.
+
+        Returns:
+            `(B, 1, X, Y, Z)`, scaled to about [0, 1].
+        """
+        lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else None
+        context = self._context(features, lifted, xrays, geometry, previous)
+        log_ratio = None
+        if previous is not None and self.reads_reprojection:
+            log_ratio = self.reprojection.log_ratio(previous, xrays, geometry, self.size)
+        parts = [
+            computed(self.checkpointing, self._decode, part, context, lifted, xrays, geometry, previous, log_ratio)
+            for part in (region or Region.whole(self.size)).slabs(slabs)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _context(self, features, lifted, xrays, geometry, previous) -> torch.Tensor:
+        size = self.context.size
+        seen = [] if previous is None else [adaptive_avg_pool3d(previous, size)]
+        if self.reads_xrays:
+            seen.append(lift_xrays(xrays, geometry, Region.whole(size)))
+        return self.context(seen, lifted, features, geometry)
+
+    def _decode(self, part: Region, context, lifted, xrays, geometry, previous, log_ratio) -> torch.Tensor:
+        wide = part.widened(self.margin, multiple=2)
+        base = None if previous is None else upsample_region(previous, wide)
+        films = lift_xrays(xrays, geometry, wide)
+        seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
+        if log_ratio is not None:
+            correction = CORRECTION_SCALE * self.reprojection.correction(base, log_ratio, geometry, wide)
+            seen.append(correction)
+        volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
+        if base is not None:
+            volume = volume + base
+        if log_ratio is not None:
+            volume = volume + self.correction_weight * correction
+        return part.within(wide).of(self._finish(volume, films))
+
+    def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
+        return volume
+
+
+class Stage1Base64(VolumeStage):
+    """
+    The base: a volume from the X-rays alone, which then takes some steps towards agreement with them.
+
+    Args:
+        size: voxels along a side of the cube.
+        consistency_steps: how many corrections by reprojection follow, each with a learned relaxation that starts at 1;
+            none without "reprojection" in the evidence.
+        network: as in :class:`VolumeStage`, less `is_first`.
+    """
+
+    def __init__(self, size: int = 64, consistency_steps: int = 2, **network) -> None:
+        super().__init__(size=size, is_first=True, **network)
+        self.relaxation = nn.Parameter(torch.ones(consistency_steps if self.reads_reprojection else 0))
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry,
+        previous: torch.Tensor | None = None,
+        region: Region | None = None,
+        slabs: int = 1,
+    ) -> torch.Tensor:
+        """As in :meth:`VolumeStage.forward`. The whole is computed for any region, since a ray crosses all of it."""
+        volume, whole = super().forward(features, xrays, geometry, slabs=slabs), Region.whole(self.size)
+        for relaxation in self.relaxation:
+            log_ratio = self.reprojection.log_ratio(volume, xrays, geometry, self.size)
+            volume = volume + relaxation * self.reprojection.correction(volume, log_ratio, geometry, whole)
+        return volume if region is None else region.of(volume)
+
+
+class Stage2Refiner128(VolumeStage):
+    """The texture: base + residual; starts as the trilinear upsampling. Arguments as in :class:`VolumeStage`."""
+
+    def __init__(self, size: int = 128, **network) -> None:
+        super().__init__(size=size, **network)
+
+
+class Stage3Refiner256(VolumeStage):
+    """
+    The detail: base + residual + a high-frequency branch at full resolution, the detail enhancer.
+
+    Args:
+        size: voxels along a side of the cube.
+        detail_channels: width of the detail enhancer.
+        network: as in :class:`VolumeStage`.
+    """
+
+    margin = 6
+
+    def __init__(self, size: int = 256, detail_channels: int = 8, **network) -> None:
+        super().__init__(size=size, **network)
+        self.detail_enhancer = convert_conv3d_weight_memory_format(DetailEnhancer(detail_channels), torch.channels_last_3d)
+
+    def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
+        return volume + self.detail_enhancer(volume, films)

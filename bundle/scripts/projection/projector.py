@@ -1,0 +1,99 @@
+"""
+Projection of a volume onto two films, and its mirror, the lift of two films into the volume.
+
+Each ray is sampled once per slice of the cube, by bilinear interpolation in the slice. Views along the cube's axes take
+the fast path of :mod:`scripts.projection.axis_aligned`; others, and gradients of the geometry, the general one of
+:mod:`scripts.projection.ray_tracing`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..errors import InputError
+from .axis_aligned import lift_along_axes, project_along_axes
+from .geometry import BiplanarGeometry
+from .ray_tracing import centres, lift_rays, project_rays
+from .region import Region
+
+VIEWS = 2
+
+
+def project(mu: torch.Tensor, geometry: BiplanarGeometry, region: Region | None = None) -> torch.Tensor:
+    """
+    Line integrals of attenuation along the rays from the source to the centre of each detector pixel.
+
+    Rays are followed through the whole cube, also where a turned cube's corner reaches behind the detector.
+
+    Args:
+        mu: linear attenuation in 1/mm, `(B, 1, X, Y, Z)`, a cube in RAS+, or the `region` of one.
+        geometry: the set-up; its `fov_mm` is the cube's side.
+        region: the part of the cube that `mu` holds, the rest being zero; by default the whole.
+
+    Returns:
+        `(B, 2, P, P)`, dimensionless, the frontal and the lateral film as they are read; float32 for a volume in half
+        precision, else in the volume's.
+
+    Raises:
+        InputError: when `mu` is not a single-channel cube, or not the region's shape, or the geometry describes another
+            number of cases.
+    """
+    if mu.ndim != 5 or mu.shape[1] != 1 or (region is None and len(set(mu.shape[2:])) != 1):
+        raise InputError(f"project: the volume has shape {tuple(mu.shape)}, expected (B, 1, S, S, S).")
+    region = region or Region.whole(mu.shape[-1])
+    if tuple(mu.shape[2:]) != region.shape:
+        raise InputError(f"project: the volume has shape {tuple(mu.shape)}, expected the region's {region.shape}.")
+    _check_cases(geometry, len(mu), "project")
+    volume = mu[:, 0].to(torch.promote_types(mu.dtype, torch.float32))
+    with torch.autocast(mu.device.type, enabled=False):
+        if _is_fast(geometry):
+            return project_along_axes(volume, geometry, region) * _ray_length(geometry, region.size, volume)
+        return torch.stack([project_rays(volume, geometry, view, region) for view in range(VIEWS)], dim=1)
+
+
+def lift(
+    features: torch.Tensor, geometry: BiplanarGeometry, size: int, region: Region | None = None
+) -> torch.Tensor:
+    """
+    Lays films into the volume: each voxel reads, by bilinear interpolation, the detector point that its ray hits.
+
+    Args:
+        features: `(B, 2, C, P, P)`, the frontal and the lateral film; any number of pixels, spread over the detector.
+        geometry: the set-up.
+        size: voxels along a side of the cube.
+        region: the part of the cube that is wanted; by default the whole.
+
+    Returns:
+        `(B, 2, C, X, Y, Z)` in RAS+, constant along each ray, in the features' precision.
+
+    Raises:
+        InputError: when `features` do not hold two square films, there is no voxel, or the geometry describes another
+            number of cases.
+    """
+    if features.ndim != 5 or features.shape[1] != VIEWS or features.shape[3] != features.shape[4]:
+        raise InputError(f"lift: the films have shape {tuple(features.shape)}, expected (B, 2, C, P, P).")
+    if size < 1:
+        raise InputError(f"lift: the cube has {size} voxels a side, expected at least 1.")
+    _check_cases(geometry, len(features), "lift")
+    region = region or Region.whole(size)
+    with torch.autocast(features.device.type, enabled=False):
+        if _is_fast(geometry):
+            return lift_along_axes(features, geometry, region)
+        return torch.stack([lift_rays(features[:, view], geometry, view, region) for view in range(VIEWS)], dim=1)
+
+
+def _ray_length(geometry: BiplanarGeometry, size: int, like: torch.Tensor) -> torch.Tensor:
+    """Length of each ray in a slice of the cube, `(P, P)` or `(B, 1, P, P)`: thickness / cosine of the ray's angle."""
+    film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, like)
+    distance = geometry.broadcast(3, film_mm).source_to_detector_mm
+    slope_squared = (film_mm[:, None] / distance) ** 2 + (film_mm / distance) ** 2
+    return geometry.fov_mm / size * torch.sqrt(1 + slope_squared)
+
+
+def _is_fast(geometry: BiplanarGeometry) -> bool:
+    return geometry.is_along_axes and not geometry.requires_grad
+
+
+def _check_cases(geometry: BiplanarGeometry, batch: int, caller: str) -> None:
+    if geometry.cases not in (None, batch):
+        raise InputError(f"{caller}: the geometry describes {geometry.cases} cases, expected the batch's {batch}.")

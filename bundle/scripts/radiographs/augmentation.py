@@ -1,0 +1,142 @@
+"""Random errors of X-rays: of the set-up that they are projected in, and of what the detector makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from math import log
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Randomizable, RandomizableTransform
+from monai.transforms.utils_pytorch_numpy_unification import percentile
+
+from ..projection.geometry import BiplanarGeometry, at_distance
+
+
+class RandGeometry(Randomizable):
+    """
+    Set-ups near a nominal one, for X-rays that are not quite taken as the network is told.
+
+    The source's distance errs with the detector's in the same proportion, so that the plane through the isocentre keeps
+    its magnification, to which real films are brought as well. The patient stands turned in each view by itself. A view
+    that is turned takes the projector's general path.
+
+    Args:
+        geometry: the nominal set-up, along the axes.
+        distance: largest relative error of the distances, in every case; 0 for none.
+        degrees: largest rotation about each axis; 0 for none.
+        turned: part of the cases in which the patient stands turned.
+
+    Raises:
+        InputError: when the detector would not cover the cube's shadow at the smallest distance.
+    """
+
+    def __init__(self, geometry: BiplanarGeometry, distance: float, degrees: float, turned: float) -> None:
+        self.geometry, self.distance, self.degrees, self.turned = geometry, distance, degrees, turned
+        at_distance(geometry, 1 - distance)
+
+    def __call__(self) -> BiplanarGeometry:
+        """The set-up of one case."""
+        geometry = at_distance(self.geometry, 1 + self.R.uniform(-self.distance, self.distance))
+        is_turned, angles = self.R.uniform() < self.turned, self.R.uniform(-self.degrees, self.degrees, (2, 3))
+        return replace(geometry, angles_deg=angles.tolist()) if is_turned else geometry
+
+
+class RandCollimationd(RandomizableTransform, MapTransform):
+    """
+    Narrows masks `(C, P, P)` of what was exposed to a random rectangle in each channel.
+
+    Args:
+        keys: the masks.
+        largest: largest part of the film that is lost at each of its sides, below 0.5.
+        prob: probability that anything is done.
+    """
+
+    def __init__(self, keys: KeysCollection, largest: float, prob: float) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.largest = largest
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        self.randomize(None)
+        for key in self.keys if self._do_transform else ():
+            record[key] = torch.stack([self._narrowed(mask) for mask in record[key]])
+        return record
+
+    def _narrowed(self, mask: torch.Tensor) -> torch.Tensor:
+        margins = self.R.uniform(0, self.largest, (2, 2)) * [[length] for length in mask.shape]
+        rows, columns = (slice(round(first), length - round(last)) for (first, last), length in zip(margins, mask.shape))
+        open_part = torch.zeros_like(mask)
+        open_part[rows, columns] = True
+        return mask & open_part
+
+
+class RandPhotonNoised(RandomizableTransform, MapTransform):
+    """
+    Photon noise of X-rays: for the line integral p, n ~ Poisson(N exp(-p)) photons are counted, and -log(n / N) read.
+
+    A line integral of p gets the variance exp(p) / N. A pixel that no photon reaches reads one. The counts are drawn by
+    torch's global generator of the device, all else by the transform's own.
+
+    Args:
+        keys: X-rays, as line integrals over `xray_scale`.
+        xray_scale: line integral that is called 1.
+        photons: smallest and largest number N of photons that would reach a pixel through air; its logarithm is uniform.
+        prob: probability that anything is done.
+    """
+
+    def __init__(self, keys: KeysCollection, xray_scale: float, photons: Sequence[float], prob: float) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.xray_scale, self.photons = xray_scale, tuple(photons)
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        self.randomize(None)
+        exponent = self.R.uniform(*map(log, self.photons))
+        for key in self.keys if self._do_transform else ():
+            counts = torch.poisson(torch.exp(exponent - record[key] * self.xray_scale)).clamp(min=1)
+            record[key] = (exponent - counts.log()) / self.xray_scale
+        return record
+
+
+class RandPresentationd(RandomizableTransform, MapTransform):
+    """
+    Shows X-rays as films without an absolute scale come out of :class:`~scripts.PrepareXraysd`: in each channel the
+    percentiles of what was exposed are brought to the standard range.
+
+    Args:
+        keys: X-rays.
+        mask_key: field with the masks of what was exposed.
+        percentiles: those of `PrepareXraysd`.
+        standard_range: that of `PrepareXraysd`.
+        prob: probability that anything is done.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        mask_key: str,
+        percentiles: Sequence[float],
+        standard_range: Sequence[float],
+        prob: float,
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.mask_key, self.percentiles, self.standard_range = mask_key, list(percentiles), tuple(standard_range)
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        self.randomize(None)
+        for key in self.keys if self._do_transform else ():
+            pairs = zip(record[key], record[self.mask_key])
+            record[key] = torch.stack([self._standardised(film, exposed) for film, exposed in pairs])
+        return record
+
+    def _standardised(self, film: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
+        low, high = percentile(film[exposed], self.percentiles)
+        bottom, top = self.standard_range
+        return (film - low) / (high - low).clamp(min=1e-6) * (top - bottom) + bottom

@@ -1,0 +1,104 @@
+"""Where a radiograph lies on the detector: borders and collimation cropped, the rest placed in millimetres."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ..io.radiograph import Radiograph
+from ..projection.geometry import BiplanarGeometry
+from ..projection.resampling import smooth_for_coarser
+
+BORDER_LEVEL = 0.04
+"""How far from the darkest or the brightest value a border may be, as a part of the range."""
+BORDER_SHARE = 0.97
+"""Part of a row or column that has to be border: what else there is are letters and marks."""
+LARGEST_BORDER = 0.25
+"""Part of a side that a border may take; what is wider is air or shadow, and belongs to the picture."""
+Area = tuple[slice, slice]
+"""Rows and columns."""
+
+
+def picture_area(radiograph: Radiograph) -> Area:
+    """
+    The rows and columns that show the patient: those exposed, without the frame of black or white.
+
+    Where the values have a unit, frames are not looked for: a black row is air, and says so.
+    """
+    area = _bounding_box(radiograph.exposed)
+    if radiograph.scale == "line_integral":
+        return area
+    values = radiograph.image[radiograph.exposed]
+    low, high = float(values.min()), float(values.max())
+    tolerance = BORDER_LEVEL * (high - low)
+    extremes = (radiograph.image <= low + tolerance, radiograph.image >= high - tolerance)
+    widest = [int(LARGEST_BORDER * (part.stop - part.start)) for part in area]
+    limits = [(part.start + wide, part.stop - wide) for part, wide in zip(area, widest)]
+    while (cropped := _without_border(area, extremes, limits)) != area:
+        area = cropped
+    return area
+
+
+def place_on_detector(
+    film: np.ndarray,
+    area: Area,
+    pixel_mm: tuple[float, float] | None,
+    magnification: float | None,
+    geometry: BiplanarGeometry,
+) -> torch.Tensor:
+    """
+    Reads a film at the detector's pixels. Where it does not reach, there is air.
+
+    The middle of the film is the middle of the detector. With `pixel_mm` a film of another magnification is made larger
+    or smaller until the plane through the isocentre has the geometry's. Without, the longer side of the film spans the
+    detector, borders included: a border is as much a part of the detector as air is, which cannot be told from it.
+
+    Args:
+        film: `(H, W)`, 0 being air.
+        area: the part to show; what lies outside is air.
+        pixel_mm: size of a pixel along a column and along a row, None where unknown.
+        magnification: of the plane through the isocentre in `pixel_mm`; None stands for the geometry's.
+        geometry: the set-up, of one case.
+
+    Returns:
+        `(P, P)` float32.
+    """
+    shown = np.zeros_like(film)
+    shown[area] = film[area]
+    if pixel_mm is None:
+        spacing = [geometry.detector_size_mm / max(film.shape)] * 2
+    else:
+        scale = geometry.magnification(0.0) / magnification if magnification else 1.0
+        spacing = [side * scale for side in pixel_mm]
+    ratios = [geometry.pixel_mm / side for side in spacing]
+    smooth = smooth_for_coarser(torch.as_tensor(shown)[None], ratios)[0].numpy()
+    return torch.from_numpy(_read_at_pixels(smooth, ratios, geometry.detector_pixels)).float()
+
+
+def _read_at_pixels(film: np.ndarray, ratios: list[float], pixels: int) -> np.ndarray:
+    """Linear interpolation about the common middle of film and detector, in steps of `ratios` pixels of the film."""
+    offsets = [(length - 1) / 2 - ratio * (pixels - 1) / 2 for length, ratio in zip(film.shape, ratios)]
+    read = ndimage.affine_transform(
+        film.astype(np.float64), ratios, offsets, output_shape=(pixels, pixels), order=1, mode="nearest"
+    )
+    for axis, (length, ratio, offset) in enumerate(zip(film.shape, ratios, offsets)):
+        at = offset + ratio * np.arange(pixels)
+        beyond = (at < -0.5 - 1e-6) | (at > length - 0.5 + 1e-6)
+        read[(slice(None),) * axis + (beyond,)] = 0
+    return read
+
+
+def _bounding_box(mask: np.ndarray) -> Area:
+    return ndimage.find_objects(mask.astype(np.uint8))[0]
+
+
+def _without_border(area: Area, extremes: tuple[np.ndarray, np.ndarray], limits: list[tuple[int, int]]) -> Area:
+    """The area without the rows and columns at its edges that are nearly all dark or nearly all bright."""
+    sides = []
+    for axis, (first, last) in enumerate(limits):
+        shares = [mask[area].mean(axis=1 - axis) for mask in extremes]
+        inside = np.flatnonzero(np.maximum(*shares) < BORDER_SHARE) + area[axis].start
+        start, stop = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (area[axis].start, area[axis].stop)
+        sides.append(slice(start if start <= first else area[axis].start, stop if stop >= last else area[axis].stop))
+    return tuple(sides)

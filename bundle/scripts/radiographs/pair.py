@@ -1,0 +1,94 @@
+"""The two radiographs of a case together: which is which, whether they belong together, and the geometry they give."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from ..errors import InputError
+from ..io.radiograph import Radiograph
+from ..projection.geometry import BiplanarGeometry
+
+LARGEST_DIFFERENCE = 0.02
+"""How far distances may differ before a warning."""
+
+
+def in_order(frontal: Radiograph, lateral: Radiograph) -> tuple[Radiograph, Radiograph]:
+    """
+    The same two films, frontal first, by what their files say.
+
+    Raises:
+        InputError: when both show the same plane, or the films are of two patients.
+
+    Warns:
+        UserWarning: when the films had to be exchanged.
+    """
+    where = f"{frontal.path}: field 'frontal', with {lateral.path}: field 'lateral'"
+    if frontal.plane is not None and frontal.plane == lateral.plane:
+        raise InputError(
+            f"{where}: both are {frontal.plane} films (View Position {frontal.view or 'unknown'} and "
+            f"{lateral.view or 'unknown'}), expected one frontal and one lateral; name the other film."
+        )
+    if frontal.patient and lateral.patient and frontal.patient != lateral.patient:
+        raise InputError(
+            f"{where}: Patient ID (0010,0020) is {frontal.patient} and {lateral.patient}, expected two films of one "
+            f"patient; name films that belong together."
+        )
+    if frontal.plane == "lateral" or lateral.plane == "frontal":
+        warnings.warn(f"{where}: their tags say that they are exchanged, expected frontal and lateral; taken so.")
+        return lateral, frontal
+    return frontal, lateral
+
+
+def geometry_of_films(frontal: Radiograph, lateral: Radiograph, geometry: BiplanarGeometry) -> BiplanarGeometry:
+    """
+    The geometry with the films' views and distance from the source, as far as the files say.
+
+    The rays depend on where the source is, and not on how far behind the patient they are caught. So the detector is
+    put where the cube casts the same shadow as in `geometry`, and the films are enlarged to match by
+    :func:`~scripts.radiographs.detector_placement.place_on_detector`. A parallel beam stays one.
+
+    Args:
+        frontal: the frontal film.
+        lateral: the lateral film.
+        geometry: what is taken where the films do not say.
+
+    Raises:
+        InputError: when the source lies in the cube.
+
+    Warns:
+        UserWarning: when the films were taken from distances that differ; their mean is taken.
+    """
+    views = tuple(film.view or view for film, view in zip((frontal, lateral), geometry.views))
+    distances = [film.source_to_patient_mm for film in (frontal, lateral) if film.source_to_patient_mm]
+    if geometry.is_parallel or not distances:
+        return replace(geometry, views=views)
+    if max(distances) > (1 + LARGEST_DIFFERENCE) * min(distances):
+        warnings.warn(
+            f"{frontal.path} and {lateral.path}: fields 'frontal' and 'lateral' were taken {distances[0]:g} and "
+            f"{distances[1]:g} mm from the source, expected one distance; their mean is taken."
+        )
+    distance, half = sum(distances) / len(distances), geometry.fov_mm / 2
+    if distance <= half:
+        raise InputError(
+            f"{frontal.path} and {lateral.path}: fields 'frontal' and 'lateral' put the source {distance:g} mm from the "
+            f"middle of the patient, expected more than {half:g} mm; correct Distance Source to Patient (0018,1111)."
+        )
+    detector = (distance - half) * geometry.magnification(half)
+    return replace(geometry, views=views, source_to_isocentre_mm=distance, source_to_detector_mm=detector)
+
+
+def warn_of_other_geometry(film: Radiograph, view: str, geometry: BiplanarGeometry, field: str) -> None:
+    """
+    Warns:
+        UserWarning: when the film was taken from another side or distance than the geometry says.
+    """
+    where = f"{film.path}: field '{field}'"
+    if film.view not in (None, view):
+        warnings.warn(f"{where}: View Position is {film.view}, expected {view} as the geometry says, which is used.")
+    found, expected = film.source_to_patient_mm, geometry.source_to_isocentre_mm
+    if found and not geometry.is_parallel and abs(found / expected - 1) > LARGEST_DIFFERENCE:
+        warnings.warn(
+            f"{where}: the source is {found:g} mm from the patient, expected {expected:g} mm as the geometry says, which "
+            f"is used."
+        )

@@ -1,0 +1,157 @@
+"""Dictionary transforms of the X-rays in a record: from files to the network's input."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, Transform
+
+from ..errors import InputError, shown
+from ..io.radiograph import AS_READ, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
+from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
+from ..projection.geometry import BiplanarGeometry
+from .detector_placement import Area, picture_area, place_on_detector
+from .pair import geometry_of_films, in_order, warn_of_other_geometry
+from .view_check import warn_of_appearance
+
+LARGEST_SATURATED = 0.4
+GEOMETRY_KEY = "geometry"
+"""Field of a record with those values of the geometry that its own films give, in plain words and numbers."""
+GEOMETRY_OF_FILMS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
+
+
+class LoadRadiographsd(Transform):
+    """
+    Reads a record's `frontal` and `lateral` files as :class:`~scripts.io.radiograph.Radiograph`; exchanges the two where
+    their tags say so, and warns where their pictures do, see :func:`~scripts.radiographs.view_check.warn_of_appearance`. A record
+    of one file with both, its `image`, gets them from there, see
+    :func:`~scripts.io.radiograph_reader.read_stacked_radiographs`. A record without any is left as it is.
+
+    Args:
+        scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
+            :func:`~scripts.io.radiograph_reader.read_radiograph`.
+        orientations: where rows and columns run to on a `frontal` and a `lateral` film that does not say, in the letters
+            of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for films as they are read,
+            "A" for a lateral film that has anterior on the right.
+
+    A record's own `film_scale` and `film_orientation` go before these.
+
+    Raises:
+        InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
+    """
+
+    def __init__(self, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ) -> None:
+        check_scale(scale)
+        check_orientations(orientations)
+        self.scale, self.orientations = scale, orientations
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        scale = record.get("film_scale", self.scale)
+        orientations = {**self.orientations, **record.get("film_orientation", {})}
+        if isinstance(record.get("image"), str) and not set(XRAY_KEYS) & set(record):
+            stacked = read_stacked_radiographs(record["image"], scale, orientations)
+            return {**record, **dict(zip(XRAY_KEYS, stacked))}
+        films = {key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record}
+        if len(films) == len(XRAY_KEYS):
+            films = dict(zip(XRAY_KEYS, in_order(*films.values())))
+            warn_of_appearance(*films.values())
+        return {**record, **films}
+
+
+class GeometryOfFilmsd(Transform):
+    """
+    Puts views and distances of the geometry that the two films give into the record's `geometry`, see
+    :func:`~scripts.radiographs.pair.geometry_of_films`. A record without films gets those of the nominal geometry.
+
+    Args:
+        geometry: what is taken where the films do not say.
+    """
+
+    def __init__(self, geometry: BiplanarGeometry) -> None:
+        self.geometry = geometry
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        films = [record[key] for key in XRAY_KEYS if key in record]
+        geometry = geometry_of_films(*films, self.geometry) if films else self.geometry
+        return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_OF_FILMS}}
+
+
+class PrepareXraysd(MapTransform):
+    """
+    Brings radiographs to the detector's pixels and the model's scale: `(1, P, P)`.
+
+    Line integrals, also those of transmission images, are divided by `xray_scale`. Presentation images have no absolute
+    scale: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`.
+
+    Args:
+        keys: `frontal`, `lateral` or both, each a :class:`~scripts.io.radiograph.Radiograph`.
+        geometry: the set-up. A record's own `geometry` goes before it.
+        xray_scale: line integral that is called 1.
+        percentiles: see above.
+        standard_range: see above.
+        allow_missing_keys: as in every MONAI transform.
+
+    Raises:
+        InputError: when what comes of a film is not finite.
+
+    Warns:
+        UserWarning: when a film is saturated, or was taken from another side or distance than the geometry says.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        geometry: BiplanarGeometry,
+        xray_scale: float,
+        percentiles: Sequence[float],
+        standard_range: Sequence[float],
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.geometry, self.xray_scale = geometry, xray_scale
+        self.percentiles, self.standard_range = tuple(percentiles), tuple(standard_range)
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        record = dict(record)
+        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        for key in self.key_iterator(record):
+            record[key] = self._prepare(str(key), record[key], geometry)
+        return record
+
+    def _prepare(self, field: str, radiograph: Radiograph, geometry: BiplanarGeometry) -> torch.Tensor:
+        warn_of_other_geometry(radiograph, geometry.views[XRAY_KEYS.index(field)], geometry, field)
+        area = picture_area(radiograph)
+        _warn_of_saturation(radiograph, area, field)
+        film = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
+        placed = place_on_detector(film, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
+        if not torch.isfinite(placed).all():
+            raise InputError(
+                f"{shown(radiograph.path)}: field '{field}' becomes NaN or infinite on the detector, expected values and "
+                f"distances of a radiograph; correct the scale of its values, its pixel spacing or its distances."
+            )
+        return placed
+
+    def _scaled(self, radiograph: Radiograph, area: Area) -> np.ndarray:
+        if radiograph.scale != "presentation":
+            return radiograph.image / self.xray_scale
+        low, high = np.percentile(radiograph.image[area][radiograph.exposed[area]], self.percentiles)
+        bottom, top = self.standard_range
+        return (radiograph.image - low) / max(high - low, 1e-6) * (top - bottom) + bottom
+
+
+def _warn_of_saturation(radiograph: Radiograph, area: Area, field: str) -> None:
+    if radiograph.scale == "line_integral":
+        return
+    values = radiograph.image[area][radiograph.exposed[area]]
+    share = max(float((values == extreme).mean()) for extreme in (values.min(), values.max()))
+    if share > LARGEST_SATURATED:
+        warnings.warn(
+            f"{shown(radiograph.path)}: field '{field}' is saturated: {share:.0%} of its pixels have the lowest or the highest "
+            f"value, expected at most {LARGEST_SATURATED:.0%}; export it with a wider window."
+        )

@@ -1,0 +1,1 @@
+"""Results for people: tables, figures, the page, a case's folder, a reconstruction's files."""

@@ -1,0 +1,131 @@
+"""The folder of a case in an evaluation: its volumes, X-rays, pictures and page; and which cases get one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from math import isfinite
+from typing import Any
+
+import torch
+
+from ..errors import OutputError, shown
+from ..io.atomic_write import write_whole
+from ..io.image_writer import cube_affine, write_ct, write_film, write_film_picture
+from ..losses.reprojection import DRRReprojectionLoss
+from ..projection.attenuation import scaled_to_hu
+from ..projection.geometry import BiplanarGeometry
+from .figures import volume_figure, xray_figure
+from .viewer import write_view
+
+SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
+"""What the page shows of a case, by heading: the metric and its decimal places."""
+OF_A_CASE = re.compile(
+    r"(truth|stage\d+|frontal|lateral)\.nii\.gz|(frontal|lateral|report|xrays)\.png|report\.html|\.unfinished-.+|\.DS_Store"
+)
+"""Names of the files in a case's folder, and of what a killed process or a file manager leaves there."""
+
+
+class CaseFiles:
+    """
+    Writes for a case the folder `cases/<case>`: both X-rays, each stage's volume and the truth in HU, the pictures, and
+    `report.html`, a page that shows them.
+
+    Args:
+        output_dir: holds `cases`.
+        geometry: the nominal set-up.
+        hu_window: lowest and highest HU of the scale.
+        xray_scale: line integral that the X-rays' scale calls 1.
+        note: what a reader of the page has to know, such as that its patient was trained on.
+
+    Raises:
+        OutputError: when `cases` is there and holds anything else than the folders of an earlier evaluation.
+    """
+
+    def __init__(
+        self, output_dir: str, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float, note: str = ""
+    ) -> None:
+        check_case_folders(os.path.join(output_dir, "cases"))
+        self.output_dir, self.geometry, self.hu_window, self.note = output_dir, geometry, tuple(hu_window), note
+        self.xray_scale, self.reprojection = xray_scale, DRRReprojectionLoss(geometry, hu_window, xray_scale)
+
+    def folder(self, case: str) -> str:
+        return os.path.join(self.output_dir, "cases", case)
+
+    def write(
+        self,
+        record: dict[str, Any],
+        volumes: Sequence[torch.Tensor],
+        truth: torch.Tensor,
+        xrays: torch.Tensor,
+        geometry: BiplanarGeometry,
+        rows: Sequence[dict[str, Any]],
+    ) -> None:
+        """
+        Args:
+            record: with its `name` and its `ct`, whose affine says where the volumes lie.
+            volumes: each stage's, `(1, 1, S, S, S)`, scaled.
+            truth: `(1, 1, S, S, S)`, scaled.
+            xrays: `(1, 2, P, P)`, scaled.
+            geometry: the set-up of these X-rays.
+            rows: the case's scores.
+        """
+        folder = self.folder(record["name"])
+        affine = record["ct"].affine.double()
+        centre = (affine @ torch.tensor([(truth.shape[-1] - 1) / 2] * 3 + [1.0], dtype=torch.float64))[:3]
+        named = {f"stage {stage}": volume.clamp(0, 1) for stage, volume in enumerate(volumes, start=1)}
+        truth_and_volumes = {"truth": truth, **named}
+        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in truth_and_volumes.items()}
+        files = {name: os.path.join(folder, f"{name.replace(' ', '')}.nii.gz") for name in in_hu}
+        for name, hu in in_hu.items():
+            write_ct(files[name], hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
+        for name, film in zip(("frontal", "lateral"), xrays[0] * self.xray_scale):
+            write_film(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
+            write_film_picture(os.path.join(folder, f"{name}.png"), film)
+        hu_truth = in_hu.pop("truth")
+        report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
+        write_whole(os.path.join(folder, "report.png"), report.savefig)
+        drrs = {name: self.reprojection.project(volume, geometry)[0] for name, volume in named.items()}
+        films = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
+        write_whole(os.path.join(folder, "xrays.png"), films.savefig)
+        page = os.path.join(folder, "report.html")
+        title = f"{record['name']}: truth and reconstruction"
+        scores = [shown_scores(row) for row in rows]
+        write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, self.note)
+
+
+def check_case_folders(folder: str) -> None:
+    """
+    Refuses a folder `cases` in which an evaluation, which writes and removes there, could meet files of somebody's own.
+
+    Raises:
+        OutputError: when it is a link or a file, or holds anything else than folders of :data:`OF_A_CASE`.
+    """
+    strange = folder if os.path.islink(folder) else None
+    if strange is None and os.path.lexists(folder):
+        strange = next(_strange_entries(folder), None)
+    if strange is not None:
+        raise OutputError(
+            f"{shown(strange)}: is none of an evaluation's files, expected in {shown(folder)} nothing but the folders of an "
+            f"earlier evaluation, which may be removed; move it, or choose another output folder."
+        )
+
+
+def _strange_entries(folder: str) -> Iterator[str]:
+    if not os.path.isdir(folder):
+        yield folder
+        return
+    for case in os.scandir(folder):
+        if case.is_dir(follow_symlinks=False):
+            files = os.scandir(case.path)
+            yield from (file.path for file in files if not (file.is_file() and OF_A_CASE.fullmatch(file.name)))
+        elif not OF_A_CASE.fullmatch(case.name):
+            yield case.path
+
+
+def shown_scores(row: dict[str, Any]) -> dict[str, str]:
+    """A row of the page's table; a dash for a number that is not finite."""
+    numbers = {heading: f"{row[name]:.{places}f}" for heading, (name, places) in SHOWN_COLUMNS.items()}
+    shown = {heading: text if isfinite(float(text)) else "-" for heading, text in numbers.items()}
+    return {"method": row["method"], "size": f"{row['size']}³", **shown}

@@ -1,0 +1,108 @@
+"""From the network's prediction to files: HU, an affine, a preview."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from ..errors import InputError
+from ..evaluation.out_of_distribution import FAMILIARITY_KEY
+from ..evaluation.prediction_intervals import CALIBRATION_KEY, UNCERTAINTY_KEY
+from ..io.atomic_write import NOTICE, remove_earlier, write_json, write_whole
+from ..io.dicom_ct_writer import check_series_folder, read_identification, write_ct_series
+from ..io.image_writer import cube_affine, write_ct
+from ..projection.attenuation import scaled_to_hu
+from ..projection.geometry import BiplanarGeometry
+from ..radiographs.transforms import GEOMETRY_KEY
+from .figures import preview_figure
+from .viewer import write_view
+
+ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
+
+
+class ToHUd(Transform):
+    """
+    Gives `pred` its Hounsfield units and its place, RAS+, a cube centred on the isocentre, and takes it to the CPU.
+
+    Args:
+        hu_window: lowest and highest HU of the model's scale; what lies outside is clipped.
+        fov_mm: side of the cube.
+    """
+
+    def __init__(self, hu_window: Sequence[float], fov_mm: float) -> None:
+        self.hu_window, self.fov_mm = tuple(hu_window), fov_mm
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        hu = scaled_to_hu(torch.as_tensor(record["pred"]).float().cpu().clamp(0, 1), self.hu_window)
+        return {**record, "pred": MetaTensor(hu, affine=cube_affine(hu.shape[-1], self.fov_mm))}
+
+
+class SaveReconstructiond(Transform):
+    """
+    Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
+    `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
+    the half-widths rest on, and their picture in the preview, one with `familiarity` gets `familiarity.json`. What the
+    folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie
+    side by side.
+
+    Args:
+        output_dir: where to.
+        geometry: the set-up; the record's `geometry`, see :class:`~scripts.GeometryOfFilmsd`, goes before it.
+        dicom: whether to write the folder `ct_dicom` as well, a DICOM CT series of the same HU.
+        copy_patient_from: DICOM file of which the series takes the patient's and the study's identification; by default
+            it names nobody.
+
+    Raises:
+        InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`; or when
+            `ct_dicom` holds other files than an earlier series.
+        OutputError: when a result cannot be written.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        geometry: BiplanarGeometry,
+        dicom: bool = False,
+        copy_patient_from: str | None = None,
+    ) -> None:
+        if copy_patient_from and not dicom:
+            raise InputError("copy_patient needs dicom: only the DICOM series names a patient; set both, or neither.")
+        self.output_dir, self.geometry, self.dicom = output_dir, geometry, dicom
+        self.identification = read_identification(copy_patient_from) if copy_patient_from else None
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
+        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", *ASSESSMENTS)
+        ct, series, preview, view, *assessments = (os.path.join(self.output_dir, name) for name in names)
+        check_series_folder(series)
+        write_ct(ct, hu, affine)
+        for earlier in (series, preview, view, *assessments):
+            remove_earlier(earlier)
+        if self.dicom:
+            write_ct_series(series, hu, affine, self.identification)
+        xrays = torch.as_tensor(record["image"]).float()
+        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        write_whole(preview, preview_figure(xrays, hu, **_write_assessments(record, *assessments)).savefig)
+        write_view(view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry)
+        return dict(record)
+
+
+def _write_assessments(
+    record: Mapping[Hashable, Any], half_widths: str, basis: str, familiarity: str
+) -> dict[str, Any]:
+    """Writes those of :data:`ASSESSMENTS` that the record has; gives what the preview shows of them."""
+    if FAMILIARITY_KEY in record:
+        write_json(familiarity, record[FAMILIARITY_KEY])
+    if UNCERTAINTY_KEY not in record:
+        return {}
+    half_width = record[UNCERTAINTY_KEY]
+    calibration = half_width.meta[CALIBRATION_KEY]
+    write_ct(half_widths, half_width[0].as_tensor(), half_width.affine)
+    write_json(basis, {"notice": NOTICE, **calibration.as_content()})
+    return {"half_width": half_width[0].as_tensor(), "calibration": calibration.label}

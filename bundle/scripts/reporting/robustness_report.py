@@ -1,0 +1,152 @@
+"""The picture of a robustness report: a panel for each change, a line for each stage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from textwrap import fill
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from monai.data import decollate_batch
+from monai.metrics import PSNRMetric
+
+from ..evaluation.metrics import DEFINITIONS
+from ..evaluation.perturbations import AS_TOLD, Condition
+from ..evaluation.summary import INTERVAL_DEFINITION, summarise, write_table
+from ..io.atomic_write import NOTICE, write_json, write_whole
+from ..projection.resampling import truth_at
+from ..training.distributed import gathered
+
+COMBINATION = ("change", "value", "unit", "stage", "size")
+ROBUSTNESS_DEFINITIONS = {
+    "psnr_db": f"{DEFINITIONS['psnr_db']}; each stage at its own size, against the truth averaged to it",
+    "psnr_change_db": f"psnr_db less that of the same case and stage under '{AS_TOLD.change}'",
+    "change": "how the X-rays are taken otherwise than the network is told; the truth stays where it is, so that a "
+    "patient who stands turned is also charged with lying elsewhere",
+}
+COLUMNS = 4
+PANEL_INCHES = (3.1, 2.5)
+ONE_WAY = "films read otherwise"
+
+
+def robustness_figure(summary: Sequence[dict[str, Any]]) -> Figure:
+    """
+    PSNR against the size of each change; dashed lines are the stages with X-rays as the network is told. Changes that
+    have only one way share a panel.
+
+    Args:
+        summary: entries with `change`, `value`, `unit`, `stage`, `size` and the `mean` of `psnr_db`.
+    """
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for entry in summary:
+        if entry["change"] != AS_TOLD.change:
+            panels.setdefault(ONE_WAY if entry["value"] is None else entry["change"], []).append(entry)
+    nominal = [entry for entry in summary if entry["change"] == AS_TOLD.change]
+    columns = max(1, min(COLUMNS, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.9)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    cases = max(entry["cases"] for entry in summary)
+    heading = f"X-rays taken otherwise than the network is told: mean PSNR of {cases} case{'s' if cases > 1 else ''}"
+    figure.suptitle(f"{heading}\n{NOTICE}", fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for place, (change, entries) in zip(axes.flat, panels.items()):
+        _draw(place, change, entries, nominal)
+    for place in list(axes.flat)[len(panels) :]:
+        place.set_axis_off()
+    for row in axes:
+        row[0].set_ylabel("3-D PSNR, dB", fontsize=8)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(nominal), fontsize=8)
+    return figure
+
+
+def _draw(place: Axes, change: str, entries: Sequence[dict[str, Any]], nominal: Sequence[dict[str, Any]]) -> None:
+    for number, told in enumerate(nominal):
+        of_stage = [entry for entry in entries if entry["stage"] == told["stage"]]
+        means = [entry["psnr_db"]["mean"] for entry in of_stage]
+        style = "o-" if all(isinstance(entry["value"], (int, float)) for entry in of_stage) else "o"
+        place.plot(range(len(means)), means, style, color=f"C{number}", label=f"stage {told['stage']}, {told['size']}³")
+        place.axhline(told["psnr_db"]["mean"], color=f"C{number}", linestyle="--", linewidth=0.8)
+    place.set_xticks(range(len(of_stage)), [_label(entry) for entry in of_stage], fontsize=7)
+    place.set_xlim(-0.5, len(of_stage) - 0.5)
+    place.tick_params(axis="y", labelsize=7)
+    place.grid(axis="y", linewidth=0.3)
+    place.set_title(fill(change, 42), fontsize=8)
+    place.set_xlabel("" if change == ONE_WAY else of_stage[0]["unit"], fontsize=8)
+
+
+def _label(entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return fill(entry["change"], 16)
+    if isinstance(entry["value"], str):
+        return entry["value"]
+    return f"{entry['value']:.0e}" if entry["value"] >= 1e4 else f"{entry['value']:g}"
+
+
+class RobustnessReport:
+    """
+    An Ignite handler that scores each stage under each condition and writes, when the engine has finished,
+    `robustness.json` (definitions, a summary by condition and stage with intervals over patients, every case),
+    `robustness.csv` and `robustness.png`.
+
+    Args:
+        output_dir: where to write.
+        conditions: those of :class:`ConditionedRecords`.
+    """
+
+    def __init__(self, output_dir: str, conditions: Sequence[Condition]) -> None:
+        self.output_dir, self.conditions = output_dir, conditions
+        self.psnr = PSNRMetric(max_val=1.0)
+        self.rows: list[list[dict[str, Any]]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    @torch.no_grad()
+    def score(self, engine: Engine) -> None:
+        """Scores every stage of the samples of one batch."""
+        output = engine.state.output
+        for index, record in enumerate(decollate_batch(engine.state.batch)):
+            condition, truth = self.conditions[int(record["condition"])], output["label"]["ct"][index : index + 1]
+            volumes = [volume[index : index + 1].float().clamp(0, 1) for volume in output["pred"]]
+            self.rows.append(
+                [
+                    {
+                        "case": record["name"],
+                        **{name: record[name] for name in ("patient", "group")},
+                        **{name: getattr(condition, name) for name in ("change", "value", "unit")},
+                        "stage": stage,
+                        "size": volume.shape[-1],
+                        "psnr_db": self.psnr(volume, truth_at(truth.float(), volume.shape[-1])).item(),
+                    }
+                    for stage, volume in enumerate(volumes, start=1)
+                ]
+            )
+
+    def write(self, engine: Engine) -> None:
+        """Writes the three files, of the cases of all processes in the order of the datalist."""
+        rows = compared([row for sample in gathered(self.rows) for row in sample])
+        if idist.get_rank() != 0:
+            return
+        summary = summarise(rows, COMBINATION)
+        report = {
+            "notice": NOTICE,
+            "definitions": {**ROBUSTNESS_DEFINITIONS, **INTERVAL_DEFINITION},
+            "summary": summary,
+            "cases": rows,
+        }
+        write_json(os.path.join(self.output_dir, "robustness.json"), report)
+        write_table(os.path.join(self.output_dir, "robustness.csv"), rows)
+        write_whole(os.path.join(self.output_dir, "robustness.png"), robustness_figure(summary).savefig)
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `psnr_change_db`, the difference from the row of the same case and stage as the network is told."""
+    nominal = {(row["case"], row["stage"]): row["psnr_db"] for row in rows if row["change"] == AS_TOLD.change}
+    return [{**row, "psnr_change_db": row["psnr_db"] - nominal[row["case"], row["stage"]]} for row in rows]

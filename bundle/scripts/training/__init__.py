@@ -1,0 +1,1 @@
+"""Handlers of a training: checkpoints, resume, clipping, early stopping, progress, devices, processes."""
