@@ -22,9 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # which Python itself leaves out under PYTHONSAFEPATH
 
-from launcher import verbs  # noqa: E402
+from launcher import environments, verbs  # noqa: E402
 from launcher.arguments import check_arguments, parse_arguments  # noqa: E402
-from launcher.environments import install, install_label  # noqa: E402
 from launcher.failures import Ended, LaunchError  # noqa: E402
 from launcher.from_bundle import errors  # noqa: E402
 
@@ -35,9 +34,9 @@ def main() -> int:
     try:
         check_arguments(arguments)
         runs_tests = arguments.verb is verbs.test
-        install(with_peers=runs_tests)
+        environments.install(with_peers=runs_tests)
         if arguments.verb is verbs.label or (runs_tests and verbs.WITHOUT_LABEL not in arguments.pytest):
-            install_label()
+            environments.install_label()
         arguments.verb(arguments)
     except (LaunchError, OSError) as error:
         message = "\n".join(map(errors.shown, str(error).split("\n")))

@@ -1,0 +1,138 @@
+"""The command line: verbs and their options, and what is refused before any work."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import places, verbs
+from .computing import Computing
+from .failures import LaunchError
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    """What the command line says; ends the process with a usage line when that makes no sense."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    choices = parser.add_subparsers(required=True, metavar="VERB")
+    for name, (told, add_options) in VERBS.items():
+        verb = choices.add_parser(name, help=told)
+        add_options(verb)
+        verb.set_defaults(verb=getattr(verbs, name))
+    arguments, further = parser.parse_known_args()
+    if further and arguments.verb is not verbs.test:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    arguments.pytest = further
+    return arguments
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """
+    Makes the paths whole, gathers what says where to compute as `computing`, and refuses, before any work, what would
+    go wrong later or be read otherwise.
+    """
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path):
+            path = value.resolve()
+            if not str(path).isprintable():
+                raise LaunchError(
+                    f"--{name} {str(path)!r}: holds a character that cannot be printed, expected a path without one. "
+                    f"Rename it, or choose another."
+                )
+            if arguments.verb is verbs.label and name in ("studies", "weights") and "#" in str(path):
+                raise LaunchError(
+                    f"--{name} {path}: holds '#', expected a path without it: the server hands it to MONAI, which reads "
+                    f"'#' as a step between ids. Rename it, or choose another."
+                )
+            setattr(arguments, name, path)
+    if not 1 <= getattr(arguments, "port", 1) <= 65535:
+        raise LaunchError(f"--port {arguments.port}: expected a number from 1 to 65535.")
+    given = {name: getattr(arguments, name) for name in ("device", "threads", "gpus") if hasattr(arguments, name)}
+    arguments.computing = Computing(**given)
+
+
+def _add_to_demo(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--output", type=Path, default=places.ROOT / "output" / "demo", metavar="DIR")
+    short = verb.add_mutually_exclusive_group()
+    short.add_argument("--train", action="store_true", default=None, help="train the small cascade without being asked")
+    short.add_argument("--no-train", dest="train", action="store_false", help="do not ask and do not train")
+    _add_computing(verb)
+
+
+def _add_to_datalist(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("dataset_dir", type=Path, metavar="DIR", help="holds the studies")
+    mode = verb.add_mutually_exclusive_group()
+    mode.add_argument("--overwrite", action="store_true", help="replace a datalist that is there")
+    mode.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
+
+
+def _add_to_train(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--stage", choices=["1", "2", "3", "all"], default="all")
+    verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument("--overlay", type=Path, metavar="FILE", help="a config that changes ids of train.json")
+    tiny, told = places.CONFIGS / "tiny.json", "small sizes and a short schedule, to try things out: --overlay"
+    is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{told} {tiny.as_posix()}"}
+    what.add_argument("--tiny", dest="overlay", **is_chosen)
+    verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
+    verb.add_argument("--output", type=Path, default=places.ROOT / "output" / "train", metavar="DIR")
+    _add_computing(verb)
+
+
+def _add_to_infer(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--frontal", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--lateral", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
+    verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
+    verb.add_argument("--copy-patient", action="store_true", help="let it name the patient of the frontal DICOM file")
+    verb.add_argument("--uncertainty", action="store_true", help="add each voxel's uncertainty")
+    _add_computing(verb)
+
+
+def _add_to_evaluate(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="without a datalist all CTs count")
+    verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
+    verb.add_argument("--section", choices=["test", "validation"], default="test", help="of the datalist")
+    verb.add_argument("--output", type=Path, default=places.ROOT / "output" / "evaluate", metavar="DIR")
+    verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
+    verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
+    other = verb.add_mutually_exclusive_group()
+    other.add_argument("--protocol", choices=["x2ct"], help="score by the protocol of X2CT-GAN, as in publications")
+    other.add_argument("--robustness", action="store_true", help="score X-rays that the network is not told all of")
+    verb.add_argument("--stop_after", type=int, choices=[1, 2, 3], metavar="N", help="the last stage of --robustness")
+    _add_computing(verb)
+
+
+def _add_to_package(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--without-weights", action="store_true", help="leave bundle/models/model.pt out")
+    verb.add_argument("--large-files-url", metavar="URL", help="where files above 25 MB will lie: {version}, {path}")
+
+
+def _add_to_label(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--studies", type=Path, required=True, metavar="DIR", help="holds X-rays, and CTs to train on")
+    verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
+    verb.add_argument("--overlay", type=Path, metavar="FILE", help="a config that changes ids of its trainings")
+    verb.add_argument("--host", default="127.0.0.1", help="who may ask; any host but this machine needs --token-file")
+    verb.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that every request has to bring")
+    verb.add_argument("--port", type=int, default=8000)
+    _add_computing(verb)
+
+
+def _add_computing(verb: argparse.ArgumentParser) -> None:
+    """The options of a verb that computes."""
+    verb.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, xpu; default: a GPU where there is one")
+    verb.add_argument("--threads", type=int, metavar="N", help="of the CPU, for each process; default: all cores")
+
+
+VERBS = {
+    "demo": ("reconstruct a real chest CT by the shipped weights; then a short training", _add_to_demo),
+    "test": ("run the tests; further arguments go to pytest, --without-label among them", lambda verb: None),
+    "datalist": ("write DIR/datalist.json from the studies in DIR, or check it", _add_to_datalist),
+    "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),
+    "infer": ("reconstruct a CT from two X-rays", _add_to_infer),
+    "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),
+    "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),
+    "label": ("serve a folder of studies by MONAI Label", _add_to_label),
+}
+"""Each verb of :mod:`verbs`, what the help says of it, and what gives it its options."""

@@ -1,0 +1,57 @@
+"""The scores of an evaluation as tables for a terminal."""
+
+from __future__ import annotations
+
+SUMMARY_COLUMNS = {"ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
+"""Places after the point of what stands beside the PSNR."""
+
+
+def print_summary(summary: list[dict]) -> None:
+    scores = f"{'PSNR dB':>9}{'':<14}{'SSIM':>6}{'MAE HU':>8}{'X2CT dB':>9}"
+    print(f"\n{'group':<22}{'size':>5}  {'method':<26}{'cases':>6}{scores}")
+    for entry in summary:
+        means = [formatted(entry[name]["mean"], places) for name, places in SUMMARY_COLUMNS.items()]
+        print(
+            f"{entry['group']:<22}{entry['size']:>4}³  {entry['method']:<26}{entry['cases']:>6}"
+            f"{psnr_with_interval(entry)}{means[0]:>6}{means[1]:>8}{means[2]:>9}"
+        )
+    print(
+        "PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval over patients); "
+        "the X2CT convention reads higher."
+    )
+
+
+def print_protocol(summary: list[dict]) -> None:
+    """The mean scores of the last stage and of its baselines by the protocol of X2CT-GAN."""
+    print(f"\n{'group':<22}{'method':<26}{'cases':>6}{'PSNR dB':>9}{'':<14}{'PSNR-3D dB':>11}{'SSIM':>7}")
+    for entry in summary:
+        volume_psnr, ssim = formatted(entry["psnr_3d_db"]["mean"], 2), formatted(entry["ssim"]["mean"], 3)
+        scores = f"{psnr_with_interval(entry)}{volume_psnr:>11}{ssim:>7}"
+        print(f"{entry['group']:<22}{entry['method']:<26}{entry['cases']:>6}{scores}")
+    print(
+        "By the protocol of X2CT-GAN: PSNR slice by slice and of the whole cube, peak 4095, 320 mm at 128³; "
+        "mean (95 % interval over patients)."
+    )
+
+
+def print_robustness(summary: list[dict]) -> None:
+    """The mean PSNR of each stage under each condition, and how much that is more than as the network is told."""
+    print(f"\n{'change of the X-rays':<62}{'value':>18}  {'stage':<7}{'PSNR dB':>8}{'change':>8}")
+    for entry in summary:
+        value = entry["value"] if isinstance(entry["value"], str) else ""
+        if isinstance(entry["value"], (int, float)):
+            value = f"{entry['value']:g} {entry['unit']}".strip()
+        means = [formatted(entry[name]["mean"], 2) for name in ("psnr_db", "psnr_change_db")]
+        print(f"{entry['change']:<62}{value:>18}  {entry['stage']:<7}{means[0]:>8}{means[1]:>8}")
+
+
+def psnr_with_interval(entry: dict) -> str:
+    """The mean PSNR and its interval over patients, in 23 columns."""
+    psnr = entry["psnr_db"]
+    interval = "" if psnr["low"] is None else f" ({psnr['low']:.1f}-{psnr['high']:.1f})"
+    return f"{formatted(psnr['mean'], 2):>9}{interval:<14}"
+
+
+def formatted(value: float | None, places: int) -> str:
+    """A number, or a dash for one that is not finite, which the report holds as null."""
+    return "-" if value is None else f"{value:.{places}f}"

@@ -1,0 +1,127 @@
+"""What each verb of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from . import places
+from .demo import run_demo
+from .evaluation import run_evaluation
+from .failures import LaunchError
+from .overlays import checked_overlay
+from .processes import as_typed, run
+from .tables import formatted, print_protocol, print_robustness, print_summary
+from .training import demo_dataset, train_stages
+from .weights import check_weights, overlay_beside
+from .workflows import run_script, run_workflow
+
+
+WITHOUT_LABEL = "--without-label"
+"""The option of `test` that skips what needs MONAI Label's environment."""
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    run_demo(arguments.output, arguments.train, arguments.computing)
+
+
+def test(arguments: argparse.Namespace) -> None:
+    chosen = arguments.pytest if set(arguments.pytest) - {WITHOUT_LABEL} else [*arguments.pytest, "tests"]
+    if run([str(places.PYTHON), "-m", "pytest", *chosen], shown_as="python -m pytest") != 0:
+        raise LaunchError("tests failed; see above.")
+
+
+def datalist(arguments: argparse.Namespace) -> None:
+    options = [f"--{option}" for option in ("overwrite", "check") if getattr(arguments, option)]
+    run_script("scripts.datalist", arguments.dataset_dir.as_posix(), *options)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    overlay = checked_overlay(arguments.overlay, arguments.dataset_dir) if arguments.overlay else None
+    stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
+    dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay, arguments.computing)
+    train_stages(stages, dataset, arguments.output, overlay, arguments.computing)
+    print(f"\nThe weights are in {arguments.output / f'stage{stages[-1]}_best.pth'}.")
+
+
+def infer(arguments: argparse.Namespace) -> None:
+    for name in ("frontal", "lateral"):
+        if not getattr(arguments, name).is_file():
+            raise LaunchError(f"--{name} {getattr(arguments, name)}: no such file.")
+    if arguments.copy_patient and not arguments.dicom:
+        raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
+    check_weights(arguments.weights)
+    asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
+    if arguments.weights.with_name(f"{arguments.weights.stem}_familiarity.json").is_file():
+        asked["familiarity"] = "True"
+    run_workflow(
+        "run",
+        [places.CONFIGS / "inference.json", *overlay_beside(arguments.weights)],
+        arguments.output,
+        arguments.computing,
+        frontal=arguments.frontal,
+        lateral=arguments.lateral,
+        weights=arguments.weights,
+        output_dir=arguments.output,
+        **asked,
+    )
+    written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html"]
+    written += ["uncertainty.nii.gz", "uncertainty.json"] if arguments.uncertainty else []
+    written += ["familiarity.json"] if "familiarity" in asked else []
+    print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    check_weights(arguments.weights)
+    if arguments.datalist and not arguments.datalist.is_file():
+        raise LaunchError(f"--datalist {arguments.datalist}: no such file.")
+    if arguments.stop_after and not arguments.robustness:
+        raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
+    asked: dict[str, Path | str] = {"test_section": arguments.section}
+    asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
+    asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
+    kind = "robustness" if arguments.robustness else f"protocol_{arguments.protocol}" if arguments.protocol else None
+    further = (places.CONFIGS / f"{kind}.json",) if kind else ()
+    output = arguments.output
+    run_evaluation(arguments.dataset_dir, output, arguments.weights, arguments.computing, further, **asked)
+    report = json.loads((output / f"{kind or 'metrics'}.json").read_text(encoding="utf-8"))
+    if arguments.robustness:
+        print_robustness(report["summary"])
+        print(f"\nEvery case is in {output / 'robustness.csv'}; robustness.png beside it is the picture.")
+        return
+    if arguments.protocol:
+        print_protocol(report["summary"])
+        print(f"\nEvery case is in {output / f'{kind}.csv'}; {kind}.json beside it has the definitions.")
+        return
+    print_summary(report["summary"])
+    worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
+    print(
+        f"\nWorst cases: {', '.join(worst)}; their pictures are in {output / 'cases'}. "
+        f"Every case is in {output / 'metrics.csv'}."
+    )
+
+
+def package(arguments: argparse.Namespace) -> None:
+    options = ["--without-weights"] if arguments.without_weights else []
+    options += ["--large-files-url", arguments.large_files_url] if arguments.large_files_url else []
+    run_script("scripts.package", arguments.output.as_posix(), *options)
+
+
+def label(arguments: argparse.Namespace) -> None:
+    if not arguments.studies.is_dir():
+        raise LaunchError(f"--studies {arguments.studies}: no such folder.")
+    if not arguments.weights.is_file():
+        print(f"{arguments.weights}: no such weights. The server starts; it reconstructs once they are there.")
+    app = places.LABEL_APP.name
+    line = ["-m", "monailabel.main", "start_server", "--app", app, "--studies", arguments.studies.as_posix()]
+    line += ["--conf", "weights", arguments.weights.as_posix()]
+    for name in ("overlay", "token_file", "device"):
+        value = getattr(arguments, name)
+        if value is not None:
+            line += ["--conf", name, value.as_posix() if isinstance(value, Path) else value]
+    line += ["--host", arguments.host, "--port", str(arguments.port), "--uvicorn_app", f"{app}.server:app"]
+    shown_as = as_typed([places.LABEL_PYTHON.relative_to(places.ROOT).as_posix(), *line])
+    status = run([str(places.LABEL_PYTHON), *line], shown_as, computing=arguments.computing)
+    if status != 0:
+        raise LaunchError(f"the server ended with status {status}; its message is above.")

@@ -1,0 +1,32 @@
+"""Weights, and what a training has left beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .failures import LaunchError
+from .from_bundle import shared_overlay
+
+
+def check_weights(weights: Path) -> None:
+    if not weights.is_file():
+        raise LaunchError(
+            f"{weights}: no such weights. Train them with `python launch.py train --stage all` (or see them work with "
+            f"`python launch.py demo`), then name them by --weights DIR/stage3_best.pth."
+        )
+
+
+def overlay_beside(weights: Path) -> list[Path]:
+    """The overlay config that a training has left beside its weights; none where it would not change the network."""
+    return [weights.parent / shared_overlay.NAME] if read_beside(weights.parent) else []
+
+
+def read_beside(folder: Path) -> dict:
+    """What the overlay config of a folder of weights holds: numbers and words, which nothing evaluates."""
+    overlay = folder / shared_overlay.NAME
+    if not overlay.is_file():
+        return {}
+    try:
+        return shared_overlay.read_shared_overlay(overlay)
+    except ValueError as error:
+        raise LaunchError(str(error)) from error

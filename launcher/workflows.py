@@ -1,0 +1,68 @@
+"""The lines that run the bundle's workflows and scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import places
+from .computing import Computing
+from .failures import LaunchError
+from .processes import as_typed, run
+from .tracebacks import remove_log
+
+SIGNS_OF_MONAI = "#@%$"
+"""What steps between ids, refers to one, copies one and begins an expression in a config's text."""
+
+
+def run_workflow(
+    workflow: str, configs: list[Path], output: Path, computing: Computing = Computing(), **overrides: Path | str
+) -> None:
+    """
+    Runs one `monai.bundle run` line from the repository root.
+
+    Args:
+        workflow: id of what is run.
+        configs: merged in this order.
+        output: gets the `error.log` of a run that fails.
+        computing: where it computes.
+        overrides: values of config ids.
+
+    Raises:
+        LaunchError: with the bundle's own message where it has one.
+    """
+    names = [config.as_posix() for config in configs]
+    line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(names) if len(names) > 1 else names[0]]
+    line += ["--bundle_root", places.BUNDLE.as_posix()]
+    if computing.device is not None:
+        overrides["device"] = f"$scripts.devices.choose_device('{computing.device}')"
+    line += [part for name, value in overrides.items() for part in (f"--{name}", as_config_value(value))]
+    if computing.gpus > 1:
+        line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={computing.gpus}", *line]
+    error_log = output / "error.log"
+    remove_log(error_log)
+    command, shown_as = [str(places.PYTHON), *line], as_typed(["python", *line])
+    status = run(command, shown_as, error_log=error_log, computing=computing)
+    if status != 0:
+        raise LaunchError(f"the command above ended with status {status}.")
+
+
+def run_script(module: str, *arguments: str) -> None:
+    """Runs one of the bundle's scripts that have a command line, from the bundle's folder."""
+    line = ["-m", module, *arguments]
+    command, shown_as = [str(places.PYTHON), *line], f"cd {places.BUNDLE} && {as_typed(['python', *line])}"
+    status = run(command, shown_as, folder=places.ROOT / places.BUNDLE)
+    if status != 0:
+        raise LaunchError(f"the command above ended with status {status}; its message is above.")
+
+
+def as_config_value(value: Path | str) -> str:
+    """
+    A value of a config id as MONAI's parser reads it: a path in which it would take a letter for a sign of its own,
+    such as `run#1`, stands as the expression of a Python text that has these letters as `$'run\\x231'`.
+    """
+    if not isinstance(value, Path):
+        return value
+    text = value.as_posix()
+    if not set(text) & set(SIGNS_OF_MONAI):
+        return text
+    return "$" + "".join(f"\\x{ord(letter):02x}" if letter in SIGNS_OF_MONAI else letter for letter in repr(text))
