@@ -18,7 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
-import launch  # noqa: E402
+from launcher.evaluation import run_evaluation  # noqa: E402
+from launcher.places import CONFIGS  # noqa: E402
+from launcher.training import train_stages  # noqa: E402
 
 from patients import left_out, records_in  # noqa: E402
 from scripts.io.atomic_write import write_json
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "loss_terms", help="keeps what is done")
     parser.add_argument("--fold", type=int, default=0, help=f"which of the {FOLDS} folds of patients is left out")
     parser.add_argument("--repeats", type=int, default=5, help="of each training CT in an epoch")
-    parser.add_argument("--overlay", type=Path, default=launch.CONFIGS / "demo.json", help="sizes and schedule")
+    parser.add_argument("--overlay", type=Path, default=CONFIGS / "demo.json", help="sizes and schedule")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
     output = options.output.resolve()
@@ -78,9 +80,9 @@ def trained_without(stage: int, term: str, output: Path, overlay: Path, repeats:
         config |= {"repeats": repeats, "val_interval": "@epochs"} | ({} if term == ALL else {LEFT_OUT[term]: 0.0})
         path = output / f"{folder.name}.json"
         write_json(str(path), config)
-        launch.train_stages([stage], output / "data", folder, path)
+        train_stages([stage], output / "data", folder, path)
         weights = folder / f"stage{stage}_best.pth"
-        launch.run_evaluation(output / "data", folder, weights, stage=str(stage), written_cases="0")
+        run_evaluation(output / "data", folder, weights, stage=str(stage), written_cases="0")
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["summary"]
 
 

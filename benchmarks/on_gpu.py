@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 import torch  # noqa: E402
-from launch import LaunchError  # noqa: E402
+from launcher.failures import LaunchError  # noqa: E402
 
 import on_gpu_cases as cases  # noqa: E402
 from cubes import CONFIGS, SPLIT  # noqa: E402

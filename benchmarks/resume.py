@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import launch  # noqa: E402
+from launcher.places import CONFIGS, PYTHON  # noqa: E402
+from launcher.training import demo_dataset, train_stages  # noqa: E402
 
 MIDDLE = {1: 25, 2: 15, 3: 10}
 """The epoch of each stage after which it is killed."""
@@ -35,10 +36,10 @@ def main() -> None:
     options = parser.parse_args()
     output = options.output.resolve()
     if options.run:
-        launch.train_stages([1, 2, 3], output / "data", options.run, overlay_of(output))
+        train_stages([1, 2, 3], output / "data", options.run, overlay_of(output))
         return
     output.mkdir(parents=True, exist_ok=True)
-    launch.demo_dataset(output, overlay_of(output))
+    demo_dataset(output, overlay_of(output))
     shutil.rmtree(output / "alone", ignore_errors=True)
     shutil.rmtree(output / "killed", ignore_errors=True)
     started = time.monotonic()
@@ -64,7 +65,7 @@ def main() -> None:
 
 def overlay_of(output: Path) -> Path:
     """`tiny.json` without its short schedule."""
-    tiny = json.loads((ROOT / launch.CONFIGS / "tiny.json").read_text(encoding="utf-8"))
+    tiny = json.loads((ROOT / CONFIGS / "tiny.json").read_text(encoding="utf-8"))
     path = output / "small.json"
     path.write_text(json.dumps({**{key: tiny[key] for key in tiny if key != "epochs"}, **SMALLER}), encoding="utf-8")
     return path
@@ -73,7 +74,7 @@ def overlay_of(output: Path) -> Path:
 def start(output: Path, folder: Path) -> subprocess.Popen:
     """The training of all stages in a process group of its own, its output in a file beside the results."""
     with open(f"{folder}.log", "ab") as log:
-        line = [str(launch.PYTHON), __file__, "--output", str(output), "--run", str(folder)]
+        line = [str(PYTHON), __file__, "--output", str(output), "--run", str(folder)]
         return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import launch  # noqa: E402
+from launcher import places  # noqa: E402
+from launcher.failures import LaunchError  # noqa: E402
+from launcher.training import train_stages  # noqa: E402
 
 
 def main(dataset: str, output: str, overlay: str, *stages: str) -> int:
-    launch.PYTHON = Path(sys.executable)  # not that of `.venv`, which a lent machine need not have
+    places.PYTHON = Path(sys.executable)  # not that of `.venv`, which a lent machine need not have
     try:
-        launch.train_stages([int(stage) for stage in stages], Path(dataset), Path(output), Path(overlay))
-    except launch.LaunchError as error:
+        train_stages([int(stage) for stage in stages], Path(dataset), Path(output), Path(overlay))
+    except LaunchError as error:
         print(f"\non_gpu.py: error: {error}", file=sys.stderr)
         return 1
     return 0

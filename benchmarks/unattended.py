@@ -17,7 +17,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
-import launch  # noqa: E402
+from launcher.failures import LaunchError  # noqa: E402
+from launcher.overlays import content_of  # noqa: E402
+from launcher.places import CONFIGS  # noqa: E402
+from launcher.training import RESUME  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 
 from cubes import DATALIST, make_cubes  # noqa: E402
@@ -50,7 +53,7 @@ def train(
         One of the statuses above; a stage that has failed has printed why.
 
     Raises:
-        BundleError, launch.LaunchError: when it cannot begin or go on.
+        BundleError, LaunchError: when it cannot begin or go on.
     """
     overlay = write_overlay(output, overlays)
     try:
@@ -78,21 +81,21 @@ def write_overlay(output: Path, overlays: Sequence[Path]) -> Path:
     The overlays as one config, whose datalist is that of the cubes; its path.
 
     Raises:
-        launch.LaunchError: when a training by another one has begun in the folder, or two overlays add to the same id.
+        LaunchError: when a training by another one has begun in the folder, or two overlays add to the same id.
     """
     content: dict[str, Any] = {}
     for overlay in overlays:
-        own = launch.content_of(overlay)
+        own = content_of(overlay)
         twice = [name for name in own if name.startswith("+") and name in content]
         if twice:
-            raise launch.LaunchError(f"{overlay}: '{twice[0]}' stands in an overlay before it too; join the files.")
+            raise LaunchError(f"{overlay}: '{twice[0]}' stands in an overlay before it too; join the files.")
         content |= own
     content["datalist"] = f"$@dataset_dir + '/{DATALIST}'"
     path = output / OVERLAY
-    before = launch.content_of(path) if path.is_file() and (output / launch.RESUME).is_dir() else content
+    before = content_of(path) if path.is_file() and (output / RESUME).is_dir() else content
     changed = sorted(name for name in {**before, **content} if before.get(name) != content.get(name))
     if changed:
-        raise launch.LaunchError(
+        raise LaunchError(
             f"{path}: the training in this folder has other values of {', '.join(changed)} than the overlays now. Name "
             f"the overlays that it was begun with, or choose another --output."
         )
@@ -102,7 +105,7 @@ def write_overlay(output: Path, overlays: Sequence[Path]) -> Path:
 
 def unfinished(output: Path) -> list[int]:
     """The stages that are still to be trained."""
-    return [stage for stage in STAGES if not is_finished(str(output / launch.RESUME), stage)]
+    return [stage for stage in STAGES if not is_finished(str(output / RESUME), stage)]
 
 
 def print_standing(output: Path, overlay: Path, status: int) -> None:
@@ -132,5 +135,5 @@ def epochs_of(stage: int, overlay: Path) -> int:
     """How many epochs the configs give a stage."""
     names = ["train.json", *([f"stage{stage}.json"] if stage > 1 else [])]
     config = ConfigParser()
-    config.read_config([*(str(ROOT / launch.CONFIGS / name) for name in names), str(overlay)])
+    config.read_config([*(str(ROOT / CONFIGS / name) for name in names), str(overlay)])
     return config.get_parsed_content("epochs")
