@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from monai.transforms import Compose, Orientationd  # noqa: E402
 
 from peers import Projector, beam, diffdrr_siddon, nanodrr, rtk_joseph  # noqa: E402
-from scripts import BiplanarGeometry, LoadCTd, ResampleToCubed, chest_ct, hu_to_attenuation, project  # noqa: E402
+from scripts import BiplanarGeometry, LoadCTd, ResampleToCubed, demo_ct, hu_to_attenuation, project  # noqa: E402
 
 OURS, SIDDON, NANODRR, RTK = "this bundle", "DiffDRR Siddon", "nanodrr torch, 256 samples", "RTK Joseph"
 PEERS: dict[str, Projector] = {
@@ -38,7 +38,7 @@ def chest_attenuation(size: int, fov_mm: float = 360.0) -> torch.Tensor:
         Orientationd("ct", axcodes="RAS", labels=None),
         ResampleToCubed("ct", size, fov_mm),
     ]
-    return hu_to_attenuation(Compose(transforms)({"ct": chest_ct()})["ct"].as_tensor())[None]
+    return hu_to_attenuation(Compose(transforms)({"ct": demo_ct()})["ct"].as_tensor())[None]
 
 
 def normalised_rms_difference(film: torch.Tensor, reference: torch.Tensor) -> float:

@@ -26,7 +26,7 @@ from matplotlib.patches import Circle  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from torch.nn.functional import conv3d  # noqa: E402
 
-from scripts import BiplanarGeometry, ErrorTable, ProgressiveCascadeModel, beside_weights, load_records  # noqa: E402
+from scripts import BiplanarGeometry, IntervalTable, ProgressiveCascadeModel, load_records, sidecar_path  # noqa: E402
 from scripts.anatomy.augmentation import ellipsoid
 from scripts.evaluation.prediction_intervals import read_error_table
 from scripts.io.atomic_write import NOTICE, write_whole
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights = str(options.weights)
     network, geometry = (config.get_parsed_content(name) for name in ("network_def", "geometry"))
     network.eval().up_to(STAGE).load_state_dict(read_checkpoint(weights))
-    table, _ = read_error_table(beside_weights(weights, "uncertainty"), weights, geometry.fov_mm)
+    table, _ = read_error_table(sidecar_path(weights, "uncertainty"), weights, geometry.fov_mm)
     load, project, datalist = (config.get_parsed_content(name) for name in ("load", "project", "datalist"))
     printed, differences = Table(COLUMNS, options.markdown), {}
     for record in load_records(datalist, options.section, str(options.dataset_dir)):
@@ -178,7 +178,7 @@ def with_balls(
 
 @torch.no_grad()
 def reconstructed(
-    network: ProgressiveCascadeModel, table: ErrorTable, xrays: Mapping[str, torch.Tensor], hu_window: Sequence[float]
+    network: ProgressiveCascadeModel, table: IntervalTable, xrays: Mapping[str, torch.Tensor], hu_window: Sequence[float]
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The last stage's volume and its half-width in HU, `(1, S, S, S)`, by the name of the X-rays."""
     volumes = {

@@ -25,7 +25,7 @@ from ignite.engine import Engine, Events  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from monai.transforms import Compose, Rand3DElasticd, RandAffined  # noqa: E402
 
-from scripts import RandDeformd, cached, chest_ct  # noqa: E402
+from scripts import RandDeformd, cached_dataset, demo_ct  # noqa: E402
 from table import Table  # noqa: E402
 
 PARTS = {"part": 48, "CPU s": 8}
@@ -36,7 +36,7 @@ SHARES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    record = {"ct": options.ct or chest_ct(), "name": "ct", "group": "training"}
+    record = {"ct": options.ct or demo_ct(), "name": "ct", "group": "training"}
     table = Table(PARTS, options.markdown)
     for part, cpu_seconds in parts(configuration(options, 1), record, options.repeats).items():
         table.add(**{"part": part, "CPU s": cpu_seconds})
@@ -66,10 +66,10 @@ def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[st
         for name in ("load", "project", "augment", "augment_geometry", "augment_xrays")
     )
     measured = {"load, the first time": seconds(lambda: load(record), 1)}
-    memory = cached([record], load)
+    memory = cached_dataset([record], load)
     measured["load, from the cache in memory"] = seconds(lambda: memory[0], repeats)
     with tempfile.TemporaryDirectory() as folder:
-        disk = cached([record], load, folder)
+        disk = cached_dataset([record], load, folder)
         disk[0]
         measured["load, from the cache in a folder"] = seconds(lambda: disk[0], repeats)
     measured["deform"] = seconds(lambda: augment(memory[0]), repeats)

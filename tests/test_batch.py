@@ -10,12 +10,12 @@ from monai.transforms import Compose, Lambdad, RandRotated, RandShiftIntensityd
 from phantoms import phantom
 from scripts import (
     BiplanarGeometry,
-    CollectXraysd,
     FinalVolumeInferer,
     FinalVolumeModel,
     PrepareBiplanarBatch,
     ProjectCT,
     RandGeometry,
+    StackXraysd,
     hu_to_attenuation,
     project,
 )
@@ -135,10 +135,10 @@ def test_records_of_a_batch_are_augmented_apart(batch):
 
 def test_films_are_collected_with_the_frontal_one_first():
     record = {"ct": 1, "frontal": torch.zeros(1, 4, 4), "lateral": torch.ones(1, 4, 4), "name": "a", "film_scale": "x"}
-    collected = CollectXraysd(4)(record)
+    collected = StackXraysd(4)(record)
     assert set(collected) == {"ct", "xrays", "has_films", "name"} and collected["has_films"]
     assert collected["xrays"].shape == (2, 4, 4) and not collected["xrays"][0].any() and collected["xrays"][1].all()
-    without = CollectXraysd(4)({"ct": 1})
+    without = StackXraysd(4)({"ct": 1})
     assert without["xrays"].shape == (2, 4, 4) and not without["has_films"]
 
 

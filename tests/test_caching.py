@@ -12,7 +12,7 @@ from monai.transforms import Compose
 
 from bundle_runs import ROOT
 from phantoms import phantom
-from scripts import cached
+from scripts import cached_dataset
 from scripts.data.caching import hash_with_files
 from scripts.data.datalist_check import training_transforms
 from scripts.io.image_writer import cube_affine, write_ct
@@ -46,7 +46,7 @@ def same(one: dict, two: dict) -> bool:
 def test_memory_and_folder_serve_what_the_transform_gives(record, load: Compose, tmp_path: Path):
     expected = load(record)
     for cache_dir in (None, str(tmp_path / "cache")):
-        for dataset in (cached([record], load, cache_dir), cached([record], load, cache_dir)):
+        for dataset in (cached_dataset([record], load, cache_dir), cached_dataset([record], load, cache_dir)):
             for _ in range(2):
                 assert same(dataset[0], expected)
                 assert (dataset[0]["name"], dataset[0]["has_films"]) == ("a", False)
@@ -54,18 +54,18 @@ def test_memory_and_folder_serve_what_the_transform_gives(record, load: Compose,
 
 
 def test_without_a_folder_a_record_that_comes_often_is_kept_once(record, load: Compose):
-    dataset = cached([record] * 3, load)
+    dataset = cached_dataset([record] * 3, load)
     assert isinstance(dataset, CacheDataset)
     assert dataset[0]["ct"].data_ptr() == dataset[2]["ct"].data_ptr()
 
 
 def test_the_folder_is_read_instead_of_the_ct(record, load: Compose, tmp_path: Path):
-    first = cached([record], load, str(tmp_path / "cache"))[0]
+    first = cached_dataset([record], load, str(tmp_path / "cache"))[0]
 
     def never(record: dict) -> None:
         raise AssertionError("was loaded again")
 
-    dataset = cached([record], load, str(tmp_path / "cache"))
+    dataset = cached_dataset([record], load, str(tmp_path / "cache"))
     dataset._pre_transform = never
     assert same(dataset[0], first)
 
@@ -73,16 +73,16 @@ def test_the_folder_is_read_instead_of_the_ct(record, load: Compose, tmp_path: P
 def test_a_batch_may_mix_what_was_kept_and_what_was_just_made(record, load: Compose, tmp_path: Path):
     write(tmp_path / "other.nii.gz", 0.1)
     other = {**record, "ct": str(tmp_path / "other.nii.gz")}
-    cached([record], load, str(tmp_path / "cache"))[0]
-    (batch,) = DataLoader(cached([record, other], load, str(tmp_path / "cache")), batch_size=2)
+    cached_dataset([record], load, str(tmp_path / "cache"))[0]
+    (batch,) = DataLoader(cached_dataset([record, other], load, str(tmp_path / "cache")), batch_size=2)
     expected = torch.stack([torch.as_tensor(load(one)["ct"]) for one in (record, other)])
     assert torch.equal(batch["ct"], expected)
 
 
 def test_a_changed_ct_is_loaded_anew(record, load: Compose, tmp_path: Path):
-    first = cached([record], load, str(tmp_path / "cache"))[0]
+    first = cached_dataset([record], load, str(tmp_path / "cache"))[0]
     write(Path(record["ct"]), 0.1)
-    second = cached([record], load, str(tmp_path / "cache"))[0]
+    second = cached_dataset([record], load, str(tmp_path / "cache"))[0]
     assert not torch.equal(torch.as_tensor(first["ct"]), torch.as_tensor(second["ct"]))
     assert same(second, load(record))
 
@@ -101,17 +101,17 @@ def test_a_changed_slice_of_a_series_changes_the_hash(tmp_path: Path):
 
 
 def test_another_configuration_has_another_file(record, load: Compose, tmp_path: Path):
-    cached([record], load, str(tmp_path))[0]
+    cached_dataset([record], load, str(tmp_path))[0]
     other = training_transforms(**SETTINGS, volume_size=12)
-    assert cached([record], other, str(tmp_path))[0]["ct"].shape == (1, 12, 12, 12)
+    assert cached_dataset([record], other, str(tmp_path))[0]["ct"].shape == (1, 12, 12, 12)
     assert len(files(tmp_path)) == 2
 
 
 def test_another_process_finds_the_file(record, load: Compose, tmp_path: Path):
-    cached([record], load, str(tmp_path / "cache"))[0]
+    cached_dataset([record], load, str(tmp_path / "cache"))[0]
     code = (
-        f"from scripts import cached; from scripts.data.datalist_check import training_transforms as load; "
-        f"cached([{record!r}], load(**{SETTINGS!r}), {str(tmp_path / 'cache')!r})[0]"
+        f"from scripts import cached_dataset; from scripts.data.datalist_check import training_transforms as load; "
+        f"cached_dataset([{record!r}], load(**{SETTINGS!r}), {str(tmp_path / 'cache')!r})[0]"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT / "bundle", env=environment, check=True)
@@ -120,11 +120,11 @@ def test_another_process_finds_the_file(record, load: Compose, tmp_path: Path):
 
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
 def test_a_file_that_is_not_whole_is_named_and_made_anew(record, load: Compose, tmp_path: Path, kept: float):
-    expected = cached([record], load, str(tmp_path / "cache"))[0]
+    expected = cached_dataset([record], load, str(tmp_path / "cache"))[0]
     (file,) = files(tmp_path / "cache")
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole))])
     with pytest.warns(UserWarning, match="is not a whole file") as caught:
-        assert same(cached([record], load, str(tmp_path / "cache"))[0], expected)
+        assert same(cached_dataset([record], load, str(tmp_path / "cache"))[0], expected)
     assert str(file) in str(caught[0].message)
     assert len(file.read_bytes()) == len(whole)

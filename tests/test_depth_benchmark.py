@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from phantoms import phantom
-from scripts import BiplanarGeometry, ErrorTable, hu_to_attenuation, project
+from scripts import BiplanarGeometry, IntervalTable, hu_to_attenuation, project
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -60,7 +60,7 @@ def test_the_rows_tell_balls_that_were_not_seen_from_those_that_were():
         name: with_balls(lung, 360.0, [places[at] for at in balls], 40.0, 0.0) for name, balls in ARRANGEMENTS.items()
     }
     volumes = {"neither": lung, "first": cts["first"], "second": lung}
-    table = ErrorTable([0.0], [1000.0], 360.0, [[100.0, 100.0], [100.0, 100.0]])
+    table = IntervalTable([0.0], [1000.0], 360.0, [[100.0, 100.0], [100.0, 100.0]])
     half_widths = {name: table.half_width(hu[None])[0] for name, hu in volumes.items()}
     case = Case(places, 40.0, cts, {name: torch.zeros(2, 4, 4) for name in cts}, volumes, half_widths)
     found = {(row["arrangement"], row["places"]): row for row in rows(case, 360.0)}

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 
 from bundle_runs import ROOT, read_configs, stage_configs
 from fake_gpu import fake_gpu
-from scripts import BiplanarGeometry, Region, beside_weights
+from scripts import BiplanarGeometry, Region, sidecar_path
 from scripts.evaluation.out_of_distribution import familiarity_of
 from scripts.io.sidecar import write_companion
 from scripts.projection import axis_aligned as slice_stack
@@ -171,7 +171,7 @@ def weights(tiny_bundle: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copy(tiny_bundle / "models" / "model.pt", tmp_path / "weights.pt"))
     torch.manual_seed(0)
     known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
-    write_companion(beside_weights(str(path), "familiarity"), str(path), known.as_content())
+    write_companion(sidecar_path(str(path), "familiarity"), str(path), known.as_content())
     return path
 
 

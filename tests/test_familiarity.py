@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from bundle_runs import bundle_run_here, write_random_weights
 from phantoms import phantom
-from scripts import BiplanarGeometry, CheckpointError, InputError, RandDeformd, beside_weights
+from scripts import BiplanarGeometry, CheckpointError, InputError, RandDeformd, sidecar_path
 from scripts.data.batch import PrepareBiplanarBatch
 from scripts.evaluation.corrupted_pairs import FAULTS
 from scripts.evaluation.out_of_distribution import (
@@ -249,7 +249,7 @@ def test_the_workflow_says_which_faults_it_flags(fitted: Path):
         for found in case["faults"].values():
             is_beyond = found["distance"] > report["threshold"] - 5e-4
             assert found["flagged"] == (is_beyond or found["mistake"] is not None)
-    content = json.loads(Path(beside_weights(str(fitted), "familiarity")).read_text())
+    content = json.loads(Path(sidecar_path(str(fitted), "familiarity")).read_text())
     assert report["false_alarms"] == content["false_alarms"]
     assert content["false_alarms"]["patients"] == len(content["left_out_distances"]) == 3
 
@@ -292,7 +292,7 @@ def test_pairs_that_are_not_finite_are_refused(tmp_path: Path):
 
 
 def test_what_was_written_is_read_back(fitted: Path, familiarity: Familiarity):
-    path = beside_weights(str(fitted), "familiarity")
+    path = sidecar_path(str(fitted), "familiarity")
     read = json.loads(json.dumps(read_familiarity(path, str(fitted)).as_content()))
     assert read == {name: json.loads(Path(path).read_text())[name] for name in read}
 
@@ -335,7 +335,7 @@ TAMPERED = {
 @pytest.mark.parametrize("tampered", TAMPERED)
 def test_a_tampered_file_is_refused_by_file_and_field(tampered: str, fitted: Path, tmp_path: Path):
     field, value = TAMPERED[tampered]
-    content = json.loads(Path(beside_weights(str(fitted), "familiarity")).read_text())
+    content = json.loads(Path(sidecar_path(str(fitted), "familiarity")).read_text())
     *outer, last = field.split(".")
     place = content[outer[0]] if outer else content
     place[last] = value(place[last]) if callable(value) else value
@@ -346,7 +346,7 @@ def test_a_tampered_file_is_refused_by_file_and_field(tampered: str, fitted: Pat
 
 @pytest.mark.parametrize("field", ["weights_sha256", "threshold", "correlation", "left_out_distances", "false_alarms"])
 def test_a_file_without_a_field_is_named(field: str, fitted: Path, tmp_path: Path):
-    content = json.loads(Path(beside_weights(str(fitted), "familiarity")).read_text())
+    content = json.loads(Path(sidecar_path(str(fitted), "familiarity")).read_text())
     content.pop(field)
     (tmp_path / "familiarity.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=f"familiarity.json: lacks field '{field}"):
@@ -355,4 +355,4 @@ def test_a_file_without_a_field_is_named(field: str, fitted: Path, tmp_path: Pat
 
 def test_a_file_without_its_weights_is_refused(fitted: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="none.pth: no such weights"):
-        read_familiarity(beside_weights(str(fitted), "familiarity"), str(tmp_path / "none.pth"))
+        read_familiarity(sidecar_path(str(fitted), "familiarity"), str(tmp_path / "none.pth"))

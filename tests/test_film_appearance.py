@@ -18,7 +18,7 @@ from scripts import (
     LoadRadiographsd,
     PrepareXraysd,
     ResampleToCubed,
-    chest_ct,
+    demo_ct,
     hu_to_attenuation,
     project,
 )
@@ -33,7 +33,7 @@ GEOMETRY = BiplanarGeometry(detector_pixels=128)
 def chest() -> torch.Tensor:
     """Attenuation of a real chest, `(1, 1, 64, 64, 64)`."""
     load = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 64, GEOMETRY.fov_mm)])
-    return hu_to_attenuation(load({"ct": chest_ct()})["ct"].as_tensor()[None])
+    return hu_to_attenuation(load({"ct": demo_ct()})["ct"].as_tensor()[None])
 
 
 @pytest.fixture(scope="module", params=[("PA", "LL"), ("AP", "RL")])

@@ -16,10 +16,10 @@ from phantoms import phantom
 from radiographs import LATERAL, TAGS, write_dicom, write_line_integrals
 from scripts import (
     BiplanarGeometry,
-    GeometryOfFilmsd,
+    GeometryFromRadiographsd,
     InputError,
     LoadRadiographsd,
-    PrepareFilmsBatch,
+    PrepareRadiographsBatch,
     PrepareXraysd,
     Radiograph,
     hu_to_attenuation,
@@ -59,7 +59,7 @@ def prepared(record: dict[str, str], geometry: BiplanarGeometry) -> dict[str, An
     """As `inference.json` does it, the line integral 1 being called 1; a warning is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        record = GeometryOfFilmsd(geometry)(LoadRadiographsd()(record))
+        record = GeometryFromRadiographsd(geometry)(LoadRadiographsd()(record))
         return PrepareXraysd(XRAYS, geometry, 1.0, (1, 99), (0.0, 0.7))(record)
 
 
@@ -117,7 +117,7 @@ def test_films_from_different_distances_are_told_and_averaged(tmp_path: Path):
         "lateral": write_dicom(tmp_path / "b.dcm", RAMP, **LATERAL),
     }
     with pytest.warns(UserWarning, match="1400 and 1600 mm from the source"):
-        found = GeometryOfFilmsd(BiplanarGeometry())(LoadRadiographsd()(record))["geometry"]
+        found = GeometryFromRadiographsd(BiplanarGeometry())(LoadRadiographsd()(record))["geometry"]
     assert found["source_to_isocentre_mm"] == 1500
 
 
@@ -127,13 +127,13 @@ def test_a_source_within_the_patient_is_refused(tmp_path: Path):
         "lateral": write_dicom(tmp_path / "b.dcm", RAMP, **LATERAL, DistanceSourceToPatient=None),
     }
     with pytest.warns(UserWarning, match="lacks"), pytest.raises(InputError, match="150 mm from the middle of the patient"):
-        GeometryOfFilmsd(BiplanarGeometry())(LoadRadiographsd()(record))
+        GeometryFromRadiographsd(BiplanarGeometry())(LoadRadiographsd()(record))
 
 
 def test_a_parallel_beam_takes_the_views_alone(tmp_path: Path):
     geometry = BiplanarGeometry(source_to_isocentre_mm=np.inf, source_to_detector_mm=np.inf)
     record = write_films(tmp_path, BiplanarGeometry(views=("AP", "RL"), detector_pixels=32))
-    found = GeometryOfFilmsd(geometry)(LoadRadiographsd()(record))["geometry"]
+    found = GeometryFromRadiographsd(geometry)(LoadRadiographsd()(record))["geometry"]
     assert found == {"views": ("AP", "RL"), "source_to_isocentre_mm": np.inf, "source_to_detector_mm": np.inf}
 
 
@@ -154,7 +154,7 @@ def test_training_tells_of_films_that_its_geometry_does_not_fit(tmp_path: Path, 
 def test_a_batch_gives_the_network_its_geometry():
     cases = [{"views": ("PA", "RL"), "source_to_isocentre_mm": 1500.0 + i, "source_to_detector_mm": 1700.0} for i in (0, 1)]
     batch = {"image": torch.rand(2, 2, 8, 8), "geometry": default_collate(cases)}
-    prepare = PrepareFilmsBatch(BiplanarGeometry(), known_views=[("PA", "LL")])
+    prepare = PrepareRadiographsBatch(BiplanarGeometry(), known_views=[("PA", "LL")])
     xrays, target, _, arguments = prepare(batch)
     assert torch.equal(xrays, batch["image"]) and target is None
     assert arguments["geometry"].views == ("PA", "RL")
@@ -165,7 +165,7 @@ def test_a_batch_gives_the_network_its_geometry():
 
 
 def test_a_record_without_films_has_the_nominal_geometry():
-    found = GeometryOfFilmsd(BiplanarGeometry())({"ct": 1})
+    found = GeometryFromRadiographsd(BiplanarGeometry())({"ct": 1})
     assert found == {"ct": 1, "geometry": {
         "views": ("PA", "LL"), "source_to_isocentre_mm": 1600.0, "source_to_detector_mm": 1800.0
     }}  # fmt: skip

@@ -44,7 +44,7 @@ from scripts.data.datalist_builder import build_datalist
 from scripts.errors import BundleError, shown
 from scripts.io.atomic_write import write_checkpoint, write_folder_whole, write_text, write_whole
 from scripts.io.limits import LARGEST_FILM, LARGEST_FILM_FILE, LARGEST_VOLUME, coded_extent
-from scripts.reporting.case_report import CaseFiles, check_case_folders
+from scripts.reporting.case_report import CaseReport, check_case_folders
 from scripts.reporting.figures import volume_figure
 from unwritable import full_disk, on_posix
 
@@ -709,7 +709,7 @@ def test_a_folder_cases_of_somebodys_own_is_refused_before_any_work(tmp_path: Pa
     (tmp_path / own).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / own).write_text("mine")
     geometry = BiplanarGeometry(detector_pixels=16)
-    message = refused(lambda: CaseFiles(str(tmp_path), geometry, (-1024, 1024), 8.0), OutputError)
+    message = refused(lambda: CaseReport(str(tmp_path), geometry, (-1024, 1024), 8.0), OutputError)
     assert "is none of an evaluation's files" in message and "choose another output folder" in message
     assert (tmp_path / own).read_text() == "mine"
 

@@ -6,15 +6,17 @@ import json
 import os
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from fire.parser import DefaultParseValue
 
 from bundle_runs import read_configs
+from launch_fixtures import command, installed, random_weights  # noqa: F401  fixtures
+from launcher import verbs
+from launcher.failures import LaunchError
+from launcher.workflows import as_config_value
 from phantoms import phantom
 from scripts.io.image_writer import cube_affine, write_ct
-from test_launch import command, launch, random_weights  # noqa: F401  fixtures
 from unwritable import on_posix
 
 NAMES = [
@@ -46,10 +48,10 @@ NAMES = [
         (["inference.json"], ["frontal", "lateral", "weights", "output_dir"], {}),
     ],
 )
-def test_every_path_that_is_handed_on_is_read_as_it_is(launch: ModuleType, name: str, configs, ids, derived):
+def test_every_path_that_is_handed_on_is_read_as_it_is(name: str, configs, ids, derived):
     """By the two parsers that it meets: that of the command line of `monai.bundle`, and that of its configs."""
     paths = {each: Path("/somewhere") / name / each / name for each in ids}
-    overrides = {each: DefaultParseValue(launch.as_config_value(path)) for each, path in paths.items()}
+    overrides = {each: DefaultParseValue(as_config_value(path)) for each, path in paths.items()}
     parser = read_configs([f"bundle/configs/{config}" for config in configs], **overrides)
     parser.set({"_target_": "builtins.dict", **{each: f"@{each}" for each in ids}}, "of_a_component")
     assert parser.get_parsed_content("of_a_component") == {each: str(path) for each, path in paths.items()}
@@ -93,10 +95,10 @@ def test_a_path_that_cannot_be_printed_is_refused_and_shown_by_escapes(command, 
     assert error.strip("\n").isprintable()
 
 
-def test_an_error_of_another_package_cannot_move_the_cursor(launch: ModuleType, command, monkeypatch, capfd):
+def test_an_error_of_another_package_cannot_move_the_cursor(command, monkeypatch, capfd):
     def fail(arguments) -> None:
-        raise launch.LaunchError("one\x1b[2J.nii: broken\nthe second line\u202e")
+        raise LaunchError("one\x1b[2J.nii: broken\nthe second line\u202e")
 
-    monkeypatch.setattr(launch, "datalist", fail)
+    monkeypatch.setattr(verbs, "datalist", fail)
     assert command("datalist", "d") == 1
     assert capfd.readouterr().err == "\nlaunch.py: error: one\\x1b[2J.nii: broken\nthe second line\\u202e\n"

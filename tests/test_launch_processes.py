@@ -12,24 +12,27 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from bundle_runs import ROOT, write_random_weights
+from launch_fixtures import command, installed, lines, option_of, places  # noqa: F401  fixtures
+from launcher import demo
+from launcher.computing import Computing
+from launcher.failures import Ended
+from launcher.processes import ENDING_SIGNALS, run
 from scripts.io.shared_overlay import shared_part
 from scripts.training.cores import available_cores
-from test_launch import command, launch  # noqa: F401  fixtures
 from unwritable import on_posix
 
 LAUNCHER = """
-import argparse, importlib.util, sys
-spec = importlib.util.spec_from_file_location("launch", {source!r})
-launch = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(launch)
-launch.install = lambda with_peers: None
-verb = lambda arguments: launch.run([sys.executable, "-c", {child!r}], "child", error_log={log})
-launch.parse_arguments = lambda: argparse.Namespace(verb=verb, pytest=[])
+import argparse, pathlib, sys
+sys.path.insert(0, {root!r})
+import launch
+from launcher.processes import run
+verb = lambda arguments: run([sys.executable, "-c", {child!r}], "child", error_log={log})
+launch.environments.install = lambda with_peers: None
+launch.parse_arguments = lambda description: argparse.Namespace(verb=verb)
 sys.exit(launch.main())
 """
 """The launcher itself, with a verb of its own that runs one child."""
@@ -72,9 +75,9 @@ def is_running(pid: int) -> bool:
 def started(folder: Path, log: Path | None = None, **options) -> subprocess.Popen:
     """A launcher whose child is running."""
     code = LAUNCHER.format(
-        source=str(ROOT / "launch.py"),
+        root=str(ROOT),
         child=CHILD.format(folder=str(folder)),
-        log=None if log is None else f"__import__('pathlib').Path({str(log)!r})",
+        log=None if log is None else f"pathlib.Path({str(log)!r})",
     )
     as_usual = {"preexec_fn": lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]}
     line = [sys.executable, "-c", code]
@@ -114,7 +117,7 @@ def test_a_signal_that_the_launcher_was_told_to_ignore_ends_nothing(tmp_path: Pa
 
 
 @on_posix
-def test_a_signal_that_comes_while_a_child_is_started_ends_it_too(launch, monkeypatch: pytest.MonkeyPatch):
+def test_a_signal_that_comes_while_a_child_is_started_ends_it_too(monkeypatch: pytest.MonkeyPatch):
     start, children = subprocess.Popen, []
 
     def start_under_a_signal(*arguments, **options) -> subprocess.Popen:
@@ -123,50 +126,49 @@ def test_a_signal_that_comes_while_a_child_is_started_ends_it_too(launch, monkey
         return children[0]
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(launch.subprocess, "Popen", start_under_a_signal)
-    with pytest.raises(launch.Ended):
-        launch.run([sys.executable, "-c", "import time; time.sleep(60)"], "child")
+    monkeypatch.setattr(subprocess, "Popen", start_under_a_signal)
+    with pytest.raises(Ended):
+        run([sys.executable, "-c", "import time; time.sleep(60)"], "child")
     assert children[0].poll() == -signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
 
 
 @on_posix
-def test_a_child_that_ends_by_itself_leaves_the_handlers_as_they_were(launch):
-    before = [signal.getsignal(number) for number in launch.ENDING_SIGNALS]
-    assert launch.run([sys.executable, "-c", "raise SystemExit(3)"], "child") == 3
-    assert [signal.getsignal(number) for number in launch.ENDING_SIGNALS] == before
+def test_a_child_that_ends_by_itself_leaves_the_handlers_as_they_were():
+    before = [signal.getsignal(number) for number in ENDING_SIGNALS]
+    assert run([sys.executable, "-c", "raise SystemExit(3)"], "child") == 3
+    assert [signal.getsignal(number) for number in ENDING_SIGNALS] == before
 
 
 NAMES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
-def threads_of_child(launch: ModuleType, capfd: pytest.CaptureFixture, processes: int = 1) -> list[str]:
+def threads_of_child(computing: Computing, capfd: pytest.CaptureFixture) -> list[str]:
     """What a child finds of threads in its environment."""
     code = f"import os; print('found', *[os.environ[name] for name in {NAMES}])"
-    assert launch.run([sys.executable, "-c", code], "child", processes=processes) == 0
+    assert run([sys.executable, "-c", code], "child", computing=computing) == 0
     return capfd.readouterr().out.split("found ")[1].split()
 
 
-def test_threads_are_as_many_as_cores_and_sleep_while_they_wait(launch, monkeypatch, capfd):
+def test_threads_are_as_many_as_cores_and_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch, capfd):
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
-    assert threads_of_child(launch, capfd) == [str(available_cores()), "PASSIVE"]
-    assert threads_of_child(launch, capfd, processes=2) == [str(max(1, available_cores() // 2)), "PASSIVE"]
-    assert threads_of_child(launch, capfd, processes=1000) == ["1", "PASSIVE"]
+    assert threads_of_child(Computing(), capfd) == [str(available_cores()), "PASSIVE"]
+    assert threads_of_child(Computing(gpus=2), capfd) == [str(max(1, available_cores() // 2)), "PASSIVE"]
+    assert threads_of_child(Computing(gpus=1000), capfd) == ["1", "PASSIVE"]
 
 
-def test_what_a_user_has_set_of_threads_stays_and_an_option_comes_before_it(launch, monkeypatch, capfd):
+def test_what_a_user_has_set_of_threads_stays_and_an_option_comes_before_it(monkeypatch: pytest.MonkeyPatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert threads_of_child(launch, capfd) == ["7", "ACTIVE"]
-    monkeypatch.setitem(launch.COMPUTING, "threads", 3)
-    assert threads_of_child(launch, capfd, processes=2) == ["3", "ACTIVE"]
+    assert threads_of_child(Computing(), capfd) == ["7", "ACTIVE"]
+    assert threads_of_child(Computing(threads=3, gpus=2), capfd) == ["3", "ACTIVE"]
 
 
-def test_pytorch_computes_with_the_threads_that_were_asked_for(launch, monkeypatch, capfd):
+def test_pytorch_computes_with_the_threads_that_were_asked_for(monkeypatch: pytest.MonkeyPatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", str(available_cores()))
-    monkeypatch.setitem(launch.COMPUTING, "threads", 1)
-    assert launch.run([sys.executable, "-c", "import torch; print('found', torch.get_num_threads())"], "child") == 0
+    code = "import torch; print('found', torch.get_num_threads())"
+    assert run([sys.executable, "-c", code], "child", computing=Computing(threads=1)) == 0
     assert capfd.readouterr().out.split("found ")[1] == "1\n"
 
 
@@ -181,29 +183,26 @@ COMPUTING = [
 
 
 @pytest.fixture
-def lines(launch, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
-    """The `monai.bundle run` lines that would run; nothing is run, and what follows of it is left out."""
-    found = []
+def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the verbs read and print of runs that have done nothing; the current folder has it."""
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b.png", "model.pt"):
         Path(name).touch()
-    monkeypatch.setattr(launch, "WEIGHTS", tmp_path / "model.pt")
-    for name in ("show_case", "print_summary"):
-        monkeypatch.setattr(launch, name, lambda *arguments: None)
     Path("metrics.json").write_text('{"summary": [], "worst_cases": []}')
-    monkeypatch.setattr(launch, "run", lambda line, **options: found.append(line) or 0)
-    return found
+    monkeypatch.setattr(places, "WEIGHTS", tmp_path / "model.pt")
+    monkeypatch.setattr(demo, "show_case", lambda output: None)
 
 
+@on_posix
 @pytest.mark.parametrize("arguments", COMPUTING)
-def test_every_line_of_a_verb_that_computes_has_the_device(command, lines, arguments: list[str], tmp_path):
+def test_every_line_of_a_verb_that_computes_has_the_device(command, lines, results, arguments: list[str], tmp_path):
     weights = ["--weights", tmp_path / "model.pt"] if arguments[0] in ("infer", "evaluate") else []
-    assert command(*arguments, *weights, "--output", tmp_path, "--device", "cuda:1") == 0
-    chosen = [line[line.index("--device") + 1] for line in lines]
-    assert chosen == ["$scripts.devices.choose_device('cuda:1')"] * len(lines) and lines
-    lines.clear()
     assert command(*arguments, *weights, "--output", tmp_path) == 0
-    assert lines and not any("--device" in line for line in lines)
+    before = lines()
+    assert before and not any("--device" in line for line in before)
+    assert command(*arguments, *weights, "--output", tmp_path, "--device", "cuda:1") == 0
+    chosen = [option_of(line, "device") for line in lines()[len(before) :]]
+    assert chosen == ["$scripts.devices.choose_device('cuda:1')"] * len(before)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +218,7 @@ def test_where_nothing_can_be_computed_is_refused_before_any_work(command, lines
     assert command("train", "--output", tmp_path / "output", *options) == 1
     error = capfd.readouterr().err
     assert error.startswith("\nlaunch.py: error: --") and told in error and "Traceback" not in error
-    assert not lines and not (tmp_path / "output").exists()
+    assert not lines() and not (tmp_path / "output").exists()
 
 
 @pytest.fixture

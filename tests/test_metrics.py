@@ -11,7 +11,7 @@ from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage, stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from scripts import chest_ct, scaled_to_hu
+from scripts import demo_ct, scaled_to_hu
 from scripts.anatomy.body import body_mask
 from scripts.evaluation.metrics import final_volume_and_truth, volume_metrics, x2ct_psnr
 from scripts.evaluation.summary import mean_and_interval
@@ -177,7 +177,7 @@ def test_whole_hu_in_float32_are_not_cut_to_the_number_below():
 @pytest.fixture(scope="module")
 def chest() -> torch.Tensor:
     """A real chest CT at 3 mm and more, in HU, `(1, 1, S, S, S)`."""
-    image = nibabel.load(chest_ct())
+    image = nibabel.load(demo_ct())
     hu = torch.from_numpy(image.get_fdata(dtype=np.float32))[::4, ::4]
     return hu[None, None]
 

@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 
 from bundle_runs import OVERLAY, ROOT, bundle_run, bundle_run_here
 from label_server import MODEL, PYTHON, Answer, Server, free_port, running, write_studies, write_weights
-from scripts import beside_weights
+from scripts import sidecar_path
 from scripts.io.shared_overlay import shared_part
 
 INFERENCE = "bundle/configs/inference.json"
@@ -255,7 +255,7 @@ def sidecars(served: Server, weights: Path, dataset: Path, overlay: Path, tmp_pa
         configs = ["bundle/configs/train.json", f"bundle/configs/{name}.json", str(overlay)]
         places = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output, "weights": weights}
         bundle_run_here("run", configs, **places, **given)
-        path = Path(beside_weights(str(weights), name))
+        path = Path(sidecar_path(str(weights), name))
         made[path] = path.read_bytes()
         path.unlink()
     return made
@@ -351,7 +351,7 @@ def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answ
         assert (folder / "before.pth").read_bytes() == before
         assert weights.read_bytes() == (folder / "stage3_best.pth").read_bytes() != before
         for name in ("familiarity", "uncertainty"):
-            assert (folder / f"before_{name}.json").read_bytes() == sidecars[Path(beside_weights(str(weights), name))]
+            assert (folder / f"before_{name}.json").read_bytes() == sidecars[Path(sidecar_path(str(weights), name))]
         assert served.infer("p0_frontal.nii.gz", "json").json["familiarity"]["assessed"] is False
         sections = json.loads((folder / "datalist.json").read_text())
         records = [record for name in ("training", "validation") for record in sections[name]]

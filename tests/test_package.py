@@ -25,7 +25,7 @@ from monai.apps.utils import HashCheckError
 from monai.bundle import ConfigParser, download_large_files
 
 from bundle_runs import ROOT, network_of
-from scripts import CheckpointError, InputError, beside_weights, package
+from scripts import CheckpointError, InputError, package, sidecar_path
 from scripts.data.known_views import write_known_views
 from scripts.evaluation.out_of_distribution import familiarity_of
 from scripts.half_precision import write_half_precision
@@ -194,7 +194,7 @@ def sidecars(bundle: Path) -> list[Path]:
     """Of the bundle's weights."""
     weights = str(bundle / "models" / "model.pt")
     known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
-    write_companion(beside_weights(weights, "familiarity"), weights, known.as_content())
+    write_companion(sidecar_path(weights, "familiarity"), weights, known.as_content())
     write_known_views(weights, [("PA", "LL")])
     return [bundle / "models" / f"model_{name}.json" for name in ("familiarity", "views")]
 

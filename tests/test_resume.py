@@ -20,9 +20,17 @@ from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandGaussianNoised, Randomizable
 
 from bundle_runs import ROOT, stage_configs
-from scripts import BestCheckpointSaver, CheckpointError, DivergenceError, EarlyStop, EpochReport, OutputError, Resume
+from scripts import (
+    BestCheckpointSaver,
+    CheckpointError,
+    DivergenceError,
+    EarlyStopping,
+    EpochReport,
+    OutputError,
+    Resume,
+)
 from scripts.training.checkpoints import read_checkpoint
-from scripts.training.gradient_clipping import GradientGuard
+from scripts.training.gradient_clipping import GradientClipping
 from scripts.training.resume import is_finished, saved_epochs
 
 
@@ -84,7 +92,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         decollate=False,
         accumulation_steps=wanted["parts"],
         train_handlers=[
-            GradientGuard(network.parameters(), wanted["max_norm"]),
+            GradientClipping(network.parameters(), wanted["max_norm"]),
             ValidationHandler(wanted["interval"], validator),
             EpochReport(str(folder / "epochs.jsonl"), validator, best, 3),
             LrScheduleHandler(scheduler, print_lr=False, epoch_level=True),
@@ -93,7 +101,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
     for engine in (trainer, validator):
         engine.logger.disabled = True
     Resume(str(folder / "resume"), 3, network, scheduler, validator, best, seed=5).attach(trainer)
-    EarlyStop(validator, wanted["patience"]).attach(trainer)
+    EarlyStopping(validator, wanted["patience"]).attach(trainer)
     return trainer
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bundle_runs import bundle_run_here, cause_of, write_random_weights
 from phantoms import phantom
-from scripts import CheckpointError, ErrorTable, ErrorTableFit, FactorFit, beside_weights
+from scripts import CheckpointError, IntervalScaleFit, IntervalTable, IntervalTableFit, sidecar_path
 from scripts.evaluation.interval_calibration import coverage, histogram_quantile, needed_factor
 from scripts.evaluation.prediction_intervals import CONFORMAL, EMPIRICAL, Calibration, read_error_table, steepness
 from scripts.io.image_writer import cube_affine, write_ct
@@ -34,7 +34,7 @@ def weights(overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted(weights: Path, dataset: Path, overlay: Path) -> Path:
     """The table that `uncertainty.json` makes for the weights; beside it lies the coverage of the test section."""
     calibrated("run", weights, dataset, overlay, draws=1)
-    return Path(beside_weights(str(weights), "uncertainty"))
+    return Path(sidecar_path(str(weights), "uncertainty"))
 
 
 def calibrated(workflow: str, weights: Path, dataset: Path, overlay: Path, **overrides: Any) -> None:
@@ -49,8 +49,8 @@ def infer(overlay: Path, weights: Path, dataset: Path, output: Path, **asked: bo
     bundle_run_here("run", configs, weights=weights, output_dir=output, **films, **asked)
 
 
-def table(**arguments) -> ErrorTable:
-    return ErrorTable(**{"hu_edges": [-500.0, 500.0], "gradient_edges": [1.0], "fov_mm": 16.0, **arguments})
+def table(**arguments) -> IntervalTable:
+    return IntervalTable(**{"hu_edges": [-500.0, 500.0], "gradient_edges": [1.0], "fov_mm": 16.0, **arguments})
 
 
 def normal_errors(hu: torch.Tensor) -> torch.Tensor:
@@ -79,7 +79,7 @@ def test_a_fitted_table_holds_the_quantiles_of_the_errors_in_its_cells():
     hu = torch.full((2, 1, 40, 40, 40), -800.0)
     hu[:, :, 20:] = 800.0
     fitted = table(gradient_edges=[1e6])
-    fit = ErrorTableFit(fitted, 0.9, 100, WINDOW)
+    fit = IntervalTableFit(fitted, 0.9, 100, WINDOW)
     fit.take(hu, hu + normal_errors(hu), [])
     fit.finish(None)
     assert fitted.half_widths[0, 0] == pytest.approx(16.45, rel=0.03)
@@ -91,7 +91,7 @@ def test_a_cell_without_voxels_takes_its_neighbours_quantile_and_a_row_without_t
     flat = torch.full((1, 1, 20, 20, 20), -800.0)
     ramp = (torch.arange(20.0) * 32 - 320).view(1, 1, 20, 1, 1).expand_as(flat)
     fitted = table(hu_edges=[-500.0, 2000.0], gradient_edges=[10.0, 60.0])
-    fit = ErrorTableFit(fitted, 0.9, 100, WINDOW)
+    fit = IntervalTableFit(fitted, 0.9, 100, WINDOW)
     fit.take(flat, flat + 100, [])
     fit.take(ramp, ramp + 300, [])
     fit.finish(None)
@@ -105,7 +105,7 @@ def test_the_factor_makes_the_intervals_cover_as_much_as_they_say(weights: Path,
     hu = torch.full((1, 1, 32, 32, 32), -1000.0)
     hu[:, :, 8:24, 8:24] = 40.0
     believed = table(half_widths_hu=[[16.45] * 2, [16.45] * 2, [65.8] * 2], gradient_edges=[1e6])
-    fit = FactorFit(believed, 0.9, 0.9, WINDOW, str(tmp_path / "table.json"), str(weights), 3)
+    fit = IntervalScaleFit(believed, 0.9, 0.9, WINDOW, str(tmp_path / "table.json"), str(weights), 3)
     fit.take(hu, hu + 30 * torch.randn(hu.shape), [{"name": "a", "patient": "a"}])
     fit.finish(None)
     fresh = hu + 30 * torch.randn(hu.shape)
@@ -134,7 +134,7 @@ def test_a_patients_cases_make_one_score(weights: Path, tmp_path: Path):
     hu = torch.full((3, 1, 16, 16, 16), -800.0)
     errors = torch.tensor([10.0, 30.0, 50.0]).view(3, 1, 1, 1, 1)
     records = [{"name": name, "patient": patient} for name, patient in (("a1", "a"), ("a2", "a"), ("b", "b"))]
-    fit = FactorFit(table(half_widths_hu=[[10.0] * 2] * 3), 0.9, 0.9, WINDOW, str(tmp_path / "t.json"), str(weights), 3)
+    fit = IntervalScaleFit(table(half_widths_hu=[[10.0] * 2] * 3), 0.9, 0.9, WINDOW, str(tmp_path / "t.json"), str(weights), 3)
     fit.take(hu, hu + errors, records)
     fit.finish(None)
     _, calibration = read_error_table(str(tmp_path / "t.json"), str(weights), 16.0)
@@ -342,7 +342,7 @@ def test_a_table_of_other_weights_ends_inference(fitted: Path, weights, dataset,
     other = tmp_path / "other.pth"
     drawn = {name: value + 1 for name, value in torch.load(weights, weights_only=True).items()}
     torch.save(drawn, other)
-    Path(beside_weights(str(other), "uncertainty")).write_bytes(fitted.read_bytes())
+    Path(sidecar_path(str(other), "uncertainty")).write_bytes(fitted.read_bytes())
     with pytest.raises(Exception) as caught:
         infer(overlay, other, dataset, tmp_path / "output", uncertainty=True)
     assert "other_uncertainty.json: field 'weights_sha256'" in cause_of(caught.value, CheckpointError)

@@ -22,8 +22,8 @@ from scripts import (
     ProjectCT,
     RandCollimationd,
     RandGeometry,
-    RandPhotonNoised,
-    RandPresentationd,
+    RandPoissonNoised,
+    RandScaleIntensityRangePercentilesd,
 )
 
 PIXELS = 64
@@ -41,7 +41,7 @@ def sample(*shape: int) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("line_integral", [0.0, 2.0, 5.0])
 def test_photon_noise_has_the_mean_and_the_variance_of_its_counts(line_integral: float):
     photons, scale = 1e5, 8.0
-    noise = RandPhotonNoised("xrays", scale, (photons, photons), prob=1.0)
+    noise = RandPoissonNoised("xrays", scale, (photons, photons), prob=1.0)
     read = noise({"xrays": torch.full((2, 400, 400), line_integral / scale)})["xrays"].double() * scale
     variance = math.exp(line_integral) / photons
     assert read.mean().item() == pytest.approx(line_integral + variance / 2, abs=4 * math.sqrt(variance / 320_000))
@@ -49,12 +49,12 @@ def test_photon_noise_has_the_mean_and_the_variance_of_its_counts(line_integral:
 
 
 def test_a_pixel_without_a_photon_reads_one():
-    read = RandPhotonNoised("xrays", 1.0, (1e4, 1e4), prob=1.0)({"xrays": torch.full((2, 8, 8), 50.0)})["xrays"]
+    read = RandPoissonNoised("xrays", 1.0, (1e4, 1e4), prob=1.0)({"xrays": torch.full((2, 8, 8), 50.0)})["xrays"]
     torch.testing.assert_close(read, torch.full_like(read, math.log(1e4)))
 
 
 def test_the_number_of_photons_is_spread_over_its_decades():
-    noise, found = RandPhotonNoised("xrays", 1.0, (1e2, 1e6), prob=1.0), []
+    noise, found = RandPoissonNoised("xrays", 1.0, (1e2, 1e6), prob=1.0), []
     noise.set_random_state(seed=0)
     for _ in range(200):
         found.append(-math.log10(noise({"xrays": torch.zeros(1, 64, 64)})["xrays"].var().item()))
@@ -126,7 +126,7 @@ def test_a_film_for_presentation_is_what_preparation_makes_of_such_a_file(tmp_pa
     film = torch.zeros(1, PIXELS, PIXELS)
     film[0, 6:-4] = torch.from_numpy(picture[6:-4]) / 255.0
     exposed = film != 0
-    show = RandPresentationd("xrays", "exposed", (1, 99), (0.0, 0.7), prob=1.0)
+    show = RandScaleIntensityRangePercentilesd("xrays", "exposed", (1, 99), (0.0, 0.7), prob=1.0)
     shown = show({"xrays": film, "exposed": exposed})["xrays"] * exposed
     torch.testing.assert_close(shown, prepared, rtol=0, atol=1e-4)
 
@@ -134,7 +134,7 @@ def test_a_film_for_presentation_is_what_preparation_makes_of_such_a_file(tmp_pa
 def test_the_configuration_standardises_films_as_it_prepares_them():
     config = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
     prepare = next(t for t in config["load"]["transforms"] if t["_target_"] == "scripts.PrepareXraysd")
-    show = next(t for t in config["augment_xrays"]["transforms"] if t["_target_"] == "scripts.RandPresentationd")
+    show = next(t for t in config["augment_xrays"]["transforms"] if t["_target_"] == "scripts.RandScaleIntensityRangePercentilesd")
     assert all(show[name] == prepare[name] for name in ("percentiles", "standard_range"))
 
 

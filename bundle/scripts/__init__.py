@@ -1,30 +1,30 @@
-"""Progressive reconstruction of a CT volume from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
+"""Progressive reconstruction of a CT from a frontal and a lateral X-ray. Research use only, not for diagnosis."""
 
 from __future__ import annotations
 
 import warnings
-from types import ModuleType
+from typing import Any
 
 from .anatomy.augmentation import RandBodyOnlyd, RandNodulesd, RandTissued
 from .anatomy.deformation import RandDeformd
 from .data import evaluation_records, known_views
-from .data.batch import PrepareBiplanarBatch, PrepareFilmsBatch
-from .data.caching import cached
+from .data.batch import PrepareBiplanarBatch, PrepareRadiographsBatch
+from .data.caching import cached_dataset
 from .data.datalist import load_records
-from .data.demo_dataset import chest_ct, write_dataset
-from .data.transforms import CollectXraysd, LoadCTd, ResampleToCubed
+from .data.demo_dataset import demo_ct, write_demo_dataset
+from .data.transforms import LoadCTd, ResampleToCubed, StackXraysd
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import baselines, corrupted_pairs, metrics, out_of_distribution, perturbations
 from .evaluation.baselines import Baselines
-from .evaluation.interval_calibration import CoverageReport, ErrorTableFit, FactorFit
-from .evaluation.out_of_distribution import AssessFamiliarityd
-from .evaluation.prediction_intervals import ErrorTable, EstimateUncertaintyd
-from .evaluation.robustness import ConditionedRecords, PrepareConditionedBatch
+from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
+from .evaluation.out_of_distribution import DetectOutOfDistributiond
+from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
+from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
 from .evaluation.x2ct_protocol import X2CTReport
 from .io.dicom_ct_writer import read_identification, write_ct_series
 from .io.radiograph import Radiograph
 from .io.radiograph_reader import read_radiograph
-from .io.sidecar import beside_weights
+from .io.sidecar import sidecar_path
 from .losses.gradient import GradientMagnitudeLoss
 from .losses.perceptual import TriPlanarVGGLoss
 from .losses.reprojection import DRRReprojectionLoss
@@ -39,9 +39,14 @@ from .projection.geometry import BiplanarGeometry
 from .projection.imaging import ProjectCT
 from .projection.projector import lift, project
 from .projection.region import Region
-from .radiographs.augmentation import RandCollimationd, RandGeometry, RandPhotonNoised, RandPresentationd
-from .radiographs.transforms import GeometryOfFilmsd, LoadRadiographsd, PrepareXraysd
-from .reporting.case_report import CaseFiles
+from .radiographs.augmentation import (
+    RandCollimationd,
+    RandGeometry,
+    RandPoissonNoised,
+    RandScaleIntensityRangePercentilesd,
+)
+from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
+from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
 from .reporting.reconstruction import SaveReconstructiond, ToHUd
 from .reporting.robustness_report import RobustnessReport
@@ -49,46 +54,46 @@ from .reporting.tensorboard import TensorBoardPictures
 from .training import cores, devices, distributed, gradient_clipping, resume
 from .training.checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .training.devices import autocast_dtype
-from .training.early_stopping import EarlyStop
-from .training.gradient_clipping import GradientGuard
+from .training.early_stopping import EarlyStopping
+from .training.former_names import FORMER_MODULES, FORMER_NAMES
+from .training.gradient_clipping import GradientClipping
 from .training.progress import EpochReport, LossReport
 from .training.resume import Resume
 
 __all__ = [
-    "AssessFamiliarityd",
     "Baselines",
     "BestCheckpointSaver",
     "BiplanarGeometry",
     "CascadeCheckpointLoader",
-    "CaseFiles",
+    "CaseReport",
     "CheckpointError",
-    "CollectXraysd",
-    "ConditionedRecords",
     "CoverageReport",
     "DRRReprojectionLoss",
+    "DetectOutOfDistributiond",
     "DivergenceError",
-    "EarlyStop",
+    "EarlyStopping",
     "EpochReport",
-    "ErrorTable",
-    "ErrorTableFit",
-    "EstimateUncertaintyd",
     "EvaluationReport",
-    "FactorFit",
     "FinalVolumeInferer",
     "FinalVolumeModel",
-    "GeometryOfFilmsd",
-    "GradientGuard",
+    "GeometryFromRadiographsd",
+    "GradientClipping",
     "GradientMagnitudeLoss",
     "InputError",
+    "IntervalScaleFit",
+    "IntervalTable",
+    "IntervalTableFit",
     "LoadCTd",
     "LoadRadiographsd",
     "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
     "OutputError",
+    "PerturbedRecords",
+    "PredictIntervalsd",
     "PrepareBiplanarBatch",
-    "PrepareConditionedBatch",
-    "PrepareFilmsBatch",
+    "PreparePerturbedBatch",
+    "PrepareRadiographsBatch",
     "PrepareXraysd",
     "PretrainedWeightsError",
     "ProgressiveCascadeModel",
@@ -99,8 +104,8 @@ __all__ = [
     "RandDeformd",
     "RandGeometry",
     "RandNodulesd",
-    "RandPhotonNoised",
-    "RandPresentationd",
+    "RandPoissonNoised",
+    "RandScaleIntensityRangePercentilesd",
     "RandTissued",
     "Region",
     "ResampleToCubed",
@@ -108,6 +113,7 @@ __all__ = [
     "RobustnessReport",
     "SSIMLoss",
     "SaveReconstructiond",
+    "StackXraysd",
     "Stage1Base64",
     "Stage1Loss",
     "Stage2Loss",
@@ -120,36 +126,38 @@ __all__ = [
     "X2CTReport",
     "attenuation_to_hu",
     "autocast_dtype",
-    "beside_weights",
-    "cached",
-    "chest_ct",
+    "baselines",
+    "cached_dataset",
+    "cores",
+    "corrupted_pairs",
+    "demo_ct",
+    "devices",
+    "distributed",
+    "evaluation_records",
+    "gradient_clipping",
     "hu_to_attenuation",
+    "known_views",
     "lift",
     "load_records",
+    "metrics",
+    "out_of_distribution",
+    "perturbations",
     "project",
     "read_identification",
     "read_radiograph",
+    "resume",
     "scaled_to_hu",
+    "sidecar_path",
     "structural_similarity",
     "write_ct_series",
-    "write_dataset",
+    "write_demo_dataset",
 ]
 
-FORMER_MODULES = {
-    "cases": evaluation_records,
-    "conditions": perturbations,
-    "familiarity": out_of_distribution,
-    "film_faults": corrupted_pairs,
-    "safeguards": gradient_clipping,
-    "views": known_views,
-}
-"""Names of version 0.3 that configs may have written, and their modules; gone in version 0.5."""
 
-
-def __getattr__(name: str) -> ModuleType:
-    if name not in FORMER_MODULES:
+def __getattr__(name: str) -> Any:
+    """The names of version 0.3, which go in version 0.5."""
+    now = {**FORMER_NAMES, **FORMER_MODULES}.get(name)
+    if now is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = FORMER_MODULES[name]
-    now = module.__name__.rpartition(".")[2]
     warnings.warn(f"scripts.{name} is now scripts.{now}; correct the configuration.", FutureWarning, stacklevel=2)
-    return module
+    return globals()[now]

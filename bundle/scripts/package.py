@@ -26,7 +26,7 @@ from .errors import CheckpointError, InputError
 from .evaluation.out_of_distribution import read_familiarity
 from .evaluation.prediction_intervals import read_error_table
 from .io.atomic_write import write_whole
-from .io.sidecar import beside_weights, sha256_of
+from .io.sidecar import sha256_of, sidecar_path
 from .projection.geometry import BiplanarGeometry
 from .projection.imaging import NUMBER_OF_STAGES
 from .training.checkpoints import CascadeCheckpointLoader, read_checkpoint
@@ -142,9 +142,9 @@ def _check_weights() -> None:
 
 def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
     read_known_views(weights)
-    if Path(familiarity := beside_weights(weights, "familiarity")).is_file():
+    if Path(familiarity := sidecar_path(weights, "familiarity")).is_file():
         read_familiarity(familiarity, weights)
-    if Path(uncertainty := beside_weights(weights, "uncertainty")).is_file():
+    if Path(uncertainty := sidecar_path(weights, "uncertainty")).is_file():
         read_error_table(uncertainty, weights, geometry.fov_mm)
 
 

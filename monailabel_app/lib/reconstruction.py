@@ -16,7 +16,7 @@ from monailabel.utils.others.generic import device_list
 
 from lib.devices import device_called
 from lib.workflows import BUNDLE, overlay_beside, run_workflow
-from scripts import beside_weights
+from scripts import sidecar_path
 
 ASSESSMENTS = ("familiarity", "uncertainty")
 """Ids of `inference.json`: whether the pair is out of the training's distribution, and how far off a voxel may be."""
@@ -68,7 +68,7 @@ class ReconstructionTask(InferTask):
         return str(folder / "ct.nii.gz"), answer
 
     def _parameters(self, name: str) -> Path:
-        return Path(beside_weights(str(self.weights), name))
+        return Path(sidecar_path(str(self.weights), name))
 
     def _assessment(self, name: str, folder: Path) -> dict[str, Any]:
         """What the workflow has written of it; otherwise why there is nothing."""

@@ -16,7 +16,7 @@ from lib.devices import device_called
 from lib.reconstruction import ASSESSMENTS
 from lib.request_keys import TrainingParameters
 from lib.workflows import BUNDLE, as_literal, overlay_beside, run_workflow
-from scripts import beside_weights
+from scripts import sidecar_path
 from scripts.data.datalist_builder import build_datalist
 from scripts.io.atomic_write import write_whole
 
@@ -69,9 +69,9 @@ class TrainingTask(TrainTask):
     def _put_sidecars_away(self, folder: Path) -> None:
         """They belong to the weights that were served before, and are refused beside others."""
         for name in ASSESSMENTS:
-            sidecar = Path(beside_weights(str(self.weights), name))
+            sidecar = Path(sidecar_path(str(self.weights), name))
             if sidecar.is_file():
-                shutil.move(sidecar, beside_weights(str(folder / "before.pth"), name))
+                shutil.move(sidecar, sidecar_path(str(folder / "before.pth"), name))
 
     def _start(self, folder: Path) -> list[Path]:
         """Keeps the weights that are served, and gives a config with the handler that starts from them."""

@@ -26,7 +26,7 @@ class PrepareBiplanarBatch(PrepareBatch):
     The target's CT is scaled to [0, 1]. Its X-rays are those of the CT in the nominal geometry without augmentation; a
     record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films again.
 
-    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.CollectXraysd`.
+    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.StackXraysd`.
     The random transforms are seeded for every record by torch's global generator, which also draws the crop.
 
     Args:
@@ -98,12 +98,12 @@ class PrepareBiplanarBatch(PrepareBatch):
         return _plain(_seeded(self.augment_xrays)({"xrays": xrays, "exposed": exposed})["xrays"])
 
 
-class PrepareFilmsBatch(PrepareBatch):
+class PrepareRadiographsBatch(PrepareBatch):
     """
     Gives the engine the X-rays of a batch, and the network the geometry that they were taken in.
 
     Args:
-        geometry: the set-up; each record's `geometry`, see :class:`~scripts.GeometryOfFilmsd`, goes before it.
+        geometry: the set-up; each record's `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, goes before it.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`.
     """
 
@@ -127,7 +127,7 @@ def geometry_of_batch(films: Mapping[str, Any], geometry: BiplanarGeometry) -> B
     The set-up of a batch's cases, in plain words and numbers where they share it.
 
     Args:
-        films: what the films of each record say, collated, see :class:`~scripts.GeometryOfFilmsd`.
+        films: what the films of each record say, collated, see :class:`~scripts.GeometryFromRadiographsd`.
         geometry: all else.
     """
     views = list(zip(*films["views"]))

@@ -15,7 +15,7 @@ from monai.utils import convert_to_tensor
 from .datalist import IMAGE_FIELDS
 
 
-def cached(
+def cached_dataset(
     data: Sequence[dict[str, Any]], transform: Callable, cache_dir: str | None = None, cache_rate: float = 1.0
 ) -> Dataset:
     """

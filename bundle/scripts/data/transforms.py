@@ -130,11 +130,11 @@ class ResampleToCubed(MapTransform):
             )
 
 
-class CollectXraysd(Transform):
+class StackXraysd(Transform):
     """
     Puts a record's films, `(1, P, P)` each, into one field, so that records with films and without make one batch:
     `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what the
-    record said of them; `geometry`, see :class:`~scripts.GeometryOfFilmsd`, stays.
+    record said of them; `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, stays.
 
     Args:
         pixels: along a side of the detector.

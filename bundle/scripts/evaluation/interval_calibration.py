@@ -18,7 +18,7 @@ from ..io.atomic_write import NOTICE, write_json
 from ..io.sidecar import write_companion
 from ..projection.attenuation import scaled_to_hu
 from .metrics import final_volume_and_truth
-from .prediction_intervals import LEAST_HALF_WIDTH_HU, Calibration, ErrorTable, read_error_table
+from .prediction_intervals import LEAST_HALF_WIDTH_HU, Calibration, IntervalTable, read_error_table
 
 ERROR_BINS, ERROR_BIN_HU = 1024, 2.0
 RANKED_VOXELS = 50_000
@@ -54,7 +54,7 @@ class VolumeHandler:
         """After the last batch."""
 
 
-class ErrorTableFit(VolumeHandler):
+class IntervalTableFit(VolumeHandler):
     """
     Fills a table with a quantile of the absolute errors in each cell. A cell that fewer than `least_voxels` voxels fell
     into takes that of the nearest cell of its row that has them, and in a row without any, that of all voxels. None is
@@ -67,7 +67,7 @@ class ErrorTableFit(VolumeHandler):
         hu_window: lowest and highest HU of the volumes' scale.
     """
 
-    def __init__(self, table: ErrorTable, voxel_coverage: float, least_voxels: int, hu_window: Sequence[float]) -> None:
+    def __init__(self, table: IntervalTable, voxel_coverage: float, least_voxels: int, hu_window: Sequence[float]) -> None:
         super().__init__(hu_window)
         self.table, self.voxel_coverage, self.least_voxels = table, voxel_coverage, least_voxels
         self.counts = torch.zeros(table.half_widths.numel(), ERROR_BINS, dtype=torch.int64)
@@ -89,7 +89,7 @@ class ErrorTableFit(VolumeHandler):
                 self.table.half_widths[row, column] = max(LEAST_HALF_WIDTH_HU, round(half_width, 2))
 
 
-class FactorFit(VolumeHandler):
+class IntervalScaleFit(VolumeHandler):
     """
     Finds the factor by which the half-widths have to be multiplied, see :class:`~scripts.evaluation.prediction_intervals.Calibration`, and
     writes the file. Every patient has one score, the mean over its cases. Its X-rays have to come as they do when the
@@ -107,7 +107,7 @@ class FactorFit(VolumeHandler):
 
     def __init__(
         self,
-        table: ErrorTable,
+        table: IntervalTable,
         voxel_coverage: float,
         patient_level: float,
         hu_window: Sequence[float],

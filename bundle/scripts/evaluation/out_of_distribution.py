@@ -390,7 +390,7 @@ def _read_correlation(file: Companion) -> np.ndarray:
     return values
 
 
-class AssessFamiliarityd(Transform):
+class DetectOutOfDistributiond(Transform):
     """
     Adds `familiarity`, what :meth:`Familiarity.assess` says of the record's `image`.
 

@@ -15,7 +15,7 @@ from monai.transforms import AdjustContrastd, Compose, Flipd, MaskIntensityd
 from scipy.spatial.transform import Rotation
 
 from ..projection.geometry import BiplanarGeometry, at_distance
-from ..radiographs.augmentation import RandCollimationd, RandPhotonNoised, RandPresentationd
+from ..radiographs.augmentation import RandCollimationd, RandPoissonNoised, RandScaleIntensityRangePercentilesd
 
 BODY_AXES = {"superior": 0, "right": 1, "anterior": 2}
 """Places of the patient's axes in the order in which :func:`turned` turns about them."""
@@ -82,8 +82,8 @@ def source_distance(change: str, geometry: BiplanarGeometry, percent: Sequence[f
 
 
 def photon_noise(change: str, xray_scale: float, photons: Sequence[float]) -> list[Condition]:
-    """The noise of so many photons that would reach a pixel through air, see :class:`~scripts.RandPhotonNoised`."""
-    noises = {count: RandPhotonNoised("xrays", xray_scale, (count, count), prob=1.0) for count in photons}
+    """The noise of so many photons that would reach a pixel through air, see :class:`~scripts.RandPoissonNoised`."""
+    noises = {count: RandPoissonNoised("xrays", xray_scale, (count, count), prob=1.0) for count in photons}
     return [Condition(change, count, "photons", films=Compose([noise])) for count, noise in noises.items()]
 
 
@@ -100,8 +100,8 @@ def collimated(change: str, percent: Sequence[float]) -> list[Condition]:
 
 
 def without_scale(change: str, percentiles: Sequence[float], standard_range: Sequence[float]) -> list[Condition]:
-    """As films without an absolute scale are read, see :class:`~scripts.RandPresentationd`."""
-    standardised = RandPresentationd("xrays", "exposed", percentiles, standard_range, prob=1.0)
+    """As films without an absolute scale are read, see :class:`~scripts.RandScaleIntensityRangePercentilesd`."""
+    standardised = RandScaleIntensityRangePercentilesd("xrays", "exposed", percentiles, standard_range, prob=1.0)
     return [Condition(change, films=Compose([standardised]))]
 
 

@@ -24,7 +24,7 @@ LEAST_HALF_WIDTH_HU, MOST_HALF_WIDTH_HU = 1.0, 32767.0
 EMPIRICAL, CONFORMAL = "empirical scale", "conformal over patients"
 
 
-class ErrorTable:
+class IntervalTable:
     """
     Half-widths in HU by what the reconstruction itself shows at a voxel: its HU, and how steep it is there.
 
@@ -37,7 +37,7 @@ class ErrorTable:
         gradient_edges: rising HU/mm that part the columns, one fewer than there are columns.
         fov_mm: side of the cube.
         half_widths_hu: the table, rows by columns; zeros until it is fitted.
-        factor: what every half-width is multiplied by, see :class:`~scripts.evaluation.interval_calibration.FactorFit`.
+        factor: what every half-width is multiplied by, see :class:`~scripts.evaluation.interval_calibration.IntervalScaleFit`.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def _patients(number: int) -> str:
     return f"{number} patient{'s' if number > 1 else ''}"
 
 
-def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[ErrorTable, Calibration]:
+def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[IntervalTable, Calibration]:
     """
     The table in a file that `uncertainty.json` wrote, and what its factor rests on.
 
@@ -163,7 +163,7 @@ def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[ErrorTable
     file.require("factor", calibration.factor, why)
     file.require("calibration.patients", len(scores), why)
     file.require("calibration.kind", calibration.kind, why)
-    return ErrorTable(**edges, fov_mm=fov_mm, half_widths_hu=half_widths, factor=factor), calibration
+    return IntervalTable(**edges, fov_mm=fov_mm, half_widths_hu=half_widths, factor=factor), calibration
 
 
 def steepness(hu: torch.Tensor, voxel_mm: float) -> torch.Tensor:
@@ -186,7 +186,7 @@ def _without_border(values: torch.Tensor, axis: int) -> torch.Tensor:
     return values
 
 
-class EstimateUncertaintyd(Transform):
+class PredictIntervalsd(Transform):
     """
     Adds `uncertainty`, the half-width of the interval in HU around each voxel of `pred`, with its affine, and with its
     :class:`Calibration` in the metadata.

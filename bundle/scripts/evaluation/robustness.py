@@ -17,7 +17,7 @@ from ..projection.imaging import ProjectCT
 from .perturbations import Condition
 
 
-class ConditionedRecords(Dataset):
+class PerturbedRecords(Dataset):
     """
     Every case under every condition, the conditions of a case one after the other. A case is loaded once for all of
     them, by the process that comes to it. X-rays are projected from the CT also where a record has films, which nobody
@@ -46,7 +46,7 @@ class ConditionedRecords(Dataset):
         return {**self.loaded[1], "condition": condition, "number": number}
 
 
-class PrepareConditionedBatch(PrepareBatch):
+class PreparePerturbedBatch(PrepareBatch):
     """
     As :class:`~scripts.PrepareBiplanarBatch`, in batches of one, the X-rays taken under the sample's condition. What is
     random about them is the same for a case under every condition.
@@ -56,7 +56,7 @@ class PrepareConditionedBatch(PrepareBatch):
         geometry: the nominal set-up, which the network is told unless the condition says otherwise.
         xray_scale: line integral that is called 1.
         hu_window: the HU that are scaled to 0 and 1.
-        conditions: those of :class:`ConditionedRecords`.
+        conditions: those of :class:`PerturbedRecords`.
         seed: of the first case; the following ones have the following seeds.
     """
 

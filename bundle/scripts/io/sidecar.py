@@ -25,7 +25,7 @@ SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = 80
 
 
-def beside_weights(weights: str, name: str) -> str:
+def sidecar_path(weights: str, name: str) -> str:
     """Where the numbers of this name for a file of weights lie: `DIR/model.pt` to `DIR/model_<name>.json`."""
     return f"{os.path.splitext(weights)[0]}_{name}.json"
 

@@ -74,7 +74,7 @@ class RandCollimationd(RandomizableTransform, MapTransform):
         return mask & open_part
 
 
-class RandPhotonNoised(RandomizableTransform, MapTransform):
+class RandPoissonNoised(RandomizableTransform, MapTransform):
     """
     Photon noise of X-rays: for the line integral p, n ~ Poisson(N exp(-p)) photons are counted, and -log(n / N) read.
 
@@ -103,7 +103,7 @@ class RandPhotonNoised(RandomizableTransform, MapTransform):
         return record
 
 
-class RandPresentationd(RandomizableTransform, MapTransform):
+class RandScaleIntensityRangePercentilesd(RandomizableTransform, MapTransform):
     """
     Shows X-rays as films without an absolute scale come out of :class:`~scripts.PrepareXraysd`: in each channel the
     percentiles of what was exposed are brought to the standard range.

@@ -64,7 +64,7 @@ class LoadRadiographsd(Transform):
         return {**record, **films}
 
 
-class GeometryOfFilmsd(Transform):
+class GeometryFromRadiographsd(Transform):
     """
     Puts views and distances of the geometry that the two films give into the record's `geometry`, see
     :func:`~scripts.radiographs.pair.geometry_of_films`. A record without films gets those of the nominal geometry.

@@ -27,7 +27,7 @@ OF_A_CASE = re.compile(
 """Names of the files in a case's folder, and of what a killed process or a file manager leaves there."""
 
 
-class CaseFiles:
+class CaseReport:
     """
     Writes for a case the folder `cases/<case>`: both X-rays, each stage's volume and the truth in HU, the pictures, and
     `report.html`, a page that shows them.

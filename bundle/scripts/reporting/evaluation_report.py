@@ -21,14 +21,14 @@ from ..losses.reprojection import DRRReprojectionLoss
 from ..projection.geometry import BiplanarGeometry
 from ..projection.resampling import truth_at
 from ..training.distributed import gathered
-from .case_report import CaseFiles
+from .case_report import CaseReport
 
 
 class EvaluationReport:
     """
     An Ignite handler that scores each case and writes, when the engine has finished, `metrics.json` (definitions, a
     summary by group with confidence intervals, the worst cases, every case) and `metrics.csv`; and a folder for some
-    cases, see :class:`~scripts.reporting.case_report.CaseFiles`: the first ones of the datalist and the worst of all.
+    cases, see :class:`~scripts.reporting.case_report.CaseReport`: the first ones of the datalist and the worst of all.
 
     Stages are scored at their own size against the truth averaged to that size. Beside each stage stand its baselines:
     the mean training volume, the nearest training patient, and the trilinear upsampling of every stage before it, so
@@ -41,7 +41,7 @@ class EvaluationReport:
         worst_cases: how many of the worst cases are named and get a folder.
     """
 
-    def __init__(self, case_files: CaseFiles, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
+    def __init__(self, case_files: CaseReport, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
         self.case_files, self.baselines, self.written_cases = case_files, baselines, written_cases
         self.output_dir, self.hu_window = case_files.output_dir, case_files.hu_window
         self.xray_scale = case_files.xray_scale

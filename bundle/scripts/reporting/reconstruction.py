@@ -53,7 +53,7 @@ class SaveReconstructiond(Transform):
 
     Args:
         output_dir: where to.
-        geometry: the set-up; the record's `geometry`, see :class:`~scripts.GeometryOfFilmsd`, goes before it.
+        geometry: the set-up; the record's `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, goes before it.
         dicom: whether to write the folder `ct_dicom` as well, a DICOM CT series of the same HU.
         copy_patient_from: DICOM file of which the series takes the patient's and the study's identification; by default
             it names nobody.

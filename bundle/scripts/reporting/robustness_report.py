@@ -96,7 +96,7 @@ class RobustnessReport:
 
     Args:
         output_dir: where to write.
-        conditions: those of :class:`ConditionedRecords`.
+        conditions: those of :class:`PerturbedRecords`.
     """
 
     def __init__(self, output_dir: str, conditions: Sequence[Condition]) -> None:

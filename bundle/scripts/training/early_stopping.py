@@ -8,7 +8,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 
-class EarlyStop:
+class EarlyStopping:
     """
     An Ignite handler for a trainer: ends the training when so many epochs have brought no better validation. It looks at
     the validator's last and best epoch alone, which :class:`~scripts.Resume` keeps, and so stops where it would have.

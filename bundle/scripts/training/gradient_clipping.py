@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from ..errors import DivergenceError, InputError
 
 
-class GradientGuard:
+class GradientClipping:
     """
     An Ignite handler for a MONAI trainer: scales the gradients down to a norm, and stops at a loss or at gradients that
     are not finite before the step that would spoil the weights. The last checkpoint is then as good as it was.

@@ -21,6 +21,7 @@ from ..errors import CheckpointError
 from ..io.atomic_write import remove_unfinished, write_checkpoint, write_json
 from ..io.folder_lock import hold_folder, leave_folder
 from .checkpoints import read_checkpoint
+from .former_names import FORMER_NAMES
 
 KEPT = 2
 """How many of the last epochs' checkpoints are kept."""
@@ -244,18 +245,20 @@ def settings_of(
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], named: int = 4) -> str:
     """The first values that differ, in words; empty when none does."""
-    before, now = _without_modules(before), _without_modules(now)
+    before, now = _with_present_classes(before), _with_present_classes(now)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     told = [f"{name} was {before.get(name, 'absent')}, is {now.get(name, 'absent')}" for name in names[:named]]
     return "; ".join(told) + (f"; and {len(names) - named} more" if len(names) > named else "")
 
 
-def _without_modules(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Until version 0.3 the modules of classes stood in a checkpoint as well, so that a class could not be moved."""
-    return {
-        name: value.rpartition(".")[2] if name.split(".")[-1] == CLASS and isinstance(value, str) else value
-        for name, value in settings.items()
-    }
+def _with_present_classes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Each class by its present name. Until version 0.3 their modules stood in a checkpoint as well, so that a class could
+    not be moved.
+    """
+    texts = {name: value for name, value in settings.items() if name.split(".")[-1] == CLASS and isinstance(value, str)}
+    classes = {name: value.rpartition(".")[2] for name, value in texts.items()}
+    return {**settings, **{name: FORMER_NAMES.get(value, value) for name, value in classes.items()}}
 
 
 def _described(value: Any) -> Any:
