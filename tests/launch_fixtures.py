@@ -1,0 +1,92 @@
+"""Fixtures of the launcher's tests: it runs in this process, by the environment that runs the tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from bundle_runs import ROOT
+from conftest import Trained
+from phantoms import phantom
+from scripts.io.image_writer import cube_affine, write_ct
+from scripts.io.shared_overlay import shared_part
+
+sys.path.insert(0, str(ROOT))
+
+import launch  # noqa: E402
+from launcher import environments, places  # noqa: E402
+
+
+def checksums() -> str:
+    """The content of the file that says which requirements are installed, in the form of `sha256sum`."""
+    files = (places.REQUIREMENTS, places.REQUIREMENTS_DEMO, places.REQUIREMENTS_PEERS)
+    return "".join(f"{sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What says that all requirements are installed in the environment, whose Python is the one that runs the tests."""
+    monkeypatch.setattr(places, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(places, "ENVIRONMENT", tmp_path / "environment")
+    monkeypatch.setattr(environments, "install_label", lambda: None)
+    marker = tmp_path / "environment" / "installed-requirements.sha256"
+    marker.parent.mkdir()
+    marker.write_text(checksums())
+    return marker
+
+
+@pytest.fixture
+def command(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs `launch.py` with these arguments; gives its exit status."""
+
+    def run(*arguments: str | Path) -> int:
+        monkeypatch.setattr(sys, "argv", ["launch.py", *map(str, arguments)])
+        return launch.main()
+
+    return run
+
+
+@pytest.fixture
+def lines(installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[list[str]]]:
+    """The arguments of all runs so far of the environment's Python, which does nothing but keep them."""
+    kept, python = tmp_path / "environment" / "lines", tmp_path / "environment" / "python"
+    keep = f"import json, sys; open({str(kept)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')"
+    kept.touch()
+    python.write_text(f"#!{sys.executable}\n{keep}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(places, "PYTHON", python)
+    return lambda: list(map(json.loads, kept.read_text().splitlines()))
+
+
+def option_of(line: list[str], name: str) -> str:
+    """What an option of a line is."""
+    return line[line.index(f"--{name}") + 1]
+
+
+@pytest.fixture
+def weights(trained: Trained, overlay: Path, tmp_path: Path) -> Path:
+    """The trained cascade with its overlay config beside it, as a training run leaves them."""
+    (tmp_path / "overlay.json").write_text(json.dumps(shared_part(json.loads(overlay.read_text()))))
+    return Path(shutil.copyfile(trained.folder / "stage3_best.pth", tmp_path / "stage3_best.pth"))
+
+
+@pytest.fixture
+def folder_of_one(tmp_path: Path) -> Path:
+    """A CT without a datalist."""
+    write_ct(str(tmp_path / "data" / "somebody.nii.gz"), phantom(24, 0.0), cube_affine(24, 360.0))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def random_weights(tiny_bundle: Path, overlay: Path, tmp_path: Path) -> Path:
+    """With the overlay that a training leaves beside them."""
+    content = shared_part(json.loads(overlay.read_text()))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "overlay.json").write_text(json.dumps(content))
+    return Path(shutil.copyfile(tiny_bundle / "models" / "model.pt", tmp_path / "weights" / "model.pt"))

@@ -1,0 +1,110 @@
+"""Which trainings the launcher begins and goes on with, and what they leave beside their weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bundle_runs import ROOT
+from launch_fixtures import command, installed, lines, option_of, places  # noqa: F401  fixtures
+from launcher.failures import LaunchError
+from launcher.overlays import shared_with_inference
+from launcher.training import demo_dataset
+from launcher.weights import overlay_beside
+
+TINY = ROOT / "bundle" / "configs" / "tiny.json"
+SIZES = '{"network_def#tokens": 5}'
+
+
+@pytest.mark.parametrize(("before", "options"), [(SIZES, []), (SIZES, ["--tiny"]), (None, ["--tiny"])])
+def test_a_training_of_other_sizes_is_not_begun_over_one_that_can_go_on(
+    command, dataset: Path, tmp_path: Path, before: str | None, options: list[str], capfd
+):
+    (tmp_path / "resume").mkdir()
+    if before:
+        (tmp_path / "overlay.json").write_text(before)
+    assert command("train", "--dataset_dir", dataset, "--output", tmp_path, *options) == 1
+    output = capfd.readouterr()
+    assert f"{tmp_path} holds a training with " in output.err and "Choose another --output" in output.err
+    assert "$ python" not in output.out
+    assert [path.read_text() for path in tmp_path.glob("*.json")] == ([before] if before else [])
+
+
+def trainings(lines: list[list[str]]) -> list[list[str]]:
+    """The lines that train a stage."""
+    return [line for line in lines if line[:4] == ["-m", "monai.bundle", "run", "training"]]
+
+
+def test_an_overlay_of_the_training_alone_leaves_nothing_to_evaluation_and_inference(command, lines, tmp_path):
+    """As that of the shipped weights: its datalist and the size of its CTs are not those of what is evaluated."""
+    weights, output = places.CONFIGS / "weights.json", tmp_path / "output"
+    overlay = json.loads((ROOT / weights).read_text(encoding="utf-8"))
+    assert {"datalist", "volume_size", "augment", "epochs"} <= overlay.keys()
+    assert command("train", "--overlay", ROOT / weights, "--dataset_dir", tmp_path, "--output", output) == 0
+    assert all(option_of(line, "config_file").endswith("'bundle/configs/weights.json']") for line in lines())
+    assert overlay_beside(output / "stage3_best.pth") == []
+    shutil.copyfile(ROOT / weights, output / "overlay.json")
+    with pytest.raises(LaunchError, match="overlay.json: id 'datalist' is no part"):
+        overlay_beside(output / "stage3_best.pth")
+
+
+def test_of_an_overlay_with_sizes_these_alone_are_left_beside_the_weights(command, lines, tmp_path: Path):
+    (tmp_path / "overlay.json").write_text("{}")
+    assert command("train", "--tiny", "--dataset_dir", tmp_path, "--output", tmp_path) == 0
+    (left,) = overlay_beside(tmp_path / "stage3_best.pth")
+    overlay, found = (json.loads(path.read_text(encoding="utf-8")) for path in (TINY, left))
+    assert found == {name: overlay[name] for name in overlay if name.startswith(("geometry#", "network_def#"))}
+    assert found and "epochs" not in found
+
+
+def test_a_training_goes_on_with_a_schedule_that_is_its_own_to_judge(command, lines, tmp_path: Path):
+    """The sizes are compared here; a change of anything else is found, and named, by the training itself."""
+    overlay = tmp_path / "mine.json"
+    for epochs in (1, 2):
+        overlay.write_text(json.dumps({"epochs": epochs, "network_def#tokens": 4}))
+        assert command("train", "--overlay", overlay, "--dataset_dir", tmp_path, "--output", tmp_path) == 0
+        (tmp_path / "resume").mkdir(exist_ok=True)
+    assert len(trainings(lines())) == 6
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_what_later_stages_need_is_checked_until_the_first_has_ended(command, lines, tmp_path: Path, is_finished, capfd):
+    (tmp_path / "resume").mkdir()
+    if is_finished:
+        (tmp_path / "resume" / "stage1_finished.json").write_text("{}")
+    assert command("train", "--dataset_dir", tmp_path, "--output", tmp_path) == 0
+    assert ("=== What the later stages need ===" in capfd.readouterr().out) is not is_finished
+    assert len(trainings(lines())) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such file."),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds a list, expected an object of config ids."),
+        ('{"datalist": "split.json"}', "names a datalist: say by --dataset_dir where the files of its records lie."),
+    ],
+)
+def test_an_overlay_that_cannot_be_used_is_refused_at_once(command, lines, tmp_path: Path, content, told: str, capfd):
+    if content is not None:
+        (tmp_path / "mine.json").write_text(content)
+    assert command("train", "--overlay", tmp_path / "mine.json", "--output", tmp_path / "output") == 1
+    error = capfd.readouterr().err
+    assert error.startswith(f"\nlaunch.py: error: {tmp_path}/mine.json") and told in error
+    assert not lines() and not (tmp_path / "output").exists()
+
+
+def test_the_demos_dataset_is_not_written_again_under_a_training(lines, tmp_path: Path):
+    tiny = places.CONFIGS / "tiny.json"
+    assert demo_dataset(tmp_path, tiny) == tmp_path / "data"
+    assert [option_of(line, "dataset_dir") for line in lines()] == [f"{tmp_path}/data"]
+    for folder in ("data", "resume"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "datalist.json").write_text("{}")
+    (tmp_path / "overlay.json").write_text(json.dumps(shared_with_inference(ROOT / tiny)))
+    assert demo_dataset(tmp_path, tiny) == tmp_path / "data"
+    assert [option_of(line, "dataset_dir") for line in lines()] == [f"{tmp_path}/data"]
