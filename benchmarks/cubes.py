@@ -59,8 +59,8 @@ def make_cubes(
         Whether all are there.
 
     Raises:
-        InputError: when the folder holds the cubes of another datalist or size, a CT cannot be read, or cubes are missing
-            and there is no `dataset_dir`.
+        InputError: when the folder holds the cubes of another datalist or size, a CT cannot be read, or cubes are
+            missing and there is no `dataset_dir`.
         OutputError: when a cube cannot be written.
     """
     config = ConfigParser()

@@ -75,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     config = ConfigParser()
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", "weights.json")])
-    config["bundle_root"], config["dataset_dir"], config["stage"] = str(ROOT / "bundle"), str(options.dataset_dir), STAGE
+    config["bundle_root"], config["dataset_dir"], config["stage"] = (
+        str(ROOT / "bundle"),
+        str(options.dataset_dir),
+        STAGE,
+    )
     weights = str(options.weights)
     network, geometry = (config.get_parsed_content(name) for name in ("network_def", "geometry"))
     network.eval().up_to(STAGE).load_state_dict(read_checkpoint(weights))
@@ -178,12 +182,13 @@ def with_balls(
 
 @torch.no_grad()
 def reconstructed(
-    network: ProgressiveCascadeModel, table: IntervalTable, xrays: Mapping[str, torch.Tensor], hu_window: Sequence[float]
+    network: ProgressiveCascadeModel,
+    table: IntervalTable,
+    xrays: Mapping[str, torch.Tensor],
+    hu_window: Sequence[float],
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The last stage's volume and its half-width in HU, `(1, S, S, S)`, by the name of the X-rays."""
-    volumes = {
-        name: scaled_to_hu(network(films[None])[-1].clamp(0, 1), hu_window)[0] for name, films in xrays.items()
-    }
+    volumes = {name: scaled_to_hu(network(films[None])[-1].clamp(0, 1), hu_window)[0] for name, films in xrays.items()}
     return volumes, {name: table.half_width(hu[None])[0] for name, hu in volumes.items()}
 
 

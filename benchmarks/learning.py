@@ -89,8 +89,8 @@ def held_out_patients(records: Sequence[Record], options: argparse.Namespace) ->
 def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
     """
     The bundle's training configuration, stage 1, with other arguments of the network. The CTs have twice the voxels of
-    the stage, half of what they have in training, and are projected to films of full size. With a split they are deformed
-    as for the shipped weights, and not mirrored.
+    the stage, half of what they have in training, and are projected to films of full size. With a split they are
+    deformed as for the shipped weights, and not mirrored.
     """
     config = ConfigParser()
     overlays = (["weights.json"] if options.split else []) + (["tiny.json"] if options.tiny else [])
@@ -109,8 +109,8 @@ def run(
     Trains a method on all but these patients and scores it.
 
     Returns:
-        Steps, seconds a step, and for each group of unseen patients and unseen deformations of the "seen" ones every metric
-        of every case by patient.
+        Steps, seconds a step, and for each group of unseen patients and unseen deformations of the "seen" ones every
+        metric of every case by patient.
     """
     config = configuration(options, **CASCADES.get(method, {}))
     augment, project = (config.get_parsed_content(name) for name in ("augment", "project"))
@@ -176,8 +176,8 @@ def build(method: str, config: ConfigParser) -> nn.Module:
 
 class Sample(Transform):
     """
-    A loaded CT as the network sees it: its X-rays, and the truth scaled and averaged to `size` voxels a side, which is all
-    that stage 1 is compared with.
+    A loaded CT as the network sees it: its X-rays, and the truth scaled and averaged to `size` voxels a side, which is
+    all that stage 1 is compared with.
     """
 
     def __init__(self, project: ProjectCT, hu_window: Sequence[float], size: int) -> None:
@@ -226,9 +226,7 @@ class StepClock:
             engine.terminate()
 
 
-def score(
-    predict: Predict, samples: Iterable[Record], hu_window: Sequence[float]
-) -> dict[str, list[dict[str, float]]]:
+def score(predict: Predict, samples: Iterable[Record], hu_window: Sequence[float]) -> dict[str, list[dict[str, float]]]:
     """The metrics of every sample, by patient."""
     scores = defaultdict(list)
     for sample in samples:

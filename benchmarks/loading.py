@@ -62,8 +62,7 @@ def configuration(options: argparse.Namespace, stage: int) -> ConfigParser:
 def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[str, float]:
     """Mean CPU seconds of every part of a record's way to the network."""
     load, project, augment, augment_geometry, augment_xrays = (
-        config.get_parsed_content(name)
-        for name in ("load", "project", "augment", "augment_geometry", "augment_xrays")
+        config.get_parsed_content(name) for name in ("load", "project", "augment", "augment_geometry", "augment_xrays")
     )
     measured = {"load, the first time": seconds(lambda: load(record), 1)}
     memory = cached_dataset([record], load)
@@ -113,8 +112,8 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
 
 def shares(options: argparse.Namespace, record: dict[str, str], stage: int, workers: int) -> dict[str, Any]:
     """
-    One training of a few steps, of which the first does not count: seconds a step by the clock, and of them the parts in
-    which training waits for the loader, makes the batch, and runs the network, its loss and its optimizer.
+    One training of a few steps, of which the first does not count: seconds a step by the clock, and of them the parts
+    in which training waits for the loader, makes the batch, and runs the network, its loss and its optimizer.
     """
     config = configuration(options, stage)
     batch = options.batch or config["batch_size"]

@@ -1,6 +1,6 @@
 """
-What each term of the losses is worth on patients that were never seen: the cascade at the demo's size, each stage trained
-with all its terms and with one left out, from the same stage before it. See learning.md.
+What each term of the losses is worth on patients that were never seen: the cascade at the demo's size, each stage
+trained with all its terms and with one left out, from the same stage before it. See learning.md.
 
     python benchmarks/loss_terms.py --dataset_dir DIR --output OUT [--fold 0] [--markdown]
 """
@@ -21,7 +21,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 from launcher.evaluation import run_evaluation  # noqa: E402
 from launcher.places import CONFIGS  # noqa: E402
 from launcher.training import train_stages  # noqa: E402
-
 from patients import left_out, records_in  # noqa: E402
 from scripts.io.atomic_write import write_json
 from table import Table  # noqa: E402
@@ -31,7 +30,7 @@ LEFT_OUT = {"l1": "loss#l1", "ssim": "loss#ssim", "vgg": "vgg", "gradient": "los
 """Where the configs have the weight of each term."""
 TERMS = {1: ("l1", "ssim"), 2: ("l1", "ssim", "vgg"), 3: ("l1", "ssim", "vgg", "gradient", "drr")}
 METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU", "reprojection_mae": "reprojection"}
-COLUMNS = {"stage": 6, "left out": 16, "patients": 8, **{name: 12 for name in METRICS.values()}}
+COLUMNS = {"stage": 6, "left out": 16, "patients": 8, **dict.fromkeys(METRICS.values(), 12)}
 FOLDS = 4
 
 

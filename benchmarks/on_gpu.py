@@ -31,10 +31,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 import torch  # noqa: E402
-from launcher.failures import LaunchError  # noqa: E402
 
 import on_gpu_cases as cases  # noqa: E402
 from cubes import CONFIGS, SPLIT  # noqa: E402
+from launcher.failures import LaunchError  # noqa: E402
 from processes import Stopped, TimeUp, Worker, WorkFailed, asked_to_end, run_until  # noqa: E402
 from projector import OURS, PEERS, PLAIN, processor  # noqa: E402
 from scripts import InputError  # noqa: E402

@@ -94,8 +94,8 @@ class TrainingStep:
 @torch.no_grad()
 def inference(precision: str, device: str, quick: bool, repeats: int) -> dict[str, Any]:
     """
-    The shipped weights' last volume from a pair of X-rays, and how far it is, in HU, from that of the CPU in float32; with
-    `quick` the weights are random.
+    The shipped weights' last volume from a pair of X-rays, and how far it is, in HU, from that of the CPU in float32;
+    with `quick` the weights are random.
     """
     torch.manual_seed(0)
     config = configuration(["inference.json"], device, quick)

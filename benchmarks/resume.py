@@ -60,7 +60,10 @@ def main() -> None:
     for stage in MIDDLE:
         sums = [digest(output / run / f"stage{stage}_best.pth") for run in ("alone", "killed")]
         epochs = [epochs_of(output / run, stage) for run in ("alone", "killed")]
-        print(f"stage{stage}_best.pth: {sums[0]} and {sums[1]}, {'equal' if sums[0] == sums[1] else 'DIFFERENT'}; epochs {epochs}")
+        print(
+            f"stage{stage}_best.pth: {sums[0]} and {sums[1]}, {'equal' if sums[0] == sums[1] else 'DIFFERENT'}; epochs "
+            f"{epochs}"
+        )
 
 
 def overlay_of(output: Path) -> Path:

@@ -17,16 +17,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from monailabel.config import settings  # noqa: E402
-from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
-from starlette.exceptions import HTTPException  # noqa: E402
-
 from lib.answers import without_folders  # noqa: E402
 from lib.reconstruction import ReconstructionTask  # noqa: E402
 from lib.studies import StudyDatastore  # noqa: E402
 from lib.training import TrainingTask  # noqa: E402
 from lib.uploads import check_size  # noqa: E402
 from lib.workflows import BUNDLE  # noqa: E402
+from monailabel.config import settings  # noqa: E402
+from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
+
 from scripts.data.folder_scan import find_film_pairs
 from scripts.errors import BundleError, CheckpointError, InputError, OutputError, PretrainedWeightsError, root_cause
 from scripts.io.limits import LARGEST_FILM, check_film_file

@@ -19,18 +19,6 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "bundle")]
 
 import psutil  # noqa: E402
-from monailabel.config import settings  # noqa: E402
-from monailabel.interfaces.utils.app import app_instance  # noqa: E402
-from monailabel.main import Main  # noqa: E402
-from monailabel.utils.async_tasks.task import AsyncTask  # noqa: E402
-from requests_toolbelt import MultipartEncoder  # noqa: E402
-from starlette.applications import Starlette  # noqa: E402
-from starlette.concurrency import run_in_threadpool  # noqa: E402
-from starlette.exceptions import HTTPException  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.responses import JSONResponse, Response  # noqa: E402
-from starlette.routing import Route  # noqa: E402
-
 from lib.access import Gate, read_token  # noqa: E402
 from lib.answers import keep_log_on_lines, printable  # noqa: E402
 from lib.request_keys import (  # noqa: E402
@@ -52,8 +40,20 @@ from lib.uploads import (  # noqa: E402
     stored,
     stored_for_studies,
 )
-from scripts.errors import InputError
-from scripts.io.limits import LARGEST_FILM, LARGEST_VOLUME
+from monailabel.config import settings  # noqa: E402
+from monailabel.interfaces.utils.app import app_instance  # noqa: E402
+from monailabel.main import Main  # noqa: E402
+from monailabel.utils.async_tasks.task import AsyncTask  # noqa: E402
+from requests_toolbelt import MultipartEncoder  # noqa: E402
+from starlette.applications import Starlette  # noqa: E402
+from starlette.concurrency import run_in_threadpool  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
+from starlette.requests import Request  # noqa: E402
+from starlette.responses import JSONResponse, Response  # noqa: E402
+from starlette.routing import Route  # noqa: E402
+
+from scripts.errors import InputError  # noqa: E402
+from scripts.io.limits import LARGEST_FILM, LARGEST_VOLUME  # noqa: E402
 
 MODEL = "biplanar_xray_ct_reconstruction"
 LARGEST_BODY = {"/infer/": 2**28, "/datastore/": 2**30}

@@ -116,7 +116,11 @@ KINDS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]] =
     "NIfTI CT": ("ct.nii.gz", lambda path: write_ct(str(path), phantom(16, 0.0), cube_affine(16, 360.0)), ct),
     "NRRD": ("ct.nrrd", _itk, ct),
     "MetaImage": ("ct.mha", _itk, ct),
-    "datalist": ("datalist.json", lambda path: write_json(str(path), {"training": [{"ct": "datalist.json"}]}), datalist),
+    "datalist": (
+        "datalist.json",
+        lambda path: write_json(str(path), {"training": [{"ct": "datalist.json"}]}),
+        datalist,
+    ),
 }
 """Each kind of file: its name, how it is written, and how it is read."""
 
@@ -166,8 +170,11 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
             with contextlib.redirect_stderr(nowhere):
                 passed, crashes = fuzz(kind, options.copies, Path(folder))
-        print(f"{kind:<14}{options.copies} copies: {passed} read, {options.copies - passed - len(crashes)} refused by name, "
-              f"{len(crashes)} other", flush=True)  # fmt: skip
+        refused = options.copies - passed - len(crashes)
+        print(
+            f"{kind:<14}{options.copies} copies: {passed} read, {refused} refused by name, {len(crashes)} other",
+            flush=True,
+        )
         for copy, error in crashes[:5]:
             print(f"    copy {copy}: {type(error).__name__}: {str(error)[:200]}")
         failed += len(crashes)

@@ -27,7 +27,9 @@ LATERAL = {"ViewPosition": "LL", "PatientOrientation": ["P", "F"]}
 
 
 def write_dicom(path: Path, stored: np.ndarray, **tags: Any) -> str:
-    """A radiograph of these stored values, `(H, W)`, with :data:`TAGS`; further tags go before them, None removes one."""
+    """
+    A radiograph of these stored values, `(H, W)`, with :data:`TAGS`; further tags go before them, None removes one.
+    """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForProcessing
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[path.name])
@@ -57,8 +59,10 @@ def write_line_integrals(path: Path, film: np.ndarray, photometric: str = "MONOC
     if photometric == "MONOCHROME1":
         stored = 65535 - stored
         rescale = {
-            "RescaleSlope": f"{-step:.9e}", "RescaleIntercept": f"{65535 * step:.9e}", "PixelIntensityRelationshipSign": 1
-        }  # fmt: skip
+            "RescaleSlope": f"{-step:.9e}",
+            "RescaleIntercept": f"{65535 * step:.9e}",
+            "PixelIntensityRelationshipSign": 1,
+        }
     relationship = {"PixelIntensityRelationship": "LOG", "PhotometricInterpretation": photometric}
     return write_dicom(path, stored, **rescale, **relationship, **tags)
 

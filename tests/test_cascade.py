@@ -55,7 +55,9 @@ def test_stopping_early_does_not_change_the_volumes(small_cascade: Build, awaken
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_a_refiner_starts_as_the_upsampling_of_the_stage_before(small_cascade: Build, awaken: Awaken, xrays, stage: int):
+def test_a_refiner_starts_as_the_upsampling_of_the_stage_before(
+    small_cascade: Build, awaken: Awaken, xrays, stage: int
+):
     model = small_cascade()
     awaken(model.up_to(stage - 1))
     volumes = run(model, xrays, stage)
@@ -86,7 +88,9 @@ def test_the_detail_enhancer_adds_only_what_half_the_resolution_cannot_hold(awak
     torch.testing.assert_close(avg_pool3d(detail, 2), torch.zeros(1, 1, 8, 8, 8), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 64, 64), (1, 2, 128, 127), (1, 1, 128, 128), (2, 128, 128), (1, 2, 1, 128, 128)])
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 64, 64), (1, 2, 128, 127), (1, 1, 128, 128), (2, 128, 128), (1, 2, 1, 128, 128)]
+)
 def test_xrays_of_another_shape_are_refused_with_what_was_found_and_expected(small_cascade: Build, shape: tuple):
     with pytest.raises(InputError) as caught:
         small_cascade()(torch.zeros(shape))
@@ -143,7 +147,9 @@ def test_a_checkpoint_is_the_cascades_own_parameters(small_cascade: Build, xrays
 
 
 @pytest.mark.parametrize("stage", [2, 3])
-def test_training_a_stage_leaves_every_bit_of_the_stages_before_it(small_cascade: Build, awaken: Awaken, xrays, stage: int):
+def test_training_a_stage_leaves_every_bit_of_the_stages_before_it(
+    small_cascade: Build, awaken: Awaken, xrays, stage: int
+):
     model = awaken(small_cascade(trained_stage=stage))
     earlier, before = digest(model.up_to(stage - 1)), run(model.eval(), xrays, stage)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)

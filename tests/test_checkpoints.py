@@ -169,7 +169,9 @@ def test_a_damaged_checkpoint_is_told_from_one_that_does_not_fit(small_cascade: 
         (b"<html><body>404</body></html>", "a web page"),
     ],
 )
-def test_what_lies_in_the_place_of_a_checkpoint_is_called_by_its_name(small_cascade, tmp_path, content: bytes, told: str):
+def test_what_lies_in_the_place_of_a_checkpoint_is_called_by_its_name(
+    small_cascade, tmp_path, content: bytes, told: str
+):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
     assert told in refusal(path, small_cascade().up_to(1))

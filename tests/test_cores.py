@@ -85,7 +85,8 @@ def test_a_process_that_is_held_to_one_cpu_has_one_core_and_no_worker():
     """A real one; torchrun and Slurm hold their tasks in this way."""
     code = (
         "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]); "
-        "from scripts.training.cores import available_cores, loader_workers; print(available_cores(), loader_workers(4))"
+        "from scripts.training.cores import available_cores, loader_workers; print(available_cores(), "
+        "loader_workers(4))"
     )
     bundle = Path(__file__).resolve().parents[1] / "bundle"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=bundle, encoding="utf-8").split() == ["1", "0"]

@@ -190,7 +190,10 @@ def gap_and_acquisitions(slices: int) -> Callable[[Dataset, int], None]:
 
 
 SPOILT: dict[str, tuple[Callable[[Dataset, int], None], list[str]]] = {
-    "two series": (two_series, ["several series", "1.2.3 (lung): 3 files", "1.2.4 (scout): 1 file", "folder of its own"]),
+    "two series": (
+        two_series,
+        ["several series", "1.2.3 (lung): 3 files", "1.2.4 (scout): 1 file", "folder of its own"],
+    ),
     "a UID for each slice": (lambda image, i: setattr(image, "SeriesInstanceUID", generate_uid()), ["several series"]),
     "MR": (every(Modality="MR"), ["0.dcm", "Modality is 'MR'", "expected 'CT'"]),
     "no modality": (without("Modality"), ["Modality is None"]),

@@ -133,7 +133,9 @@ def test_a_volume_with_air_and_metal_passes_without_a_warning(tmp_path: Path):
         load(path)
 
 
-@pytest.mark.parametrize("damage", [(b"\n\n", b"\x86\n"), (b"NRRD", b"NRID"), (b"\n\n", b"\n")], ids=["byte", "magic", "end"])
+@pytest.mark.parametrize(
+    "damage", [(b"\n\n", b"\x86\n"), (b"NRRD", b"NRID"), (b"\n\n", b"\n")], ids=["byte", "magic", "end"]
+)
 def test_a_damaged_nrrd_header_never_reaches_itk(tmp_path: Path, damage: tuple[bytes, bytes]):
     path = by_itk(tmp_path / "a.nrrd", hu(4, 5, 6))
     path.write_bytes(path.read_bytes().replace(*damage, 1))

@@ -66,7 +66,9 @@ def test_control_points_that_move_alike_shift_the_whole():
 
 
 def test_the_bending_has_a_fifth_of_its_magnitude():
-    """Per axis: uniform control points have m / √3, and the splines' squares sum to 0.479 on average along each axis."""
+    """
+    Per axis: uniform control points have m / √3, and the splines' squares sum to 0.479 on average along each axis.
+    """
     moved = []
     for seed in range(8):
         deform = deformation(seed, magnitude_mm=(20.0, 20.0))
@@ -113,5 +115,7 @@ def test_beyond_its_faces_a_ct_goes_on_as_it_ends():
 def test_a_seed_gives_one_deformation_and_keeps_type_and_affine():
     cube = MetaTensor(phantom(16, 0.1)[None], affine=torch.diag(torch.tensor([22.5, 22.5, 22.5, 1.0])))
     first, again, other = (deformation(seed, magnitude_mm=(24.0, 24.0))({"ct": cube})["ct"] for seed in (3, 3, 4))
-    assert torch.equal(first.as_tensor(), again.as_tensor()) and not torch.allclose(first.as_tensor(), other.as_tensor())
+    assert torch.equal(first.as_tensor(), again.as_tensor()) and not torch.allclose(
+        first.as_tensor(), other.as_tensor()
+    )
     assert torch.equal(first.affine, cube.affine) and first.dtype == cube.dtype

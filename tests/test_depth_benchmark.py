@@ -32,7 +32,9 @@ def test_crossings_lie_on_two_rays_of_each_view():
 def test_the_arrangements_cast_the_same_shadows_in_a_parallel_beam():
     places = crossings(PARALLEL, (90.0, -90.0), (-45.0, 45.0))
     air = torch.full((1, 32, 32, 32), -1000.0)
-    cts = (with_balls(air, 360.0, [places[at] for at in ARRANGEMENTS[name]], 30.0, 40.0) for name in ("first", "second"))
+    cts = (
+        with_balls(air, 360.0, [places[at] for at in ARRANGEMENTS[name]], 30.0, 40.0) for name in ("first", "second")
+    )
     first, second = (project(hu_to_attenuation(hu)[None], PARALLEL) for hu in cts)
     assert first.max() > 0.1
     torch.testing.assert_close(first, second)

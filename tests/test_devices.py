@@ -1,6 +1,7 @@
 """
-Every workflow with its tensors on a GPU. By itself on a GPU made of tensors without values, see :mod:`fake_gpu` for what
-that cannot show; on a real one with the environment variable BUNDLE_TEST_DEVICE, such as `BUNDLE_TEST_DEVICE=cuda`.
+Every workflow with its tensors on a GPU. By itself on a GPU made of tensors without values, see :mod:`fake_gpu` for
+what that cannot show; on a real one with the environment variable BUNDLE_TEST_DEVICE, such as
+`BUNDLE_TEST_DEVICE=cuda`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ def record(**fields: Any) -> dict[str, Any]:
 
 
 def training(stage: int, *overlays: str, **overrides: Any) -> ConfigParser:
-    """The default configuration of a stage on two records, one with films from other sides, and on a third to validate."""
+    """
+    The default configuration of a stage on two records, one with films from other sides, and on a third to validate.
+    """
     configs = [*stage_configs(stage), *(f"bundle/configs/{name}.json" for name in overlays)]
     parser = read_configs(configs, device=f"$torch.device('{DEVICE}')", vgg_weights="untrained", **overrides)
     others = {"views": ["AP", "RL"], "source_to_isocentre_mm": 1500.0, "source_to_detector_mm": 1700.0}

@@ -73,7 +73,9 @@ def test_a_device_that_is_not_there_is_refused_by_its_name(machine: Machine, nam
 def test_more_processes_than_gpus_are_refused_with_what_to_do(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     machine(cuda=1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(InputError, match="cuda:1 is to compute, but PyTorch finds 1 .* at most one process for each GPU"):
+    with pytest.raises(
+        InputError, match="cuda:1 is to compute, but PyTorch finds 1 .* at most one process for each GPU"
+    ):
         choose_device()
 
 
@@ -110,7 +112,9 @@ def test_the_configs_make_the_one_choice(machine: Machine, read: Callable[..., C
         ({}, None, False),
     ],
 )
-def test_mixed_precision_follows_the_device_that_was_chosen(machine: Machine, found, device: str | None, expected: bool):
+def test_mixed_precision_follows_the_device_that_was_chosen(
+    machine: Machine, found, device: str | None, expected: bool
+):
     machine(**found)
     parser = training(**({} if device is None else {"device": device}))
     assert parser.get_parsed_content("amp") is expected

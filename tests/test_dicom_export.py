@@ -101,9 +101,10 @@ def test_every_image_says_what_it_is(series):
 
 
 CT_IMAGE_NEEDS = {
-    "with a value": "ImageType SOPClassUID SOPInstanceUID Modality StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID "
-    "InstanceNumber PixelSpacing ImageOrientationPatient ImagePositionPatient SliceThickness SamplesPerPixel "
-    "PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation RescaleIntercept "
+    "with a value": "ImageType SOPClassUID SOPInstanceUID Modality StudyInstanceUID SeriesInstanceUID "
+    "FrameOfReferenceUID InstanceNumber PixelSpacing ImageOrientationPatient ImagePositionPatient SliceThickness "
+    "SamplesPerPixel PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation "
+    "RescaleIntercept "
     "RescaleSlope PixelData",
     "perhaps empty": "PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime StudyID AccessionNumber "
     "ReferringPhysicianName SeriesNumber PatientPosition PositionReferenceIndicator Manufacturer KVP AcquisitionNumber",
@@ -170,7 +171,9 @@ def test_the_patient_and_the_study_are_copied_when_asked_and_nothing_else(tmp_pa
         assert "PatientIdentityRemoved" not in image and "InstitutionName" not in image
 
 
-@pytest.mark.parametrize(("charset", "name"), [("ISO_IR 100", "Müller^Zoë"), ("ISO 2022 IR 87", "Yamada^Tarou=山田^太郎")])
+@pytest.mark.parametrize(
+    ("charset", "name"), [("ISO_IR 100", "Müller^Zoë"), ("ISO 2022 IR 87", "Yamada^Tarou=山田^太郎")]
+)
 def test_a_copied_name_keeps_its_letters(tmp_path: Path, charset: str, name: str):
     charsets = ["", charset] if "2022" in charset else charset
     path = radiograph(tmp_path / "film", SpecificCharacterSet=charsets, PatientName=name)

@@ -132,7 +132,11 @@ def test_the_ids_that_the_reference_lists_are_those_of_the_configs():
     known["network_def"] = known["train.json"]["network_def"]
     assert set(found) == set(known)
     for name, section in found.items():
-        ids = [listed for cells in re.findall(r"^\| (`[^|]+) \|", section, re.M) for listed in re.findall(r"`(\w+)`", cells)]
+        ids = [
+            listed
+            for cells in re.findall(r"^\| (`[^|]+) \|", section, re.M)
+            for listed in re.findall(r"`(\w+)`", cells)
+        ]
         assert ids and not [listed for listed in ids if listed not in known[name]], name
 
 

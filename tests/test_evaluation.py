@@ -286,7 +286,9 @@ def test_the_page_of_a_case_holds_its_volumes_and_scores_and_marks_its_place_on_
     assert [volume["name"] for volume in page["volumes"]] == ["truth", "stage 1", "stage 2", "stage 3"]
     files = [folder / f"{volume['name'].replace(' ', '')}.nii.gz" for volume in page["volumes"]]
     assert [base64.b64decode(volume["file"]) for volume in page["volumes"]] == [file.read_bytes() for file in files]
-    assert [(score["size"], score["method"]) for score in page["scores"]] == [(f"{size}³", name) for size, name in METHODS]
+    assert [(score["size"], score["method"]) for score in page["scores"]] == [
+        (f"{size}³", name) for size, name in METHODS
+    ]
     assert page["scores"][0]["PSNR, dB"] == f"{report.row('phantom_5', 16, 'stage 1')['psnr_db']:.2f}"
     truth = nibabel.load(folder / "truth.nii.gz")
     middle = truth.affine @ [*(np.array(truth.shape) / 2 - 0.5), 1]

@@ -42,7 +42,9 @@ QUANTILE = 0.995
 
 
 def chest(shift: float, height: float = 0.0) -> torch.Tensor:
-    """The tests' phantom with shoulders and a belly, in HU, `(1, 32, 32, 32)`; `height` moves the belly's upper edge."""
+    """
+    The tests' phantom with shoulders and a belly, in HU, `(1, 32, 32, 32)`; `height` moves the belly's upper edge.
+    """
     hu = phantom(32, shift)
     z = torch.linspace(-1, 1, 32)
     hu[:, :, z < -0.5 + height] = torch.where(hu[:, :, z < -0.5 + height] > -900, 40.0, -1000.0)
@@ -77,7 +79,8 @@ def batch_of(hu: torch.Tensor, patient: str = "a") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "fault", ["exchanged", "frontal upside down", "lateral upside down", "both inverted", "frontal inverted", "noise", "blank"]
+    "fault",
+    ["exchanged", "frontal upside down", "lateral upside down", "both inverted", "frontal inverted", "noise", "blank"],
 )
 def test_a_pair_is_familiar_and_flagged_with_a_fault(familiarity: Familiarity, fault: str):
     xrays = xrays_of(chest(0.0))
@@ -85,7 +88,9 @@ def test_a_pair_is_familiar_and_flagged_with_a_fault(familiarity: Familiarity, f
     assert familiarity.assess(FAULTS[fault](xrays))["flagged"]
 
 
-@pytest.mark.parametrize("mistake", ["exchanged", "both upside down", "frontal upside down", "both inverted", *UNDONE_BY])
+@pytest.mark.parametrize(
+    "mistake", ["exchanged", "both upside down", "frontal upside down", "both inverted", *UNDONE_BY]
+)
 def test_a_mistake_is_named(familiarity: Familiarity, mistake: str):
     """Both ways round: none where there is none, and the one that was made, though the threshold be out of reach."""
     xrays = xrays_of(chest(0.0))
@@ -118,7 +123,9 @@ def test_the_distance_is_that_of_mahalanobis(familiarity: Familiarity):
     films = reduced(xrays_of(chest(0.05)))[None]
     off = torch.tensor(familiarity.reference.standardised(films)[0])
     solved = torch.linalg.solve(torch.tensor(familiarity.reference.correlation), off)
-    assert familiarity.reference.distances(films)[0] == pytest.approx(float((off @ solved / len(FEATURES)).sqrt()), rel=1e-6)
+    assert familiarity.reference.distances(films)[0] == pytest.approx(
+        float((off @ solved / len(FEATURES)).sqrt()), rel=1e-6
+    )
 
 
 def test_brightness_of_both_films_does_not_move_a_correlation(familiarity: Familiarity):
@@ -255,7 +262,9 @@ def test_the_workflow_says_which_faults_it_flags(fitted: Path):
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
-def test_inference_warns_and_notes_it(fitted: Path, dataset: Path, overlay: Path, tmp_path: Path, recwarn, exchanged: bool):
+def test_inference_warns_and_notes_it(
+    fitted: Path, dataset: Path, overlay: Path, tmp_path: Path, recwarn, exchanged: bool
+):
     views = ("lateral", "frontal") if exchanged else ("frontal", "lateral")
     films = {view: dataset / f"phantom_6_{other}.nii.gz" for view, other in zip(("frontal", "lateral"), views)}
     configs = ["bundle/configs/inference.json", str(overlay)]
@@ -273,7 +282,12 @@ def test_inference_warns_and_notes_it(fitted: Path, dataset: Path, overlay: Path
     "patients, draws, told",
     [
         (2, 20, "2 patients, expected at least 3, since the threshold comes from patients left out"),
-        (3, 5, "5 pairs of X-rays when two patients are left out, expected more than the 12 features; set draws to 3 times"),
+        (
+            3,
+            5,
+            "5 pairs of X-rays when two patients are left out, expected more than the 12 features; "
+            "set draws to 3 times",
+        ),
     ],
 )
 def test_too_few_patients_or_pairs_are_refused(patients: int, draws: int, told: str, tmp_path: Path):
@@ -317,7 +331,10 @@ TAMPERED = {
     "quantile 1": ("quantile", 1.0),
     "a deviation 0": ("feature_deviation", first_is(0.0)),
     "a deviation negative": ("feature_deviation", first_is(-1.0)),
-    "correlation not symmetric": ("correlation", lambda rows: [[1.0, 0.5, *rows[0][2:]], [0.4, *rows[1][1:]], *rows[2:]]),
+    "correlation not symmetric": (
+        "correlation",
+        lambda rows: [[1.0, 0.5, *rows[0][2:]], [0.4, *rows[1][1:]], *rows[2:]],
+    ),
     "correlation above 1": ("correlation", lambda rows: [[1.0, 1.5, *rows[0][2:]], [1.5, *rows[1][1:]], *rows[2:]]),
     "correlation without inverse": ("correlation", lambda rows: [[1.0] * len(rows)] * len(rows)),
     "correlation with other diagonal": ("correlation", first_is(0.5)),

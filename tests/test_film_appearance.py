@@ -44,7 +44,9 @@ def films(chest: torch.Tensor, request) -> dict[str, torch.Tensor]:
 
 
 def told_of(folder: Path, films: dict[str, torch.Tensor], frontal: str, lateral: str, suffix: str = "png") -> list[str]:
-    """What is told of two of the films as pictures, save that these have no spacing; they are used as they are named."""
+    """
+    What is told of two of the films as pictures, save that these have no spacing; they are used as they are named.
+    """
     named = {"frontal": frontal, "lateral": lateral}
     record = {field: str(folder / f"{field}.{suffix}") for field in named}
     for field, path in record.items():

@@ -73,11 +73,17 @@ def test_line_integrals_survive_the_way_through_dicom(tmp_path: Path, views: tup
     for field, film in zip(XRAYS, films_of(taken)):
         assert film.std() > 0.5
         np.testing.assert_allclose(record[field][0], film, atol=0.51 * float(film.max()) / 65535 + 1e-5)
-    assert record["geometry"] == {"views": views, "source_to_isocentre_mm": 1600, "source_to_detector_mm": pytest.approx(1800)}
+    assert record["geometry"] == {
+        "views": views,
+        "source_to_isocentre_mm": 1600,
+        "source_to_detector_mm": pytest.approx(1800),
+    }
 
 
 def test_a_film_of_finer_pixels_shows_what_a_coarser_detector_sees(tmp_path: Path):
-    record = prepared(write_films(tmp_path, BiplanarGeometry(detector_pixels=192)), BiplanarGeometry(detector_pixels=64))
+    record = prepared(
+        write_films(tmp_path, BiplanarGeometry(detector_pixels=192)), BiplanarGeometry(detector_pixels=64)
+    )
     for field, film in zip(XRAYS, films_of(BiplanarGeometry(detector_pixels=64))):
         assert np.abs(record[field][0] - film).mean() < 0.02 * film.std()
 
@@ -86,7 +92,9 @@ def test_a_film_of_finer_pixels_shows_what_a_coarser_detector_sees(tmp_path: Pat
 def test_films_from_another_distance_give_the_geometry_that_projects_them(
     tmp_path: Path, source_to_isocentre_mm: float, source_to_detector_mm: float
 ):
-    """The detector is put elsewhere on the same rays: projecting the CT by the geometry found gives the film as placed."""
+    """
+    The detector is put elsewhere on the same rays: projecting the CT by the geometry found gives the film as placed.
+    """
     distances = {"source_to_isocentre_mm": source_to_isocentre_mm, "source_to_detector_mm": source_to_detector_mm}
     taken = BiplanarGeometry(detector_pixels=256, detector_size_mm=512, **distances)
     configured = BiplanarGeometry(detector_pixels=128)
@@ -105,7 +113,11 @@ def test_a_spacing_calibrated_to_the_patient_needs_no_distances(tmp_path: Path):
     """1 mm at the patient is as many mm on the detector as the geometry magnifies it."""
     geometry = BiplanarGeometry(detector_pixels=128)
     at_patient = geometry.pixel_mm / geometry.magnification(0.0)
-    tags = {"ImagerPixelSpacing": None, "PixelSpacing": [f"{at_patient:.6f}"] * 2, "PixelSpacingCalibrationType": "GEOMETRY"}
+    tags = {
+        "ImagerPixelSpacing": None,
+        "PixelSpacing": [f"{at_patient:.6f}"] * 2,
+        "PixelSpacingCalibrationType": "GEOMETRY",
+    }
     record = prepared(write_films(tmp_path, geometry, **tags), geometry)
     for field, film in zip(XRAYS, films_of(geometry)):
         np.testing.assert_allclose(record[field][0], film, atol=0.01)
@@ -126,7 +138,10 @@ def test_a_source_within_the_patient_is_refused(tmp_path: Path):
         "frontal": write_dicom(tmp_path / "a.dcm", RAMP, DistanceSourceToPatient=150),
         "lateral": write_dicom(tmp_path / "b.dcm", RAMP, **LATERAL, DistanceSourceToPatient=None),
     }
-    with pytest.warns(UserWarning, match="lacks"), pytest.raises(InputError, match="150 mm from the middle of the patient"):
+    with (
+        pytest.warns(UserWarning, match="lacks"),
+        pytest.raises(InputError, match="150 mm from the middle of the patient"),
+    ):
         GeometryFromRadiographsd(BiplanarGeometry())(LoadRadiographsd()(record))
 
 
@@ -152,7 +167,9 @@ def test_training_tells_of_films_that_its_geometry_does_not_fit(tmp_path: Path, 
 
 
 def test_a_batch_gives_the_network_its_geometry():
-    cases = [{"views": ("PA", "RL"), "source_to_isocentre_mm": 1500.0 + i, "source_to_detector_mm": 1700.0} for i in (0, 1)]
+    cases = [
+        {"views": ("PA", "RL"), "source_to_isocentre_mm": 1500.0 + i, "source_to_detector_mm": 1700.0} for i in (0, 1)
+    ]
     batch = {"image": torch.rand(2, 2, 8, 8), "geometry": default_collate(cases)}
     prepare = PrepareRadiographsBatch(BiplanarGeometry(), known_views=[("PA", "LL")])
     xrays, target, _, arguments = prepare(batch)

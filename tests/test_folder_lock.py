@@ -17,10 +17,13 @@ from scripts.io.folder_lock import LOCK, hold_folder, leave_folder
 from test_resume import left, training
 from unwritable import on_posix
 
-HOLDER = "import sys; from scripts.io.folder_lock import *; hold_folder(sys.argv[1]); print(flush=True); sys.stdin.read()"
+HOLDER = (
+    "import sys; from scripts.io.folder_lock import *; hold_folder(sys.argv[1]); print(flush=True); sys.stdin.read()"
+)
 FORKING = (
     "import os, sys, time; from scripts.io.folder_lock import *; hold_folder(sys.argv[1]); "
-    "child = os.fork() or (os.close(0), os.close(1), time.sleep(30), os._exit(0)); print(child, flush=True); sys.stdin.read()"
+    "child = os.fork() or (os.close(0), os.close(1), time.sleep(30), os._exit(0)); print(child, flush=True); "
+    "sys.stdin.read()"
 )
 TRAINING = """
 import sys, time

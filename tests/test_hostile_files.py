@@ -580,7 +580,23 @@ def test_default_names_tell_two_files_apart_in_any_order(datalist, tmp_path: Pat
     assert names[0] == names[1] and len({name.casefold() for name in names[0].values()}) == 2
 
 
-STEMS = ["=1+1", "-rf", "+1", "@a", "$a", "%a", "CON", "aux", "a.", " a ", "a\nb", "a\x1b[2Jb", "a\tb", "a:b", "ä" * 120]
+STEMS = [
+    "=1+1",
+    "-rf",
+    "+1",
+    "@a",
+    "$a",
+    "%a",
+    "CON",
+    "aux",
+    "a.",
+    " a ",
+    "a\nb",
+    "a\x1b[2Jb",
+    "a\tb",
+    "a:b",
+    "ä" * 120,
+]
 
 
 @on_posix
@@ -734,5 +750,5 @@ def test_the_folders_of_an_earlier_evaluation_are_no_hindrance(tmp_path: Path):
 
 def test_the_launcher_of_windows_starts_a_verb_once():
     lines = (Path(__file__).parents[1] / "launch_progressive.bat").read_text().splitlines()
-    started = [line for line in lines if "launch.py\"" in line]
+    started = [line for line in lines if 'launch.py"' in line]
     assert started == ['%LAUNCHER% "%~dp0launch.py" %*']

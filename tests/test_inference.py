@@ -91,8 +91,8 @@ def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_t
     overlay, weights, films, small_cascade, geometry, tmp_path: Path, known
 ):
     """
-    The phantom's films, said to be AP and RL, named the wrong way round. Weights that have not met AP are told PA, with a
-    warning; all are told RL.
+    The phantom's films, said to be AP and RL, named the wrong way round. Weights that have not met AP are told PA, with
+    a warning; all are told RL.
     """
     weights = Path(shutil.copy(weights, tmp_path / "weights.pt"))
     if known:
@@ -100,7 +100,8 @@ def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_t
     xrays = line_integrals(films)
     place = {"frontal": {"ViewPosition": "AP"}, "lateral": {"ViewPosition": "RL", "PatientOrientation": ["P", "F"]}}
     paths = [
-        write_line_integrals(tmp_path / f"{field}.dcm", film, **place[field]) for field, film in zip(films, xrays[0].numpy())
+        write_line_integrals(tmp_path / f"{field}.dcm", film, **place[field])
+        for field, film in zip(films, xrays[0].numpy())
     ]
     with pytest.warns(UserWarning, match="exchanged") as warned:
         infer(overlay, weights, tmp_path / "output", frontal=paths[1], lateral=paths[0])
@@ -182,7 +183,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("dicom", [False, True])
-def test_an_earlier_series_goes_also_when_the_new_results_cannot_all_be_written(tmp_path: Path, monkeypatch, dicom: bool):
+def test_an_earlier_series_goes_also_when_the_new_results_cannot_all_be_written(
+    tmp_path: Path, monkeypatch, dicom: bool
+):
     """The CT is new: nothing of the earlier run lies beside it. Before that, everything is as it was."""
     saved(tmp_path, 0, dicom=True)
     earlier = contents(tmp_path)
@@ -190,7 +193,10 @@ def test_an_earlier_series_goes_also_when_the_new_results_cannot_all_be_written(
     def fails(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="ct.nii.gz: cannot be written .No space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OutputError, match="ct.nii.gz: cannot be written .No space left"),
+    ):
         patch.setattr(nibabel, "save", fails)
         saved(tmp_path, 1, dicom=dicom)
     assert contents(tmp_path) == earlier
@@ -252,12 +258,19 @@ def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, film
 def test_an_orientation_declared_on_the_command_line_turns_the_lateral_film(overlay, weights, films, tmp_path: Path):
     """The line of `docs/data.md`: a film stored facing right gives the CT of the one that faces left."""
     image = nibabel.load(films["lateral"])
-    nibabel.save(nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1], image.affine), tmp_path / "lateral.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1], image.affine), tmp_path / "lateral.nii.gz"
+    )
     infer(overlay, weights, tmp_path / "facing left", **films)
     run = bundle_run(
-        "run", ["bundle/configs/inference.json", str(overlay)], frontal=films["frontal"], lateral=tmp_path / "lateral.nii.gz",
-        weights=weights, output_dir=tmp_path / "turned", **{"film_orientation#lateral": "['A','F']"},
-    )  # fmt: skip
+        "run",
+        ["bundle/configs/inference.json", str(overlay)],
+        frontal=films["frontal"],
+        lateral=tmp_path / "lateral.nii.gz",
+        weights=weights,
+        output_dir=tmp_path / "turned",
+        **{"film_orientation#lateral": "['A','F']"},
+    )
     assert run.returncode == 0, run.stdout[-3000:]
     expected, found = (nibabel.load(tmp_path / name / "ct.nii.gz").get_fdata() for name in ("facing left", "turned"))
     np.testing.assert_allclose(found, expected, atol=1.0)

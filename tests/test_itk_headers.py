@@ -83,7 +83,18 @@ def test_compressed_values_are_read(tmp_path: Path):
         np.testing.assert_array_equal(load(tmp_path / name)[0].numpy(), VOLUME)
 
 
-ELSEWHERE = ["/etc/passwd", "../ct.raw", "sub/ct.raw", "..", ".", "LIST", "LIST 2", "%03d.raw 1 4 1", "ct*.raw", "C:\\ct.raw"]
+ELSEWHERE = [
+    "/etc/passwd",
+    "../ct.raw",
+    "sub/ct.raw",
+    "..",
+    ".",
+    "LIST",
+    "LIST 2",
+    "%03d.raw 1 4 1",
+    "ct*.raw",
+    "C:\\ct.raw",
+]
 
 
 @pytest.mark.parametrize("name", [*ELSEWHERE, "\\\\host\\share\\ct.raw", "http://host/ct.raw", "@/dev/stdin"])
@@ -171,7 +182,10 @@ def test_a_nrrd_of_spacings_alone_does_not_say_which_side_is_right(tmp_path: Pat
         *[("HeaderSize", value) for value in ("-2", "-9999999999", "1e9", "99999999999999999999", "x")],
         *[("ElementSpacing", value) for value in ("2 3", "2 3 1e300", "2 3 nan", "2 3 inf", "2 3 1e-300", "2 3 x")],
         *[("Offset", value) for value in ("0 0", "0 0 nan", "0 0 1e300", "x 0 0")],
-        *[("TransformMatrix", value) for value in ("1 0 0", "0 0 0 0 0 0 0 0 0", "nan 0 0 0 1 0 0 0 1", "1 0 0 1 0 0 0 0 1")],
+        *[
+            ("TransformMatrix", value)
+            for value in ("1 0 0", "0 0 0 0 0 0 0 0 0", "nan 0 0 0 1 0 0 0 1", "1 0 0 1 0 0 0 0 1")
+        ],
     ],
 )
 def test_a_meta_image_with_an_impossible_field_is_refused(tmp_path: Path, field: str, value: str | None):

@@ -121,7 +121,9 @@ def test_structural_similarity_has_the_gradient_of_finite_differences():
     assert change.item() / 2 == pytest.approx((prediction.grad * step).sum().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("shapes", [((1, 1, 12, 12, 12), (1, 1, 12, 12, 13)), ((1, 1, 10, 12, 12),) * 2, ((1, 1, 12, 12),) * 2])
+@pytest.mark.parametrize(
+    "shapes", [((1, 1, 12, 12, 12), (1, 1, 12, 12, 13)), ((1, 1, 10, 12, 12),) * 2, ((1, 1, 12, 12),) * 2]
+)
 def test_structural_similarity_refuses_shapes_that_it_cannot_compare(shapes: tuple):
     with pytest.raises(InputError) as caught:
         structural_similarity(*(torch.zeros(shape) for shape in shapes))
@@ -137,7 +139,9 @@ def test_identical_volumes_cost_nothing(untrained: TriPlanarVGGLoss, small_geome
     assert drr(volume, films_of(volume, small_geometry)).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_different_volumes_cost_something_under_every_loss(untrained: TriPlanarVGGLoss, small_geometry: BiplanarGeometry):
+def test_different_volumes_cost_something_under_every_loss(
+    untrained: TriPlanarVGGLoss, small_geometry: BiplanarGeometry
+):
     prediction, truth = smooth_pair()
     drr = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
     values = [loss(prediction, truth).item() for loss in (SSIMLoss(), GradientMagnitudeLoss(), untrained)]
@@ -259,7 +263,9 @@ def test_vgg_weights_are_those_of_the_named_file(tmp_path: Path, vgg16_features:
     assert all(torch.equal(a, b) for a, b in zip(loaded, expected))
 
 
-def test_pretrained_weights_are_taken_from_the_hubs_folder_without_a_network(hub: Path, no_network, vgg16_features: dict):
+def test_pretrained_weights_are_taken_from_the_hubs_folder_without_a_network(
+    hub: Path, no_network, vgg16_features: dict
+):
     hub.mkdir()
     torch.save(vgg16_features, hub / VGG16_FILE)
     loaded = dict(TriPlanarVGGLoss("pretrained").lpips.net.named_parameters())
@@ -336,7 +342,12 @@ def test_the_stages_losses_are_the_weighted_sums_of_the_design(
         "gradient": 0.2 * GradientMagnitudeLoss()(prediction, truth),
     }
     vgg = {"vgg_weights": "untrained", "vgg_fraction": 1.0}
-    losses = (Stage1Loss(), Stage2Loss(**vgg), Stage2Loss(**vgg, drr=0.3, **reprojection), Stage3Loss(**vgg, **reprojection))
+    losses = (
+        Stage1Loss(),
+        Stage2Loss(**vgg),
+        Stage2Loss(**vgg, drr=0.3, **reprojection),
+        Stage3Loss(**vgg, **reprojection),
+    )
     for loss, count in zip(losses, (2, 3, 4, 5)):
         assert tuple(loss.weights) == tuple(terms)[:count]
         expected = sum(list(terms.values())[:count])

@@ -173,7 +173,9 @@ def test_the_archive_meets_the_zoos_checklist(packed, tmp_path: Path):
         for name in ("metadata", "inference", "train")
     )
     assert metadata["name"] and metadata["version"] in metadata["changelog"]
-    assert not [key for key in ("bundle_root", "device", "network_def", "inferer", "output_dir") if key not in inference]
+    assert not [
+        key for key in ("bundle_root", "device", "network_def", "inferer", "output_dir") if key not in inference
+    ]
     keys = ["bundle_root", "device", "dataset_dir", "output_dir", "val_interval", "train#inferer"]
     keys += [f"train#{key}" for key in ("trainer", "trainer#max_epochs", "dataset", "dataset#data", "handlers")]
     keys += [f"validate#{key}" for key in ("evaluator", "handlers", "dataset", "dataset#data", "key_metric")]
@@ -221,7 +223,9 @@ def test_missing_weights_are_told_with_both_ways_out(packed, bundle: Path, tmp_p
     with pytest.raises(InputError) as caught:
         packed(tmp_path / "with")
     assert packed(tmp_path / "again", without_weights=True).read_bytes() == archive.read_bytes()
-    assert str(caught.value).startswith(f"{weights}: no such weights. Train the three stages and make it of stage3_best")
+    assert str(caught.value).startswith(
+        f"{weights}: no such weights. Train the three stages and make it of stage3_best"
+    )
     assert "--without-weights" in str(caught.value)
     assert not (tmp_path / "with").exists()
     assert not any(name.endswith(".pt") for name in zipfile.ZipFile(archive).namelist())
@@ -269,9 +273,7 @@ def test_a_large_file_without_a_place_is_refused(packed, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(
-    packed, server: str, dataset: Path, tmp_path: Path
-):
+def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(packed, server: str, dataset: Path, tmp_path: Path):
     """Over HTTP by `monai.bundle download`, then from the downloaded folder alone, at the sizes of its own configs."""
     packed(tmp_path / "served")
     url = f"{server}/{ARCHIVE}"

@@ -84,7 +84,9 @@ def test_a_voi_lut_is_applied(tmp_path: Path):
 
 @pytest.mark.parametrize(("photometric", "sign"), [("MONOCHROME1", 1), ("MONOCHROME2", -1), ("MONOCHROME1", None)])
 def test_a_transmission_image_becomes_line_integrals(tmp_path: Path, photometric: str, sign: int | None):
-    """`I = I0 exp(-p)`, the bare beam being in the picture; with sign -1 the file holds what is lacking from full scale."""
+    """
+    `I = I0 exp(-p)`, the bare beam being in the picture; with sign -1 the file holds what is lacking from full scale.
+    """
     expected = np.linspace(0, 6, 60).reshape(6, 10)
     stored = np.rint(60000 * np.exp(-expected)).astype(np.uint16)
     stored = 65535 - stored if sign == -1 else stored
@@ -133,10 +135,14 @@ def test_padding_shutter_and_collimator_are_not_exposed(tmp_path: Path):
     collimator = {f"Collimator{name}": value for name, value in edges.items()}
     film = read(
         write_dicom(
-            tmp_path / "film.dcm", RAMP, PixelPaddingValue=1200, PixelPaddingRangeLimit=1000, CollimatorShape="RECTANGULAR",
+            tmp_path / "film.dcm",
+            RAMP,
+            PixelPaddingValue=1200,
+            PixelPaddingRangeLimit=1000,
+            CollimatorShape="RECTANGULAR",
             **collimator,
         )
-    )  # fmt: skip
+    )
     expected = (RAMP < 1000) | (RAMP > 1200)
     expected[:, 0] = expected[:, 8:] = False
     np.testing.assert_array_equal(film.exposed, expected)
@@ -146,11 +152,14 @@ def shutter(kind: str, name: str) -> dict[str, Any]:
     """Around rows 2 to 4 and columns 3 to 7 of 6 by 10, counted from 0; the circle about row 2 and column 4."""
     tags = {
         "RECTANGULAR": {
-            "{}UpperHorizontalEdge": 2, "{}LowerHorizontalEdge": 6, "{}LeftVerticalEdge": 3, "{}RightVerticalEdge": 9
+            "{}UpperHorizontalEdge": 2,
+            "{}LowerHorizontalEdge": 6,
+            "{}LeftVerticalEdge": 3,
+            "{}RightVerticalEdge": 9,
         },
         "CIRCULAR": {"CenterOfCircular{}": [3, 5], "RadiusOfCircular{}": 2},
         "POLYGONAL": {"VerticesOfThePolygonal{}": [3, 4, 3, 8, 5, 8, 5, 4]},
-    }  # fmt: skip
+    }
     return {keyword.format(name): value for keyword, value in tags[kind].items()}
 
 
@@ -170,17 +179,21 @@ def test_a_slanted_polygon_keeps_what_lies_within_it(tmp_path: Path):
     """A triangle with the film's left and bottom sides: below the diagonal."""
     film = read(
         write_dicom(
-            tmp_path / "film.dcm", np.arange(100, dtype=np.uint16).reshape(10, 10), ShutterShape="POLYGONAL",
+            tmp_path / "film.dcm",
+            np.arange(100, dtype=np.uint16).reshape(10, 10),
+            ShutterShape="POLYGONAL",
             VerticesOfThePolygonalShutter=[1, 1, 10, 10, 10, 1],
         )
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(film.exposed, np.tri(10, dtype=bool))
 
 
 # Orientation and set-up
 
 
-@pytest.mark.parametrize("letters", [("L", "F"), ("R", "F"), ("L", "H"), ("R", "H"), ("F", "L"), ("F", "R"), ("H", "R")])
+@pytest.mark.parametrize(
+    "letters", [("L", "F"), ("R", "F"), ("L", "H"), ("R", "H"), ("F", "L"), ("F", "R"), ("H", "R")]
+)
 @pytest.mark.parametrize("plane", ["frontal", "lateral"])
 def test_films_are_turned_to_be_read(tmp_path: Path, letters: tuple[str, str], plane: str):
     """Whatever way the file is turned, the same film comes out, its pixels as wide and high as they were."""
@@ -208,7 +221,9 @@ def test_a_declared_orientation_turns_a_film_that_does_not_say(tmp_path: Path, s
         Image.fromarray(values).save(path)
     else:
         write_dicom(path, values, PatientOrientation=None, ViewPosition="LL")
-    film = LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})({"lateral": str(path)})["lateral"]
+    film = LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})({"lateral": str(path)})[
+        "lateral"
+    ]
     np.testing.assert_array_equal(film.image, values[:, ::-1])
 
 
@@ -229,7 +244,10 @@ def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("lateral", "told"),
-    [(["A", "A"], "is ['A', 'A'], expected two directions"), (["L", "F"], "is ['L', 'F'], expected directions in its plane")],
+    [
+        (["A", "A"], "is ['A', 'A'], expected two directions"),
+        (["L", "F"], "is ['L', 'F'], expected directions in its plane"),
+    ],
 )
 def test_an_orientation_that_no_lateral_film_can_have_is_refused(lateral: list[str], told: str):
     with pytest.raises(InputError, match=re.escape(f"film_orientation of a lateral film {told}")):
@@ -263,13 +281,13 @@ def test_patient_orientation_alone_tells_the_plane(tmp_path: Path):
         ({}, 3.75, 1.125, 1600),
         ({"EstimatedRadiographicMagnificationFactor": 1.2}, 3.75, 1.2, 1500),
         ({"PixelSpacing": [3, 3]}, 3.75, 1.125, 1600),
-        (
-            {"ImagerPixelSpacing": None, "PixelSpacing": [3, 3], "PixelSpacingCalibrationType": "GEOMETRY"}, 3, 1, 1600
-        ),
+        ({"ImagerPixelSpacing": None, "PixelSpacing": [3, 3], "PixelSpacingCalibrationType": "GEOMETRY"}, 3, 1, 1600),
         ({"ImagerPixelSpacing": None, "NominalScannedPixelSpacing": [0.2, 0.2]}, 0.2, 1.125, 1600),
     ],
-)  # fmt: skip
-def test_spacing_and_magnification_come_from_the_tags(tmp_path: Path, tags, pixel_mm, magnification, source_to_patient_mm):
+)
+def test_spacing_and_magnification_come_from_the_tags(
+    tmp_path: Path, tags, pixel_mm, magnification, source_to_patient_mm
+):
     film = read(write_dicom(tmp_path / "film.dcm", RAMP, **tags))
     assert film.pixel_mm == (pixel_mm, pixel_mm)
     assert film.magnification == pytest.approx(magnification)
@@ -357,9 +375,13 @@ def test_dicom_without_a_preamble_is_read(tmp_path: Path):
     np.testing.assert_array_equal(read(path).image, RAMP)
 
 
-@pytest.mark.parametrize("kind", ["png 8", "png 16", "tiff 8", "tiff 16", "tiff float", "jpeg", "rgb", "rgba", "palette"])
+@pytest.mark.parametrize(
+    "kind", ["png 8", "png 16", "tiff 8", "tiff 16", "tiff float", "jpeg", "rgb", "rgba", "palette"]
+)
 def test_a_picture_is_read_with_rows_as_rows(tmp_path: Path, kind: str):
-    values = RAMP if "16" in kind else (RAMP / 7).astype(np.float32) if "float" in kind else (RAMP // 25).astype(np.uint8)
+    values = (
+        RAMP if "16" in kind else (RAMP / 7).astype(np.float32) if "float" in kind else (RAMP // 25).astype(np.uint8)
+    )
     picture = Image.fromarray(values)
     picture = picture.convert(kind.upper()) if kind in ("rgb", "rgba") else picture
     picture = picture.convert("P") if kind == "palette" else picture
@@ -426,7 +448,9 @@ def test_tags_that_cannot_be_used_are_named(tmp_path: Path, tags: dict[str, Any]
     assert told in refused(path)
 
 
-@pytest.mark.parametrize(("kept", "told"), [(0.9, "cannot be decoded"), (0.5, "Pixel Data (7FE0,0010)"), (0.0, "not a DICOM")])
+@pytest.mark.parametrize(
+    ("kept", "told"), [(0.9, "cannot be decoded"), (0.5, "Pixel Data (7FE0,0010)"), (0.0, "not a DICOM")]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_truncated_file_is_refused(tmp_path: Path, kept: float, told: str):
     path = tmp_path / "film.dcm"
@@ -498,7 +522,11 @@ def test_films_given_the_wrong_way_round_are_exchanged(tmp_path: Path):
     [
         ({}, {}, "both are frontal films (View Position PA and PA), expected one frontal and one lateral"),
         (LATERAL, LATERAL, "both are lateral films"),
-        ({}, {**LATERAL, "PatientID": "two"}, "Patient ID (0010,0020) is one and two, expected two films of one patient"),
+        (
+            {},
+            {**LATERAL, "PatientID": "two"},
+            "Patient ID (0010,0020) is one and two, expected two films of one patient",
+        ),
     ],
 )
 def test_films_that_do_not_belong_together_are_refused(tmp_path: Path, frontal: dict, lateral: dict, told: str):

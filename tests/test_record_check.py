@@ -33,7 +33,9 @@ def transform() -> Compose:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """CTs that fill the cube, as `good.nii.gz` and so on, and a film, as `good.png` and, with its place, `film.nii.gz`."""
+    """
+    CTs that fill the cube, as `good.nii.gz` and so on, and a film, as `good.png` and, with its place, `film.nii.gz`.
+    """
     for number, record in enumerate((CT, *OTHERS)):
         write_ct(str(tmp_path / record["ct"]), phantom(24, 0.05 * number), cube_affine(24, 360.0))
     Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(tmp_path / "good.png")
@@ -76,7 +78,9 @@ def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transfo
         ("training[2]", "lateral"),
         ("validation[0]", "ct"),
     ]
-    for problem, file, text in zip(problems, ("nan.nii.gz", "constant.nii.gz", "cut.nii.gz"), ("NaN", "constant", "read")):
+    for problem, file, text in zip(
+        problems, ("nan.nii.gz", "constant.nii.gz", "cut.nii.gz"), ("NaN", "constant", "read")
+    ):
         assert problem.message.startswith(str(folder / file))
         assert text in problem.message
     print_problems(problems, count)
@@ -113,10 +117,17 @@ def test_a_ct_that_comes_again_is_told_by_what_it_holds(folder: Path, transform:
     """Under another name, uncompressed, in the same section or another."""
     write_ct(str(folder / "copy.nii"), phantom(24, 0.0), cube_affine(24, 360.0))
     copy = {"ct": "copy.nii"}
-    problems, _ = check(folder, transform, training=[CT, OTHERS[0], copy], validation=[OTHERS[1]], test=[copy, OTHERS[2]])
-    assert [(p.record, p.field, p.is_error) for p in problems] == [("training[2]", "ct", False), ("test[0]", "ct", False)]
+    problems, _ = check(
+        folder, transform, training=[CT, OTHERS[0], copy], validation=[OTHERS[1]], test=[copy, OTHERS[2]]
+    )
+    assert [(p.record, p.field, p.is_error) for p in problems] == [
+        ("training[2]", "ct", False),
+        ("test[0]", "ct", False),
+    ]
     for problem in problems:
-        assert problem.message.startswith(f"warning: {folder / 'copy.nii'}: field 'ct' is the CT of training[0] as well")
+        assert problem.message.startswith(
+            f"warning: {folder / 'copy.nii'}: field 'ct' is the CT of training[0] as well"
+        )
 
 
 def test_a_patient_in_two_sections_is_told_by_the_patient_id(folder: Path, transform: Compose):

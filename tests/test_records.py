@@ -223,9 +223,15 @@ def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
 @pytest.mark.parametrize(
     ("declared", "told"),
     [
-        ({"film_scale": "log"}, "field 'film_scale' is 'log', expected one of line_integral, transmission, presentation"),
+        (
+            {"film_scale": "log"},
+            "field 'film_scale' is 'log', expected one of line_integral, transmission, presentation",
+        ),
         ({"film_orientation": ["A", "F"]}, "field 'film_orientation' is ['A', 'F'], expected an object"),
-        ({"film_orientation": {"side": ["A", "F"]}}, "expected an object with lists of two letters as frontal and lateral"),
+        (
+            {"film_orientation": {"side": ["A", "F"]}},
+            "expected an object with lists of two letters as frontal and lateral",
+        ),
         ({"film_orientation": {"lateral": 5}}, "is {'lateral': 5}, expected an object with lists"),
         ({"film_orientation": {"lateral": ["L", "F"]}}, "is ['L', 'F'], expected directions in its plane"),
         ({"film_orientation": {"frontal": ["L", "F", "H"]}}, "is ['L', 'F', 'H'], expected two directions"),

@@ -59,7 +59,16 @@ NoisyBatch.__module__ = "scripts.noisy"  # as one of the bundle, whose arguments
 def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
     """A training of a small network with every kind of randomness, ready to run or to go on."""
     wanted = {"lr": 0.01, "records": 7, "batch": 2, "parts": 1, "workers": 0, "dropout": 0.5, "noise": 0.5}
-    wanted |= {"target": 1.0, "validation_target": 1.0, "max_norm": 1.0, "patience": None, "still": False, "frozen": False, "interval": 1, **settings}
+    wanted |= {
+        "target": 1.0,
+        "validation_target": 1.0,
+        "max_norm": 1.0,
+        "patience": None,
+        "still": False,
+        "frozen": False,
+        "interval": 1,
+        **settings,
+    }
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(wanted["dropout"]), torch.nn.Linear(8, 1))
     network[0].requires_grad_(not wanted["frozen"])
@@ -244,7 +253,9 @@ def take_away_a_parameter(path: Path) -> None:
     torch.save(state, path)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, replace_by_weights, replace_by_an_object, take_away_a_parameter])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_a_bit, replace_by_weights, replace_by_an_object, take_away_a_parameter]
+)
 def test_an_unusable_checkpoint_is_named_and_the_one_before_it_used(alone: Path, tmp_path: Path, damage: Callable):
     stopped(tmp_path / "damaged", step=14)
     assert saved_epochs(str(tmp_path / "damaged" / "resume"), 3) == [2, 3]
@@ -316,7 +327,9 @@ def test_other_weights_of_the_stage_before_are_noticed(tmp_path: Path):
         with torch.no_grad():
             trainer.network[0].bias += changed
         if changed:
-            with pytest.raises(CheckpointError, match=r"other weights .* than stage2_best.pth has now \('0\.bias' differs\)"):
+            with pytest.raises(
+                CheckpointError, match=r"other weights .* than stage2_best.pth has now \('0\.bias' differs\)"
+            ):
                 trainer.run()
         else:
             trainer.run()

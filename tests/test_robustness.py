@@ -15,8 +15,18 @@ from bundle_runs import bundle_run_here
 
 SET_UP = "@geometry"
 CHANGES = [
-    {"_target_": "scripts.evaluation.perturbations.source_distance", "change": "distance", "geometry": SET_UP, "percent": [-5, 5]},
-    {"_target_": "scripts.evaluation.perturbations.photon_noise", "change": "noise", "xray_scale": "@xray_scale", "photons": [1e4]},
+    {
+        "_target_": "scripts.evaluation.perturbations.source_distance",
+        "change": "distance",
+        "geometry": SET_UP,
+        "percent": [-5, 5],
+    },
+    {
+        "_target_": "scripts.evaluation.perturbations.photon_noise",
+        "change": "noise",
+        "xray_scale": "@xray_scale",
+        "photons": [1e4],
+    },
     {"_target_": "scripts.evaluation.perturbations.exchanged_views", "change": "exchanged"},
 ]
 CONDITIONS = [("as the network is told", None), ("distance", -5), ("distance", 5), ("noise", 1e4), ("exchanged", None)]

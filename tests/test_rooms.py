@@ -10,13 +10,25 @@ from importlib.util import resolve_name
 from pathlib import Path
 
 import pytest
+
 import scripts
 from scripts.networks.cascade import STAGES
 from scripts.projection.imaging import NUMBER_OF_STAGES
 from scripts.training.former_names import FORMER_MODULES, FORMER_NAMES
 
 SCRIPTS = Path(scripts.__file__).parent
-ROOMS = ["io", "projection", "anatomy", "radiographs", "data", "networks", "losses", "training", "evaluation", "reporting"]
+ROOMS = [
+    "io",
+    "projection",
+    "anatomy",
+    "radiographs",
+    "data",
+    "networks",
+    "losses",
+    "training",
+    "evaluation",
+    "reporting",
+]
 DOORS = {"__init__", "datalist", "half_precision", "package"}
 OWN_PACKAGES = {
     "pydicom": "io",
@@ -70,7 +82,12 @@ def test_no_module_imports_itself_by_way_of_others():
 
 @pytest.mark.parametrize("package", OWN_PACKAGES)
 def test_a_package_is_imported_by_one_room(package: str):
-    rooms = {name.split(".")[0] for name, path in modules().items() for found in imports(name, path) if found.split(".")[0] == package}
+    rooms = {
+        name.split(".")[0]
+        for name, path in modules().items()
+        for found in imports(name, path)
+        if found.split(".")[0] == package
+    }
     assert rooms == {OWN_PACKAGES[package]}
 
 

@@ -52,7 +52,10 @@ def test_a_byte_order_mark_is_no_fault(tmp_path: Path):
         ({"geometry#fov_mm": "@imports"}, "geometry#fov_mm"),
         ({"network_def": {"_target_": "os.system", "command": "id"}}, "network_def#_target_"),
         ({"network_def#_target_": "subprocess.run"}, "network_def#_target_"),
-        ({"network_def": {"x": {"_target_": "scripts.BiplanarGeometry", "_requires_": "$1"}}}, "network_def#x#_requires_"),
+        (
+            {"network_def": {"x": {"_target_": "scripts.BiplanarGeometry", "_requires_": "$1"}}},
+            "network_def#x#_requires_",
+        ),
         ({"network_def#_disabled_": "$1"}, "network_def#_disabled_"),
         ({"network_def#_mode_": "debug"}, "network_def#_mode_"),
         ({"imports": ["$import os"]}, "imports"),

@@ -68,7 +68,9 @@ def test_a_refiner_starts_as_the_upsampling_of_the_volume_before(kind, evidence,
 
 
 @pytest.mark.parametrize("kind", [Stage2Refiner128, Stage3Refiner256])
-@pytest.mark.parametrize("region", [REGION, Region(32, (0, 0, 0), (32, 5, 8)), Region(32, (31, 0, 7), (32, 1, 9))], ids=str)
+@pytest.mark.parametrize(
+    "region", [REGION, Region(32, (0, 0, 0), (32, 5, 8)), Region(32, (31, 0, 7), (32, 1, 9))], ids=str
+)
 def test_a_region_is_that_part_of_the_whole(kind, region: Region, evidence, geometry, previous, awaken: Build):
     stage = awaken(kind(**SIZES)).double()
     inputs = (*(tensor.double() for tensor in evidence), geometry, previous.double())
@@ -124,7 +126,9 @@ def test_a_stage_reads_the_evidence_that_it_is_told_to(
     stage = awaken(Stage1Base64(**{**FIRST, "context": {**CONTEXT, "attention": attention}}, evidence=evidence_read))
     inputs = {"features": evidence[0], "xrays": evidence[1]}
     before = run(stage, *inputs.values(), geometry)
-    moved = [n for n in inputs if not torch.equal(run(stage, *{**inputs, n: inputs[n].flip(-1)}.values(), geometry), before)]
+    moved = [
+        n for n in inputs if not torch.equal(run(stage, *{**inputs, n: inputs[n].flip(-1)}.values(), geometry), before)
+    ]
     assert moved == moving
 
 

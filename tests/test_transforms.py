@@ -37,9 +37,7 @@ def noise(*shape: int) -> np.ndarray:
 def to_cube(path: str, size: int = SIZE, fov_mm: float = FOV) -> MetaTensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*of the cube")
-        load = Compose(
-            [LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", size, fov_mm)]
-        )
+        load = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", size, fov_mm)])
         return load({"ct": path})["ct"]
 
 

@@ -134,7 +134,9 @@ def test_a_patients_cases_make_one_score(weights: Path, tmp_path: Path):
     hu = torch.full((3, 1, 16, 16, 16), -800.0)
     errors = torch.tensor([10.0, 30.0, 50.0]).view(3, 1, 1, 1, 1)
     records = [{"name": name, "patient": patient} for name, patient in (("a1", "a"), ("a2", "a"), ("b", "b"))]
-    fit = IntervalScaleFit(table(half_widths_hu=[[10.0] * 2] * 3), 0.9, 0.9, WINDOW, str(tmp_path / "t.json"), str(weights), 3)
+    fit = IntervalScaleFit(
+        table(half_widths_hu=[[10.0] * 2] * 3), 0.9, 0.9, WINDOW, str(tmp_path / "t.json"), str(weights), 3
+    )
     fit.take(hu, hu + errors, records)
     fit.finish(None)
     _, calibration = read_error_table(str(tmp_path / "t.json"), str(weights), 16.0)
@@ -145,8 +147,9 @@ def test_a_patients_cases_make_one_score(weights: Path, tmp_path: Path):
 @pytest.mark.parametrize("patients", [9, 19])
 def test_of_new_patients_nine_tenths_are_covered_as_the_conformal_factor_says(patients: int):
     """
-    Patients whose errors are all of a scale of their own. A further patient lies within the factor with a probability of
-    9 of 10, and 18 of 20; 3 standard errors of the 4000 draws are 0.015. One patient's score is enough for half of them.
+    Patients whose errors are all of a scale of their own. A further patient lies within the factor with a probability
+    of 9 of 10, and 18 of 20; 3 standard errors of the 4000 draws are 0.015. One patient's score is enough for half of
+    them.
     """
     hu = torch.full((1, 1, 12, 12, 12), -1000.0)
     hu[:, :, 3:9, 3:9, 3:9] = 40.0
@@ -182,8 +185,8 @@ def test_the_patient_whom_the_factor_was_fitted_on_is_covered_as_wanted(
     calibrated_on: str, agrees: bool, weights: Path, overlay: Path, tmp_path: Path
 ):
     """
-    Of one patient coverage is the wanted one, less the width of a voxel, since the fit's X-rays are those that are served;
-    it is another one where the fit's X-rays are augmented. No two voxels of the patient are alike.
+    Of one patient coverage is the wanted one, less the width of a voxel, since the fit's X-rays are those that are
+    served; it is another one where the fit's X-rays are augmented. No two voxels of the patient are alike.
     """
     hu = phantom(24, 0.0) + 200 * torch.rand(24, 24, 24)
     write_ct(str(tmp_path / "textured.nii.gz"), hu, cube_affine(24, 360.0))
@@ -240,7 +243,10 @@ def test_inference_says_what_the_half_widths_rest_on(fitted: Path, weights, data
 
 def test_the_preview_names_the_kind_of_calibration():
     figure = preview_figure(
-        torch.rand(2, 8, 8), torch.zeros(8, 8, 8), half_width=torch.ones(8, 8, 8), calibration="empirical scale, 1 patient"
+        torch.rand(2, 8, 8),
+        torch.zeros(8, 8, 8),
+        half_width=torch.ones(8, 8, 8),
+        calibration="empirical scale, 1 patient",
     )
     assert figure.axes[-1].get_xlabel() == "empirical scale, 1 patient"
 
@@ -268,7 +274,14 @@ def first_is(value: Any) -> Callable[[list], list]:
     return lambda rows: [[value, *rows[0][1:]], *rows[1:]]
 
 
-NOT_FINITE = {"NaN": math.nan, "infinity": math.inf, "a huge integer": 10**999, "null": None, "text": "1", "a truth value": True}
+NOT_FINITE = {
+    "NaN": math.nan,
+    "infinity": math.inf,
+    "a huge integer": 10**999,
+    "null": None,
+    "text": "1",
+    "a truth value": True,
+}
 TAMPERED = {
     **{f"factor {name}": ("factor", value) for name, value in NOT_FINITE.items()},
     "factor negative": ("factor", -1.0),
@@ -311,12 +324,17 @@ def test_a_tampered_table_is_refused_by_file_and_field(tampered: str, fitted: Pa
 
 def refused_as(tampered: str, field: str) -> str:
     """The field that is named: a consistent one may be the other of the two that do not fit each other."""
-    others = {"a level that the scores do not bear": "calibration.kind", "a score left out": "factor|calibration.patients"}
+    others = {
+        "a level that the scores do not bear": "calibration.kind",
+        "a score left out": "factor|calibration.patients",
+    }
     others |= {"an edge too few": "half_widths_hu", "calibration is a list": "calibration.scores"}
     return others.get(tampered, field)
 
 
-@pytest.mark.parametrize("field", ["weights_sha256", "factor", "half_widths_hu", "hu_edges", "patient_level", "calibration"])
+@pytest.mark.parametrize(
+    "field", ["weights_sha256", "factor", "half_widths_hu", "hu_edges", "patient_level", "calibration"]
+)
 def test_a_table_without_a_field_is_named(field: str, fitted: Path, weights: Path, tmp_path: Path):
     content = json.loads(fitted.read_text())
     content.pop(field)
@@ -324,7 +342,9 @@ def test_a_table_without_a_field_is_named(field: str, fitted: Path, weights: Pat
         read(tmp_path, json.dumps(content), weights)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", "null", "[" * 100_000, '{"a":' * 100_000, "\udcff", " " * (2**23 + 1)])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "null", "[" * 100_000, '{"a":' * 100_000, "\udcff", " " * (2**23 + 1)]
+)
 def test_what_is_no_table_is_refused(text: str, weights: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="table.json: (cannot be read as JSON|holds a |is no file of at most)"):
         read(tmp_path, text, weights)

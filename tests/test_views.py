@@ -1,4 +1,6 @@
-"""Which side the rays come from: mirror images, views that differ within a batch, and views that weights have not met."""
+"""
+Which side the rays come from: mirror images, views that differ within a batch, and views that weights have not met.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_a_batch_of_different_views_is_projected_and_lifted_as_each_case_alone(c
     lifted = lift(films[:, :, None], replace(mixed, angles_deg=torch.tensor([angles] * 4)), SIZE)
     for case, views in enumerate(PAIRS):
         alone = replace(mixed, views=views, angles_deg=angles)
-        torch.testing.assert_close(films[case : case + 1], project(chests[case : case + 1], alone), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            films[case : case + 1], project(chests[case : case + 1], alone), rtol=1e-5, atol=1e-5
+        )
         again = lift(films[case : case + 1, :, None], alone, SIZE)
         torch.testing.assert_close(lifted[case : case + 1], again, rtol=1e-4, atol=1e-4)
 
@@ -136,7 +140,9 @@ def test_weights_have_met_the_views_that_stand_beside_them_else_those_of_the_con
     assert known_views(str(weights), geometry) == [("PA", "LL"), ("AP", "LL")]
 
 
-@pytest.mark.parametrize("views", [[], [["PA"]], [["LL", "PA"]], "PA LL", [["PA", "LL"], ["AP", 1]], {"PA": "LL"}, None])
+@pytest.mark.parametrize(
+    "views", [[], [["PA"]], [["LL", "PA"]], "PA LL", [["PA", "LL"], ["AP", 1]], {"PA": "LL"}, None]
+)
 def test_views_beside_weights_that_are_none_are_refused_by_name(weights, geometry, views):
     write_known_views(str(weights), [("PA", "LL")])
     path = weights.with_name("model_views.json")

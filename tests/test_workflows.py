@@ -250,7 +250,9 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(two_processe
     train_here(1, two_processes.overlay, dataset, tmp_path, batch_size=4)
     together = checkpoint(Trained(two_processes.folder, []), 1)
     for name, alone in checkpoint(Trained(tmp_path, []), 1).items():
-        torch.testing.assert_close(together[name], alone, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            together[name], alone, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     lines = [
         [json.loads(line) for line in (folder / "stage1_epochs.jsonl").read_text().splitlines()]
         for folder in (two_processes.folder, tmp_path)

@@ -32,7 +32,10 @@ SET_UP = BiplanarGeometry(detector_pixels=PIXELS)
 
 def sample(*shape: int) -> dict[str, torch.Tensor]:
     """X-rays without structure, wholly exposed."""
-    return {"xrays": torch.rand(shape or (2, PIXELS, PIXELS)), "exposed": torch.ones(shape or (2, PIXELS, PIXELS)).bool()}
+    return {
+        "xrays": torch.rand(shape or (2, PIXELS, PIXELS)),
+        "exposed": torch.ones(shape or (2, PIXELS, PIXELS)).bool(),
+    }
 
 
 # Photon noise
@@ -86,7 +89,9 @@ def test_a_collimated_film_shows_a_rectangle_and_is_zero_outside_in_each_view_by
         rows, columns = (torch.nonzero(view.any(axis))[[0, -1], 0].tolist() for axis in (1, 0))
         assert view[rows[0] : rows[1] + 1, columns[0] : columns[1] + 1].all()
         assert view.sum() == (rows[1] - rows[0] + 1) * (columns[1] - columns[0] + 1) < view.numel()
-        assert min(rows[0], columns[0]) >= 0 and max(rows[0], columns[0], 63 - rows[1], 63 - columns[1]) <= round(0.3 * 64)
+        assert min(rows[0], columns[0]) >= 0 and max(rows[0], columns[0], 63 - rows[1], 63 - columns[1]) <= round(
+            0.3 * 64
+        )
         rectangles.append((rows, columns))
     assert rectangles[0] != rectangles[1]
 
@@ -134,7 +139,11 @@ def test_a_film_for_presentation_is_what_preparation_makes_of_such_a_file(tmp_pa
 def test_the_configuration_standardises_films_as_it_prepares_them():
     config = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
     prepare = next(t for t in config["load"]["transforms"] if t["_target_"] == "scripts.PrepareXraysd")
-    show = next(t for t in config["augment_xrays"]["transforms"] if t["_target_"] == "scripts.RandScaleIntensityRangePercentilesd")
+    show = next(
+        t
+        for t in config["augment_xrays"]["transforms"]
+        if t["_target_"] == "scripts.RandScaleIntensityRangePercentilesd"
+    )
     assert all(show[name] == prepare[name] for name in ("percentiles", "standard_range"))
 
 

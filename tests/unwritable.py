@@ -14,7 +14,9 @@ on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has neither limit
 
 @contextmanager
 def full_disk(bytes_left: int) -> Iterator[None]:
-    """A file that grows beyond this size ends in an OSError, as on a full disk; also in the processes started within."""
+    """
+    A file that grows beyond this size ends in an OSError, as on a full disk; also in the processes started within.
+    """
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

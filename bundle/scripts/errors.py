@@ -64,7 +64,9 @@ def told(error: BaseException) -> str:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The :class:`BundleError` among the causes of an error, which MONAI wraps in others; else the first of the chain."""
+    """
+    The :class:`BundleError` among the causes of an error, which MONAI wraps in others; else the first of the chain.
+    """
     while not isinstance(error, BundleError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__
     return error

@@ -54,7 +54,8 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         try:
             headers = Headers(scope=scope)
             self._check_site(headers, self._checked_host(headers, scope))
@@ -66,7 +67,8 @@ class Gate:
             answer = JSONResponse(
                 {"detail": printable(refusal.reason)}, refusal.status, {**named, "Connection": "close"}
             )
-            return await answer(scope, receive, send)
+            await answer(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
     def _checked_host(self, headers: Headers, scope: Scope) -> str:

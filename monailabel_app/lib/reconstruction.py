@@ -49,8 +49,8 @@ class ReconstructionTask(InferTask):
 
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """
-        Paths `image` and `lateral` to the path of the CT in the folder `folder`, and what is known of it. Where there is
-        a sidecar for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
+        Paths `image` and `lateral` to the path of the CT in the folder `folder`, and what is known of it. Where there
+        is a sidecar for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
         """
         films, folder = {"frontal": request["image"], "lateral": request["lateral"]}, Path(request["folder"])
         device = device_called(request.get("device") or self.device)

@@ -46,9 +46,13 @@ class StudyDatastore(Datastore):
     def refresh(self) -> None:
         """Searches the folder anew. A study whose names are no UTF-8 cannot be told to a client, and is passed over."""
         found = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in find_film_pairs(self.folder)}
-        odd = [name for name, info in found.items() if not all(map(_is_text, (name, info["lateral"], info["ct"] or "")))]
+        odd = [
+            name for name, info in found.items() if not all(map(_is_text, (name, info["lateral"], info["ct"] or "")))
+        ]
         for name in odd:
-            logger.warning(f"{name}: its name is no UTF-8, or that of its lateral film or CT; rename it. It is not listed.")
+            logger.warning(
+                f"{name}: its name is no UTF-8, or that of its lateral film or CT; rename it. It is not listed."
+            )
             del found[name]
         self._info = found
 
@@ -79,9 +83,9 @@ class StudyDatastore(Datastore):
             image_info: not used.
 
         Raises:
-            HTTPException: 409 when a file of this name is there, in whatever case of letters, when a study would have two
-                films of one view or two CTs, or when a study or a CT would no longer be listed or trained on; 507 when
-                the folder cannot be written to.
+            HTTPException: 409 when a file of this name is there, in whatever case of letters, when a study would have
+                two films of one view or two CTs, or when a study or a CT would no longer be listed or trained on; 507
+                when the folder cannot be written to.
         """
         with self._one_upload_at_a_time:
             self.refresh()
@@ -91,7 +95,9 @@ class StudyDatastore(Datastore):
             if harmed := self._second_of(image_id) or self._lost(pairs, cts):
                 (self.folder / image_id).unlink()
                 self.refresh()
-                told = f"with image {image_id!r} it would not be known what belongs to {harmed!r}; expected another name."
+                told = (
+                    f"with image {image_id!r} it would not be known what belongs to {harmed!r}; expected another name."
+                )
                 raise HTTPException(409, told)
         return image_id
 
@@ -128,7 +134,9 @@ class StudyDatastore(Datastore):
         return {record.ct for record in find_records(self.folder)[0]}
 
     def _lost(self, pairs: dict[str, dict[str, str | None]], cts: set[str]) -> str | None:
-        """A study that is no longer listed with the lateral film and the CT that it had, or a CT that is in no record."""
+        """
+        A study that is no longer listed with the lateral film and the CT that it had, or a CT that is in no record.
+        """
         changed = (name for name, info in pairs.items() if not self._goes_on(name, info))
         return next(changed, None) or min(cts - self._cts(), default=None)
 

@@ -118,7 +118,9 @@ class RandNodulesd(RandCTChanged):
     ) -> None:
         super().__init__(keys, prob)
         if max(within_mm) >= fov_mm / 2:
-            raise ValueError(f"RandNodulesd: within_mm is {within_mm}, expected less than half of fov_mm, {fov_mm / 2:g}.")
+            raise ValueError(
+                f"RandNodulesd: within_mm is {within_mm}, expected less than half of fov_mm, {fov_mm / 2:g}."
+            )
         self.fov_mm, self.most = fov_mm, most
         self.radius_mm, self.hu, self.within_mm = tuple(radius_mm), tuple(hu), tuple(within_mm)
         self.middles_mm, self.radii_mm, self.values_hu = torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0)

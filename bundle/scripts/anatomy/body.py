@@ -16,8 +16,8 @@ MASK_SIZE = 64
 
 def body(hu: torch.Tensor) -> torch.Tensor:
     """
-    The body in a CT `(1, S, S, S)` with a margin around it, boolean: found at 64³ as in :func:`~scripts.anatomy.body.body_mask`,
-    one voxel wider.
+    The body in a CT `(1, S, S, S)` with a margin around it, boolean: found at 64³ as in
+    :func:`~scripts.anatomy.body.body_mask`, one voxel wider.
     """
     coarse = body_mask(adaptive_avg_pool3d(hu[None].float(), min(MASK_SIZE, hu.shape[-1])))
     wider = max_pool3d(coarse.float(), kernel_size=3, stride=1, padding=1)

@@ -14,7 +14,9 @@ from torch.nn.functional import grid_sample
 
 SLICES_PER_BLOCK = 16
 LARGEST_MAGNITUDE = 0.4
-"""Of the spacing of the control points: below 1 / 2.48 nothing folds (Choi and Lee 2000, doi:10.1006/gmod.1999.0519)."""
+"""
+Of the spacing of the control points: below 1 / 2.48 nothing folds (Choi and Lee 2000, doi:10.1006/gmod.1999.0519).
+"""
 
 
 class RandDeformd(RandomizableTransform, MapTransform):
@@ -23,8 +25,8 @@ class RandDeformd(RandomizableTransform, MapTransform):
 
     The bending is a free-form deformation (Rueckert et al. 1999, doi:10.1109/42.796284): cubic B-splines through a
     lattice of control points, each moved by up to a random magnitude along each axis. The root mean square of the
-    displacement along an axis is about a fifth of the magnitude. Lengths are in mm, so that a deformation is the same at
-    every number of voxels. The affine of the CT stays that of the cube.
+    displacement along an axis is about a fifth of the magnitude. Lengths are in mm, so that a deformation is the same
+    at every number of voxels. The affine of the CT stays that of the cube.
 
     Args:
         keys: fields with a cube `(C, S, S, S)`.
@@ -57,8 +59,8 @@ class RandDeformd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, prob)
         if max(magnitude_mm) > LARGEST_MAGNITUDE * spacing_mm:
             raise ValueError(
-                f"RandDeformd: magnitude_mm is {magnitude_mm}, expected at most {LARGEST_MAGNITUDE * spacing_mm:g}, which "
-                f"is {LARGEST_MAGNITUDE} of spacing_mm; larger ones can fold the volume."
+                f"RandDeformd: magnitude_mm is {magnitude_mm}, expected at most {LARGEST_MAGNITUDE * spacing_mm:g}, "
+                f"which is {LARGEST_MAGNITUDE} of spacing_mm; larger ones can fold the volume."
             )
         self.fov_mm, self.degrees, self.shift_mm, self.scale = fov_mm, degrees, shift_mm, scale
         self.magnitude_mm, self.spacing_mm = tuple(magnitude_mm), spacing_mm

@@ -20,11 +20,12 @@ from .known_views import Views, as_known
 class PrepareBiplanarBatch(PrepareBatch):
     """
     Makes a batch of loaded records into X-rays as input, `{"ct", "xrays", "geometry"}` as target, and the network's
-    `stages` and `geometry` arguments: deforms the CTs, projects them, and augments the X-rays, each record by itself, on
-    the engine's device.
+    `stages` and `geometry` arguments: deforms the CTs, projects them, and augments the X-rays, each record by itself,
+    on the engine's device.
 
     The target's CT is scaled to [0, 1]. Its X-rays are those of the CT in the nominal geometry without augmentation; a
-    record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films again.
+    record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films
+    again.
 
     A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.StackXraysd`.
     The random transforms are seeded for every record by torch's global generator, which also draws the crop.
@@ -39,8 +40,8 @@ class PrepareBiplanarBatch(PrepareBatch):
             film shows anything; None for none.
         crop: side, in voxels of that stage, of the random part of the volume that is decoded and scored, the same for a
             batch and in the target and the network's arguments as `region`; None for the whole volume.
-        known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; None tells it the
-            truth, as training does.
+        known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; None
+            tells it the truth, as training does.
     """
 
     def __init__(
@@ -66,9 +67,7 @@ class PrepareBiplanarBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]:
-        cts, films = (
-            _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
-        )
+        cts, films = (_plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays"))
         has_films = [bool(has) for has in batchdata["has_films"]]
         prepared = [self._record(*record) for record in zip(cts, films, has_films)]
         xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))

@@ -36,8 +36,8 @@ def cached_dataset(
 
 class CachedOnDisk(PersistentDataset):
     """
-    MONAI's `PersistentDataset`, which makes a file anew that is not whole, as one is whose writing was broken off. Gives
-    tensors without metadata, also the first time, so that a batch may mix what was kept and what was just made.
+    MONAI's `PersistentDataset`, which makes a file anew that is not whole, as one is whose writing was broken off.
+    Gives tensors without metadata, also the first time, so that a batch may mix what was kept and what was just made.
 
     Warns:
         UserWarning: when it does.

@@ -48,8 +48,8 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
     Raises:
         InputError: when the file cannot be read, the section is missing or empty, a record has an unknown field, lacks
             a view or the CT, names a file that does not exist, leaves the folder by a relative path (by `..` or a
-            link), has a name that cannot be a file's on every system (see :func:`check_label`) or that another record of
-            the section has, or declares what its films cannot be.
+            link), has a name that cannot be a file's on every system (see :func:`check_label`) or that another record
+            of the section has, or declares what its films cannot be.
 
     Warns:
         UserWarning: when absolute paths lie outside the folder; they are used as they are.
@@ -103,9 +103,9 @@ def section_of(content: dict[str, Any], datalist: str, section: str) -> list[Any
 
 def resolve_records(records: Sequence[Any], datalist: str, section: str, folder: str) -> list[dict[str, Any]]:
     """
-    :func:`resolve_record` of a section, each record with a name of its own. Where the defaults of two files are alike, as
-    those of `a/b.nii` and `a_b.nii`, each gets the beginning of its path's SHA-256 behind it, whatever their order; the
-    records of one CT, of one patient, are numbered from the second on.
+    :func:`resolve_record` of a section, each record with a name of its own. Where the defaults of two files are alike,
+    as those of `a/b.nii` and `a_b.nii`, each gets the beginning of its path's SHA-256 behind it, whatever their order;
+    the records of one CT, of one patient, are numbered from the second on.
 
     Raises:
         InputError: also when two records are called alike, see :func:`check_distinct_names`.
@@ -142,8 +142,9 @@ def check_distinct_names(records: Sequence[Any], datalist: str, section: str) ->
         other = first.setdefault(_alike(name), i) if isinstance(name, str) else i
         if other != i:
             raise InputError(
-                f"{datalist}: {section}[{other}] and {section}[{i}]: field 'name' is {records[other]['name']!r} and {name!r}, "
-                f"expected names that differ by more than capitals; name one of them otherwise, or leave it out."
+                f"{datalist}: {section}[{other}] and {section}[{i}]: field 'name' is {records[other]['name']!r} and "
+                f"{name!r}, expected names that differ by more than capitals; name one of them otherwise, or leave it "
+                "out."
             )
 
 
@@ -238,8 +239,8 @@ def _check_names(record: dict[str, Any], where: str) -> None:
     name = record["name"]
     if set(name) & set(NOT_IN_A_NAME) or name.endswith(".") or RESERVED.fullmatch(name):
         raise InputError(
-            f"{where}: field 'name' is {name!r}, expected text that can name a file on every system, such as 'case_1': no "
-            f"{NOT_IN_A_NAME}, no dot at the end, and no device of Windows."
+            f"{where}: field 'name' is {name!r}, expected text that can name a file on every system, such as 'case_1': "
+            f"no {NOT_IN_A_NAME}, no dot at the end, and no device of Windows."
         )
 
 
@@ -268,8 +269,9 @@ def check_label(label: Any, where: str) -> None:
 
 def default_name(path: str, folder: str) -> str:
     """
-    What a case is called that has no name: its CT's path from the folder on, without its suffix, as one word; a folder's
-    name has no suffix. A letter that no name may have becomes `_`, and what is too long ends in its path's hash.
+    What a case is called that has no name: its CT's path from the folder on, without its suffix, as one word; a
+    folder's name has no suffix. A letter that no name may have becomes `_`, and what is too long ends in its path's
+    hash.
     """
     if os.path.isfile(path):
         path = os.path.splitext(path.removesuffix(".gz"))[0]

@@ -38,7 +38,9 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected a folder of studies.")
     if datalist.exists() and not overwrite:
-        raise InputError(f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE.")
+        raise InputError(
+            f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE."
+        )
     records, left_out = find_records(folder)
     print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
     print_unnamed(records)

@@ -72,7 +72,9 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
             problems.append(_problem(section, str(error)))
             continue
         count += len(records)
-        problems += [_problem(section, text) for text in _messages(warn_of_paths_outside, records, datalist, section, folder)]
+        problems += [
+            _problem(section, text) for text in _messages(warn_of_paths_outside, records, datalist, section, folder)
+        ]
         problems += [_problem(section, text) for text in _messages(check_distinct_names, records, datalist, section)]
         for i, record in enumerate(tqdm(records, desc=f"Checking {section}")):
             messages = _messages(_read_record, record, datalist, section, i, folder, transform, repeats)

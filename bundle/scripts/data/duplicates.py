@@ -21,8 +21,8 @@ class Repeats:
 
     def told(self, section: str, place: str, record: Mapping[str, Any], ct: Any) -> Iterator[str]:
         """
-        One sentence for a CT that was there already, by the values that training reads from it, be the file another, and
-        one for a patient of another section, by the Patient ID of the DICOM files.
+        One sentence for a CT that was there already, by the values that training reads from it, be the file another,
+        and one for a patient of another section, by the Patient ID of the DICOM files.
 
         Args:
             section: of the record.
@@ -32,7 +32,7 @@ class Repeats:
         """
         first = self.cts.setdefault(hashlib.sha256(np.ascontiguousarray(ct)).hexdigest(), place)
         if first != place:
-            yield f"{record['ct']}: field 'ct' is the CT of {first} as well, expected each CT once; leave one record out."
+            yield f"{record['ct']}: field 'ct' is the CT of {first} as well, expected each CT once; leave one out."
         for field in IMAGE_FIELDS:
             patient = patient_id(record.get(field))
             other, where = self.patients.setdefault(patient, (section, place)) if patient else (section, place)

@@ -78,7 +78,9 @@ def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
 
 
 def _reason_of_link(folder: Path, path: str) -> str | None:
-    """Why a link is left out: it leads out of the folder, or to a file that is found itself, so that it counts twice."""
+    """
+    Why a link is left out: it leads out of the folder, or to a file that is found itself, so that it counts twice.
+    """
     target = os.path.realpath(folder / path)
     if not os.path.exists(target) or not is_inside(target, str(folder)):
         return f"is a link to {target}, which is outside or missing"

@@ -41,7 +41,9 @@ def read_known_views(weights: str) -> list[tuple[str, str]] | None:
     path = sidecar_path(weights, NAME)
     if not os.path.isfile(path):
         return None
-    companion = Companion(path, weights, f"Train again, or remove it: {weights} then count as trained on the configured views.")
+    companion = Companion(
+        path, weights, f"Train again, or remove it: {weights} then count as trained on the configured views."
+    )
     views = companion.content.get(NAME)
     if not isinstance(views, list) or not views or not all(map(_is_pair, views)):
         raise companion.refusal(NAME, f"is {views!r}", f"pairs of one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}")
@@ -54,9 +56,9 @@ def _is_pair(views: Any) -> bool:
 
 def as_known(geometry: BiplanarGeometry, known: Views) -> BiplanarGeometry:
     """
-    The set-up as a network is told it that has met some views only. Whether the lateral film is LL or RL it may always be
-    told, see :class:`~scripts.ProgressiveCascadeModel`. A frontal view that it has not met, told, costs more than the
-    first one that it has met, told instead: measured by `--robustness`, the rows of the views.
+    The set-up as a network is told it that has met some views only. Whether the lateral film is LL or RL it may always
+    be told, see :class:`~scripts.ProgressiveCascadeModel`. A frontal view that it has not met, told, costs more than
+    the first one that it has met, told instead: measured by `--robustness`, the rows of the views.
 
     Args:
         geometry: the set-up that the films were taken in.
@@ -72,8 +74,9 @@ def as_known(geometry: BiplanarGeometry, known: Views) -> BiplanarGeometry:
         return geometry
     nearest = known[0][0]
     warnings.warn(
-        f"field 'frontal': the film's view is {unknown[0]}, expected {' or '.join(sorted(frontal))}, the view that these "
-        f"weights were trained on. The network is told {nearest}, which costs 0.7 to 0.9 dB at stage 1 (two patients, "
+        f"field 'frontal': the film's view is {unknown[0]}, expected {' or '.join(sorted(frontal))}, the view that "
+        f"these weights were trained on. The network is told {nearest}, which costs 0.7 to 0.9 dB at stage 1 (two "
+        "patients, "
         f"projected X-rays); told the truth it would lose more. Take the film as {nearest}, or train with both views.",
         stacklevel=2,
     )

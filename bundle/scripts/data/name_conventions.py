@@ -61,7 +61,9 @@ def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]
         return field
     patients = _patients_of(path, stem, dicom_patients)
     if len(patients) > 1:
-        return LeftOut(path, f"its folder or namesake holds DICOM files of {len(patients)} patients; whose it is is not known")
+        return LeftOut(
+            path, f"its folder or namesake holds DICOM files of {len(patients)} patients; whose it is is not known"
+        )
     return Image(min(patients), _study_of(path, stem), field, path)
 
 

@@ -35,14 +35,14 @@ class LoadCTd(MapTransform):
     Loads CTs by MONAI's readers, as channel-first float32, and refuses what cannot be used.
 
     Args:
-        keys: fields to load, each a file or the folder of a DICOM series, see :func:`~scripts.io.ct_reader.read_ct`. Further
-            axes than three must have length 1.
+        keys: fields to load, each a file or the folder of a DICOM series, see :func:`~scripts.io.ct_reader.read_ct`.
+            Further axes than three must have length 1.
 
     Raises:
-        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.LARGEST_VOLUME` voxels,
-            another number of dimensions or several channels, holds complex, NaN, infinite or immense values, is empty or
-            constant, or has voxels or a place that no CT has; also what :func:`~scripts.io.ct_reader.read_ct` and
-            :func:`~scripts.io.ct_reader.check_ct` refuse.
+        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.LARGEST_VOLUME`
+            voxels, another number of dimensions or several channels, holds complex, NaN, infinite or immense values, is
+            empty or constant, or has voxels or a place that no CT has; also what :func:`~scripts.io.ct_reader.read_ct`
+            and :func:`~scripts.io.ct_reader.check_ct` refuse.
     """
 
     def __init__(self, keys: KeysCollection) -> None:
@@ -79,8 +79,8 @@ class ResampleToCubed(MapTransform):
     """
     Brings CTs to the model's cube: RAS+, centred on the middle of the CT, with air where the CT does not reach.
 
-    Nothing is less dense than air, -1000 HU. A scanner pads what lies outside of its circle, often with -1024, and no X-ray
-    shows where that circle was; as a truth it would charge air for being air.
+    Nothing is less dense than air, -1000 HU. A scanner pads what lies outside of its circle, often with -1024, and no
+    X-ray shows where that circle was; as a truth it would charge air for being air.
 
     An axis that gets coarser is smoothed first, see :func:`smooth_for_coarser`, then the cube is read by linear
     interpolation.
@@ -133,8 +133,8 @@ class ResampleToCubed(MapTransform):
 class StackXraysd(Transform):
     """
     Puts a record's films, `(1, P, P)` each, into one field, so that records with films and without make one batch:
-    `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what the
-    record said of them; `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, stays.
+    `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what
+    the record said of them; `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, stays.
 
     Args:
         pixels: along a side of the detector.
@@ -168,8 +168,8 @@ def _checked_voxels(image: MetaTensor, where: str) -> MetaTensor:
     largest = float(image.abs().max())
     if largest > LARGEST_HU:
         raise InputError(
-            f"{where} holds values of up to {largest:g} in size, expected HU, at most {LARGEST_HU:g}; correct the rescale, "
-            f"such as a NIfTI's scl_slope, or clip what is no tissue."
+            f"{where} holds values of up to {largest:g} in size, expected HU, at most {LARGEST_HU:g}; correct the "
+            f"rescale, such as a NIfTI's scl_slope, or clip what is no tissue."
         )
     return image
 
@@ -181,14 +181,14 @@ def _check_place(affine: torch.Tensor, where: str) -> None:
     if not ((sides >= least) & (sides <= most)).all():  # NaN is in no range
         found = " x ".join(f"{side:.3g}" for side in sides.tolist())
         raise InputError(
-            f"{where} has voxel sides of {found} mm, expected finite lengths above 0, of {least:g} to {most:g} mm; correct "
-            f"the header."
+            f"{where} has voxel sides of {found} mm, expected finite lengths above 0, of {least:g} to {most:g} mm; "
+            f"correct the header."
         )
     if not (affine[:3, 3].abs() <= FARTHEST_MM).all():
         found = ", ".join(f"{place:.3g}" for place in affine[:3, 3].tolist())
         raise InputError(
-            f"{where} has its first voxel at ({found}) mm, expected finite numbers of at most {FARTHEST_MM:g}; correct the "
-            f"header, such as the last column of a NIfTI's sform."
+            f"{where} has its first voxel at ({found}) mm, expected finite numbers of at most {FARTHEST_MM:g}; correct "
+            f"the header, such as the last column of a NIfTI's sform."
         )
 
 

@@ -1,1 +1,3 @@
-"""Volumes against the ground truth and without it: metrics, baselines, perturbations, intervals, out-of-distribution."""
+"""
+Volumes against the ground truth and without it: metrics, baselines, perturbations, intervals, out-of-distribution.
+"""

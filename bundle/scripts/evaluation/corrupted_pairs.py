@@ -33,8 +33,9 @@ def measure_faults(
     path: str,
 ) -> None:
     """
-    Writes, for each pair of X-rays, distance and flag with every fault of :data:`FAULTS`, and with its frontal or lateral
-    film taken from another patient; with the rate of false alarms, which the pair without a fault is to be read by.
+    Writes, for each pair of X-rays, distance and flag with every fault of :data:`FAULTS`, and with its frontal or
+    lateral film taken from another patient; with the rate of false alarms, which the pair without a fault is to be read
+    by.
 
     Args:
         records: batches of one record, whose pairs are spoilt.
@@ -54,7 +55,9 @@ def measure_faults(
                 spoilt[f"lateral of {other}"] = torch.stack([films[0], stranger[1]])
                 spoilt[f"frontal of {other}"] = torch.stack([stranger[0], films[1]])
         found = {fault: familiarity.assess(pair) for fault, pair in spoilt.items()}
-        faults = {fault: {key: each[key] for key in ("distance", "mistake", "flagged")} for fault, each in found.items()}
+        faults = {
+            fault: {key: each[key] for key in ("distance", "mistake", "flagged")} for fault, each in found.items()
+        }
         cases.append({"case": name, "faults": faults})
     head = {"notice": NOTICE, "threshold": familiarity.threshold, "false_alarms": familiarity.false_alarms.as_content()}
     write_json(path, {**head, "cases": cases})

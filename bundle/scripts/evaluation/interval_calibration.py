@@ -67,7 +67,9 @@ class IntervalTableFit(VolumeHandler):
         hu_window: lowest and highest HU of the volumes' scale.
     """
 
-    def __init__(self, table: IntervalTable, voxel_coverage: float, least_voxels: int, hu_window: Sequence[float]) -> None:
+    def __init__(
+        self, table: IntervalTable, voxel_coverage: float, least_voxels: int, hu_window: Sequence[float]
+    ) -> None:
         super().__init__(hu_window)
         self.table, self.voxel_coverage, self.least_voxels = table, voxel_coverage, least_voxels
         self.counts = torch.zeros(table.half_widths.numel(), ERROR_BINS, dtype=torch.int64)
@@ -91,9 +93,9 @@ class IntervalTableFit(VolumeHandler):
 
 class IntervalScaleFit(VolumeHandler):
     """
-    Finds the factor by which the half-widths have to be multiplied, see :class:`~scripts.evaluation.prediction_intervals.Calibration`, and
-    writes the file. Every patient has one score, the mean over its cases. Its X-rays have to come as they do when the
-    network is used: augmented ones make other errors.
+    Finds the factor by which the half-widths have to be multiplied, see
+    :class:`~scripts.evaluation.prediction_intervals.Calibration`, and writes the file. Every patient has one score, the
+    mean over its cases. Its X-rays have to come as they do when the network is used: augmented ones make other errors.
 
     Args:
         table: the fitted table; gets the factor.
@@ -197,8 +199,8 @@ class CoverageReport(VolumeHandler):
 
 def coverage(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor) -> dict[str, dict[str, float]]:
     """
-    The figures of :data:`COVERAGE_DEFINITIONS` for one case, volumes `(1, 1, S, S, S)` in HU. A part that the truth does
-    not hold has NaN.
+    The figures of :data:`COVERAGE_DEFINITIONS` for one case, volumes `(1, 1, S, S, S)` in HU. A part that the truth
+    does not hold has NaN.
     """
     error, body = (hu - truth).abs(), body_mask(truth)
     parts = {"whole": torch.ones_like(body), "body": body}
@@ -206,7 +208,9 @@ def coverage(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor) ->
     return {
         "coverage": {name: (error <= half_width)[part].float().mean().item() for name, part in parts.items()},
         "half_width_hu": {name: half_width[part].mean().item() for name, part in parts.items()},
-        "spearman": {name: _rank_correlation(half_width[parts[name]], error[parts[name]]) for name in ("whole", "body")},
+        "spearman": {
+            name: _rank_correlation(half_width[parts[name]], error[parts[name]]) for name in ("whole", "body")
+        },
     }
 
 

@@ -43,9 +43,7 @@ def final_volume_and_truth(output: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return volume, truth_at(output["label"]["ct"], volume.shape[-1])
 
 
-def volume_metrics(
-    volume: torch.Tensor, truth: torch.Tensor, hu_window: Sequence[float]
-) -> dict[str, float]:
+def volume_metrics(volume: torch.Tensor, truth: torch.Tensor, hu_window: Sequence[float]) -> dict[str, float]:
     """
     The metrics of :data:`DEFINITIONS` that compare two volumes.
 
@@ -82,7 +80,8 @@ def x2ct_psnr(hu: torch.Tensor, hu_truth: torch.Tensor) -> float:
     a peak of 4095, averaged over the slices of each axis and then over the axes. A slice without error counts 100 dB.
 
     The rule is theirs on any two volumes in HU. What an evaluation hands over is not: it has been clipped to the
-    model's window, which ends at 1024 HU by default, theirs at 1476. :mod:`scripts.evaluation.x2ct_protocol` has their protocol.
+    model's window, which ends at 1024 HU by default, theirs at 1476. :mod:`scripts.evaluation.x2ct_protocol` has their
+    protocol.
 
     Args:
         hu: `(X, Y, Z)`, clipped here to their window, -1024 to 1476.

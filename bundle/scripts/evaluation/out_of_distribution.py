@@ -30,7 +30,11 @@ LEAST_PATIENTS = 3
 NEARER = 0.9
 """A pair counts as mistaken when undoing a mistake brings it nearer than this part of its distance."""
 FEATURES = (
-    *(f"{view} like {which}" for view in XRAY_KEYS for which in ("its mean", "upside down", "mirrored", "the other mean")),
+    *(
+        f"{view} like {which}"
+        for view in XRAY_KEYS
+        for which in ("its mean", "upside down", "mirrored", "the other mean")
+    ),
     *(f"{view} roughness" for view in XRAY_KEYS),
     "rows agree",
     "rows change alike",
@@ -62,7 +66,10 @@ MISTAKES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **{f"{view} inverted": of_view(view, inverted) for view in XRAY_KEYS},
 }
 """What is done to pairs `(..., 2, H, W)` by mistake, and is seen by undoing it."""
-UNDONE_BY = {"both turned to the left": "both turned to the right", "both turned to the right": "both turned to the left"}
+UNDONE_BY = {
+    "both turned to the left": "both turned to the right",
+    "both turned to the right": "both turned to the left",
+}
 """Mistakes that are not undone by themselves."""
 
 
@@ -76,9 +83,9 @@ def film_features(films: torch.Tensor, mean_films: torch.Tensor) -> np.ndarray:
     What is compared of pairs of X-rays, in the order of :data:`FEATURES`, `(B, 12)`.
 
     Of each film, how it correlates at 16 x 16 pixels with the mean film of its view, with that turned upside down, with
-    that mirrored, and with the mean film of the other view; and its mean difference from row to row. Of the pair, how the
-    means of the rows of both films correlate, and the changes of these from row to row: a row of either film is made of
-    nearly the same slice of the body.
+    that mirrored, and with the mean film of the other view; and its mean difference from row to row. Of the pair, how
+    the means of the rows of both films correlate, and the changes of these from row to row: a row of either film is
+    made of nearly the same slice of the body.
 
     Args:
         films: from :func:`reduced`, `(B, 2, 64, 64)`.
@@ -204,8 +211,8 @@ class Familiarity:
 
     def assess(self, xrays: torch.Tensor) -> dict[str, Any]:
         """
-        One pair `(2, P, P)`, on any device: its distance, the threshold, the mistake of :data:`MISTAKES` without which it
-        would be much nearer, whether it is flagged, how many deviations each feature is off, the largest first, and
+        One pair `(2, P, P)`, on any device: its distance, the threshold, the mistake of :data:`MISTAKES` without which
+        it would be much nearer, whether it is flagged, how many deviations each feature is off, the largest first, and
         :meth:`FalseAlarms.as_content`. What is not finite is flagged.
         """
         films = reduced(xrays)[None]
@@ -415,9 +422,10 @@ class DetectOutOfDistributiond(Transform):
             mistake = f" They would be much nearer if they were not {found['mistake']}." if found["mistake"] else ""
             warnings.warn(
                 f"field 'frontal' and field 'lateral': these X-rays are unlike those of the training: distance "
-                f"{found['distance']:.2f}, expected at most {found['threshold']:.2f}; furthest off is '{name}', by {off:+.1f} "
-                f"deviations.{mistake} Do not rely on the reconstruction; look whether the films are of one patient, in order, "
-                f"upright and not inverted. It may be a false alarm: {found['false_alarms']['statement']}"
+                f"{found['distance']:.2f}, expected at most {found['threshold']:.2f}; furthest off is '{name}', by "
+                f"{off:+.1f} deviations.{mistake} Do not rely on the reconstruction; look whether the films are of one "
+                "patient, in order, upright and not inverted. It may be a false alarm: "
+                f"{found['false_alarms']['statement']}"
             )
         return {**record, FAMILIARITY_KEY: found}
 
@@ -432,7 +440,9 @@ def _one_by_one(
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Of pictures or profiles `(B, ...)` with one or as many others, each as a whole: `(B,)`; 0 where one is constant."""
+    """
+    Of pictures or profiles `(B, ...)` with one or as many others, each as a whole: `(B,)`; 0 where one is constant.
+    """
     first, second = first.flatten(1), second.expand_as(first).flatten(1)
     first, second = (each - each.mean(1, keepdim=True) for each in (first, second))
     return (first * second).mean(1) / (first.square().mean(1) * second.square().mean(1)).sqrt().clamp(min=1e-6)

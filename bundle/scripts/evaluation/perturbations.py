@@ -112,16 +112,21 @@ def exchanged_views(change: str) -> list[Condition]:
 
 def other_views(geometry: BiplanarGeometry, views: Sequence[Sequence[str]]) -> list[Condition]:
     """
-    Pairs taken from other sides, such as AP and LL. The network is told so, or is told the nominal views all the same, or,
-    where both views are others, the nominal frontal one alone, see :func:`~scripts.data.known_views.as_known`.
+    Pairs taken from other sides, such as AP and LL. The network is told so, or is told the nominal views all the same,
+    or, where both views are others, the nominal frontal one alone, see :func:`~scripts.data.known_views.as_known`.
     """
     frontal, lateral = geometry.views
     taken = {" ".join(pair): replace(geometry, views=tuple(pair)) for pair in views}
     told = [Condition("other views, told so", name, geometry=set_up, told=set_up) for name, set_up in taken.items()]
-    untold = [Condition(f"other views, told {frontal} {lateral}", name, geometry=set_up) for name, set_up in taken.items()]
+    untold = [
+        Condition(f"other views, told {frontal} {lateral}", name, geometry=set_up) for name, set_up in taken.items()
+    ]
     half_told = [
         Condition(
-            f"other views, told {frontal}", name, geometry=set_up, told=replace(set_up, views=(frontal, set_up.views[1]))
+            f"other views, told {frontal}",
+            name,
+            geometry=set_up,
+            told=replace(set_up, views=(frontal, set_up.views[1])),
         )
         for name, set_up in taken.items()
         if set_up.views[0] != frontal and set_up.views[1] != lateral

@@ -1,4 +1,6 @@
-"""How far a reconstruction may be off: the half-width of an interval around each voxel, from what training has erred."""
+"""
+How far a reconstruction may be off: the half-width of an interval around each voxel, from what training has erred.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class IntervalTable:
         gradient_edges: rising HU/mm that part the columns, one fewer than there are columns.
         fov_mm: side of the cube.
         half_widths_hu: the table, rows by columns; zeros until it is fitted.
-        factor: what every half-width is multiplied by, see :class:`~scripts.evaluation.interval_calibration.IntervalScaleFit`.
+        factor: what every half-width is multiplied by, see
+            :class:`~scripts.evaluation.interval_calibration.IntervalScaleFit`.
     """
 
     def __init__(
@@ -78,11 +81,11 @@ class Calibration:
     """
     What the factor of the half-widths rests on: a score of each patient of a section that was not trained on.
 
-    A patient's score is the factor that its own intervals need to hold the truth in `voxel_coverage` of its voxels. With
-    enough of them, the factor is the ⌈(n + 1) · `patient_level`⌉-th smallest of n scores: split conformal prediction
-    over patients (Lei et al., 2018, arXiv:1604.04173, section 2.2). If another patient is exchangeable with these, its
-    score lies within the factor with a probability of at least `patient_level`. With fewer, the factor is the largest
-    score, an empirical scale that promises nothing of others.
+    A patient's score is the factor that its own intervals need to hold the truth in `voxel_coverage` of its voxels.
+    With enough of them, the factor is the ⌈(n + 1) · `patient_level`⌉-th smallest of n scores: split conformal
+    prediction over patients (Lei et al., 2018, arXiv:1604.04173, section 2.2). If another patient is exchangeable with
+    these, its score lies within the factor with a probability of at least `patient_level`. With fewer, the factor is
+    the largest score, an empirical scale that promises nothing of others.
 
     Args:
         voxel_coverage: share of a patient's voxels, above 0 and below 1.

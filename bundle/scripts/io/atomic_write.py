@@ -94,8 +94,8 @@ def write_checkpoint(path: str, state: Any) -> None:
     write_whole(
         path,
         write,
-        next_step="free the place and start the same command again, which goes on from the last checkpoint; those written "
-        "before are whole",
+        next_step="free the place and start the same command again, which goes on from the last checkpoint; those "
+        "written before are whole",
     )
 
 
@@ -108,7 +108,9 @@ def _cause_of(error: RuntimeError) -> OSError:
 
 
 def remove_unfinished(folder: str, names: str) -> None:
-    """Removes what killed processes have left of files that match `names`, such as `stage1_*`, see :func:`write_whole`."""
+    """
+    Removes what killed processes have left of files that match `names`, such as `stage1_*`, see :func:`write_whole`.
+    """
     for unfinished in glob(os.path.join(escape(folder), f".unfinished-*-{names}")):
         os.remove(unfinished)
 
@@ -134,7 +136,9 @@ def _told_of(path: str, next_step: str = FREE_OR_CHOOSE) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{shown(path)}: cannot be written ({error.strerror or told(error)}); {next_step}.") from error
+        raise OutputError(
+            f"{shown(path)}: cannot be written ({error.strerror or told(error)}); {next_step}."
+        ) from error
 
 
 def _unfinished(folder: str, name: str) -> str:

@@ -40,8 +40,8 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
 
     Raises:
         InputError: for another suffix, a series that is no CT volume, one that ITK puts elsewhere than its headers do,
-            a NIfTI that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`, or a header
-            that :func:`check_nrrd` or :func:`check_meta_image` refuses.
+            a NIfTI that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`, or a
+            header that :func:`check_nrrd` or :func:`check_meta_image` refuses.
     """
     if os.path.isdir(path):
         return _read_series(path, field)
@@ -106,8 +106,8 @@ def check_axes(axes: torch.Tensor, where: str) -> None:
     cosine = ((axes / lengths).T @ (axes / lengths)).fill_diagonal_(0).abs().max()
     if cosine > SHEAR:
         raise InputError(
-            f"{where} is sheared: two of its axes meet at {torch.rad2deg(torch.acos(cosine)):.1f} degrees, expected 90; "
-            f"resample it to a grid of right angles, as for a CT taken with a tilted gantry."
+            f"{where} is sheared: two of its axes meet at {torch.rad2deg(torch.acos(cosine)):.1f} degrees, expected "
+            f"90; resample it to a grid of right angles, as for a CT taken with a tilted gantry."
         )
 
 
@@ -141,7 +141,7 @@ def _check_nifti_header(path: str, where: str) -> None:
     image = nibabel.load(path)
     if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
         raise InputError(
-            f"{where} has sform_code 0 and qform_code 0, expected one of them above 0: the file does not say which side "
-            f"is the patient's right; convert the original again."
+            f"{where} has sform_code 0 and qform_code 0, expected one of them above 0: the file does not say which "
+            f"side is the patient's right; convert the original again."
         )
     check_axes(torch.as_tensor(image.affine[:3, :3]), where)

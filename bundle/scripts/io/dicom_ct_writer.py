@@ -22,8 +22,8 @@ from .ct_reader import check_axes
 
 SERIES_DESCRIPTION = "CT estimated from two X-rays, not for diagnosis"
 DERIVATION = (
-    "Estimated by a neural network from a frontal and a lateral chest X-ray; not acquired by a CT scanner. Structures can "
-    "be invented or missing. Research use only, not for diagnosis."
+    "Estimated by a neural network from a frontal and a lateral chest X-ray; not acquired by a CT scanner. Structures "
+    "can be invented or missing. Research use only, not for diagnosis."
 )
 RESCALE_INTERCEPT = -1024
 IDENTIFICATION = (
@@ -67,8 +67,8 @@ def read_identification(path: str) -> Dataset:
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(IDENTIFICATION))
     except Exception as error:
         raise InputError(
-            f"{path}: the patient's data cannot be copied from it, expected a DICOM file; give the radiograph as DICOM, or "
-            f"do not ask for the patient."
+            f"{path}: the patient's data cannot be copied from it, expected a DICOM file; give the radiograph as "
+            f"DICOM, or do not ask for the patient."
         ) from error
     if not header.get("StudyInstanceUID"):
         raise InputError(f"{path}: StudyInstanceUID is missing, expected it for copying the patient's data.")
@@ -87,8 +87,8 @@ def check_series_folder(folder: str) -> None:
     others = [name for name in os.listdir(folder) if not name.endswith(".dcm")] if os.path.isdir(folder) else []
     if others:
         raise InputError(
-            f"{folder}: holds {len(others)} files that are no series, such as {others[0]}; it would be replaced: move them "
-            f"or choose another output folder."
+            f"{folder}: holds {len(others)} files that are no series, such as {others[0]}; it would be replaced: move "
+            f"them or choose another output folder."
         )
 
 
@@ -127,8 +127,8 @@ def _stored_values(hu: np.ndarray, folder: str) -> np.ndarray:
     limits = np.iinfo(np.int16)
     if not np.isfinite(stored).all() or stored.min() < limits.min or stored.max() > limits.max:
         raise InputError(
-            f"{folder}: the volume to write holds NaN or values from {np.nanmin(hu):g} to {np.nanmax(hu):g} HU, expected "
-            f"finite values that fit 16 bits."
+            f"{folder}: the volume to write holds NaN or values from {np.nanmin(hu):g} to {np.nanmax(hu):g} HU, "
+            f"expected finite values that fit 16 bits."
         )
     return stored.astype("<i2")
 

@@ -125,17 +125,21 @@ def _read(path: str, where: str) -> Dataset:
 def _check_kind(dataset: Dataset, where: str) -> None:
     modality = dataset.get("Modality")
     if modality and modality not in MODALITIES:
-        raise InputError(f"{where}: {named('Modality')} is {shown(modality)}, expected a radiograph: {', '.join(MODALITIES)}.")
+        raise InputError(
+            f"{where}: {named('Modality')} is {shown(modality)}, expected a radiograph: {', '.join(MODALITIES)}."
+        )
     if "PixelData" not in dataset:
         raise InputError(f"{where} has no {named('PixelData')}, or is truncated before it; export the image again.")
     frames = str(dataset.get("NumberOfFrames") or 1)
     if frames != "1":
-        raise InputError(f"{where}: {named('NumberOfFrames')} is {shown(frames)}, expected 1; export the frame that is wanted.")
+        raise InputError(
+            f"{where}: {named('NumberOfFrames')} is {shown(frames)}, expected 1; export the frame that is wanted."
+        )
     colours = dataset.get("PhotometricInterpretation")
     if colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise InputError(
-            f"{where}: {named('PhotometricInterpretation')} is {shown(colours)}, expected MONOCHROME1 or MONOCHROME2; export "
-            f"the radiograph in grey."
+            f"{where}: {named('PhotometricInterpretation')} is {shown(colours)}, expected MONOCHROME1 or MONOCHROME2; "
+            f"export the radiograph in grey."
         )
     bits = dataset.get("BitsStored")
     if bits is None or not 8 <= bits <= 16:
@@ -151,8 +155,9 @@ def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
     except Exception as error:
         syntax = dataset.file_meta.TransferSyntaxUID
         raise InputError(
-            f"{where}: the pixels of transfer syntax {shown(syntax.name)} ({shown(syntax)}) cannot be decoded ({told(error)}); "
-            f"expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or have it decompressed."
+            f"{where}: the pixels of transfer syntax {shown(syntax.name)} ({shown(syntax)}) cannot be decoded "
+            f"({told(error)}); expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or "
+            "have it decompressed."
         ) from error
     if dataset.PixelRepresentation == 0:
         stored = stored & (2**dataset.BitsStored - 1)  # higher bits may hold old overlays
@@ -241,8 +246,8 @@ def _view(dataset: Dataset, missing: list[str]) -> str | None:
     view = view_of(dataset)
     if view is None:
         missing.append(
-            f"{named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found {shown(view_position(dataset)) or 'none'}): "
-            f"the view of the configured geometry is assumed"
+            f"{named('ViewPosition')} that is one of {', '.join(PLANE_OF_VIEW)} (found "
+            f"{shown(view_position(dataset)) or 'none'}): the view of the configured geometry is assumed"
         )
     return view
 
@@ -267,13 +272,13 @@ def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
     magnification = _distance(dataset, "EstimatedRadiographicMagnificationFactor")
     if magnification is not None and not 1 <= magnification <= LARGEST_MAGNIFICATION:
         raise InputError(
-            f"{where}: {named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1 and at "
-            f"most {LARGEST_MAGNIFICATION:g}; correct the tag."
+            f"{where}: {named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1 "
+            f"and at most {LARGEST_MAGNIFICATION:g}; correct the tag."
         )
     if detector is not None and detector > LONGEST_DISTANCE_MM:
         raise InputError(
-            f"{where}: {named('DistanceSourceToDetector')} is {detector:g}, expected at most {LONGEST_DISTANCE_MM:g} mm; "
-            f"correct the tag."
+            f"{where}: {named('DistanceSourceToDetector')} is {detector:g}, expected at most {LONGEST_DISTANCE_MM:g} "
+            f"mm; correct the tag."
         )
     if detector and magnification:
         patient = detector / magnification
@@ -284,8 +289,8 @@ def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
         )
     if patient and not (detector or 0) / LARGEST_MAGNIFICATION <= patient <= LONGEST_DISTANCE_MM:
         raise InputError(
-            f"{where}: {named('DistanceSourceToPatient')} is {patient:g}, expected at most {LONGEST_DISTANCE_MM:g} mm, and "
-            f"no magnification above {LARGEST_MAGNIFICATION:g}; correct the tag."
+            f"{where}: {named('DistanceSourceToPatient')} is {patient:g}, expected at most {LONGEST_DISTANCE_MM:g} mm, "
+            f"and no magnification above {LARGEST_MAGNIFICATION:g}; correct the tag."
         )
     if detector and patient:
         magnification = detector / patient
@@ -314,7 +319,8 @@ def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[fl
         along_column, along_row = (float(number) for number in dataset[keyword].value)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{where}: {named(keyword)} is {shown(dataset[keyword].value)}, expected two numbers in mm; correct the tag."
+            f"{where}: {named(keyword)} is {shown(dataset[keyword].value)}, expected two numbers in mm; correct the "
+            "tag."
         ) from error
     spacing = along_column, along_row
     check_spacing(spacing, (dataset.Rows, dataset.Columns), f"{where}: {named(keyword)}")

@@ -21,8 +21,8 @@ _held: dict[str, BinaryIO] = {}
 
 def hold_folder(folder: str) -> None:
     """
-    Takes the lock of a folder, which is made where it is missing, until :func:`leave_folder` or the end of this process,
-    however that comes. What a process that is no more has left is taken over.
+    Takes the lock of a folder, which is made where it is missing, until :func:`leave_folder` or the end of this
+    process, however that comes. What a process that is no more has left is taken over.
 
     Raises:
         OutputError: when another process holds it, by its number and host, or the lock's file cannot be written.

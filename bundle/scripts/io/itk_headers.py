@@ -1,6 +1,6 @@
 """
-Headers of NRRD and MetaImage, read and checked before ITK sees the file: at some damaged ones it ends the whole process,
-and a detached header may name any file of the machine as its voxels.
+Headers of NRRD and MetaImage, read and checked before ITK sees the file: at some damaged ones it ends the whole
+process, and a detached header may name any file of the machine as its voxels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
     **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
-    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4),
+    **dict.fromkeys(
+        ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4
+    ),
     **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int"), 8),
     **dict.fromkeys(("int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int"), 8),
     **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
@@ -97,8 +99,8 @@ def check_meta_image(path: str, where: str) -> None:
     header = content[: ending.end()] if ending else b""
     if not header or not header.isascii():
         raise InputError(
-            f"{where} has a damaged header, expected MetaImage, lines of ASCII such as 'NDims = 3', ElementDataFile the "
-            f"last of them; convert the original again."
+            f"{where} has a damaged header, expected MetaImage, lines of ASCII such as 'NDims = 3', ElementDataFile "
+            f"the last of them; convert the original again."
         )
     lines = [line for line in header.decode().replace("\r\n", "\n").split("\n") if line.strip()]
     fields = _fields((line.partition("=") for line in lines), where)
@@ -177,7 +179,9 @@ def _check_nrrd_place(fields: dict[str, str], where: str) -> None:
 
 
 def _check_meta_place(fields: dict[str, str], dimensions: int, where: str) -> None:
-    """MetaIO takes a side of 1 mm and axes to the left, posterior and superior where a header is silent; here it speaks."""
+    """
+    MetaIO takes a side of 1 mm and axes to the left, posterior and superior where a header is silent; here it speaks.
+    """
     lengths = {"elementspacing": dimensions, "offset": dimensions, "position": dimensions, "origin": dimensions}
     matrices = dict.fromkeys(("transformmatrix", "rotation", "orientation"), dimensions**2)
     for name, count in (lengths | matrices | {"elementsize": dimensions, "centerofrotation": dimensions}).items():
@@ -196,7 +200,9 @@ def _skipped(fields: dict[str, str], where: str, is_raw: bool) -> int:
     """Bytes before a NRRD's values; -1, "the values end the file", is of raw ones alone (section 4.6 of the format)."""
     skipped = _whole({"byteskip": "0"} | fields, "byteskip", where)
     if len(skipped) != 1 or skipped[0] < (-1 if is_raw else 0):
-        raise _wrong(where, "byte skip", fields["byteskip"], "a number of bytes, or -1 for raw values at the file's end")
+        raise _wrong(
+            where, "byte skip", fields["byteskip"], "a number of bytes, or -1 for raw values at the file's end"
+        )
     lines = _whole({"lineskip": "0"} | fields, "lineskip", where)
     if len(lines) != 1 or lines[0] < 0:
         raise _wrong(where, "line skip", fields["lineskip"], "a number of lines")
@@ -205,10 +211,15 @@ def _skipped(fields: dict[str, str], where: str, is_raw: bool) -> int:
 
 def _neighbour(path: str, name: str, field: str, where: str) -> str:
     """
-    The file of the values that a detached header names: a plain name beside it, no pattern and no list. It may be a link
-    only where the header is one too, as in the caches of Hugging Face and git-annex.
+    The file of the values that a detached header names: a plain name beside it, no pattern and no list. It may be a
+    link only where the header is one too, as in the caches of Hugging Face and git-annex.
     """
-    if not re.fullmatch(r"[^/\\:%*?\"<>|]+", name) or name in (".", "..") or name.split()[0] == "LIST" or name[0] == "@":
+    if (
+        not re.fullmatch(r"[^/\\:%*?\"<>|]+", name)
+        or name in (".", "..")
+        or name.split()[0] == "LIST"
+        or name[0] == "@"
+    ):
         raise _wrong(where, field, name, "the name of one file in the same folder")
     voxels = os.path.join(os.path.dirname(path), name)
     if not os.path.isfile(voxels):
@@ -217,7 +228,8 @@ def _neighbour(path: str, name: str, field: str, where: str) -> str:
         )
     if os.path.islink(voxels) and not os.path.islink(path):
         raise InputError(
-            f"{where} has its voxels in '{name}', a link to {shown(os.path.realpath(voxels))}, expected a file; copy it there."
+            f"{where} has its voxels in '{name}', a link to {shown(os.path.realpath(voxels))}, expected a file; copy "
+            "it there."
         )
     return voxels
 
@@ -226,8 +238,8 @@ def _check_length(voxels: str, start: int, expected: int, where: str) -> None:
     found = os.path.getsize(voxels) - start
     if found < expected:
         raise InputError(
-            f"{where} has {max(found, 0)} bytes of voxels in {shown(os.path.basename(voxels))}, expected {expected} by its "
-            f"header; fetch it again."
+            f"{where} has {max(found, 0)} bytes of voxels in {shown(os.path.basename(voxels))}, expected {expected} by "
+            f"its header; fetch it again."
         )
 
 

@@ -87,8 +87,8 @@ def check_nifti_extent(path: str, largest: int, where: str) -> None:
     check_extent([int(length) for length in shape], largest, where)
     if not 0 <= offset <= LARGEST_NIFTI_HEADER:
         raise InputError(
-            f"{where} has a header of {offset} bytes (vox_offset), expected at most {LARGEST_NIFTI_HEADER}; convert the "
-            f"original again."
+            f"{where} has a header of {offset} bytes (vox_offset), expected at most {LARGEST_NIFTI_HEADER}; convert "
+            f"the original again."
         )
 
 

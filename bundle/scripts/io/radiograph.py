@@ -21,10 +21,12 @@ LARGEST_VALUE = 1e10
 LEAST_CONTRAST = 1e-6
 """Least range of a film's values, in any unit, that is told from none."""
 PIXEL_SIDES_MM = (0.01, 20.0)
-"""Lengths that a side of a pixel can have: those of detectors are of 0.05 to 0.5 mm, those of a thumbnail of some mm."""
+"""
+Lengths that a side of a pixel can have: those of detectors are of 0.05 to 0.5 mm, those of a thumbnail of some mm.
+"""
 FILM_SIDES_MM = (50.0, 1000.0)
-"""Lengths that a side of a film of a chest can have: a newborn's is of some 100 mm, detectors are of at most 430 mm, and
-longer films are of a whole leg or spine."""
+"""Lengths that a side of a film of a chest can have: a newborn's is of some 100 mm, detectors are of at most 430 mm,
+and longer films are of a whole leg or spine."""
 AS_READ = {"frontal": ("L", "F"), "lateral": ("P", "F")}
 """Where rows and columns run to, in the letters of DICOM's Patient Orientation, on films as they are read."""
 
@@ -79,7 +81,8 @@ def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
     across = [letter for letter in letters if letter in PLANE_OF_LETTER]
     if len(letters) != 2 or len(along) != 1 or len(across) != 1:
         raise InputError(
-            f"{where} is {list(directions)}, expected two directions, one of H or F and one of L, R, A or P; correct it."
+            f"{where} is {list(directions)}, expected two directions, one of H or F and one of L, R, A or P; correct "
+            "it."
         )
     return letters
 
@@ -102,7 +105,8 @@ def check_orientations(orientations: Mapping[str, Sequence[str]], where: str = "
         letters = check_directions(orientations.get(plane, ()), f"{where} of a {plane} film")
         if plane_of(letters) != plane:
             raise InputError(
-                f"{where} of a {plane} film is {list(letters)}, expected directions in its plane, such as {[row, column]}."
+                f"{where} of a {plane} film is {list(letters)}, expected directions in its plane, such as "
+                f"{[row, column]}."
             )
 
 
@@ -196,4 +200,6 @@ def check_scale(scale: str | None, where: str = "scale") -> None:
         InputError: when `scale` is neither None nor one of the three; `where` starts the message.
     """
     if scale is not None and scale not in SCALES:
-        raise InputError(f"{where} is {scale!r}, expected one of {', '.join(SCALES)}, or null to tell it from the file.")
+        raise InputError(
+            f"{where} is {scale!r}, expected one of {', '.join(SCALES)}, or null to tell it from the file."
+        )

@@ -44,9 +44,9 @@ def read_radiograph(
     Args:
         path: the file.
         field: the record's field that names it, "frontal" or "lateral".
-        scale: what the values are. By default the file says: DICOM by its tags, see :func:`~scripts.io.dicom_radiograph.
-            read_dicom`; of the others a floating-point file holds line integrals and one of integers is a presentation
-            image, bright where attenuation is high.
+        scale: what the values are. By default the file says: DICOM by its tags, see
+            :func:`~scripts.io.dicom_radiograph. read_dicom`; of the others a floating-point file holds line integrals
+            and one of integers is a presentation image, bright where attenuation is high.
         orientations: of a `frontal` and a `lateral` film that does not say: where its rows and its columns run to, in
             the letters of DICOM's Patient Orientation. By default films are stored as they are read.
 
@@ -158,8 +158,8 @@ def _single_channel(pixels: np.ndarray, where: str) -> np.ndarray:
         pixels = green if is_coloured.mean() <= COLOURED_SHARE else pixels
     if pixels.ndim != 2:
         raise InputError(
-            f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions, or grey in all channels; "
-            f"export it in grey."
+            f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions, or grey in all "
+            f"channels; export it in grey."
         )
     return pixels
 

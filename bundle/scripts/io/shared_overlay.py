@@ -1,6 +1,6 @@
 """
-The config that a training leaves beside its weights, `overlay.json`: what it changed of network, geometry and units, which
-is all that evaluation and inference need to know of it.
+The config that a training leaves beside its weights, `overlay.json`: what it changed of network, geometry and units,
+which is all that evaluation and inference need to know of it.
 
 Weights are tensors only, and so is what lies beside them no code: MONAI would evaluate a text that begins with `$`, and
 make any object that a `_target_` names. This module needs Python alone, so that the launcher reads it as well.
@@ -66,7 +66,9 @@ def check_shared_overlay(content: dict[str, Any], path: Path) -> None:
 def _check_value(path: Path, name: str, key: str, value: Any) -> None:
     if key.startswith("_"):
         if key != "_target_" or value not in TARGETS:
-            raise _refusal(path, name, f"is {value!r}"[:200], f"one of {', '.join(TARGETS)} as _target_, and no other keyword")
+            raise _refusal(
+                path, name, f"is {value!r}"[:200], f"one of {', '.join(TARGETS)} as _target_, and no other keyword"
+            )
     elif isinstance(value, dict):
         for inner, each in value.items():
             _check_value(path, f"{name}#{inner}", inner, each)
@@ -83,6 +85,7 @@ def _root(name: str) -> str:
 
 def _refusal(path: Path, name: str, found: str, expected: str) -> ValueError:
     return ValueError(
-        f"{path}: id '{name[:100]}' {found}, expected {expected}. This file lies beside weights and describes them; write it "
-        f"anew by a training, or take weights from a source that you trust. An --overlay of your own may hold anything."
+        f"{path}: id '{name[:100]}' {found}, expected {expected}. This file lies beside weights and describes them; "
+        "write it anew by a training, or take weights from a source that you trust. An --overlay of your own may hold "
+        "anything."
     )

@@ -36,8 +36,8 @@ class DRRReprojectionLoss(nn.Module):
         geometry: BiplanarGeometry | None = None,
     ) -> torch.Tensor:
         """
-        A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar. `geometry` is that of
-        these X-rays, the nominal one by default.
+        A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar. `geometry` is that
+        of these X-rays, the nominal one by default.
 
         With a `region` the prediction holds that part, and `base`, a whole volume, the rest: line integrals are linear,
         so that those of the base and those of what the part changes add up.

@@ -13,8 +13,8 @@ SIGMA = 1.5
 
 def structural_similarity(prediction: torch.Tensor, truth: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
     """
-    SSIM of Wang et al., 2004 (doi:10.1109/TIP.2003.819861), equations 6, 13 and 14, in three dimensions: Gaussian window
-    of 11 voxels, sigma 1.5, K1 0.01, K2 0.03, averaged over the positions at which the window fits inside.
+    SSIM of Wang et al., 2004 (doi:10.1109/TIP.2003.819861), equations 6, 13 and 14, in three dimensions: Gaussian
+    window of 11 voxels, sigma 1.5, K1 0.01, K2 0.03, averaged over the positions at which the window fits inside.
 
     The same value as `monai.metrics.SSIMMetric(spatial_dims=3)`, whose full 11 x 11 x 11 convolution takes 17 s for one
     training step at 128³ on two cores; here the window is a banded matrix for each axis.

@@ -50,7 +50,9 @@ class Stage1Loss(nn.Module):
         if weight:
             self.weights[name], self.losses[name] = weight, make(*arguments)
 
-    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr) -> torch.Tensor:
+    def _term(
+        self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr
+    ) -> torch.Tensor:
         return self.losses[name](prediction, truth)
 
 
@@ -82,7 +84,9 @@ class Stage2Loss(Stage1Loss):
         self._add("vgg", vgg, TriPlanarVGGLoss, vgg_weights, vgg_fraction)
         self._add("drr", drr, partial(DRRReprojectionLoss, **reprojection))
 
-    def _term(self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr) -> torch.Tensor:
+    def _term(
+        self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr
+    ) -> torch.Tensor:
         if name == "drr":
             return self.losses[name](prediction, xrays, **drr)
         return super()._term(name, prediction, truth, xrays, **drr)
@@ -131,8 +135,9 @@ class MultiScaleLoss(nn.Module):
         """
         Args:
             volumes: the cascade's output, at least as far as this stage.
-            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays", `(B, 2, P, P)`, their
-                "geometry" where it is not the nominal one, and, when the stage's volume is only a part, its "region".
+            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays", `(B, 2, P, P)`,
+                their "geometry" where it is not the nominal one, and, when the stage's volume is only a part, its
+                "region".
 
         Returns:
             A scalar.

@@ -1,4 +1,6 @@
-"""Cross-attention from the tokens of a volume to the feature maps of two X-rays, and the transformer layer around it."""
+"""
+Cross-attention from the tokens of a volume to the feature maps of two X-rays, and the transformer layer around it.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ class BiplanarCrossAttention(nn.Module):
     :class:`~monai.networks.blocks.CrossAttentionBlock`.
 
     The block's linear maps of keys and values are moved to the side of the queries and the answers:
-    `q (W f) = (q W) f`. This gives the same numbers, and a map has far more pixels than a cube has tokens, each pixel in
-    many windows, and fewer channels than a head.
+    `q (W f) = (q W) f`. This gives the same numbers, and a map has far more pixels than a cube has tokens, each pixel
+    in many windows, and fewer channels than a head.
 
     Args:
         hidden_size: width of a token.
@@ -72,7 +74,9 @@ class BiplanarCrossAttention(nn.Module):
         return rearrange(self.attend(columns, keys), COLUMNS_TO_TOKENS[view], b=len(tokens), a=tokens.shape[3])
 
     def attend(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """What the block gives for `(N, Q, hidden_size)` queries and `(N, K, context_size)` keys, which are its values."""
+        """
+        What the block gives for `(N, Q, hidden_size)` queries and `(N, K, context_size)` keys, which are its values.
+        """
         heads = self.block.num_heads
         to_key, to_value = (
             rearrange(layer.weight, "(h d) c -> h d c", h=heads) for layer in (self.block.to_k, self.block.to_v)
@@ -88,8 +92,8 @@ class BiplanarTransformerLayer(nn.Module):
     """
     A pre-norm transformer layer: self-attention of the volume tokens, cross-attention with the X-rays, an MLP.
 
-    In self-attention, keys and values are the averages of 2 x 2 x 2 tokens, at an eighth of the cost (spatial reduction,
-    Wang et al., 2021, arXiv:2102.12122).
+    In self-attention, keys and values are the averages of 2 x 2 x 2 tokens, at an eighth of the cost (spatial
+    reduction, Wang et al., 2021, arXiv:2102.12122).
 
     Args:
         hidden_size: width of a token.
@@ -129,8 +133,8 @@ def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: to
     """
     The rows (or columns) of a film on which the shadow of each token of a cube falls, at any depth and in either view.
 
-    A cube that is centred on the isocentre casts shadows that are nearly the same for both axes of the film and for both
-    views, so that one table serves them all, and every case of a batch. Film coordinates run against the volume's.
+    A cube that is centred on the isocentre casts shadows that are nearly the same for both axes of the film and for
+    both views, so that one table serves them all, and every case of a batch. Film coordinates run against the volume's.
 
     Args:
         geometry: the set-up.
@@ -152,8 +156,8 @@ def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: to
 
 def _shadow_bounds(geometry: BiplanarGeometry, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    Lowest and highest film coordinate in mm of each token's layer, over both film axes, views and all cases: two `(N,)`.
-    A projection maps the corners of a convex cell to the corners of its shadow.
+    Lowest and highest film coordinate in mm of each token's layer, over both film axes, views and all cases: two
+    `(N,)`. A projection maps the corners of a convex cell to the corners of its shadow.
     """
     edges = np.linspace(-geometry.fov_mm / 2, geometry.fov_mm / 2, tokens + 1)
     corners = np.meshgrid(edges, edges, edges, indexing="ij")

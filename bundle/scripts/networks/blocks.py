@@ -81,7 +81,9 @@ class DetailEnhancer(nn.Module):
 
 
 def computed(checkpointing: bool, function: Callable[..., torch.Tensor], *arguments) -> torch.Tensor:
-    """`function(*arguments)`; with `checkpointing` it is computed again in the backward pass instead of being stored."""
+    """
+    `function(*arguments)`; with `checkpointing` it is computed again in the backward pass instead of being stored.
+    """
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False)
     return function(*arguments)

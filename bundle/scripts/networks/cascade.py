@@ -24,8 +24,8 @@ class ProgressiveCascadeModel(nn.Module):
 
     A stage owns its level of the encoder; :meth:`up_to` is the part of the network that a stage's checkpoint holds.
 
-    The stages see lateral films of view LL alone. A pair with RL is that of the mirror image of the patient with LL, whose
-    volume is mirrored back: exact, and nothing that has to be learned.
+    The stages see lateral films of view LL alone. A pair with RL is that of the mirror image of the patient with LL,
+    whose volume is mirrored back: exact, and nothing that has to be learned.
 
     Args:
         geometry: the set-up of both views; `detector_pixels` is the side of the X-rays, eight times that of the first
@@ -80,8 +80,8 @@ class ProgressiveCascadeModel(nn.Module):
         self.sizes = tuple(geometry.detector_pixels // divisor for divisor in (8, 4, 2))
         if geometry.detector_pixels % 8:
             raise ValueError(
-                f"ProgressiveCascadeModel: the X-rays have {geometry.detector_pixels} pixels a side, expected a multiple of "
-                f"8, since the volumes have an eighth, a quarter and a half of them."
+                f"ProgressiveCascadeModel: the X-rays have {geometry.detector_pixels} pixels a side, expected a "
+                f"multiple of 8, since the volumes have an eighth, a quarter and a half of them."
             )
         tokens, hidden_size, mlp_dim = (ensure_tuple_rep(each, len(STAGES)) for each in (tokens, hidden_size, mlp_dim))
         self.encoder = MultiScaleXrayEncoder(feature_channels, encoder_channels)
@@ -208,13 +208,17 @@ class ProgressiveCascadeModel(nn.Module):
 
 
 def lateral_is_rl(geometry: BiplanarGeometry) -> list[bool]:
-    """Whether a lateral film is RL, its source at the patient's left: for each case, or once where all share the views."""
+    """
+    Whether a lateral film is RL, its source at the patient's left: for each case, or once where all share the views.
+    """
     signs = geometry.depth_sign(1)
     return [sign < 0 for sign in (signs.tolist() if isinstance(signs, torch.Tensor) else [signs])]
 
 
 def mirrored_films(xrays: torch.Tensor) -> torch.Tensor:
-    """The films `(B, 2, H, W)` of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike."""
+    """
+    The films `(B, 2, H, W)` of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike.
+    """
     return torch.stack([xrays[:, 0].flip(-1), xrays[:, 1]], dim=1)
 
 
@@ -232,8 +236,6 @@ class FinalVolumeModel(ProgressiveCascadeModel):
         self._check_stage(stages)
         self.final_stage = stages
 
-    def forward(
-        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, slabs: int = 1
-    ) -> torch.Tensor:
+    def forward(self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, slabs: int = 1) -> torch.Tensor:
         """X-rays `(B, 2, P, P)` to `(B, 1, S, S, S)`; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
         return super().forward(xrays, geometry, self.final_stage, slabs=slabs)[-1]

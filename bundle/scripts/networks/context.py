@@ -19,14 +19,15 @@ from .blocks import ACTIVATION, NORM, VIEWS, EvidenceStem, computed, zero_initia
 
 class ContextNetwork(nn.Module):
     """
-    Features of the whole cube: a convolutional pyramid (MONAI's U-Net blocks) over lifted evidence, and beside it, at the
-    resolution of the tokens, a ViT with cross-attention to the X-ray features. What the ViT adds starts at zero.
+    Features of the whole cube: a convolutional pyramid (MONAI's U-Net blocks) over lifted evidence, and beside it, at
+    the resolution of the tokens, a ViT with cross-attention to the X-ray features. What the ViT adds starts at zero.
 
     Args:
         size: voxels along a side of the cube.
         tokens: tokens along a side; `size / tokens` is a power of two.
         channels: width of the pyramid at each resolution, finest first.
-        attention: "ray" or "dense", see :class:`~scripts.networks.attention.BiplanarCrossAttention`; "none" leaves the ViT out.
+        attention: "ray" or "dense", see :class:`~scripts.networks.attention.BiplanarCrossAttention`; "none" leaves the
+            ViT out.
         input_channels: channels of the volumes that are seen.
         lifted_channels: channels of the features that are lifted, 0 for none.
         transformer: further arguments of :class:`BiplanarTransformer`.
@@ -49,8 +50,8 @@ class ContextNetwork(nn.Module):
         sides = [size / 2**level for level in range(len(channels))]
         if tokens not in sides or sides[-1] != int(sides[-1]):
             raise ValueError(
-                f"ContextNetwork: {len(channels)} channels make a pyramid of {[f'{side:g}' for side in sides]} voxels a "
-                f"side, expected whole numbers and {tokens}, the number of tokens, among them."
+                f"ContextNetwork: {len(channels)} channels make a pyramid of {[f'{side:g}' for side in sides]} voxels "
+                f"a side, expected whole numbers and {tokens}, the number of tokens, among them."
             )
         self.size, self.channels, self.token_level = size, channels[0], sides.index(tokens)
         self.stem = EvidenceStem(input_channels, lifted_channels, channels[0])
@@ -72,7 +73,9 @@ class ContextNetwork(nn.Module):
         features: torch.Tensor,
         geometry: BiplanarGeometry,
     ) -> torch.Tensor:
-        """Volumes of this size, and the features `(B, 2, C, P, P)` to lift and to attend to: `(B, channels, S, S, S)`."""
+        """
+        Volumes of this size, and the features `(B, 2, C, P, P)` to lift and to attend to: `(B, channels, S, S, S)`.
+        """
         pyramid = [self.entry(self.stem(seen, lifted, geometry, Region.whole(self.size)))]
         for down in self.down:
             pyramid.append(down(pyramid[-1]))
@@ -86,8 +89,8 @@ class ContextNetwork(nn.Module):
 
 class BiplanarTransformer(nn.Module):
     """
-    Adds to a volume what a ViT over its voxels, the tokens, learns from them and from both X-rays' features; zero at the
-    start.
+    Adds to a volume what a ViT over its voxels, the tokens, learns from them and from both X-rays' features; zero at
+    the start.
 
     Args:
         tokens: tokens along a side.

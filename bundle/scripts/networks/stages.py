@@ -198,7 +198,9 @@ class Stage3Refiner256(VolumeStage):
 
     def __init__(self, size: int = 256, detail_channels: int = 8, **network) -> None:
         super().__init__(size=size, **network)
-        self.detail_enhancer = convert_conv3d_weight_memory_format(DetailEnhancer(detail_channels), torch.channels_last_3d)
+        self.detail_enhancer = convert_conv3d_weight_memory_format(
+            DetailEnhancer(detail_channels), torch.channels_last_3d
+        )
 
     def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
         return volume + self.detail_enhancer(volume, films)

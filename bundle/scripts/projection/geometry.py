@@ -90,8 +90,8 @@ class BiplanarGeometry:
         if isinstance(self.views, torch.Tensor):
             if self.views.ndim < 2 or self.views.shape[-1] != 2 or not bool((self.views.abs() == 1).all()):
                 raise InputError(
-                    f"BiplanarGeometry: views are a tensor {tuple(self.views.shape)}, expected (B, 2) of 1 and -1 for the "
-                    f"cases of a batch; scripts.projection.geometry.signs_of_views makes it."
+                    f"BiplanarGeometry: views are a tensor {tuple(self.views.shape)}, expected (B, 2) of 1 and -1 for "
+                    f"the cases of a batch; scripts.projection.geometry.signs_of_views makes it."
                 )
         elif len(self.views) != 2 or self.views[0] not in FRONTAL_VIEWS or self.views[1] not in LATERAL_VIEWS:
             raise InputError(
@@ -149,8 +149,8 @@ class BiplanarGeometry:
         shadow = _bounds(self.fov_mm * self.magnification(self.fov_mm / 2))[1]
         if shadow > self.detector_size_mm * (1 + 1e-6):
             raise InputError(
-                f"BiplanarGeometry: detector_size_mm is {self.detector_size_mm}, but the cube of {self.fov_mm} mm casts "
-                f"a shadow of {shadow:.1f} mm; expected at least that."
+                f"BiplanarGeometry: detector_size_mm is {self.detector_size_mm}, but the cube of {self.fov_mm} mm "
+                f"casts a shadow of {shadow:.1f} mm; expected at least that."
             )
 
     @property
@@ -220,7 +220,11 @@ class BiplanarGeometry:
         """
         middle, sign = self.magnification(0.0), self.depth_sign(view)
         origin = (-along_row / middle, along_row * 0.0, -along_column / middle)
-        step = (along_row / self.source_to_detector_mm, along_row * 0.0 + sign, along_column / self.source_to_detector_mm)
+        step = (
+            along_row / self.source_to_detector_mm,
+            along_row * 0.0 + sign,
+            along_column / self.source_to_detector_mm,
+        )
         if view == 1:
             origin, step = ((vector[1], vector[0], vector[2]) for vector in (origin, step))
         rotation = self.rotation(view)
@@ -243,8 +247,8 @@ class BiplanarGeometry:
 
     def mirrored(self) -> BiplanarGeometry:
         """
-        The set-up in which the mirror image of a patient, right and left exchanged, casts the mirror image of the frontal
-        film and the same lateral film: LL becomes RL and the other way round, AP and PA stay.
+        The set-up in which the mirror image of a patient, right and left exchanged, casts the mirror image of the
+        frontal film and the same lateral film: LL becomes RL and the other way round, AP and PA stay.
         """
         views, angles = self.views, self.angles_deg
         if isinstance(views, torch.Tensor):
@@ -280,7 +284,11 @@ class BiplanarGeometry:
         return shaped
 
     def _angle(self, view: int, index: int) -> float | torch.Tensor:
-        return self.angles_deg[..., view, index] if isinstance(self.angles_deg, torch.Tensor) else self.angles_deg[view][index]
+        return (
+            self.angles_deg[..., view, index]
+            if isinstance(self.angles_deg, torch.Tensor)
+            else self.angles_deg[view][index]
+        )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -1,4 +1,6 @@
-"""What a volume's own X-rays say about it: its projections in the X-rays' scale, and the correction that they call for."""
+"""
+What a volume's own X-rays say about it: its projections in the X-rays' scale, and the correction that they call for.
+"""
 
 from __future__ import annotations
 

@@ -51,9 +51,7 @@ def project(mu: torch.Tensor, geometry: BiplanarGeometry, region: Region | None 
         return torch.stack([project_rays(volume, geometry, view, region) for view in range(VIEWS)], dim=1)
 
 
-def lift(
-    features: torch.Tensor, geometry: BiplanarGeometry, size: int, region: Region | None = None
-) -> torch.Tensor:
+def lift(features: torch.Tensor, geometry: BiplanarGeometry, size: int, region: Region | None = None) -> torch.Tensor:
     """
     Lays films into the volume: each voxel reads, by bilinear interpolation, the detector point that its ray hits.
 

@@ -2,8 +2,9 @@
 Views off the cube's axes, the general path: rays that meet each slice of the cube anywhere.
 
 Joseph's method (1982, doi:10.1109/TMI.1982.4307572): a ray is sampled once in each slice across its main axis, by
-bilinear interpolation in the slice. For a view along the axis this is the sum that :mod:`scripts.projection.axis_aligned` takes.
-Differentiable in the geometry too. Blocks of slices are computed again in the backward pass rather than stored.
+bilinear interpolation in the slice. For a view along the axis this is the sum that
+:mod:`scripts.projection.axis_aligned` takes. Differentiable in the geometry too. Blocks of slices are computed again in
+the backward pass rather than stored.
 """
 
 from __future__ import annotations

@@ -68,7 +68,9 @@ class RandCollimationd(RandomizableTransform, MapTransform):
 
     def _narrowed(self, mask: torch.Tensor) -> torch.Tensor:
         margins = self.R.uniform(0, self.largest, (2, 2)) * [[length] for length in mask.shape]
-        rows, columns = (slice(round(first), length - round(last)) for (first, last), length in zip(margins, mask.shape))
+        rows, columns = (
+            slice(round(first), length - round(last)) for (first, last), length in zip(margins, mask.shape)
+        )
         open_part = torch.zeros_like(mask)
         open_part[rows, columns] = True
         return mask & open_part
@@ -84,7 +86,8 @@ class RandPoissonNoised(RandomizableTransform, MapTransform):
     Args:
         keys: X-rays, as line integrals over `xray_scale`.
         xray_scale: line integral that is called 1.
-        photons: smallest and largest number N of photons that would reach a pixel through air; its logarithm is uniform.
+        photons: smallest and largest number N of photons that would reach a pixel through air; its logarithm is
+            uniform.
         prob: probability that anything is done.
     """
 

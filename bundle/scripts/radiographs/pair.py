@@ -71,8 +71,9 @@ def geometry_of_films(frontal: Radiograph, lateral: Radiograph, geometry: Biplan
     distance, half = sum(distances) / len(distances), geometry.fov_mm / 2
     if distance <= half:
         raise InputError(
-            f"{frontal.path} and {lateral.path}: fields 'frontal' and 'lateral' put the source {distance:g} mm from the "
-            f"middle of the patient, expected more than {half:g} mm; correct Distance Source to Patient (0018,1111)."
+            f"{frontal.path} and {lateral.path}: fields 'frontal' and 'lateral' put the source {distance:g} mm from "
+            f"the middle of the patient, expected more than {half:g} mm; correct Distance Source to Patient "
+            "(0018,1111)."
         )
     detector = (distance - half) * geometry.magnification(half)
     return replace(geometry, views=views, source_to_isocentre_mm=distance, source_to_detector_mm=detector)
@@ -89,6 +90,6 @@ def warn_of_other_geometry(film: Radiograph, view: str, geometry: BiplanarGeomet
     found, expected = film.source_to_patient_mm, geometry.source_to_isocentre_mm
     if found and not geometry.is_parallel and abs(found / expected - 1) > LARGEST_DIFFERENCE:
         warnings.warn(
-            f"{where}: the source is {found:g} mm from the patient, expected {expected:g} mm as the geometry says, which "
-            f"is used."
+            f"{where}: the source is {found:g} mm from the patient, expected {expected:g} mm as the geometry says, "
+            f"which is used."
         )

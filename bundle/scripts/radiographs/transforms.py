@@ -28,17 +28,18 @@ GEOMETRY_OF_FILMS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
 
 class LoadRadiographsd(Transform):
     """
-    Reads a record's `frontal` and `lateral` files as :class:`~scripts.io.radiograph.Radiograph`; exchanges the two where
-    their tags say so, and warns where their pictures do, see :func:`~scripts.radiographs.view_check.warn_of_appearance`. A record
-    of one file with both, its `image`, gets them from there, see
-    :func:`~scripts.io.radiograph_reader.read_stacked_radiographs`. A record without any is left as it is.
+    Reads a record's `frontal` and `lateral` files as :class:`~scripts.io.radiograph.Radiograph`; exchanges the two
+    where their tags say so, and warns where their pictures do, see
+    :func:`~scripts.radiographs.view_check.warn_of_appearance`. A record of one file with both, its `image`, gets them
+    from there, see :func:`~scripts.io.radiograph_reader.read_stacked_radiographs`. A record without any is left as it
+    is.
 
     Args:
         scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
             :func:`~scripts.io.radiograph_reader.read_radiograph`.
-        orientations: where rows and columns run to on a `frontal` and a `lateral` film that does not say, in the letters
-            of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for films as they are read,
-            "A" for a lateral film that has anterior on the right.
+        orientations: where rows and columns run to on a `frontal` and a `lateral` film that does not say, in the
+            letters of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for films as they
+            are read, "A" for a lateral film that has anterior on the right.
 
     A record's own `film_scale` and `film_orientation` go before these.
 
@@ -132,8 +133,8 @@ class PrepareXraysd(MapTransform):
         placed = place_on_detector(film, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
         if not torch.isfinite(placed).all():
             raise InputError(
-                f"{shown(radiograph.path)}: field '{field}' becomes NaN or infinite on the detector, expected values and "
-                f"distances of a radiograph; correct the scale of its values, its pixel spacing or its distances."
+                f"{shown(radiograph.path)}: field '{field}' becomes NaN or infinite on the detector, expected values "
+                f"and distances of a radiograph; correct the scale of its values, its pixel spacing or its distances."
             )
         return placed
 
@@ -152,6 +153,6 @@ def _warn_of_saturation(radiograph: Radiograph, area: Area, field: str) -> None:
     share = max(float((values == extreme).mean()) for extreme in (values.min(), values.max()))
     if share > LARGEST_SATURATED:
         warnings.warn(
-            f"{shown(radiograph.path)}: field '{field}' is saturated: {share:.0%} of its pixels have the lowest or the highest "
-            f"value, expected at most {LARGEST_SATURATED:.0%}; export it with a wider window."
+            f"{shown(radiograph.path)}: field '{field}' is saturated: {share:.0%} of its pixels have the lowest or the "
+            f"highest value, expected at most {LARGEST_SATURATED:.0%}; export it with a wider window."
         )

@@ -28,8 +28,8 @@ LATERAL_SLOPE = 0.3
 def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
     """
     Warns:
-        UserWarning: when the film taken for the lateral one looks frontal, or faces the other way, and its file does not
-            say what it is.
+        UserWarning: when the film taken for the lateral one looks frontal, or faces the other way, and its file does
+            not say what it is.
     """
     where = f"{lateral.path}: field 'lateral'"
     if lateral.plane is None and mediastinal_contrast(lateral) > FRONTAL_CONTRAST:
@@ -50,9 +50,9 @@ def mediastinal_contrast(radiograph: Radiograph) -> float:
     How far the middle of the chest is brighter than both of its sides, as a part of the picture's range.
 
     A frontal film has the spine and the mediastinum between two lungs. On a lateral film the lungs lie over each other,
-    between the sternum and the spine. Taken is the column, near the middle, with the largest such contrast, in the median
-    of the rows from a fifth to three fifths of the body's height; a side counts by its darkest pixel within three tenths
-    of the width.
+    between the sternum and the spine. Taken is the column, near the middle, with the largest such contrast, in the
+    median of the rows from a fifth to three fifths of the body's height; a side counts by its darkest pixel within
+    three tenths of the width.
     """
     rows = ndimage.gaussian_filter1d(_body(radiograph)[SIDE // 5 : 3 * SIDE // 5], 1, axis=1)
     reach = 3 * SIDE // 10
@@ -63,7 +63,8 @@ def mediastinal_contrast(radiograph: Radiograph) -> float:
 
 def lung_slope(radiograph: Radiograph) -> float:
     """
-    Correlation of row and column over the dark part of the chest, -1 to 1, above 0 where a lateral film is as it is read.
+    Correlation of row and column over the dark part of the chest, -1 to 1, above 0 where a lateral film is as it is
+    read.
 
     The diaphragm falls from the front to the back, so that the lungs, from their apex on, lean backwards.
     """

@@ -107,8 +107,8 @@ def check_case_folders(folder: str) -> None:
         strange = next(_strange_entries(folder), None)
     if strange is not None:
         raise OutputError(
-            f"{shown(strange)}: is none of an evaluation's files, expected in {shown(folder)} nothing but the folders of an "
-            f"earlier evaluation, which may be removed; move it, or choose another output folder."
+            f"{shown(strange)}: is none of an evaluation's files, expected in {shown(folder)} nothing but the folders "
+            f"of an earlier evaluation, which may be removed; move it, or choose another output folder."
         )
 
 

@@ -73,9 +73,9 @@ def preview_figure(
     calibration: str = "",
 ) -> Figure:
     """
-    Both X-rays `(2, H, W)` and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given, the
-    middle coronal slice of the half-width of the volume's interval `(S, S, S)` in HU, bright where it is wide, over what
-    its scale rests on.
+    Both X-rays `(2, H, W)` and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given,
+    the middle coronal slice of the half-width of the volume's interval `(S, S, S)` in HU, bright where it is wide, over
+    what its scale rests on.
     """
     figure, axes = _grid(1, 2 + len(PLANES) + (half_width is not None), title)
     low, high = DISPLAY_WINDOW_HU

@@ -28,11 +28,12 @@ NO_CHECKPOINTS = {
 
 def read_checkpoint(path: str) -> Any:
     """
-    What `torch.save` has written, onto the CPU, weights only. The file is read once. Unlike `torch.load`, compares every
-    checksum, and inflates nothing: a checkpoint is stored as it is.
+    What `torch.save` has written, onto the CPU, weights only. The file is read once. Unlike `torch.load`, compares
+    every checksum, and inflates nothing: a checkpoint is stored as it is.
 
     Raises:
-        CheckpointError: when the file cannot be read, is cut short, has changed since it was written, or is no checkpoint.
+        CheckpointError: when the file cannot be read, is cut short, has changed since it was written, or is no
+            checkpoint.
     """
     try:
         content = Path(path).read_bytes()
@@ -60,13 +61,15 @@ def _check_archive(path: str, content: bytes) -> None:
     if damaged is not None:
         raise CheckpointError(f"{path}: is damaged: the checksum of '{damaged}' does not fit its content.")
     if deflated is not None:
-        raise CheckpointError(f"{path}: is no checkpoint of PyTorch, which compresses nothing: '{deflated}' is compressed.")
+        raise CheckpointError(
+            f"{path}: is no checkpoint of PyTorch, which compresses nothing: '{deflated}' is compressed."
+        )
 
 
 class BestCheckpointSaver:
     """
-    An Ignite handler for a validator: writes a network's flat state dict after each validation that beats all before it,
-    and beside it the views that it has met.
+    An Ignite handler for a validator: writes a network's flat state dict after each validation that beats all before
+    it, and beside it the views that it has met.
 
     MONAI's `CheckpointSaver` with a fixed file name removes the best weights before it writes better ones.
 
@@ -89,8 +92,8 @@ class BestCheckpointSaver:
         state = engine.state
         if math.isnan(state.metrics[state.key_metric_name]):
             raise DivergenceError(
-                f"{state.key_metric_name} of epoch {state.epoch} is not a number. Weights written before are as they were. "
-                f"Train with a lower learning rate, into another output folder."
+                f"{state.key_metric_name} of epoch {state.epoch} is not a number. Weights written before are as they "
+                f"were. Train with a lower learning rate, into another output folder."
             )
         if state.best_metric_epoch == state.epoch and idist.get_rank() == 0:
             write_checkpoint(self.path, self.network.state_dict())
@@ -148,7 +151,9 @@ class CascadeCheckpointLoader:
 
 
 def training_command(stage: int, ckpt_dir: str) -> str:
-    """The command that trains a stage, from the folder that holds the bundle, and leaves its checkpoint in `ckpt_dir`."""
+    """
+    The command that trains a stage, from the folder that holds the bundle, and leaves its checkpoint in `ckpt_dir`.
+    """
     overlay = "" if stage == 1 else f",'bundle/configs/stage{stage}.json'"
     configs = f"\"['bundle/configs/train.json'{overlay}]\""
     line = f"python -m monai.bundle run training --config_file {configs} --bundle_root bundle"

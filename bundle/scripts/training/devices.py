@@ -15,7 +15,9 @@ def mixed_precision(device: torch.device) -> bool:
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the GPU computes in it (Ampere and newer), else float16, whose gradients MONAI's trainer scales."""
+    """
+    bfloat16 where the GPU computes in it (Ampere and newer), else float16, whose gradients MONAI's trainer scales.
+    """
     if torch.device(device).type != "cuda" or not torch.cuda.is_available():
         return torch.float16
     with torch.cuda.device(device):
@@ -31,8 +33,8 @@ def choose_device(name: str | None = None) -> torch.device:
             that `torchrun` starts, each takes the CUDA device of its local rank, unless the name has a number.
 
     Raises:
-        InputError: when the name is no device of PyTorch, or this machine has none of that kind or number, as where there
-            are fewer GPUs than processes.
+        InputError: when the name is no device of PyTorch, or this machine has none of that kind or number, as where
+            there are fewer GPUs than processes.
     """
     if name is None:
         name = next((kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available()), "cpu")
@@ -41,9 +43,9 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     if device.type != "cpu" and (device.index or 0) >= _number_of(device.type):
         raise InputError(
-            f"device: {device} is to compute, but PyTorch finds {_number_of(device.type)} of the kind '{device.type}' here; "
-            f"expected cpu, or a device that this machine has. Leave it out to have one chosen, and start at most one "
-            f"process for each GPU."
+            f"device: {device} is to compute, but PyTorch finds {_number_of(device.type)} of the kind '{device.type}' "
+            "here; expected cpu, or a device that this machine has. Leave it out to have one chosen, and start at most "
+            f"one process for each GPU."
         )
     return device
 
@@ -52,7 +54,9 @@ def _device_called(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"device: '{name}' is no device of PyTorch, expected cpu, cuda, cuda:1, mps or xpu.") from error
+        raise InputError(
+            f"device: '{name}' is no device of PyTorch, expected cpu, cuda, cuda:1, mps or xpu."
+        ) from error
 
 
 def _number_of(kind: str) -> int:

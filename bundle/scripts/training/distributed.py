@@ -17,8 +17,8 @@ def start_process_group(device: torch.device | None = None) -> None:
     Joins the process group that `torchrun` describes in the environment; alone, does nothing.
 
     Args:
-        device: of this process, by default that of :func:`~scripts.training.devices.choose_device`: by NCCL on a GPU of CUDA, else
-            by gloo.
+        device: of this process, by default that of :func:`~scripts.training.devices.choose_device`: by NCCL on a GPU of
+            CUDA, else by gloo.
     """
     if not torch.distributed.is_torchelastic_launched():
         return
@@ -49,14 +49,16 @@ def one_for_each(records: Sequence[Any], what: str) -> Sequence[Any]:
     processes = idist.get_world_size()
     if len(records) < processes:
         raise InputError(
-            f"section '{what}' has {len(records)} record(s) for {processes} processes, expected at least one for each. Use "
-            f"at most {len(records)} (`--gpus`, `--nproc_per_node`) or add records."
+            f"section '{what}' has {len(records)} record(s) for {processes} processes, expected at least one for each. "
+            f"Use at most {len(records)} (`--gpus`, `--nproc_per_node`) or add records."
         )
     return records
 
 
 def gathered(items: Sequence[Any]) -> list[Any]:
-    """The items of all processes on each, in the order in which a sampler dealt them out: one of each process in turn."""
+    """
+    The items of all processes on each, in the order in which a sampler dealt them out: one of each process in turn.
+    """
     if idist.get_world_size() == 1:
         return list(items)
     shares: list[Any] = [None] * idist.get_world_size()

@@ -10,8 +10,9 @@ from monai.engines import Evaluator
 
 class EarlyStopping:
     """
-    An Ignite handler for a trainer: ends the training when so many epochs have brought no better validation. It looks at
-    the validator's last and best epoch alone, which :class:`~scripts.Resume` keeps, and so stops where it would have.
+    An Ignite handler for a trainer: ends the training when so many epochs have brought no better validation. It looks
+    at the validator's last and best epoch alone, which :class:`~scripts.Resume` keeps, and so stops where it would
+    have.
 
     Args:
         validator: whose key metric is watched.

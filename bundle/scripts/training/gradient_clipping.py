@@ -25,8 +25,8 @@ class GradientClipping:
         max_norm: largest norm of all gradients together; null does not clip.
 
     Raises:
-        DivergenceError: when the loss, or the gradients' norm, is not finite. With float16 the gradient scaler leaves out a
-            step whose gradients overflow, as it should, and only the loss is looked at.
+        DivergenceError: when the loss, or the gradients' norm, is not finite. With float16 the gradient scaler leaves
+            out a step whose gradients overflow, as it should, and only the loss is looked at.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], max_norm: float | None) -> None:
@@ -79,7 +79,7 @@ def part_of_batch(batch_size: int, accumulation_steps: int) -> int:
 
 def _divergence(engine: Engine, found: str) -> DivergenceError:
     return DivergenceError(
-        f"Epoch {engine.state.epoch}, step {engine.state.iteration}: {found}, expected a finite value. The weights were not "
-        f"changed by this step, and the checkpoints of the epochs before are good. Train with a lower learning rate or a "
-        f"smaller max_gradient_norm, into another output folder."
+        f"Epoch {engine.state.epoch}, step {engine.state.iteration}: {found}, expected a finite value. The weights "
+        "were not changed by this step, and the checkpoints of the epochs before are good. Train with a lower learning "
+        f"rate or a smaller max_gradient_norm, into another output folder."
     )

@@ -49,15 +49,15 @@ class LossReport:
 
 class EpochReport:
     """
-    An Ignite handler for a trainer: tells after each epoch the best validation so far, the time left and the peak memory,
-    writes them with all losses and metrics as one line of JSON, and tells at the end where the best weights are and which
-    command comes next.
+    An Ignite handler for a trainer: tells after each epoch the best validation so far, the time left and the peak
+    memory, writes them with all losses and metrics as one line of JSON, and tells at the end where the best weights are
+    and which command comes next.
 
     After a resumption the lines of epochs that are run again are replaced. Attach it after the validation.
 
     Args:
-        path: the file of JSON lines: `epoch`, `step`, `learning_rate`, `seconds`, `peak_memory_gib`, the mean of each term
-            of the loss, and, where the epoch ended with a validation, its metrics and `best_epoch`.
+        path: the file of JSON lines: `epoch`, `step`, `learning_rate`, `seconds`, `peak_memory_gib`, the mean of each
+            term of the loss, and, where the epoch ended with a validation, its metrics and `best_epoch`.
         validator: whose metrics are told.
         best_path: where the best weights are.
         stage: the stage that is trained.

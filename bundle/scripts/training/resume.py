@@ -39,7 +39,8 @@ class Resume:
     epoch is completed, writes all that the next one depends on.
 
     No random state is stored. Each epoch starts from random states that follow from the seed, the epoch and the process
-    alone: those of Python, NumPy, PyTorch, the dataset's transforms, its loader's workers and `prepare_batch`. So an epoch
+    alone: those of Python, NumPy, PyTorch, the dataset's transforms, its loader's workers and `prepare_batch`. So an
+        epoch
     that was not completed is run again from its start and gives what it would have given.
 
     Attach it last: after the handler that loads an earlier stage, whose weights are compared with those that this
@@ -55,8 +56,8 @@ class Resume:
         seed: of the training.
 
     Raises:
-        CheckpointError: when the trainer starts, and no checkpoint that is there can be used, the settings of the training
-            have changed, the earlier stage's weights are others, or the best weights are missing.
+        CheckpointError: when the trainer starts, and no checkpoint that is there can be used, the settings of the
+            training have changed, the earlier stage's weights are others, or the best weights are missing.
         OutputError: when a checkpoint cannot be written, or another training writes into the folder.
 
     Warns:
@@ -150,9 +151,9 @@ class Resume:
             return epoch, state
         if reasons:
             raise CheckpointError(
-                f"{reasons[0]}\nNo other checkpoint of stage {self.stage} in {self.folder} can be used. Start the command "
-                f"that this training was started with, choose another output folder, or remove {self.folder} to train this "
-                f"stage anew."
+                f"{reasons[0]}\nNo other checkpoint of stage {self.stage} in {self.folder} can be used. Start the "
+                f"command that this training was started with, choose another output folder, or remove {self.folder} "
+                f"to train this stage anew."
             )
         self._remove_leftovers()
         return 0, None
@@ -169,8 +170,8 @@ class Resume:
         for name, parameter in self.network.named_parameters():
             if not parameter.requires_grad and not torch.equal(parameter.cpu(), found[name]):
                 raise CheckpointError(
-                    f"{path}: was trained on other weights of the stage before it than stage{self.stage - 1}_best.pth has "
-                    f"now ('{name}' differs)."
+                    f"{path}: was trained on other weights of the stage before it than stage{self.stage - 1}_best.pth "
+                    f"has now ('{name}' differs)."
                 )
         if state["best_metric_epoch"] > 0 and not os.path.isfile(self.best_path):
             raise CheckpointError(f"{path}: its best weights, {self.best_path}, are missing.")
@@ -179,8 +180,8 @@ class Resume:
         threads = torch.get_num_threads()
         if state.get("threads", threads) != threads:
             engine.logger.warning(
-                f"The epochs so far were computed by {state['threads']} threads, these are by {threads}: sums are taken in "
-                f"another order, so that last digits may be others than those of a training left alone."
+                f"The epochs so far were computed by {state['threads']} threads, these are by {threads}: sums are "
+                f"taken in another order, so that last digits may be others than those of a training left alone."
             )
         self.network.load_state_dict(state["network"])
         engine.optimizer.load_state_dict(state["optimizer"])
