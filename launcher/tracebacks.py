@@ -13,7 +13,7 @@ from .from_bundle import errors
 TRACEBACK = b"Traceback (most recent call last)"
 RANK = re.compile(r"\[rank\d+\]: ?")
 """What one of torchrun's processes puts before each line of its traceback."""
-RANK_AT_END = re.compile(rb"(?:\[rank\d+\]: )?$")
+RANK_AT_END = re.compile(rb"(?:\[rank\d+\]: )?\Z")
 FIRST_ERROR = re.compile(r"^Traceback .*\n(?:[ \t].*\n)+(\S.*)", re.M)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from . import places
@@ -121,7 +122,7 @@ def label(arguments: argparse.Namespace) -> None:
         if value is not None:
             line += ["--conf", name, value.as_posix() if isinstance(value, Path) else value]
     line += ["--host", arguments.host, "--port", str(arguments.port), "--uvicorn_app", f"{app}.server:app"]
-    shown_as = as_typed([places.LABEL_PYTHON.relative_to(places.ROOT).as_posix(), *line])
-    status = run([str(places.LABEL_PYTHON), *line], shown_as, computing=arguments.computing)
+    python = Path(os.path.relpath(places.LABEL_PYTHON, places.ROOT)).as_posix()
+    status = run([str(places.LABEL_PYTHON), *line], as_typed([python, *line]), computing=arguments.computing)
     if status != 0:
         raise LaunchError(f"the server ended with status {status}; its message is above.")

@@ -79,9 +79,13 @@ def started(folder: Path, log: Path | None = None, **options) -> subprocess.Pope
         child=CHILD.format(folder=str(folder)),
         log=None if log is None else f"pathlib.Path({str(log)!r})",
     )
-    as_usual = {"preexec_fn": lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]}
-    line = [sys.executable, "-c", code]
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, encoding="utf-8", **{**as_usual, **options})
+
+    def heed_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    options = {"preexec_fn": heed_signals, "stderr": subprocess.PIPE, "encoding": "utf-8", **options}
+    process = subprocess.Popen([sys.executable, "-c", code], **options)
     wait_for((folder / "started").exists)
     return process
 

@@ -74,6 +74,16 @@ def test_the_error_of_one_of_several_processes_is_told_without_its_number(capfd,
     assert capfd.readouterr().err == "Stage 1\r"
 
 
+def test_the_bundles_error_is_found_in_whichever_process_it_was(tmp_path: Path):
+    """Whose lines may come among those of others, without the empty ones, and before what torchrun has to say."""
+    lost = ["Traceback (most recent call last):", '  File "a.py", line 1', "RuntimeError: the other process has ended"]
+    own = [*lost[:2], "a.b.BundleError.InputError: one.png: broken.", "Mend it."]
+    own += ["The above exception was the direct cause of the following exception:", *lost]
+    mixed = [f"[rank{rank}]: {line}" for lines in zip(lost, own) for rank, line in enumerate(lines)]
+    mixed += [f"[rank1]: {line}" for line in own[len(lost) :]]
+    assert message_of("\n".join([*mixed, "E1127 failed (exitcode: 1)", *lost])) == "one.png: broken.\nMend it."
+
+
 def test_a_traceback_of_a_run_that_succeeds_is_shown_and_no_error(capfd, tmp_path: Path):
     code = "import sys, traceback\ntry: 1 / 0\nexcept Exception: traceback.print_exc()\nprint('on', file=sys.stderr)"
     assert run_python(code, tmp_path / "error.log") == 0
@@ -89,6 +99,9 @@ def test_a_status_without_a_traceback_is_handed_back(tmp_path: Path):
 class Broken(Dataset):
     """A dataset that no item can be had of."""
 
+    def __init__(self, is_wrapped: bool) -> None:
+        self.is_wrapped = is_wrapped
+
     def __len__(self) -> int:
         return 2
 
@@ -96,12 +109,14 @@ class Broken(Dataset):
         try:
             raise InputError("film.png: field 'frontal' holds 1 NaN or infinite values, expected none.")
         except InputError as error:
+            if not self.is_wrapped:
+                raise
             raise RuntimeError("applying transform") from error
 
 
 def fail(chain: str) -> None:
-    if chain == "worker":
-        list(DataLoader(Broken(), num_workers=1))
+    if chain.startswith("worker"):
+        list(DataLoader(Broken(chain == "worker, wrapped"), num_workers=1))
     try:
         if chain == "cause":
             raise FileNotFoundError("errno 2")
@@ -116,6 +131,7 @@ def fail(chain: str) -> None:
     ("chain", "message"),
     [
         ("wrapped", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
+        ("worker, wrapped", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
         ("worker", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
         ("cause", "stage1_best.pth: no such checkpoint.\nIt is made by: a command"),
     ],

@@ -71,7 +71,7 @@ def test_a_training_goes_on_with_a_schedule_that_is_its_own_to_judge(command, li
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
-def test_what_later_stages_need_is_checked_until_the_first_has_ended(command, lines, tmp_path: Path, is_finished, capfd):
+def test_what_later_stages_need_is_checked_until_the_first_has_ended(command, lines, tmp_path, is_finished, capfd):
     (tmp_path / "resume").mkdir()
     if is_finished:
         (tmp_path / "resume" / "stage1_finished.json").write_text("{}")

@@ -72,8 +72,12 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
-MESSAGE = re.compile(rf"^(?:\w+\.)*{BundleError.__name__}\.\w+: (?!Caught \w+ in )(.+(?:\n(?!Traceback )\S.*)*)", re.M)
-"""The end of a traceback; PyTorch raises the error of a loading process again, its traceback behind "Caught ... in"."""
+NEXT = r"Traceback |The above exception |During handling of "
+"""How what follows a message in a chain begins; torchrun's processes print no empty line before it."""
+MESSAGE = re.compile(
+    rf"^(?:\w+\.)*{BundleError.__name__}\.\w+: (?!Caught \w+ in )(.+(?:\n(?!{NEXT})\S.*)*)", re.MULTILINE
+)
+"""PyTorch raises the error of a loading process again, its traceback behind "Caught ... in"."""
 
 
 def message_in(traceback: str) -> str | None:
