@@ -38,11 +38,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
                     f"--{name} {str(path)!r}: holds a character that cannot be printed, expected a path without one. "
                     f"Rename it, or choose another."
                 )
-            if arguments.verb is verbs.label and name in ("studies", "weights") and "#" in str(path):
-                raise LaunchError(
-                    f"--{name} {path}: holds '#', expected a path without it: the server hands it to MONAI, which reads "
-                    f"'#' as a step between ids. Rename it, or choose another."
-                )
             setattr(arguments, name, path)
     if not 1 <= getattr(arguments, "port", 1) <= 65535:
         raise LaunchError(f"--port {arguments.port}: expected a number from 1 to 65535.")

@@ -79,14 +79,6 @@ def test_a_datalist_is_written_in_such_a_folder(command, tmp_path: Path):
     assert json.loads((tmp_path / "a #1 @b" / "datalist.json").read_text())["training"]
 
 
-@pytest.mark.parametrize("option", ["--studies", "--weights"])
-def test_the_server_refuses_a_sign_of_monai_by_the_name_of_the_option(command, tmp_path: Path, option: str, capfd):
-    (tmp_path / "run#1").mkdir()
-    places = {"--studies": tmp_path, option: tmp_path / "run#1"}
-    assert command("label", *(part for place in places.items() for part in place)) == 1
-    assert capfd.readouterr().err.startswith(f"\nlaunch.py: error: {option} {tmp_path}/run#1: holds '#', expected")
-
-
 @pytest.mark.parametrize("name", ["a\x1b[2Jb", "a\nb", "a\u202eb", os.fsdecode(b"a\xffb")])
 def test_a_path_that_cannot_be_printed_is_refused_and_shown_by_escapes(command, tmp_path: Path, name: str, capfd):
     assert command("train", "--output", tmp_path / name) == 1
