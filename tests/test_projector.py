@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from scripts import BiplanarGeometry, InputError, Region, lift, project
+from scripts.projection import axis_aligned
 from scripts.projection.ray_tracing import lift_rays, project_rays
 
 VIEWS = (("AP", "LL"), ("PA", "RL"))
@@ -438,6 +439,22 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.values = max(self.values, tensor.untyped_storage().nbytes() // tensor.element_size())
         return result
+
+
+@pytest.mark.parametrize("operation", ["project", "lift"])
+def test_a_working_set_of_any_size_gives_the_same_result_and_gradient(operation: str, monkeypatch: pytest.MonkeyPatch):
+    """Views along the axes take 13 slices at a time, 5 with a shorter last block, or one."""
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=20)
+    shape = (2, 1, 13, 13, 13) if operation == "project" else (2, 2, 3, 20, 20)
+    values = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    results = []
+    for slices in (13, 5, 1):
+        resampled_alike = 2 if operation == "project" else 3
+        monkeypatch.setitem(axis_aligned.WORKING_SET, "cpu", slices * resampled_alike * 20 * 13)
+        result = project(values, geometry) if operation == "project" else lift(values, geometry, 13)
+        results.append((result, *torch.autograd.grad(result.square().sum(), values)))
+    for in_blocks in results[1:]:
+        torch.testing.assert_close(in_blocks, results[0], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("arguments", [{}, TURNED], ids=["along axes", "turned"])

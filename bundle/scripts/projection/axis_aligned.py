@@ -1,17 +1,34 @@
 """
-Views along the cube's axes: a stack of slices on one side, a film on the other, and weights between them.
+Projection and backprojection of views along the volume's axes: a volume is a stack of slices, resampled separably.
 
-A cone beam meets each slice of the cube at one magnification, so that in a slice the rays form a regular grid. Linear
-interpolation on it is separable: a film is the sum over slices of R S Cᵀ, with the slice S and two sparse matrices of
-two weights a row. The reverse, R' F C' for every slice, lays a film F into the volume. Both are done here by weighted
-sums of whole rows, which are contiguous in memory, and neither holds more than a few slices besides volume and film.
+The slices lie across the axis of a view, the frontal view's along Y, the lateral view's along X, and parallel to the
+detector. A cone beam therefore scales each slice as a whole, by similar triangles, and neither shears nor bends it:
+
+    m = source_to_detector / (source_to_isocentre - depth)      the magnification of the slice at this depth
+
+so the rays to the grid of detector pixels meet the slice in a grid too, m times finer and aligned with its voxels. This
+is the perspective shear-warp factorisation (Lacroute and Levoy 1994, doi:10.1145/192161.192283) without the shear.
+Bilinear interpolation between aligned grids is separable, one sparse matrix for each direction. With the slices `S_k`,
+Z by across, and the detector image `F`, rows by columns, this module computes
+
+    projection          F    =  sum over k of  R_k S_k C_kᵀ
+    backprojection      S_k  =  R'_k F C'_kᵀ  for each k
+
+The projection samples each ray once in each slice, which is Joseph's method (1982, doi:10.1109/TMI.1982.4307572).
+The entries of the vertical `R_k` and the horizontal `C_k` are interpolation weights, values of the linear (hat) kernel.
+The gradient of either expression is the other one with its own matrices transposed, `R_kᵀ` and `C_kᵀ`. Transposed
+matrices are tabulated by rows as well, so gradients too are gathered, and nothing is scattered.
+
+Shapes: B batch entries; N volumes or images that are resampled alike, which are batch entries, or channels of one;
+X, Y, Z voxels; T slices, and A voxels across each, which are Y and X for the frontal view, X and Y for the lateral;
+P detector pixels along a side; K inputs that an output sums.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -25,222 +42,296 @@ WORKING_SET = {"cpu": 2**20, "gpu": 2**25}
 """Values of an intermediate result that are held at a time; on a CPU few enough for its caches."""
 
 
-class Taps(NamedTuple):
-    """For each slice and each output position, which inputs are summed, `(slices, outputs, K)`, and their weights."""
+class InterpolationWeights(NamedTuple):
+    """
+    For each slice a sparse matrix, outputs by inputs, by its rows.
 
-    index: torch.Tensor
-    weight: torch.Tensor
+    Args:
+        inputs: `(T, outputs, K)`, int32, which inputs each output sums.
+        weights: `(T, outputs, K)`, their weights; zero where an output has fewer than K inputs.
+    """
+
+    inputs: torch.Tensor
+    weights: torch.Tensor
 
 
 class Resampling(NamedTuple):
-    """A separable resampling of each slice: along the film's rows, and along its columns (the volume's Z)."""
+    """
+    A separable resampling of each slice.
 
-    across: Taps
-    upright: Taps
+    Args:
+        horizontal: along the detector's rows, and across the slices.
+        vertical: along the detector's columns, and Z.
+    """
+
+    horizontal: InterpolationWeights
+    vertical: InterpolationWeights
 
 
-class Weights(NamedTuple):
-    """The weights of one view, from the voxels of each slice to the film's pixels, and the other way."""
+class ViewWeights(NamedTuple):
+    """
+    The matrices of one view, and the same transposed.
 
-    to_film: Resampling
+    Args:
+        to_detector: from voxels to detector pixels, horizontal `(T, P, K)` and vertical `(T, P, K)`.
+        to_slices: from detector pixels to voxels, horizontal `(T, A, K)` and vertical `(T, Z, K)`.
+    """
+
+    to_detector: Resampling
     to_slices: Resampling
 
 
 def project_along_axes(volume: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
     """
-    Reads each slice by linear interpolation where the rays of a film's pixels meet it, and sums over the slices.
+    Projection: the sum over the slices, each read by linear interpolation where the rays to the pixels meet it.
 
     Args:
-        volume: `(B, X, Y, Z)`, RAS+, the voxels of a region of the cube; the rest of the cube is zero.
-        geometry: a set-up along the axes.
+        volume: `(B, X, Y, Z)`, RAS+, the voxels of a region of the reconstruction volume; the rest of it is zero.
+        geometry: an acquisition geometry along the axes.
         region: where these voxels are.
 
     Returns:
-        `(B, 2, P, P)`; the length of each ray in a slice is the caller's to multiply with.
+        `(B, 2, P, P)`, in the volume's units; the caller multiplies with the length of each ray in a slice.
     """
     pixels = geometry.detector_pixels
     return _computed(_Project, volume, _weights(geometry, region, pixels, volume, interpolate_voxels=True))
 
 
-def lift_along_axes(films: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
+def lift_along_axes(features: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
     """
-    Reads each film by linear interpolation where the rays of the voxels hit it.
+    Backprojection: each voxel reads a detector image by linear interpolation where its ray hits it.
 
     Args:
-        films: `(B, 2, C, P, P)`.
-        geometry: a set-up along the axes.
+        features: `(B, 2, C, P, P)`, a projection or feature maps, of any number of pixels.
+        geometry: an acquisition geometry along the axes.
         region: the voxels that are wanted.
 
     Returns:
         `(B, 2, C, X, Y, Z)`, RAS+.
     """
-    weights = _weights(geometry, region, films.shape[-1], films, interpolate_voxels=False)
-    return _computed(_Lift, films, region.shape, weights)
+    weights = _weights(geometry, region, features.shape[-1], features, interpolate_voxels=False)
+    return _computed(_Lift, features, region.shape, weights)
 
 
-def _computed(function: type[torch.autograd.Function], tensor: torch.Tensor, *further) -> torch.Tensor:
+def _computed(function: type[torch.autograd.Function], tensor: torch.Tensor, *further: Any) -> torch.Tensor:
     """`function` of a tensor; without a gradient the forward alone, which can be traced and exported."""
     needs_gradient = torch.is_grad_enabled() and tensor.requires_grad
     return (function.apply if needs_gradient else function.forward)(tensor, *further)
 
 
 class _Project(torch.autograd.Function):
-    @staticmethod
-    def forward(volume: torch.Tensor, weights: list[list[Weights]]) -> torch.Tensor:
-        return torch.cat([
-            torch.stack([_slices_to_films(cases, view, taps.to_film) for view, taps in enumerate(views)], dim=1)
-            for cases, views in zip(volume.tensor_split(len(weights)), weights)
-        ])
+    """Batch entries are projected together when they share a geometry, else one by one."""
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+    def forward(volume: torch.Tensor, weights: list[list[ViewWeights]]) -> torch.Tensor:
+        images = []
+        for entries, views in zip(volume.tensor_split(len(weights)), weights):
+            of_views = [_slices_to_detector(entries, view, each.to_detector) for view, each in enumerate(views)]
+            images.append(torch.stack(of_views, dim=1))
+        return torch.cat(images)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
         volume, ctx.weights = inputs
         ctx.shape = volume.shape
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: torch.Tensor):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         volume = gradient.new_zeros(ctx.shape)
-        parts = (tensor.tensor_split(len(ctx.weights)) for tensor in (gradient, volume))
-        for films, cubes, views in zip(*parts, ctx.weights):
-            for view, taps in enumerate(views):
-                for place, voxels in _films_to_slices(films[:, view], view, taps.to_slices):
-                    cubes[place] += voxels
+        by_geometry = (tensor.tensor_split(len(ctx.weights)) for tensor in (gradient, volume))
+        for images, entries, views in zip(*by_geometry, ctx.weights):
+            for view, each in enumerate(views):
+                for place, voxels in _detector_to_slices(images[:, view], view, each.to_slices):
+                    entries[place] += voxels
         return volume, None
 
 
 class _Lift(torch.autograd.Function):
+    """Batch entries are backprojected one by one, the channels of each together; shared weights are repeated."""
+
     @staticmethod
-    def forward(films: torch.Tensor, shape: tuple[int, int, int], weights: list[list[Weights]]) -> torch.Tensor:
-        volumes = films.new_empty(*films.shape[:3], *shape)
-        for case, cubes, views in zip(films, volumes, weights * (len(films) // len(weights))):
-            for view, taps in enumerate(views):
-                for place, voxels in _films_to_slices(case[view], view, taps.to_slices):
-                    cubes[view][place] = voxels
+    def forward(features: torch.Tensor, shape: tuple[int, int, int], weights: list[list[ViewWeights]]) -> torch.Tensor:
+        volumes = features.new_empty(*features.shape[:3], *shape)
+        for entry, lifted, views in zip(features, volumes, weights * (len(features) // len(weights))):
+            for view, each in enumerate(views):
+                for place, voxels in _detector_to_slices(entry[view], view, each.to_slices):
+                    lifted[view][place] = voxels
         return volumes
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
         *_, ctx.weights = inputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: torch.Tensor):
-        return torch.stack([
-            torch.stack([_slices_to_films(case[view], view, taps.to_film) for view, taps in enumerate(views)])
-            for case, views in zip(gradient, ctx.weights * (len(gradient) // len(ctx.weights)))
-        ]), None, None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        images = []
+        for entry, views in zip(gradient, ctx.weights * (len(gradient) // len(ctx.weights))):
+            of_views = [_slices_to_detector(entry[view], view, each.to_detector) for view, each in enumerate(views)]
+            images.append(torch.stack(of_views))
+        return torch.stack(images), None, None
 
 
-def _slices_to_films(volumes: torch.Tensor, view: int, resampling: Resampling) -> torch.Tensor:
-    """`(N, X, Y, Z)` to `(N, P, P)`."""
-    across, upright = resampling
-    count, pixels = len(volumes), across.index.shape[1]
-    _, x, y, z = volumes.shape
-    voxel_rows = volumes.to(across.weight.dtype).reshape(-1, z)
-    films = voxel_rows.new_zeros(pixels, count * pixels)
-    volume_start = _counted(count, voxel_rows.device)[:, None, None] * (x * y)
-    for block in _blocks(len(across.index), count * pixels * z, voxel_rows.device):
-        slices = torch.arange(block.start, block.stop, dtype=torch.int32, device=voxel_rows.device)[:, None, None, None]
-        index = across.index[block][:, None]
-        rows = volume_start + (index * y + slices if view == 0 else slices * y + index)
-        weight = across.weight[block][:, None].expand_as(rows)
-        in_columns = _weighted_sums(voxel_rows, rows.flatten(0, 2), weight.flatten(0, 2))
-        upright_rows = in_columns.T.contiguous().view(-1, count * pixels)
-        rows = upright.index[block] * len(slices) + (slices[:, 0] - block.start)
-        weight = upright.weight[block]
-        films += _weighted_sums(upright_rows, rows.transpose(0, 1).flatten(1), weight.transpose(0, 1).flatten(1))
-    return films.view(pixels, count, pixels).transpose(0, 1).to(volumes.dtype)
+def _slices_to_detector(volumes: torch.Tensor, view: int, resampling: Resampling) -> torch.Tensor:
+    """
+    The sum over k of R_k S_k C_kᵀ, the horizontal resampling first.
+
+    Args:
+        volumes: `(N, X, Y, Z)`.
+        view: 0 for the frontal view, 1 for the lateral.
+        resampling: from voxels to detector pixels.
+
+    Returns:
+        `(N, P, P)`.
+    """
+    horizontal, vertical = resampling
+    (count, size_x, size_y, size_z), pixels = volumes.shape, horizontal.inputs.shape[1]
+    voxel_columns = volumes.to(horizontal.weights.dtype).reshape(-1, size_z)  # (N·X·Y, Z)
+    first_column = _range(0, count, volumes.device)[:, None, None] * (size_x * size_y)
+    images = voxel_columns.new_zeros(pixels, count * pixels)
+    for block in _blocks(len(horizontal.inputs), count * pixels * size_z, volumes.device):
+        slices = _range(block.start, block.stop, volumes.device)[:, None, None, None]
+        across = horizontal.inputs[block][:, None]
+        x, y = (across, slices) if view == 0 else (slices, across)
+        summed = first_column + (x * size_y + y)  # (T, N, P, K) of this block's slices
+        weights = horizontal.weights[block][:, None].expand_as(summed)
+        detector_columns = _weighted_sums(voxel_columns, summed.flatten(0, 2), weights.flatten(0, 2))  # (T·N·P, Z)
+        # Transposed, what the vertical sums take is whole lines again; they add up the slices of the block, too.
+        lines = detector_columns.T.contiguous().view(-1, count * pixels)  # (Z·T, N·P)
+        summed = vertical.inputs[block] * len(slices) + (slices[:, 0] - block.start)  # (T, P, K)
+        weights = vertical.weights[block]
+        images += _weighted_sums(lines, summed.transpose(0, 1).flatten(1), weights.transpose(0, 1).flatten(1))
+    return images.view(pixels, count, pixels).transpose(0, 1).to(volumes.dtype)
 
 
-def _films_to_slices(
-    films: torch.Tensor, view: int, resampling: Resampling
+def _detector_to_slices(
+    images: torch.Tensor, view: int, resampling: Resampling
 ) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
-    """`(N, P, P)` to `(N, X, Y, Z)`, a few slices at a time, each with its place."""
-    across, upright = resampling
-    count, pixels, z = len(films), films.shape[-1], upright.index.shape[1]
-    film_rows = films.to(across.weight.dtype).transpose(0, 1).reshape(pixels, -1)
-    film_start = _counted(count, films.device)[:, None, None, None] * pixels
-    for block in _blocks(len(across.index), count * pixels * z, films.device):
-        index, weight = upright.index[block].transpose(0, 1), upright.weight[block].transpose(0, 1)
-        in_rows = _weighted_sums(film_rows, index.flatten(0, 1), weight.flatten(0, 1))
-        film_columns = in_rows.view(z, -1).T.contiguous()
-        index, weight = across.index[block], across.weight[block]
-        rows = index + _counted(len(index), films.device)[:, None, None] * (count * pixels)
-        if view == 0:
-            rows, weight, place = rows.transpose(0, 1), weight.transpose(0, 1), (slice(None), slice(None), block)
-        else:
-            place = (slice(None), block)
-        rows = film_start + rows
-        voxels = _weighted_sums(film_columns, rows.flatten(0, 2), weight.expand_as(rows).flatten(0, 2))
-        yield place, voxels.view(*rows.shape[:3], z)
+    """
+    R_k F C_kᵀ for each slice k, the vertical resampling first.
+
+    Args:
+        images: `(N, P, P)`.
+        view: 0 for the frontal view, 1 for the lateral.
+        resampling: from detector pixels to voxels.
+
+    Yields:
+        For each block of slices, its place in `(N, X, Y, Z)`, and its voxels.
+    """
+    horizontal, vertical = resampling
+    count, pixels, size_z = len(images), images.shape[-1], vertical.inputs.shape[1]
+    detector_rows = images.to(horizontal.weights.dtype).transpose(0, 1).reshape(pixels, -1)  # (P, N·P)
+    first_column = _range(0, count, images.device)[:, None, None, None] * pixels
+    for block in _blocks(len(horizontal.inputs), count * pixels * size_z, images.device):
+        inputs, weights = vertical.inputs[block].transpose(0, 1), vertical.weights[block].transpose(0, 1)
+        rows_at_z = _weighted_sums(detector_rows, inputs.flatten(0, 1), weights.flatten(0, 1))  # (Z·T, N·P)
+        # Transposed, what the horizontal sums take is whole lines again.
+        detector_columns = rows_at_z.view(size_z, -1).T.contiguous()  # (T·N·P, Z)
+        inputs, weights = horizontal.inputs[block], horizontal.weights[block]
+        summed = inputs + _range(0, len(inputs), images.device)[:, None, None] * (count * pixels)  # (T, A, K)
+        place: tuple[slice, ...] = (slice(None), block)
+        if view == 0:  # X, which lies across the slices, comes before Y
+            summed, weights, place = summed.transpose(0, 1), weights.transpose(0, 1), (slice(None), slice(None), block)
+        summed = first_column + summed
+        voxels = _weighted_sums(detector_columns, summed.flatten(0, 2), weights.expand_as(summed).flatten(0, 2))
+        yield place, voxels.view(*summed.shape[:3], size_z)
 
 
-def _weighted_sums(rows: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Weighted sums of rows: `(R, L)` rows and two tables `(N, K)` to `(N, L)`."""
+def _weighted_sums(lines: torch.Tensor, summed: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """
+    Weighted sums of whole lines, which are contiguous in memory.
+
+    Args:
+        lines: `(M, L)`.
+        summed: `(R, K)`, the lines that each result sums.
+        weights: `(R, K)`.
+
+    Returns:
+        `(R, L)`.
+    """
     if torch.compiler.is_exporting():  # ONNX has a loop over bags, but no operator
-        return torch.einsum("nk,nkl->nl", weight, embedding(index, rows))
-    return embedding_bag(index, rows, mode="sum", per_sample_weights=weight)
+        return torch.einsum("rk,rkl->rl", weights, embedding(summed, lines))
+    return embedding_bag(summed, lines, mode="sum", per_sample_weights=weights)
 
 
 def _blocks(slices: int, values_per_slice: int, device: torch.device) -> Iterator[slice]:
-    """A few slices at a time."""
+    """
+    Consecutive slices, as many at a time as the working set has room for, at least one.
+
+    Between its two resamplings a slice holds N·P·Z values, Z for each column of each detector image. All slices at once
+    would hold P / A times as many values as the volumes.
+    """
     count = max(1, WORKING_SET["cpu" if device.type == "cpu" else "gpu"] // values_per_slice)
     return (slice(start, min(start + count, slices)) for start in range(0, slices, count))
 
 
 def _weights(
     geometry: BiplanarGeometry, region: Region, pixels: int, like: torch.Tensor, interpolate_voxels: bool
-) -> list[list[Weights]]:
-    """For each view, once when all cases share a set-up, else for each case."""
-    set_ups = geometry.cases_apart()
-    return [[_view_weights(g, view, region, pixels, like, interpolate_voxels) for view in range(2)] for g in set_ups]
+) -> list[list[ViewWeights]]:
+    """For each view, once when all batch entries share a geometry, else for each entry."""
+    geometries = geometry.cases_apart()
+    return [[_view_weights(g, view, region, pixels, like, interpolate_voxels) for view in range(2)] for g in geometries]
 
 
 def _view_weights(
     geometry: BiplanarGeometry, view: int, region: Region, pixels: int, like: torch.Tensor, interpolate_voxels: bool
-) -> Weights:
+) -> ViewWeights:
     """
-    Interpolation between voxels, for projection, or between pixels, for the lift, and its transpose: a tent whose half
-    width is the distance of two voxels, or of two pixels, in the cells of either side.
+    The matrices of a view, which interpolate between voxels, for projection, or between pixels, for backprojection.
+
+    In each direction the weight of a voxel and a pixel is the hat kernel max(0, 1 - d / w): d is the distance, in the
+    slice, between the voxel and the ray to the pixel, and w the spacing there of what is interpolated. So a matrix and
+    its transpose hold the same weights: the one lists for each pixel the voxels within w, the other for each voxel the
+    pixels within w.
     """
-    main, across = (1, 0) if view == 0 else (0, 1)
+    slice_axis, across_axis = (1, 0) if view == 0 else (0, 1)
     device = precise_device(like.device)
-    depth, *in_plane = (region.centres(axis, geometry.fov_mm, device) for axis in (main, across, 2))
+    depth_mm, *in_slice_mm = (region.centres(axis, geometry.fov_mm, device) for axis in (slice_axis, across_axis, 2))
     voxel_mm, pixel_mm = geometry.fov_mm / region.size, geometry.detector_size_mm / pixels
-    magnification = geometry.magnification(depth * geometry.depth_sign(view))[:, None]
+    depth_sign = float(geometry.depth_sign(view))
+    magnification = geometry.magnification(depth_mm * depth_sign)[:, None]  # (T, 1)
     voxels_per_pixel = pixel_mm / (voxel_mm * magnification)
-    half_width = torch.ones_like(magnification) if interpolate_voxels else voxels_per_pixel
-    # The widest in plain numbers, from the outermost slices: an exporter knows no tensor's values.
-    ends = (geometry.magnification(end * geometry.depth_sign(view)) for end in region.ends(main, geometry.fov_mm))
-    extremes = [pixel_mm / (voxel_mm * end) for end in ends]
-    widest = (1.0, 1 / min(extremes)) if interpolate_voxels else (max(extremes), 1.0)
-    middle, film_mm = (pixels - 1) / 2, _centred(pixels, device) * pixel_mm
-    to_film, to_slices = [], []
-    for voxels in in_plane:
-        voxel_of_pixel = (-film_mm / magnification - voxels[0]) / voxel_mm
-        pixel_of_voxel = middle - voxels * magnification / pixel_mm
-        to_film.append(_tents(voxel_of_pixel, half_width, widest[0], len(voxels), like))
-        to_slices.append(_tents(pixel_of_voxel, half_width / voxels_per_pixel, widest[1], pixels, like))
-    return Weights(Resampling(*to_film), Resampling(*to_slices))
+    half_width = torch.ones_like(magnification) if interpolate_voxels else voxels_per_pixel  # in voxels
+    # Its maximum in plain numbers, from the outermost slices: an exporter knows no tensor's values.
+    ends_mm = region.ends(slice_axis, geometry.fov_mm)
+    extremes = [pixel_mm / (voxel_mm * geometry.magnification(end_mm * depth_sign)) for end_mm in ends_mm]
+    max_voxels, max_pixels = (1.0, 1 / min(extremes)) if interpolate_voxels else (max(extremes), 1.0)
+    middle = (pixels - 1) / 2
+    detector_mm = (torch.arange(pixels, dtype=torch.float64, device=device) - middle) * pixel_mm
+    to_detector, to_slices = [], []
+    for voxels_mm in in_slice_mm:  # detector coordinates run against these, hence the minus signs
+        voxel_of_pixel = (-detector_mm / magnification - voxels_mm[0]) / voxel_mm  # (T, P)
+        pixel_of_voxel = middle - voxels_mm * magnification / pixel_mm  # (T, A) or (T, Z)
+        to_detector.append(_hat_weights(voxel_of_pixel, half_width, max_voxels, len(voxels_mm), like))
+        to_slices.append(_hat_weights(pixel_of_voxel, half_width / voxels_per_pixel, max_pixels, pixels, like))
+    return ViewWeights(Resampling(*to_detector), Resampling(*to_slices))
 
 
-def _tents(centre: torch.Tensor, half_width: torch.Tensor, widest: float, count: int, like: torch.Tensor) -> Taps:
+def _hat_weights(
+    position: torch.Tensor, half_width: torch.Tensor, max_half_width: float, count: int, like: torch.Tensor
+) -> InterpolationWeights:
     """
-    The cells of a row of `count` within `half_width`, at most `widest`, of each centre `(slices, N)`, weighted by a tent
-    of height 1.
+    The grid points within a half-width of each position, weighted by a hat kernel of height 1 about it.
+
+    Args:
+        position: `(T, outputs)`, in grid points from the first.
+        half_width: `(T, 1)`, in grid points.
+        max_half_width: a bound of it.
+        count: the grid points, 0 to `count - 1`; beyond them everything is zero.
+        like: a tensor of the values that will be weighted.
+
+    Returns:
+        `(T, outputs, K)`, on the device of `like` and in its precision, at least float32.
     """
-    reached = max(1, ceil(2 * widest - 1e-9))
-    index = (centre - half_width).floor().long()[..., None] + torch.arange(1, reached + 1, device=centre.device)
-    weight = (1 - (index - centre[..., None]).abs() / half_width[..., None]).clamp(min=0)
-    weight = weight * ((index >= 0) & (index < count))
-    weight = weight.to(torch.promote_types(like.dtype, torch.float32))
-    return Taps(index.clamp(0, count - 1).int().to(like.device), weight.to(like.device))
+    # An open interval of length 2w holds ⌈2w⌉ whole numbers at most, and not one more for a rounding error of w.
+    reached = max(1, ceil(2 * max_half_width - 1e-9))
+    inputs = (position - half_width).floor().long()[..., None] + torch.arange(1, reached + 1, device=position.device)
+    weights = (1 - (inputs - position[..., None]).abs() / half_width[..., None]).clamp(min=0)
+    weights = weights * ((inputs >= 0) & (inputs < count))
+    weights = weights.to(torch.promote_types(like.dtype, torch.float32))
+    return InterpolationWeights(inputs.clamp(0, count - 1).int().to(like.device), weights.to(like.device))
 
 
-def _counted(count: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(count, dtype=torch.int32, device=device)
-
-
-def _centred(count: int, device: torch.device) -> torch.Tensor:
-    return torch.arange(count, dtype=torch.float64, device=device) - (count - 1) / 2
+def _range(start: int, stop: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(start, stop, dtype=torch.int32, device=device)
