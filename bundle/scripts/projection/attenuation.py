@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 AIR_HU = -1000.0
 WATER_ATTENUATION_PER_MM = 0.02059
 """Linear attenuation of water at 60 keV, near the mean energy of a chest X-ray: 0.2059 cm²/g (NIST XCOM)."""
 
 
-def hu_to_attenuation(hu: torch.Tensor) -> torch.Tensor:
+def hu_to_attenuation(hu: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """
     Linear attenuation in 1/mm from Hounsfield units: ``mu = mu_water * (1 + HU / 1000)``, the definition of the
     Hounsfield scale with air at zero. What lies below air (padding at -1024 and less) is air.
@@ -19,12 +23,12 @@ def hu_to_attenuation(hu: torch.Tensor) -> torch.Tensor:
     return (WATER_ATTENUATION_PER_MM * (1 + hu / 1000)).clamp(min=0)
 
 
-def attenuation_to_hu(mu: torch.Tensor) -> torch.Tensor:
+def attenuation_to_hu(mu: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Hounsfield units from linear attenuation in 1/mm, the inverse of :func:`hu_to_attenuation` above air."""
     return 1000 * (mu / WATER_ATTENUATION_PER_MM - 1)
 
 
-def scaled_to_hu(volume: torch.Tensor, hu_window: Sequence[float]) -> torch.Tensor:
+def scaled_to_hu(volume: Float[Tensor, "*shape"], hu_window: Sequence[float]) -> Float[Tensor, "*shape"]:
     """Hounsfield units from a volume that was scaled to [0, 1] by the window `(lowest HU, highest HU)`."""
     lowest, highest = hu_window
     return volume * (highest - lowest) + lowest

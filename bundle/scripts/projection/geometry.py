@@ -7,12 +7,16 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from math import cos, isfinite, isinf, radians, sin
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 FRONTAL_VIEWS = ("AP", "PA")
 LATERAL_VIEWS = ("LL", "RL")
@@ -21,8 +25,11 @@ SIGN_OF_VIEW = {"AP": 1.0, "PA": -1.0, "LL": 1.0, "RL": -1.0}
 """Side of the patient on which the source of a view is: +1 anterior or right, -1 posterior or left."""
 MIRRORED_ANGLES = torch.tensor([[-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
 """What a reflection from right to left makes of the frontal and the lateral view's angles."""
-Number = TypeVar("Number", float, np.ndarray, torch.Tensor)
-"""One coordinate, or an array of them: the geometry is plain arithmetic, which serves all three."""
+Scalar = float | Tensor
+"""One number for all cases of a batch, or a tensor of one for each."""
+Matrix = tuple[tuple[Scalar, ...], ...]
+Number = TypeVar("Number", Scalar, np.ndarray, Tensor)
+"""One coordinate, or an array of them: the geometry is plain arithmetic, which serves all."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +65,21 @@ class BiplanarGeometry:
             cover the shadow of the cube seen along its axis, a view is unknown, or an angle is too large.
     """
 
-    source_to_isocentre_mm: float | torch.Tensor = 1600.0
-    source_to_detector_mm: float | torch.Tensor = 1800.0
+    source_to_isocentre_mm: float | Tensor = 1600.0
+    source_to_detector_mm: float | Tensor = 1800.0
     fov_mm: float = 360.0
     detector_size_mm: float = 480.0
     detector_pixels: int = 512
-    views: tuple[str, str] | torch.Tensor = ("PA", "LL")
-    angles_deg: tuple[tuple[float, float, float], ...] | torch.Tensor = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+    views: tuple[str, str] | Tensor = ("PA", "LL")
+    angles_deg: tuple[tuple[float, float, float], ...] | Tensor = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
     def __post_init__(self) -> None:
-        if not isinstance(self.views, torch.Tensor):
+        if not isinstance(self.views, Tensor):
             object.__setattr__(self, "views", tuple(self.views))
         self._check_sizes()
         self._check_views()
         self._check_angles()
-        if not isinstance(self.angles_deg, torch.Tensor):
+        if not isinstance(self.angles_deg, Tensor):
             object.__setattr__(self, "angles_deg", tuple(tuple(map(float, angles)) for angles in self.angles_deg))
         self._check_cases()
         self._check_distances()
@@ -87,7 +94,7 @@ class BiplanarGeometry:
             raise InputError(f"BiplanarGeometry: detector_pixels is {self.detector_pixels}, expected a whole number.")
 
     def _check_views(self) -> None:
-        if isinstance(self.views, torch.Tensor):
+        if isinstance(self.views, Tensor):
             if self.views.ndim < 2 or self.views.shape[-1] != 2 or not bool((self.views.abs() == 1).all()):
                 raise InputError(
                     f"BiplanarGeometry: views are a tensor {tuple(self.views.shape)}, expected (B, 2) of 1 and -1 for "
@@ -100,10 +107,10 @@ class BiplanarGeometry:
 
     def _check_angles(self) -> None:
         try:
-            shape = tuple(np.shape(self.angles_deg))
+            shape: tuple[int, ...] | str = tuple(np.shape(self.angles_deg))
         except ValueError:
             shape = "rows of different lengths"
-        is_per_case = isinstance(self.angles_deg, torch.Tensor)
+        is_per_case = isinstance(self.angles_deg, Tensor)
         if shape[-2:] != (2, 3) or (len(shape) > 2) != is_per_case:
             raise InputError(
                 f"BiplanarGeometry: angles_deg has shape {shape}, expected three for each view, (2, 3), or a tensor "
@@ -185,9 +192,9 @@ class BiplanarGeometry:
             return depth_mm * 0.0 + 1.0
         return self.source_to_detector_mm / (self.source_to_isocentre_mm - depth_mm)
 
-    def depth_sign(self, view: int) -> float | torch.Tensor:
+    def depth_sign(self, view: int) -> Scalar:
         """+1 where the source of the view lies on the positive side of its axis (anterior, right), else -1."""
-        return self.views[..., view] if isinstance(self.views, torch.Tensor) else SIGN_OF_VIEW[self.views[view]]
+        return self.views[..., view] if isinstance(self.views, Tensor) else SIGN_OF_VIEW[self.views[view]]
 
     def shadow(self, point: tuple[Number, Number, Number], view: int) -> tuple[Number, Number]:
         """
@@ -226,11 +233,11 @@ class BiplanarGeometry:
             along_column / self.source_to_detector_mm,
         )
         if view == 1:
-            origin, step = ((vector[1], vector[0], vector[2]) for vector in (origin, step))
+            origin, step = ((y, x, z) for x, y, z in (origin, step))
         rotation = self.rotation(view)
         return _times(rotation, origin), _times(rotation, step)
 
-    def rotation(self, view: int) -> tuple[tuple[Number, ...], ...]:
+    def rotation(self, view: int) -> Matrix:
         """Rows of the 3 x 3 rotation that turns the view from the cube's axis to where it is."""
         yaw, pitch, roll = (_cosine_and_sine(self._angle(view, k)) for k in range(3))
         about_z = _rotation(*yaw, 2)
@@ -243,7 +250,8 @@ class BiplanarGeometry:
 
     def select(self, cases: Sequence[int]) -> BiplanarGeometry:
         """The set-up of some of the cases, by their places in the batch; itself when all cases share it."""
-        return replace(self, **{name: field[list(cases)] for name, field in self._tensors().items()})
+        selected: dict[str, Any] = {name: field[list(cases)] for name, field in self._tensors().items()}
+        return replace(self, **selected)
 
     def mirrored(self) -> BiplanarGeometry:
         """
@@ -251,11 +259,11 @@ class BiplanarGeometry:
         frontal film and the same lateral film: LL becomes RL and the other way round, AP and PA stay.
         """
         views, angles = self.views, self.angles_deg
-        if isinstance(views, torch.Tensor):
+        if isinstance(views, Tensor):
             views = views * views.new_tensor([1.0, -1.0])
         else:
             views = (views[0], "RL" if views[1] == "LL" else "LL")
-        if isinstance(angles, torch.Tensor):
+        if isinstance(angles, Tensor):
             angles = angles * MIRRORED_ANGLES.to(angles)
         else:
             angles = tuple(tuple(a * s for a, s in zip(*rows)) for rows in zip(angles, MIRRORED_ANGLES.tolist()))
@@ -272,7 +280,7 @@ class BiplanarGeometry:
         """The set-up of one case, by its place in the batch, in plain words and numbers."""
         return self.cases_apart()[case if self.cases else 0]
 
-    def broadcast(self, dimensions: int, like: torch.Tensor) -> BiplanarGeometry:
+    def broadcast(self, dimensions: int, like: Tensor) -> BiplanarGeometry:
         """
         The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape, and
         of the dtype and on the device of `like`. It is not checked again: a GPU would have to wait for each value.
@@ -283,21 +291,19 @@ class BiplanarGeometry:
             object.__setattr__(shaped, name, field.to(like).reshape(shape))
         return shaped
 
-    def _angle(self, view: int, index: int) -> float | torch.Tensor:
+    def _angle(self, view: int, index: int) -> Scalar:
         return (
-            self.angles_deg[..., view, index]
-            if isinstance(self.angles_deg, torch.Tensor)
-            else self.angles_deg[view][index]
+            self.angles_deg[..., view, index] if isinstance(self.angles_deg, Tensor) else self.angles_deg[view][index]
         )
 
-    def _tensors(self) -> dict[str, torch.Tensor]:
+    def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def signs_of_views(views: Sequence[Sequence[str]]) -> torch.Tensor:
+def signs_of_views(views: Sequence[Sequence[str]]) -> Float[Tensor, "B 2"]:
     """The pairs of views of a batch's cases, such as `[("PA", "LL"), ("AP", "RL")]`, as :class:`BiplanarGeometry` takes
-    views that differ: `(B, 2)`, see :data:`SIGN_OF_VIEW`."""
+    views that differ, see :data:`SIGN_OF_VIEW`."""
     return torch.tensor([[SIGN_OF_VIEW[view] for view in pair] for pair in views])
 
 
@@ -307,25 +313,25 @@ def views_of_signs(signs: Sequence[float]) -> tuple[str, str]:
     return "AP" if frontal > 0 else "PA", "LL" if lateral > 0 else "RL"
 
 
-def _bounds(value: float | torch.Tensor) -> tuple[float, float]:
+def _bounds(value: Scalar) -> tuple[float, float]:
     """The smallest and the largest of the cases."""
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, Tensor):
         return value, value
     return float(value.detach().min()), float(value.detach().max())
 
 
-def _largest(values: tuple | torch.Tensor) -> float:
+def _largest(values: tuple | Tensor) -> float:
     """The largest absolute value."""
-    return float(values.detach().abs().max() if isinstance(values, torch.Tensor) else np.abs(values).max())
+    return float(values.detach().abs().max() if isinstance(values, Tensor) else np.abs(values).max())
 
 
-def _cosine_and_sine(degrees: float | torch.Tensor):
-    if isinstance(degrees, torch.Tensor):
+def _cosine_and_sine(degrees: Scalar) -> tuple[Scalar, Scalar]:
+    if isinstance(degrees, Tensor):
         return degrees.deg2rad().cos(), degrees.deg2rad().sin()
     return cos(radians(degrees)), sin(radians(degrees))
 
 
-def _rotation(cosine, sine, axis: int):
+def _rotation(cosine: Scalar, sine: Scalar, axis: int) -> Matrix:
     """Right-handed rotation about one axis."""
     zero = cosine * 0.0
     one = zero + 1.0
@@ -336,16 +342,21 @@ def _rotation(cosine, sine, axis: int):
     return tuple(map(tuple, rows))
 
 
-def _product(a, b):
-    return tuple(tuple(sum(a[i][k] * b[k][j] for k in range(3)) for j in range(3)) for i in range(3))
+def _product(a: Matrix, b: Matrix) -> Matrix:
+    return tuple(tuple(_dot(row, column) for column in _transposed(b)) for row in a)
 
 
-def _transposed(rows):
+def _transposed(rows: Matrix) -> Matrix:
     return tuple(zip(*rows))
 
 
-def _times(rows, vector):
-    return tuple(sum(entry * coordinate for entry, coordinate in zip(row, vector)) for row in rows)
+def _times(rows: Matrix, vector: tuple[Number, Number, Number]) -> tuple[Number, ...]:
+    return tuple(_dot(row, vector) for row in rows)
+
+
+def _dot(row: tuple[Scalar, ...], column: tuple[Number, ...]) -> Number:
+    (a, b, c), (x, y, z) = row, column
+    return a * x + b * y + c * z
 
 
 def at_distance(geometry: BiplanarGeometry, factor: float) -> BiplanarGeometry:

@@ -5,14 +5,18 @@ What a volume's own X-rays say about it: its projections in the X-rays' scale, a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from .attenuation import AIR_HU, hu_to_attenuation, scaled_to_hu
 from .geometry import BiplanarGeometry
 from .projector import lift, project
 from .region import Region
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 NUMBER_OF_STAGES = 3
 LEAST = 0.0025
@@ -32,36 +36,46 @@ class Reprojection:
     def __init__(self, hu_window: Sequence[float], xray_scale: float) -> None:
         self.hu_window, self.xray_scale = tuple(hu_window), xray_scale
 
-    def attenuation(self, volume: torch.Tensor) -> torch.Tensor:
+    def attenuation(self, volume: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Linear attenuation in 1/mm of a scaled volume."""
         return hu_to_attenuation(scaled_to_hu(volume, self.hu_window))
 
-    def films(self, mu: torch.Tensor, geometry: BiplanarGeometry, region: Region, size: int) -> torch.Tensor:
-        """Scaled line integrals, `(B, 2, 2 size, 2 size)`, of the attenuation in a region."""
+    def films(
+        self, mu: Float[Tensor, "B 1 X Y Z"], geometry: BiplanarGeometry, region: Region, size: int
+    ) -> Float[Tensor, "B 2 {2*size} {2*size}"]:
+        """Scaled line integrals of the attenuation in a region."""
         return project(mu, geometry.with_pixels(2 * size), region) / self.xray_scale
 
     def log_ratio(
-        self, volume: torch.Tensor, xrays: torch.Tensor, geometry: BiplanarGeometry, size: int
-    ) -> torch.Tensor:
+        self,
+        volume: Float[Tensor, "B 1 s s s"],
+        xrays: Float[Tensor, "B 2 P P"],
+        geometry: BiplanarGeometry,
+        size: int,
+    ) -> Float[Tensor, "B 2 {2*size} {2*size}"]:
         """
         Logarithm of the X-rays over the volume's own projections, between -log 4 and log 4.
 
         Args:
-            volume: a whole one, scaled, `(B, 1, s, s, s)`.
-            xrays: `(B, 2, P, P)`.
+            volume: a whole one, scaled.
+            xrays: scaled line integrals.
             geometry: the set-up.
             size: the films have twice as many pixels.
 
         Returns:
-            `(B, 2, 2 size, 2 size)`, 0 where they agree.
+            Films, 0 where they agree.
         """
         films = self.films(self.attenuation(volume), geometry, Region.whole(volume.shape[-1]), size)
         ratio = (adaptive_avg_pool2d(xrays, 2 * size) + LEAST) / (films + LEAST)
         return ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO).log()
 
     def correction(
-        self, volume: torch.Tensor, log_ratio: torch.Tensor, geometry: BiplanarGeometry, region: Region
-    ) -> torch.Tensor:
+        self,
+        volume: Float[Tensor, "B 1 X Y Z"],
+        log_ratio: Float[Tensor, "B 2 P P"],
+        geometry: BiplanarGeometry,
+        region: Region,
+    ) -> Float[Tensor, "B 1 X Y Z"]:
         """
         What to add to a region of a volume, so that it agrees better with both X-rays: attenuation is multiplied by the
         geometric mean of the ratios of the two rays through a voxel, one step of the multiplicative algebraic
@@ -69,7 +83,7 @@ class Reprojection:
         where both X-rays agree; a ray that misses its detector asks for no change.
 
         Args:
-            volume: the region's part of the volume, scaled, `(B, 1, X, Y, Z)`.
+            volume: the region's part of the volume, scaled.
             log_ratio: from :meth:`log_ratio` of the whole.
             geometry: the set-up.
             region: which part.
@@ -92,6 +106,8 @@ class ProjectCT:
     def __init__(self, geometry: BiplanarGeometry, xray_scale: float) -> None:
         self.geometry, self.xray_scale = geometry, xray_scale
 
-    def __call__(self, hu: torch.Tensor, geometry: BiplanarGeometry | None = None) -> torch.Tensor:
-        """A CT in HU, not clipped, `(1, S, S, S)`, to `(2, P, P)`; `geometry` goes before the one above."""
+    def __call__(
+        self, hu: Float[Tensor, "1 S S S"], geometry: BiplanarGeometry | None = None
+    ) -> Float[Tensor, "2 P P"]:
+        """The X-rays of a CT in HU, not clipped; `geometry` goes before the one above."""
         return project(hu_to_attenuation(hu[None]), geometry or self.geometry)[0] / self.xray_scale

@@ -8,7 +8,10 @@ the fast path of :mod:`scripts.projection.axis_aligned`; others, and gradients o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from .axis_aligned import lift_along_axes, project_along_axes
@@ -16,23 +19,28 @@ from .geometry import BiplanarGeometry
 from .ray_tracing import centres, lift_rays, project_rays
 from .region import Region
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 VIEWS = 2
 
 
-def project(mu: torch.Tensor, geometry: BiplanarGeometry, region: Region | None = None) -> torch.Tensor:
+def project(
+    mu: Float[Tensor, "B 1 X Y Z"], geometry: BiplanarGeometry, region: Region | None = None
+) -> Float[Tensor, "B 2 P P"]:
     """
     Line integrals of attenuation along the rays from the source to the centre of each detector pixel.
 
     Rays are followed through the whole cube, also where a turned cube's corner reaches behind the detector.
 
     Args:
-        mu: linear attenuation in 1/mm, `(B, 1, X, Y, Z)`, a cube in RAS+, or the `region` of one.
+        mu: linear attenuation in 1/mm, a cube in RAS+, or the `region` of one.
         geometry: the set-up; its `fov_mm` is the cube's side.
         region: the part of the cube that `mu` holds, the rest being zero; by default the whole.
 
     Returns:
-        `(B, 2, P, P)`, dimensionless, the frontal and the lateral film as they are read; float32 for a volume in half
-        precision, else in the volume's.
+        The frontal and the lateral film as they are read, dimensionless; float32 for a volume in half precision, else
+        in the volume's.
 
     Raises:
         InputError: when `mu` is not a single-channel cube, or not the region's shape, or the geometry describes another
@@ -51,18 +59,20 @@ def project(mu: torch.Tensor, geometry: BiplanarGeometry, region: Region | None 
         return torch.stack([project_rays(volume, geometry, view, region) for view in range(VIEWS)], dim=1)
 
 
-def lift(features: torch.Tensor, geometry: BiplanarGeometry, size: int, region: Region | None = None) -> torch.Tensor:
+def lift(
+    features: Float[Tensor, "B 2 C P P"], geometry: BiplanarGeometry, size: int, region: Region | None = None
+) -> Float[Tensor, "B 2 C X Y Z"]:
     """
     Lays films into the volume: each voxel reads, by bilinear interpolation, the detector point that its ray hits.
 
     Args:
-        features: `(B, 2, C, P, P)`, the frontal and the lateral film; any number of pixels, spread over the detector.
+        features: the frontal and the lateral film; any number of pixels, spread over the detector.
         geometry: the set-up.
         size: voxels along a side of the cube.
         region: the part of the cube that is wanted; by default the whole.
 
     Returns:
-        `(B, 2, C, X, Y, Z)` in RAS+, constant along each ray, in the features' precision.
+        Each view's volume in RAS+, constant along each ray, in the features' precision.
 
     Raises:
         InputError: when `features` do not hold two square films, there is no voxel, or the geometry describes another
@@ -80,7 +90,7 @@ def lift(features: torch.Tensor, geometry: BiplanarGeometry, size: int, region: 
         return torch.stack([lift_rays(features[:, view], geometry, view, region) for view in range(VIEWS)], dim=1)
 
 
-def _ray_length(geometry: BiplanarGeometry, size: int, like: torch.Tensor) -> torch.Tensor:
+def _ray_length(geometry: BiplanarGeometry, size: int, like: Tensor) -> Tensor:
     """Length of each ray in a slice of the cube, `(P, P)` or `(B, 1, P, P)`: thickness / cosine of the ray's angle."""
     film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, like)
     distance = geometry.broadcast(3, film_mm).source_to_detector_mm

@@ -9,7 +9,11 @@ the backward pass rather than stored.
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import TYPE_CHECKING
+
 import torch
+from torch import Tensor
 from torch.nn.functional import grid_sample
 from torch.utils.checkpoint import checkpoint
 
@@ -17,21 +21,26 @@ from .geometry import BiplanarGeometry
 from .precision import precise_device
 from .region import Region
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
 SLICES_PER_BLOCK = 8
 
 
-def project_rays(volume: torch.Tensor, geometry: BiplanarGeometry, view: int, region: Region) -> torch.Tensor:
+def project_rays(
+    volume: Float[Tensor, "B X Y Z"], geometry: BiplanarGeometry, view: int, region: Region
+) -> Float[Tensor, "B P P"]:
     """
     Line integrals along the rays to the film's pixels.
 
     Args:
-        volume: `(B, X, Y, Z)`, RAS+.
+        volume: in RAS+.
         geometry: the set-up.
         view: 0 for the frontal view, 1 for the lateral.
         region: where in the cube these voxels are.
 
     Returns:
-        `(B, P, P)`, in units of the volume times mm.
+        The film, in units of the volume times mm.
     """
     film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, volume)
     origin, step = geometry.broadcast(2, film_mm).ray(film_mm[None, :], film_mm[:, None], view)
@@ -40,38 +49,39 @@ def project_rays(volume: torch.Tensor, geometry: BiplanarGeometry, view: int, re
     depth, across_mm, z_mm = x_y_z[main], x_y_z[across], x_y_z[2]
     slices, voxel_mm = volume.movedim(main + 1, 0), geometry.fov_mm / region.size
 
-    def summed(block: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+    def summed(block: Tensor, depth: Tensor) -> Tensor:
         distance = (depth[:, None, None, None] - origin[main]) / step[main]
         ray_z, ray_across = origin[2] + distance * step[2], origin[across] + distance * step[across]
         places = [_normalised(ray_z, z_mm, voxel_mm), _normalised(ray_across, across_mm, voxel_mm)]
         return _sample(block, torch.stack(places, -1)).sum(0)
 
-    film = 0
-    for block, block_depth in zip(slices.split(SLICES_PER_BLOCK), depth.split(SLICES_PER_BLOCK)):
-        film = film + checkpoint(summed, block, block_depth, use_reentrant=False)
+    blocks = zip(slices.split(SLICES_PER_BLOCK), depth.split(SLICES_PER_BLOCK))
+    film = reduce(torch.add, (checkpoint(summed, *block, use_reentrant=False) for block in blocks))
     length = sum(component**2 for component in step) ** 0.5 / abs(step[main])
     return film * length * voxel_mm
 
 
-def lift_rays(films: torch.Tensor, geometry: BiplanarGeometry, view: int, region: Region) -> torch.Tensor:
+def lift_rays(
+    films: Float[Tensor, "B C P P"], geometry: BiplanarGeometry, view: int, region: Region
+) -> Float[Tensor, "B C X Y Z"]:
     """
     The volume whose voxels read the film, by bilinear interpolation, where their rays hit it.
 
     Args:
-        films: `(B, C, P, P)`.
+        films: those of one view.
         geometry: the set-up.
         view: 0 for the frontal view, 1 for the lateral.
         region: the voxels that are wanted.
 
     Returns:
-        `(B, C, X, Y, Z)`, RAS+.
+        The region's voxels, in RAS+.
     """
     dtype = torch.promote_types(films.dtype, torch.float32)
     centres_mm = (region.centres(axis, geometry.fov_mm, precise_device(films.device)) for axis in range(3))
     all_x, y, z = (of_axis.to(films.device, dtype) for of_axis in centres_mm)
     geometry = geometry.broadcast(3, all_x)
 
-    def lifted(films: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def lifted(films: Tensor, x: Tensor) -> Tensor:
         point = (x[:, None, None], y[:, None], z)
         grid = torch.stack(torch.broadcast_tensors(*geometry.shadow(point, view)), -1) / (geometry.detector_size_mm / 2)
         grid = grid.reshape(-1, len(x), len(y), len(z), 2).expand(len(films), -1, -1, -1, -1).flatten(1, 2)
@@ -82,18 +92,18 @@ def lift_rays(films: torch.Tensor, geometry: BiplanarGeometry, view: int, region
     return torch.cat(blocks, dim=2)
 
 
-def _sample(slices: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+def _sample(slices: Tensor, grid: Tensor) -> Tensor:
     """`(T, B, A, Z)` slices at `(T, B or 1, P, P, 2)` positions in [-1, 1]: `(T, B, P, P)`."""
     grid = grid.expand(-1, slices.shape[1], -1, -1, -1).flatten(0, 1)
     return grid_sample(slices.flatten(0, 1)[:, None], grid, align_corners=False)[:, 0].unflatten(0, slices.shape[:2])
 
 
-def _normalised(position: torch.Tensor, centre: torch.Tensor, voxel_mm: float) -> torch.Tensor:
+def _normalised(position: Tensor, centre: Tensor, voxel_mm: float) -> Tensor:
     """Positions in mm to those of `grid_sample`: -1 to 1 from edge to edge of cells with these centres."""
     return 2 * (position - (centre[0] + centre[-1]) / 2) / (len(centre) * voxel_mm)
 
 
-def centres(count: int, extent: float, like: torch.Tensor) -> torch.Tensor:
+def centres(count: int, extent: float, like: Tensor) -> Float[Tensor, " {count}"]:
     """Centres of `count` equal cells over `extent`, about zero, in the dtype and on the device of `like`."""
     index = torch.arange(count, dtype=like.dtype, device=like.device)
     return (index + 0.5) * (extent / count) - extent / 2

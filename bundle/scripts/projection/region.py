@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import sub
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float64
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -37,35 +45,37 @@ class Region:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return tuple(last - first for first, last in zip(self.start, self.stop))
+        return per_axis(sub, self.stop, self.start)
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        return tuple(slice(first, last) for first, last in zip(self.start, self.stop))
+        return per_axis(slice, self.start, self.stop)
 
-    def of(self, volume: torch.Tensor) -> torch.Tensor:
-        """The region's voxels of a volume `(..., size, size, size)`, as a view."""
-        return volume[(..., *self.slices)]
+    def of(self, volume: Float[Tensor, "*B _ _ _"]) -> Float[Tensor, "*B X Y Z"]:
+        """The region's voxels of a volume, as a view."""
+        x, y, z = self.slices
+        return volume[..., x, y, z]
 
-    def centres(self, axis: int, extent: float, device: torch.device) -> torch.Tensor:
-        """Where the centres of the voxels are along an axis, from the middle of a cube `extent` wide; float64."""
+    def centres(self, axis: int, extent: float, device: torch.device) -> Float64[Tensor, " N"]:
+        """Where the centres of the voxels are along an axis, from the middle of a cube `extent` wide."""
         index = torch.arange(self.start[axis], self.stop[axis], dtype=torch.float64, device=device)
         return (index - (self.size - 1) / 2) * (extent / self.size)
 
     def ends(self, axis: int, extent: float) -> tuple[float, float]:
         """The first and the last of :meth:`centres`, as plain numbers."""
-        first, last = self.start[axis], self.stop[axis] - 1
-        return tuple((index - (self.size - 1) / 2) * (extent / self.size) for index in (first, last))
+        outermost = self.start[axis], self.stop[axis] - 1
+        first, last = ((index - (self.size - 1) / 2) * (extent / self.size) for index in outermost)
+        return first, last
 
     def widened(self, margin: int, multiple: int = 1) -> Region:
         """The region with `margin` voxels more on each side and edges at multiples of `multiple`, inside the cube."""
-        start = tuple(max(0, (first - margin) // multiple * multiple) for first in self.start)
-        stop = tuple(min(self.size, -(-(last + margin) // multiple) * multiple) for last in self.stop)
+        start = per_axis(lambda first: max(0, (first - margin) // multiple * multiple), self.start)
+        stop = per_axis(lambda last: min(self.size, -(-(last + margin) // multiple) * multiple), self.stop)
         return Region(self.size, start, stop)
 
     def within(self, other: Region) -> Region:
         """This region, a part of `other`, as seen from its corner: cuts it out of a volume that holds `other` only."""
-        start, stop = (tuple(a - b for a, b in zip(edge, other.start)) for edge in (self.start, self.stop))
+        start, stop = per_axis(sub, self.start, other.start), per_axis(sub, self.stop, other.start)
         return Region(max(other.shape), start, stop)
 
     def mirrored(self) -> Region:
@@ -79,3 +89,9 @@ class Region:
         for first, last in zip(edges, edges[1:]):
             if first < last:
                 yield Region(self.size, (first, *self.start[1:]), (last, *self.stop[1:]))
+
+
+def per_axis(function: Callable[..., Value], *numbers: Sequence[int]) -> tuple[Value, Value, Value]:
+    """The function's values along X, Y and Z, of one number or several for each axis."""
+    x, y, z = map(function, *numbers)
+    return x, y, z

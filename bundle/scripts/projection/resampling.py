@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from monai.utils import convert_to_dst_type
 from scipy import ndimage
+from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d, avg_pool3d, interpolate
 
-from .region import Region
+from .region import Region, per_axis
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
-def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Tensor:
+def smooth_for_coarser(image: Float[Tensor, "C ..."], ratios: Sequence[float]) -> Float[Tensor, "C ..."]:
     """
     Anti-aliasing before an image is sampled more coarsely: Gaussian smoothing with sigma half the excess ratio, as in
     scikit-image's `resize`; borders keep their level. SciPy's filter takes 1 s where MONAI's takes 20 s for a chest CT.
@@ -26,39 +30,40 @@ def smooth_for_coarser(image: torch.Tensor, ratios: Sequence[float]) -> torch.Te
     return convert_to_dst_type(smoothed, image)[0]
 
 
-def upsample(volume: torch.Tensor) -> torch.Tensor:
+def upsample(volume: Float[Tensor, "B C S S S"]) -> Float[Tensor, "B C 2*S 2*S 2*S"]:
     """Trilinear upsampling to twice the size: what a refining stage starts from."""
     return interpolate(volume, scale_factor=2, mode="trilinear")
 
 
-def upsample_region(volume: torch.Tensor, region: Region) -> torch.Tensor:
-    """The region's voxels of a coarser volume `(B, C, s, s, s)`, trilinearly upsampled: `(B, C, X, Y, Z)`."""
+def upsample_region(volume: Float[Tensor, "B C s s s"], region: Region) -> Float[Tensor, "B C X Y Z"]:
+    """The region's voxels of a coarser volume, trilinearly upsampled."""
     size = int(volume.shape[-1])
     factor = region.size // size
     if factor == 1:
         return region.of(volume)
     coarse = Region(
         size,
-        tuple(max(0, first // factor - 1) for first in region.start),
-        tuple(min(size, -(-last // factor) + 1) for last in region.stop),
+        per_axis(lambda first: max(0, first // factor - 1), region.start),
+        per_axis(lambda last: min(size, -(-last // factor) + 1), region.stop),
     )
-    fine = Region(region.size, *(tuple(factor * edge for edge in edges) for edges in (coarse.start, coarse.stop)))
+    start, stop = (per_axis(lambda edge: factor * edge, edges) for edges in (coarse.start, coarse.stop))
+    fine = Region(region.size, start, stop)
     upsampled = interpolate(coarse.of(volume), scale_factor=factor, mode="trilinear")
     return region.within(fine).of(upsampled)
 
 
-def high_band(volume: torch.Tensor) -> torch.Tensor:
+def high_band(volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B C X Y Z"]:
     """`volume` less its average over 2 x 2 x 2 voxels: what half the resolution cannot hold."""
     return volume - interpolate(avg_pool3d(volume, 2), scale_factor=2, mode="nearest")
 
 
-def resized(volume: torch.Tensor, size: int) -> torch.Tensor:
-    """A volume `(B, 1, S, S, S)` at another size: averaged where that is smaller, else trilinearly upsampled."""
+def resized(volume: Float[Tensor, "B 1 S S S"], size: int) -> Float[Tensor, "B 1 {size} {size} {size}"]:
+    """A volume at another size: averaged where that is smaller, else trilinearly upsampled."""
     if size <= volume.shape[-1]:
         return truth_at(volume, size)
     return interpolate(volume, size=(size,) * 3, mode="trilinear")
 
 
-def truth_at(truth: torch.Tensor, size: int) -> torch.Tensor:
-    """The truth `(B, 1, S, S, S)`, averaged to `size` voxels a side."""
+def truth_at(truth: Float[Tensor, "B 1 S S S"], size: int) -> Float[Tensor, "B 1 {size} {size} {size}"]:
+    """The truth, averaged to `size` voxels a side."""
     return adaptive_avg_pool3d(truth, size)
