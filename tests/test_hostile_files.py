@@ -41,6 +41,8 @@ from scripts import (
 )
 from scripts.data.datalist import default_name
 from scripts.data.datalist_builder import build_datalist
+from scripts.data.folder_scan import find_records
+from scripts.data.study_pairing import LeftOut
 from scripts.errors import BundleError, shown
 from scripts.io.atomic_write import write_checkpoint, write_folder_whole, write_text, write_whole
 from scripts.io.limits import LARGEST_FILM, LARGEST_FILM_FILE, LARGEST_VOLUME, coded_extent
@@ -634,6 +636,16 @@ def test_what_a_search_takes_and_leaves_out_is_listed_by_names_that_move_no_term
     printed = capsys.readouterr().out
     assert "notes\\x1b[2J.png" in printed and "list\\x1b[2J.json" in printed
     assert all(line.isprintable() for line in printed.splitlines())
+
+
+@on_posix
+@pytest.mark.parametrize("name", ["slice.dcm", "slice", "pa.png", "ct.nii"])
+def test_a_search_does_not_wait_for_a_pipe(tmp_path: Path, name: str):
+    os.mkfifo(tmp_path / name)
+    with within(60):
+        records, left_out = find_records(tmp_path)
+    assert not records
+    assert left_out == [LeftOut(name, "is a pipe, a socket or a device")]
 
 
 @pytest.mark.parametrize("keyword", ["Modality", "PhotometricInterpretation", "ViewPosition"])

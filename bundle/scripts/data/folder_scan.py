@@ -69,7 +69,7 @@ def _walk(folder: Path) -> tuple[list[str], list[LeftOut]]:
         left_out += [LeftOut((here / name).as_posix(), "a link to a folder is not followed") for name in links]
         names[:] = [name for name in names if name not in links and not name.startswith(".")]
         for path in ((here / name).as_posix() for name in files if not name.startswith(".")):
-            reason = _reason_of_link(folder, path)
+            reason = _reason_of_link(folder, path) or _reason_of_kind(folder / path)
             if reason is None:
                 paths.append(path)
             else:
@@ -87,6 +87,11 @@ def _reason_of_link(folder: Path, path: str) -> str | None:
     parts = Path(os.path.relpath(target, os.path.realpath(folder))).parts
     is_found = not any(part.startswith(".") for part in parts)
     return f"is a link to {target}, which counts itself" if is_found and os.path.islink(folder / path) else None
+
+
+def _reason_of_kind(path: Path) -> str | None:
+    """Why something that is no regular file is left out: to open a pipe is to wait for whoever writes into it."""
+    return None if path.is_file() else "is a pipe, a socket or a device"
 
 
 def _reason_of_other(path: str) -> str:
