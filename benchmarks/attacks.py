@@ -4,10 +4,10 @@ Counts what strangers may send: hostile requests, files, names, sidecar files an
     python benchmarks/attacks.py [--markdown]
 
 It runs the tests that hold them, each parameter of a test as one input, and damages files at random. An input fails
-when anything else comes of it than its test says: an exception that is no message, a file that is read, written, changed
-or deleted elsewhere, a program that is started, memory or time without bound. What cannot be tried on this system is
-skipped. The server's part needs MONAI Label's environment, which `python launch.py test` makes. The exit status is 1 when
-an input has failed, or fewer than :data:`LEAST_INPUTS` were tried.
+when anything else comes of it than its test says: an exception that is no message, a file that is read, written,
+changed or deleted elsewhere, a program that is started, memory or time without bound. What cannot be tried on this
+system is skipped. The server's part needs MONAI Label's environment, which `python launch.py test` makes. The exit
+status is 1 when an input has failed, or fewer than :data:`LEAST_INPUTS` were tried.
 """
 
 from __future__ import annotations
@@ -34,15 +34,18 @@ COPIES = 12
 """Of a file of each kind, each damaged otherwise."""
 REFUSALS = "refused or named or damaged or other_weights"
 AREAS = {
-    "requests to the server": (["test_label_attacks"], "not are_its_own and not every_answer"),
-    "radiographs, CTs, datalists": (["test_hostile_files"], "not usual and not order_mark and not any_language"),
-    "headers of NRRD, MetaImage": (["test_itk_headers"], "refused or damage or elsewhere or link or beside or counted"),
-    "overlays": (["test_shared_overlay"], REFUSALS),
-    "sidecar files": (["test_familiarity", "test_uncertainty"], REFUSALS),
-    "weights": (["test_checkpoints"], REFUSALS),
-    "names for the launcher": (["test_launch_paths"], "not datalist_is_written"),
+    "requests to the server": (["serving/test_label_attacks"], "not are_its_own and not every_answer"),
+    "radiographs, CTs, datalists": (["io/test_hostile_files"], "not usual and not order_mark and not any_language"),
+    "headers of NRRD, MetaImage": (
+        ["io/test_itk_headers"],
+        "refused or damage or elsewhere or link or beside or counted",
+    ),
+    "overlays": (["io/test_shared_overlay"], REFUSALS),
+    "sidecar files": (["evaluation/test_out_of_distribution", "evaluation/test_prediction_intervals"], REFUSALS),
+    "weights": (["training/test_checkpoints"], REFUSALS),
+    "names for the launcher": (["launcher/test_launch_paths"], "not datalist_is_written"),
 }
-"""Test modules and, as for pytest's `-k`, which of their tests hold attacks: the others are what has to go on working."""
+"""Test modules and, as for pytest's `-k`, which of their tests hold attacks: the others are what has to go on."""
 
 
 def main() -> int:

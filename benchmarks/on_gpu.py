@@ -45,7 +45,7 @@ from table import Table  # noqa: E402
 from unattended import FAILED, FINISHED, train  # noqa: E402
 
 PARTS = ("tests", "steps", "inference", "projector")
-TESTS = "tests/test_devices.py"
+TESTS = "tests/workflows/test_devices.py"
 TEST_SHARE = 0.4
 """Of the time, at most, for the tests."""
 LEAST = 10.0

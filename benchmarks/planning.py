@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from scripts import BiplanarGeometry
-from scripts.projection import axis_aligned as slice_stack
+from scripts.projection import axis_aligned
 
 Work = Callable[[], object]
 
@@ -72,8 +72,8 @@ def _numbers_that_are_real() -> Iterator[None]:
     with (
         patch.object(BiplanarGeometry, "__post_init__", _outside(BiplanarGeometry.__post_init__)),
         patch.object(BiplanarGeometry, "is_along_axes", property(_outside(BiplanarGeometry.is_along_axes.fget))),
-        patch.object(slice_stack, "_weights", _real_weights),
-        patch.dict(slice_stack.WORKING_SET, cpu=slice_stack.WORKING_SET["gpu"]),
+        patch.object(axis_aligned, "_weights", _real_weights),
+        patch.dict(axis_aligned.WORKING_SET, cpu=axis_aligned.WORKING_SET["gpu"]),
         patch.object(torch.Tensor, "item", lambda self: 1.0),
     ):
         yield
@@ -87,7 +87,7 @@ def _outside(function: Callable) -> Callable:
     return with_values
 
 
-def _real_weights(geometry, region, pixels, like, interpolate_voxels, compute=slice_stack._weights):
+def _real_weights(geometry, region, pixels, like, interpolate_voxels, compute=axis_aligned._weights):
     with unset_fake_temporarily():
         weights = compute(geometry, region, pixels, torch.empty(0, dtype=like.dtype), interpolate_voxels)
     return tree_map_only(torch.Tensor, torch.clone, weights)

@@ -47,7 +47,7 @@ def install_into(environment: Path, python: Path, wanted: dict[Path, list[str]],
         over: interpreter of another environment, whose packages are found after this one's own, so that the large ones
             are on the disk once.
     """
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036
         raise LaunchError(f"Python {sys.version.split()[0]} found, 3.10 or newer expected.")
     marker = environment / "installed-requirements.sha256"
     done = marker.read_text(encoding="utf-8").splitlines() if python.is_file() and marker.is_file() else []

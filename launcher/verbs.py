@@ -18,7 +18,6 @@ from .training import demo_dataset, train_stages
 from .weights import check_weights, overlay_beside
 from .workflows import run_script, run_workflow
 
-
 WITHOUT_LABEL = "--without-label"
 """The option of `test` that skips what needs MONAI Label's environment."""
 

@@ -30,7 +30,7 @@ from tqdm import tqdm  # noqa: E402
 
 from ct_series_files import write_series  # noqa: E402
 from phantoms import phantom  # noqa: E402
-from radiographs import compress, write_dicom  # noqa: E402
+from radiograph_files import compress, write_dicom  # noqa: E402
 from scripts import (  # noqa: E402
     BiplanarGeometry,
     InputError,

@@ -23,7 +23,7 @@ import torch
 
 from bundle_runs import OVERLAY, ROOT
 from phantoms import phantom, write_films
-from radiographs import LATERAL, write_line_integrals
+from radiograph_files import LATERAL, write_line_integrals
 from scripts import BiplanarGeometry, ProgressiveCascadeModel
 from scripts.io.image_writer import cube_affine, write_ct
 from study_files import write_picture

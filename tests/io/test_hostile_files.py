@@ -28,7 +28,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from ct_series_files import SHAPE, write_series
-from radiographs import compress, write_dicom
+from radiograph_files import compress, write_dicom
 from scripts import (
     BiplanarGeometry,
     InputError,
@@ -761,6 +761,6 @@ def test_the_folders_of_an_earlier_evaluation_are_no_hindrance(tmp_path: Path):
 
 
 def test_the_launcher_of_windows_starts_a_verb_once():
-    lines = (Path(__file__).parents[1] / "launch_progressive.bat").read_text().splitlines()
+    lines = (Path(__file__).parents[2] / "launch_progressive.bat").read_text().splitlines()
     started = [line for line in lines if 'launch.py"' in line]
     assert started == ['%LAUNCHER% "%~dp0launch.py" %*']

@@ -11,7 +11,7 @@ import torch
 from monai.transforms import Compose, Orientationd
 from PIL import Image
 
-from radiographs import LATERAL, write_line_integrals
+from radiograph_files import LATERAL, write_line_integrals
 from scripts import (
     BiplanarGeometry,
     LoadCTd,

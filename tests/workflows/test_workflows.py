@@ -267,7 +267,7 @@ def test_a_worker_that_dies_is_restarted_and_goes_on(two_processes, dataset: Pat
     """One of two is killed after the second epoch's step, before that is saved; the bytes are as if it had not been."""
     killer = {"_target_": "killed_runs.Killer", "step": 2, "rank": 1}
     (tmp_path / "killer.json").write_text(json.dumps({"+train#handlers": [killer]}))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")  # see training.md
     configs = stage_configs(1, two_processes.overlay, MULTI_GPU, tmp_path / "killer.json")
     places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path}

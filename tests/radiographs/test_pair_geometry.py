@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import default_collate
 
 from phantoms import phantom
-from radiographs import LATERAL, TAGS, write_dicom, write_line_integrals
+from radiograph_files import LATERAL, TAGS, write_dicom, write_line_integrals
 from scripts import (
     BiplanarGeometry,
     GeometryFromRadiographsd,

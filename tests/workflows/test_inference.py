@@ -21,7 +21,7 @@ from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from ct_series_files import write_series
-from radiographs import write_line_integrals
+from radiograph_files import write_line_integrals
 from scripts import (
     BiplanarGeometry,
     CheckpointError,

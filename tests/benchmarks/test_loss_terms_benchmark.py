@@ -10,7 +10,7 @@ from bundle_runs import OVERLAY
 from phantoms import phantom
 from scripts.io.image_writer import cube_affine, write_ct
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import loss_terms  # noqa: E402
 

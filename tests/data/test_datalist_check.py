@@ -16,7 +16,7 @@ from PIL import Image
 
 from ct_series_files import write_series
 from phantoms import phantom
-from radiographs import LATERAL, write_dicom
+from radiograph_files import LATERAL, write_dicom
 from scripts import InputError
 from scripts.data.datalist_check import Problem, check_records, print_problems, training_transforms
 from scripts.datalist import main

@@ -88,7 +88,7 @@ def test_a_process_that_is_held_to_one_cpu_has_one_core_and_no_worker():
         "from scripts.training.cores import available_cores, loader_workers; print(available_cores(), "
         "loader_workers(4))"
     )
-    bundle = Path(__file__).resolve().parents[1] / "bundle"
+    bundle = Path(__file__).resolve().parents[2] / "bundle"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=bundle, encoding="utf-8").split() == ["1", "0"]
 
 

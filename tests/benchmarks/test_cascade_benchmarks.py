@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from phantoms import phantom
 from scripts.io.image_writer import cube_affine, write_ct
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import cascade  # noqa: E402
 import learning  # noqa: E402

@@ -28,7 +28,7 @@ NAMES = [
     "%training",
     "$HOME",
     "$(x) #`y`",
-    "it's \"one\" #2",
+    'it\'s "one" #2',
     "back\\slash#\\x23",
     "Müller Größe #ß",
     "import os #",
@@ -61,7 +61,7 @@ def test_every_path_that_is_handed_on_is_read_as_it_is(name: str, configs, ids, 
 
 @on_posix
 def test_infer_works_in_folders_of_any_printable_name(command, random_weights, dataset: Path, tmp_path: Path, capfd):
-    folder = tmp_path / "run #1 @output_dir 100% $HOME" / "Müller's \"films\""
+    folder = tmp_path / "run #1 @output_dir 100% $HOME" / 'Müller\'s "films"'
     folder.mkdir(parents=True)
     for file in (random_weights, random_weights.with_name("overlay.json"), *dataset.glob("phantom_6_*.nii.gz")):
         shutil.copyfile(file, folder / file.name)

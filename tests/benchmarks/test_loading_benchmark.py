@@ -12,7 +12,7 @@ from ignite.engine import Engine
 from phantoms import phantom
 from scripts.io.image_writer import cube_affine, write_ct
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import loading  # noqa: E402
 

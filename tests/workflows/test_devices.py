@@ -24,8 +24,7 @@ from fake_gpu import fake_gpu
 from scripts import BiplanarGeometry, Region, sidecar_path
 from scripts.evaluation.out_of_distribution import familiarity_of
 from scripts.io.sidecar import write_companion
-from scripts.projection import axis_aligned as slice_stack
-from scripts.projection import ray_tracing as oblique
+from scripts.projection import axis_aligned, ray_tracing
 
 DEVICE = os.environ.get("BUNDLE_TEST_DEVICE", "cuda")
 IS_REAL = "BUNDLE_TEST_DEVICE" in os.environ
@@ -46,7 +45,7 @@ def gpu_without_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.devic
     """As Apple's: tables in float64 are computed on the CPU."""
     if IS_REAL:
         pytest.skip("is a question to fake tensors")
-    for module in (slice_stack, oblique):
+    for module in (axis_aligned, ray_tracing):
         monkeypatch.setattr(module, "precise_device", lambda device: torch.device("cpu"))
     with fake_gpu(has_float64=False):
         yield torch.device(DEVICE)
@@ -123,13 +122,13 @@ def test_the_projectors_own_backward_passes_stay_on_the_device(function: str, gp
     geometry, region = BiplanarGeometry(detector_pixels=32), Region.whole(16)
     films, volumes = torch.rand(2, 2, 3, 32, 32).to(DEVICE), torch.rand(2, 16, 16, 16).to(DEVICE)
     if function == "_Project":
-        weights = slice_stack._weights(geometry, region, 32, volumes, interpolate_voxels=True)
-        gradient = slice_stack._Project.backward(SimpleNamespace(weights=weights, shape=volumes.shape), films[:, :, 0])
+        weights = axis_aligned._weights(geometry, region, 32, volumes, interpolate_voxels=True)
+        gradient = axis_aligned._Project.backward(SimpleNamespace(weights=weights, shape=volumes.shape), films[:, :, 0])
         assert gradient[0].shape == volumes.shape
     else:
-        weights = slice_stack._weights(geometry, region, 32, films, interpolate_voxels=False)
+        weights = axis_aligned._weights(geometry, region, 32, films, interpolate_voxels=False)
         lifted = torch.rand(2, 2, 3, 16, 16, 16).to(DEVICE)
-        gradient = slice_stack._Lift.backward(SimpleNamespace(weights=weights), lifted)
+        gradient = axis_aligned._Lift.backward(SimpleNamespace(weights=weights), lifted)
         assert gradient[0].shape == films.shape
     assert gradient[0].device.type == torch.device(DEVICE).type
 

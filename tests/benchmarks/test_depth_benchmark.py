@@ -12,7 +12,7 @@ import torch
 from phantoms import phantom
 from scripts import BiplanarGeometry, IntervalTable, hu_to_attenuation, project
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from depth import ARRANGEMENTS, Case, ball, crossings, crossings_in_lungs, depth_figure, rows, with_balls  # noqa: E402
 

@@ -8,7 +8,7 @@ from ignite.engine import Events
 
 from scripts import InputError, autocast_dtype
 from scripts.training.gradient_clipping import part_of_batch
-from test_resume import left, stopped, training
+from small_training import left, stopped, training
 
 
 def weights(folder: Path, **settings) -> list[torch.Tensor]:

@@ -14,7 +14,7 @@ import pytest
 from bundle_runs import ROOT
 from scripts import OutputError
 from scripts.io.folder_lock import LOCK, hold_folder, leave_folder
-from test_resume import left, training
+from small_training import left, training
 from unwritable import on_posix
 
 HOLDER = (
@@ -30,7 +30,7 @@ import sys, time
 sys.path[:0] = [{tests!r}, {bundle!r}]
 from pathlib import Path
 from ignite.engine import Events
-from test_resume import training
+from small_training import training
 trainer = training(Path(sys.argv[1]))
 trainer.add_event_handler(Events.ITERATION_COMPLETED(once=6), lambda: (print(flush=True), sys.stdin.read()))
 trainer.run()

@@ -124,7 +124,7 @@ def fail(chain: str) -> None:
     except FileNotFoundError as error:
         raise CheckpointError("stage1_best.pth: no such checkpoint.\nIt is made by: a command") from error
     except InputError as error:
-        raise RuntimeError("Failed to evaluate ConfigExpression:\n\"$@evaluator.run()\"") from error
+        raise RuntimeError('Failed to evaluate ConfigExpression:\n"$@evaluator.run()"') from error
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_another_error_is_told_by_the_first_of_its_chain():
         try:
             raise MemoryError("out of memory")
         except MemoryError as error:
-            raise RuntimeError("Failed to evaluate ConfigExpression:\n\"$@train#trainer.run()\"") from error
+            raise RuntimeError('Failed to evaluate ConfigExpression:\n"$@train#trainer.run()"') from error
     text = "".join(traceback.format_exception(caught.value))
     assert message_of(text) == "MemoryError: out of memory"
     assert message_of(text + "\n=======\nthe end of torchrun\n=======\n") == "MemoryError: out of memory"

@@ -34,7 +34,7 @@ from pydicom.dataset import Dataset
 from bundle_runs import OVERLAY, ROOT
 from ct_series_files import write_series
 from label_server import MODEL, PYTHON, Answer, Part, Server, free_port, running, write_studies, write_weights
-from radiographs import LATERAL, write_line_integrals
+from radiograph_files import LATERAL, write_line_integrals
 from scripts.io.shared_overlay import shared_part
 
 INFER, TRAIN, UPLOAD = f"/infer/{MODEL}", f"/train/{MODEL}", "/datastore/image"
@@ -454,7 +454,7 @@ def test_an_inference_takes_the_documented_parameters(server: Server, params: di
         [Part("file", b"x", b"a.nii.gz"), Part("file", b"x", b"b.nii.gz")],
         [Part("label", b"x" * 1000, b"a.bin")],
         [Part("file", b"x", b"a.bin"), Part("label", b"x", b"b.bin")],
-        [Part("f%d" % number, b"x", b"a.png") for number in range(50)],
+        [Part(f"f{number}", b"x", b"a.png") for number in range(50)],
         [Part("params", b" " * 2_000_000 + b"{}")],
     ],
 )
@@ -750,8 +750,16 @@ BOMBS = {
     ),
     "DICOM of 60000²": ("a.dcm", lambda: dicom(60_000, deflated=False), "60000 x 60000 = 3600000000 values"),
     "NIfTI of 30000²": ("a.nii.gz", lambda: nifti(30_000, 30_000), "30000 x 30000 = 900000000 values"),
-    "NIfTI of 8000² × 64 × 8": ("a.nii.gz", lambda: nifti(8000, 8000, 64, 8, kind=np.float64), "8000 x 8000 x 64 x 8 ="),
-    "NIfTI of a header of 512 MiB": ("a.nii.gz", lambda: nifti_of_a_large_header(2**29), "bytes (vox_offset), expected at most 16777216"),
+    "NIfTI of 8000² × 64 × 8": (
+        "a.nii.gz",
+        lambda: nifti(8000, 8000, 64, 8, kind=np.float64),
+        "8000 x 8000 x 64 x 8 =",
+    ),
+    "NIfTI of a header of 512 MiB": (
+        "a.nii.gz",
+        lambda: nifti_of_a_large_header(2**29),
+        "bytes (vox_offset), expected at most 16777216",
+    ),
 }
 
 
@@ -769,7 +777,7 @@ def test_a_small_file_that_asks_for_much_memory_is_refused_before_it_is_decoded(
 
 @pytest.mark.parametrize("name", ["pipe.png", "pipe.dcm", "pipe.nii.gz"])
 def test_no_pipe_in_the_studies_is_waited_for(server: Server, place: Place, name: str):
-    """As an archive can bring one: who opens it waits for somebody who writes. Its name says no view: no search does."""
+    """As an archive can bring one: who opens it waits for somebody who writes."""
     folder = place.studies / ".pipes"  # not searched either
     folder.mkdir()
     try:
@@ -977,7 +985,19 @@ def test_who_has_the_token_is_answered_and_nobody_else_and_the_end_of_the_server
                 shutil.rmtree(folder)
 
 
-SIGNS = ["patient#1", "@weights", "%weights", "$exit()", "a@##b", "%#c", "$'{}'#x", "#", "'\"\\\\x23", "@weights#0", "p::1"]
+SIGNS = [
+    "patient#1",
+    "@weights",
+    "%weights",
+    "$exit()",
+    "a@##b",
+    "%#c",
+    "$'{}'#x",
+    "#",
+    "'\"\\\\x23",
+    "@weights#0",
+    "p::1",
+]
 """Names of folders in which MONAI's parser of configs reads an id, a reference, a macro or an expression."""
 
 

@@ -16,7 +16,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
-from radiographs import LATERAL, compress, write_dicom, write_line_integrals
+from radiograph_files import LATERAL, compress, write_dicom, write_line_integrals
 from scripts import InputError, LoadRadiographsd, Radiograph, read_radiograph
 
 RAMP = np.arange(60, dtype=np.uint16).reshape(6, 10) * 100

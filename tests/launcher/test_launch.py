@@ -91,7 +91,11 @@ def test_it_starts_anywhere_by_any_python_that_imports_nothing_from_beside_a_scr
         (["package", "--output", "d", "--large-files-url", "u"], "package", {"large_files_url": "u"}),
         (["label", "--studies", "d"], "label", {"studies": Path.cwd() / "d", "host": "127.0.0.1", "port": 8000}),
         (["test"], "test", {"pytest": []}),
-        (["test", "-k", "words", "tests/test_files.py"], "test", {"pytest": ["-k", "words", "tests/test_files.py"]}),
+        (
+            ["test", "-k", "words", "tests/io/test_atomic_write.py"],
+            "test",
+            {"pytest": ["-k", "words", "tests/io/test_atomic_write.py"]},
+        ),
     ],
 )
 def test_arguments(monkeypatch: pytest.MonkeyPatch, arguments, verb: str, expected: dict):
