@@ -4,14 +4,20 @@ Cross-attention from the tokens of a volume to the feature maps of two X-rays, a
 
 from __future__ import annotations
 
+from functools import reduce
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from einops import rearrange
 from monai.networks.blocks import CrossAttentionBlock, MLPBlock
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, scaled_dot_product_attention
 
 from ..projection.geometry import BiplanarGeometry
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 TOKENS_BY_COLUMN = ("b a y z c -> (b z a) y c", "b x a z c -> (b z a) x c")
 """For the frontal and the lateral view: one sequence for each token column along the view's axis."""
@@ -50,33 +56,38 @@ class BiplanarCrossAttention(nn.Module):
             hidden_size, num_heads, context_input_size=context_size, use_flash_attention=True
         )
 
-    def forward(self, tokens: torch.Tensor, context: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        tokens: Float[Tensor, "B N N N hidden_size"],
+        context: Float[Tensor, "B V H W context_size"],
+        windows: Int[Tensor, "N K"],
+    ) -> Float[Tensor, "B N N N hidden_size"]:
         """
         Args:
-            tokens: `(B, N, N, N, hidden_size)`, along X, Y, Z.
-            context: `(B, V, H, W, context_size)`.
-            windows: `(N, K)` pixel indices from :func:`ray_windows`; not read in the dense form.
+            tokens: those of the volume, along X, Y, Z.
+            context: each view's feature map.
+            windows: pixel indices from :func:`ray_windows`; not read in the dense form.
 
         Returns:
-            The shape of `tokens`.
+            What both views answer to each token.
         """
         views = range(context.shape[1])
         attend = self._attend_to_map if self.is_dense else self._attend_to_windows
-        return sum(attend(tokens, context[:, view], windows, view) for view in views)
+        return reduce(torch.add, (attend(tokens, context[:, view], windows, view) for view in views))
 
-    def _attend_to_map(self, tokens: torch.Tensor, film: torch.Tensor, windows: torch.Tensor, view: int):
+    def _attend_to_map(self, tokens: Tensor, film: Tensor, windows: Tensor, view: int) -> Tensor:
         queries = rearrange(tokens, "b x y z c -> b (x y z) c")
         return self.attend(queries, rearrange(film, "b h w c -> b (h w) c")).view_as(tokens)
 
-    def _attend_to_windows(self, tokens: torch.Tensor, film: torch.Tensor, windows: torch.Tensor, view: int):
+    def _attend_to_windows(self, tokens: Tensor, film: Tensor, windows: Tensor, view: int) -> Tensor:
         columns = rearrange(tokens, TOKENS_BY_COLUMN[view])
         keys = rearrange(film[:, windows][:, :, :, windows], "b z k a w c -> (b z a) (k w) c")
         return rearrange(self.attend(columns, keys), COLUMNS_TO_TOKENS[view], b=len(tokens), a=tokens.shape[3])
 
-    def attend(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """
-        What the block gives for `(N, Q, hidden_size)` queries and `(N, K, context_size)` keys, which are its values.
-        """
+    def attend(
+        self, queries: Float[Tensor, "N Q hidden_size"], keys: Float[Tensor, "N K context_size"]
+    ) -> Float[Tensor, "N Q hidden_size"]:
+        """What the block gives for these queries and keys, which are its values."""
         heads = self.block.num_heads
         to_key, to_value = (
             rearrange(layer.weight, "(h d) c -> h d c", h=heads) for layer in (self.block.to_k, self.block.to_v)
@@ -114,8 +125,13 @@ class BiplanarTransformerLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(hidden_size)
         self.mlp = MLPBlock(hidden_size, mlp_dim)
 
-    def forward(self, tokens: torch.Tensor, context: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-        """Shapes as in :meth:`BiplanarCrossAttention.forward`."""
+    def forward(
+        self,
+        tokens: Float[Tensor, "B N N N hidden_size"],
+        context: Float[Tensor, "B V H W context_size"],
+        windows: Int[Tensor, "N K"],
+    ) -> Float[Tensor, "B N N N hidden_size"]:
+        """Arguments as in :meth:`BiplanarCrossAttention.forward`; returns the tokens of the next layer."""
         normed = self.self_norm(tokens)
         attended = self.self_attention(normed.flatten(1, 3), reduced(normed))
         tokens = tokens + attended.view_as(tokens)
@@ -123,13 +139,15 @@ class BiplanarTransformerLayer(nn.Module):
         return tokens + self.mlp(self.mlp_norm(tokens))
 
 
-def reduced(tokens: torch.Tensor) -> torch.Tensor:
-    """Averages over 2 x 2 x 2 tokens: `(B, N, N, N, C)` to a sequence `(B, ceil(N / 2)³, C)`."""
+def reduced(tokens: Float[Tensor, "B N N N C"]) -> Float[Tensor, "B M C"]:
+    """Averages over 2 x 2 x 2 tokens: a sequence of M = ceil(N / 2)³."""
     averages = avg_pool3d(rearrange(tokens, "b x y z c -> b c x y z"), 2, ceil_mode=True)
     return rearrange(averages, "b c x y z -> b (x y z) c")
 
 
-def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: torch.device) -> torch.Tensor:
+def ray_windows(
+    geometry: BiplanarGeometry, tokens: int, pixels: int, device: torch.device
+) -> Int[Tensor, "{tokens} K"]:
     """
     The rows (or columns) of a film on which the shadow of each token of a cube falls, at any depth and in either view.
 
@@ -143,7 +161,7 @@ def ray_windows(geometry: BiplanarGeometry, tokens: int, pixels: int, device: to
         device: where the table is wanted.
 
     Returns:
-        `(tokens, K)` pixel indices, the window of token `i` along any axis of the volume, inside the map.
+        Pixel indices, the window of token `i` along any axis of the volume, inside the map.
     """
     lowest, highest = _shadow_bounds(geometry, tokens)
     pixel_mm = geometry.detector_size_mm / pixels

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.blocks import Convolution
 from monai.networks.nets.basic_unet import TwoConv
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, leaky_relu
 from torch.utils.checkpoint import checkpoint
 
@@ -15,6 +16,9 @@ from ..projection.geometry import BiplanarGeometry
 from ..projection.projector import lift
 from ..projection.region import Region
 from ..projection.resampling import high_band, upsample_region
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 VIEWS = 2
 SLOPE = 0.1
@@ -47,14 +51,21 @@ class EvidenceStem(nn.Module):
 
     def forward(
         self,
-        seen: Sequence[torch.Tensor],
-        features: torch.Tensor | None,
+        seen: Sequence[Float[Tensor, "B _ X Y Z"]],
+        features: Float[Tensor, "B 2 _ P P"],
         geometry: BiplanarGeometry,
         region: Region,
-        context: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Volumes of the region, features `(B, 2, C, P, P)`, a whole coarser volume: `(B, channels, X, Y, Z)`."""
-        hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else 0
+        context: Float[Tensor, "B _ S S S"] | None = None,
+    ) -> Float[Tensor, "B channels X Y Z"]:
+        """
+        Args:
+            seen: volumes of the region.
+            features: of the X-rays; not read where `lifted_channels` is 0.
+            geometry: the set-up of both views.
+            region: which part of the cube.
+            context: a coarser volume of the whole cube.
+        """
+        hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else features.new_zeros(())
         if self.of_context is not None:
             hidden = hidden + upsample_region(self.of_context(context), region)
         if self.of_features is not None:
@@ -71,16 +82,19 @@ class DetailEnhancer(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.convolutions = TwoConv(3, 1 + VIEWS, channels, ACTIVATION, norm=None, bias=True)
+        # TwoConv accepts None as its norm; its annotation leaves that out.
+        self.convolutions = TwoConv(3, 1 + VIEWS, channels, ACTIVATION, norm=None, bias=True)  # type: ignore[arg-type]
         self.to_volume = zero_initialised(Convolution(3, channels, 1, kernel_size=1, conv_only=True))
 
-    def forward(self, volume: torch.Tensor, lifted: torch.Tensor) -> torch.Tensor:
-        """`(B, 1, X, Y, Z)` and `(B, 2, X, Y, Z)`, all sides even, to the detail, `(B, 1, X, Y, Z)`."""
+    def forward(
+        self, volume: Float[Tensor, "B 1 X Y Z"], lifted: Float[Tensor, "B 2 X Y Z"]
+    ) -> Float[Tensor, "B 1 X Y Z"]:
+        """The detail of a volume, with the lifted X-rays; all sides even."""
         evidence = torch.cat([volume, high_band(lifted)], dim=1)
         return high_band(self.to_volume(self.convolutions(evidence)))
 
 
-def computed(checkpointing: bool, function: Callable[..., torch.Tensor], *arguments) -> torch.Tensor:
+def computed(checkpointing: bool, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     """
     `function(*arguments)`; with `checkpointing` it is computed again in the backward pass instead of being stored.
     """
@@ -89,8 +103,10 @@ def computed(checkpointing: bool, function: Callable[..., torch.Tensor], *argume
     return function(*arguments)
 
 
-def lift_xrays(xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region) -> torch.Tensor:
-    """X-rays `(B, 2, H, H)`, averaged to two pixels a voxel, laid into the region: `(B, 2, X, Y, Z)`."""
+def lift_xrays(
+    xrays: Float[Tensor, "B 2 P P"], geometry: BiplanarGeometry, region: Region
+) -> Float[Tensor, "B 2 X Y Z"]:
+    """X-rays, averaged to two pixels a voxel, laid into the region."""
     films = adaptive_avg_pool2d(xrays, 2 * region.size)
     return lift(films[:, :, None], geometry, region.size, region)[:, :, 0]
 

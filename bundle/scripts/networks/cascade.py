@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.utils import ensure_tuple_rep
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..projection.geometry import BiplanarGeometry
@@ -14,6 +15,9 @@ from ..projection.imaging import NUMBER_OF_STAGES, Reprojection
 from ..projection.region import Region
 from .encoder import MultiScaleXrayEncoder
 from .stages import EVIDENCE, Stage1Base64, Stage2Refiner128, Stage3Refiner256
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 STAGES = (Stage1Base64, Stage2Refiner128, Stage3Refiner256)
 
@@ -118,23 +122,23 @@ class ProgressiveCascadeModel(nn.Module):
 
     def forward(
         self,
-        xrays: torch.Tensor,
+        xrays: Float[Tensor, "B 2 P P"],
         geometry: BiplanarGeometry | None = None,
         stages: int = 3,
         region: Region | None = None,
         slabs: int = 1,
-    ) -> list[torch.Tensor]:
+    ) -> list[Float[Tensor, "B 1 X Y Z"]]:
         """
         Args:
-            xrays: scaled line integrals, `(B, 2, P, P)`, frontal then lateral.
+            xrays: scaled line integrals, frontal then lateral.
             geometry: the set-up of these X-rays, the model's own by default.
             stages: the stage to stop after.
             region: the part of the last volume that is wanted, the whole by default.
             slabs: in how many parts to compute the last volume, which takes less memory.
 
         Returns:
-            Each stage's volume, `(B, 1, S, S, S)`, RAS+, scaled to about [0, 1], coarsest first; the last as large as
-            the region.
+            Each stage's volume, RAS+, scaled to about [0, 1], coarsest first; cubes, but the last as large as the
+            region.
 
         Raises:
             InputError: when the X-rays have another shape.
@@ -150,8 +154,8 @@ class ProgressiveCascadeModel(nn.Module):
         return self._of_any_side(xrays, geometry, stages=stages, region=region, slabs=slabs)
 
     def _of_any_side(
-        self, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region | None, **how: int
-    ) -> list[torch.Tensor]:
+        self, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None, **how: int
+    ) -> list[Tensor]:
         """The volumes of pairs with LL as they are, and of those with RL by way of their mirror images."""
         is_mirrored = lateral_is_rl(geometry)
         if not any(is_mirrored):
@@ -170,9 +174,9 @@ class ProgressiveCascadeModel(nn.Module):
         return [torch.cat(volumes)[places] for volumes in zip(*parts)]
 
     def _of_left_side(
-        self, xrays: torch.Tensor, geometry: BiplanarGeometry, region: Region | None, stages: int, slabs: int
-    ) -> list[torch.Tensor]:
-        volumes: list[torch.Tensor] = []
+        self, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None, stages: int, slabs: int
+    ) -> list[Tensor]:
+        volumes: list[Tensor] = []
         features = self.encoder(xrays, stages)
         for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
             previous = volumes[-1] if volumes else None
@@ -212,13 +216,11 @@ def lateral_is_rl(geometry: BiplanarGeometry) -> list[bool]:
     Whether a lateral film is RL, its source at the patient's left: for each case, or once where all share the views.
     """
     signs = geometry.depth_sign(1)
-    return [sign < 0 for sign in (signs.tolist() if isinstance(signs, torch.Tensor) else [signs])]
+    return [sign < 0 for sign in (signs.tolist() if isinstance(signs, Tensor) else [signs])]
 
 
-def mirrored_films(xrays: torch.Tensor) -> torch.Tensor:
-    """
-    The films `(B, 2, H, W)` of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike.
-    """
+def mirrored_films(xrays: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 H W"]:
+    """The films of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike."""
     return torch.stack([xrays[:, 0].flip(-1), xrays[:, 1]], dim=1)
 
 
@@ -231,11 +233,13 @@ class FinalVolumeModel(ProgressiveCascadeModel):
         network: as in :class:`ProgressiveCascadeModel`.
     """
 
-    def __init__(self, stages: int = NUMBER_OF_STAGES, **network) -> None:
+    def __init__(self, stages: int = NUMBER_OF_STAGES, **network: Any) -> None:
         super().__init__(**network)
         self._check_stage(stages)
         self.final_stage = stages
 
-    def forward(self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, slabs: int = 1) -> torch.Tensor:
-        """X-rays `(B, 2, P, P)` to `(B, 1, S, S, S)`; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
+    def forward(  # type: ignore[override]  # one volume in place of a list is what the class is for
+        self, xrays: Float[Tensor, "B 2 P P"], geometry: BiplanarGeometry | None = None, slabs: int = 1
+    ) -> Float[Tensor, "B 1 S S S"]:
+        """The last stage's volume; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
         return super().forward(xrays, geometry, self.final_stage, slabs=slabs)[-1]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
 from monai.networks.blocks import Convolution
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
 from monai.networks.nets.basic_unet import Down, UpCat
-from torch import nn
+from torch import Tensor, nn
 
 from ..projection.geometry import BiplanarGeometry
 from ..projection.region import Region
 from .attention import BiplanarTransformerLayer, ray_windows
 from .blocks import ACTIVATION, NORM, VIEWS, EvidenceStem, computed, zero_initialised
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class ContextNetwork(nn.Module):
@@ -44,7 +48,7 @@ class ContextNetwork(nn.Module):
         attention: str,
         input_channels: int,
         lifted_channels: int,
-        **transformer,
+        **transformer: Any,
     ) -> None:
         super().__init__()
         sides = [size / 2**level for level in range(len(channels))]
@@ -68,13 +72,17 @@ class ContextNetwork(nn.Module):
 
     def forward(
         self,
-        seen: Sequence[torch.Tensor],
-        lifted: torch.Tensor | None,
-        features: torch.Tensor,
+        seen: Sequence[Float[Tensor, "B _ S S S"]],
+        lifted: Float[Tensor, "B 2 C P P"],
+        features: Float[Tensor, "B 2 C P P"],
         geometry: BiplanarGeometry,
-    ) -> torch.Tensor:
+    ) -> Float[Tensor, "B channels S S S"]:
         """
-        Volumes of this size, and the features `(B, 2, C, P, P)` to lift and to attend to: `(B, channels, S, S, S)`.
+        Args:
+            seen: volumes of this size.
+            lifted: the features to lift; not read where `lifted_channels` is 0.
+            features: the features to attend to.
+            geometry: the set-up of both views.
         """
         pyramid = [self.entry(self.stem(seen, lifted, geometry, Region.whole(self.size)))]
         for down in self.down:
@@ -137,8 +145,10 @@ class BiplanarTransformer(nn.Module):
         self.token_norm = nn.LayerNorm(hidden_size)
         self.from_tokens = zero_initialised(nn.Linear(hidden_size, channels))
 
-    def forward(self, volume: torch.Tensor, features: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
-        """A volume `(B, C, N, N, N)` and features `(B, 2, F, P, P)` to a volume of the first's shape."""
+    def forward(
+        self, volume: Float[Tensor, "B C N N N"], features: Float[Tensor, "B 2 F P P"], geometry: BiplanarGeometry
+    ) -> Float[Tensor, "B C N N N"]:
+        """The volume, changed by what its voxels learn."""
         context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
         context = context + self.view_embedding + self.film_position
         windows = ray_windows(geometry, self.tokens, self.feature_pixels, features.device)

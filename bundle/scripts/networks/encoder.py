@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from monai.networks.blocks import ResidualUnit
 from monai.networks.nets import UNet
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_unshuffle
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class MultiScaleXrayEncoder(nn.Module):
@@ -41,17 +45,17 @@ class MultiScaleXrayEncoder(nn.Module):
         ]
         self.levels = nn.ModuleList([coarsest, *finer])
 
-    def forward(self, xrays: torch.Tensor, levels: int) -> list[torch.Tensor]:
+    def forward(self, xrays: Float[Tensor, "B V H W"], levels: int) -> list[Float[Tensor, "B V C h w"]]:
         """
         Args:
-            xrays: `(B, V, H, W)`.
+            xrays: scaled line integrals.
             levels: how many levels to compute, coarsest first.
 
         Returns:
-            One `(B, V, C, H / shrink, W / shrink)` per level.
+            Each level's features, coarsest first.
         """
         films = rearrange(xrays, "b v h w -> (b v) 1 h w")
-        features: list[torch.Tensor] = []
+        features: list[Tensor] = []
         for shrink, level in zip(self.shrinks[:levels], self.levels):
             inputs = [pixel_unshuffle(films, shrink)]
             if features:

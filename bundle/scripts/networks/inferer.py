@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.inferers import Inferer
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Float32
 
 
 class FinalVolumeInferer(Inferer):
@@ -22,7 +27,9 @@ class FinalVolumeInferer(Inferer):
         super().__init__()
         self.slabs, self.bfloat16 = slabs, bfloat16
 
-    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """X-rays `(B, 2, P, P)` to the scaled volume `(B, 1, S, S, S)`, float32."""
+    def __call__(
+        self, inputs: Float[Tensor, "B 2 P P"], network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Float32[Tensor, "B 1 S S S"]:
+        """X-rays to the scaled volume."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bfloat16):
             return network(inputs, *args, slabs=self.slabs, **kwargs).float()

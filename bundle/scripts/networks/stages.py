@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.blocks import Convolution
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
@@ -16,6 +17,9 @@ from ..projection.region import Region
 from ..projection.resampling import upsample_region
 from .blocks import ACTIVATION, VIEWS, DetailEnhancer, EvidenceStem, computed, lift_xrays, zero_initialised
 from .context import ContextNetwork
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 EVIDENCE = ("xrays", "features", "positions", "reprojection")
 CORRECTION_SCALE = 50.0
@@ -89,26 +93,26 @@ class VolumeStage(nn.Module):
 
     def forward(
         self,
-        features: torch.Tensor,
-        xrays: torch.Tensor,
+        features: Float[Tensor, "B 2 C P P"],
+        xrays: Float[Tensor, "B 2 H H"],
         geometry: BiplanarGeometry,
-        previous: torch.Tensor | None = None,
+        previous: Float[Tensor, "B 1 s s s"] | None = None,
         region: Region | None = None,
         slabs: int = 1,
-    ) -> torch.Tensor:
+    ) -> Float[Tensor, "B 1 X Y Z"]:
         """
         Args:
-            features: `(B, 2, C, P, P)`, this stage's level of the X-ray encoder.
-            xrays: `(B, 2, H, H)`.
+            features: this stage's level of the X-ray encoder.
+            xrays: scaled line integrals.
             geometry: the set-up of both views.
-            previous: the volume of the stage before, `(B, 1, size / 2, size / 2, size / 2)`; None in the first stage.
+            previous: the volume of the stage before, half as many voxels a side; None in the first stage.
             region: the part of the volume that is wanted; by default the whole.
             slabs: in how many parts to compute it, one after the other, to save memory.
 
         Returns:
-            `(B, 1, X, Y, Z)`, scaled to about [0, 1].
+            The region's volume, scaled to about [0, 1].
         """
-        lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else None
+        lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else features
         context = self._context(features, lifted, xrays, geometry, previous)
         log_ratio = None
         if previous is not None and self.reads_reprojection:
@@ -119,29 +123,41 @@ class VolumeStage(nn.Module):
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def _context(self, features, lifted, xrays, geometry, previous) -> torch.Tensor:
+    def _context(
+        self, features: Tensor, lifted: Tensor, xrays: Tensor, geometry: BiplanarGeometry, previous: Tensor | None
+    ) -> Tensor:
         size = self.context.size
         seen = [] if previous is None else [adaptive_avg_pool3d(previous, size)]
         if self.reads_xrays:
             seen.append(lift_xrays(xrays, geometry, Region.whole(size)))
         return self.context(seen, lifted, features, geometry)
 
-    def _decode(self, part: Region, context, lifted, xrays, geometry, previous, log_ratio) -> torch.Tensor:
+    def _decode(
+        self,
+        part: Region,
+        context: Tensor,
+        lifted: Tensor,
+        xrays: Tensor,
+        geometry: BiplanarGeometry,
+        previous: Tensor | None,
+        log_ratio: Tensor | None,
+    ) -> Tensor:
         wide = part.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
         films = lift_xrays(xrays, geometry, wide)
         seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
-        if log_ratio is not None:
+        correction = None
+        if base is not None and log_ratio is not None:
             correction = CORRECTION_SCALE * self.reprojection.correction(base, log_ratio, geometry, wide)
             seen.append(correction)
         volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
         if base is not None:
             volume = volume + base
-        if log_ratio is not None:
+        if correction is not None and self.correction_weight is not None:
             volume = volume + self.correction_weight * correction
         return part.within(wide).of(self._finish(volume, films))
 
-    def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
+    def _finish(self, volume: Tensor, films: Tensor) -> Tensor:
         return volume
 
 
@@ -156,19 +172,19 @@ class Stage1Base64(VolumeStage):
         network: as in :class:`VolumeStage`, less `is_first`.
     """
 
-    def __init__(self, size: int = 64, consistency_steps: int = 2, **network) -> None:
+    def __init__(self, size: int = 64, consistency_steps: int = 2, **network: Any) -> None:
         super().__init__(size=size, is_first=True, **network)
         self.relaxation = nn.Parameter(torch.ones(consistency_steps if self.reads_reprojection else 0))
 
     def forward(
         self,
-        features: torch.Tensor,
-        xrays: torch.Tensor,
+        features: Float[Tensor, "B 2 C P P"],
+        xrays: Float[Tensor, "B 2 H H"],
         geometry: BiplanarGeometry,
-        previous: torch.Tensor | None = None,
+        previous: Float[Tensor, "B 1 s s s"] | None = None,
         region: Region | None = None,
         slabs: int = 1,
-    ) -> torch.Tensor:
+    ) -> Float[Tensor, "B 1 X Y Z"]:
         """As in :meth:`VolumeStage.forward`. The whole is computed for any region, since a ray crosses all of it."""
         volume, whole = super().forward(features, xrays, geometry, slabs=slabs), Region.whole(self.size)
         for relaxation in self.relaxation:
@@ -180,7 +196,7 @@ class Stage1Base64(VolumeStage):
 class Stage2Refiner128(VolumeStage):
     """The texture: base + residual; starts as the trilinear upsampling. Arguments as in :class:`VolumeStage`."""
 
-    def __init__(self, size: int = 128, **network) -> None:
+    def __init__(self, size: int = 128, **network: Any) -> None:
         super().__init__(size=size, **network)
 
 
@@ -196,11 +212,11 @@ class Stage3Refiner256(VolumeStage):
 
     margin = 6
 
-    def __init__(self, size: int = 256, detail_channels: int = 8, **network) -> None:
+    def __init__(self, size: int = 256, detail_channels: int = 8, **network: Any) -> None:
         super().__init__(size=size, **network)
         self.detail_enhancer = convert_conv3d_weight_memory_format(
             DetailEnhancer(detail_channels), torch.channels_last_3d
         )
 
-    def _finish(self, volume: torch.Tensor, films: torch.Tensor) -> torch.Tensor:
+    def _finish(self, volume: Tensor, films: Tensor) -> Tensor:
         return volume + self.detail_enhancer(volume, films)
