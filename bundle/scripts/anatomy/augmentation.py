@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
+from torch import Tensor
 
 from ..projection.attenuation import AIR_HU
 from .body import body
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 LUNG_HU, SOFT_HU, METAL_HU = -850.0, 50.0, 4000.0
 LARGEST_ELONGATION = 1.4
@@ -37,7 +41,7 @@ class RandCTChanged(RandomizableTransform, MapTransform):
             record[key] = self.changed(record[key])
         return record
 
-    def changed(self, hu: torch.Tensor) -> torch.Tensor:
+    def changed(self, hu: Float[Tensor, "1 S S S"]) -> Float[Tensor, "1 S S S"]:
         """A CT as last drawn."""
         raise NotImplementedError
 
@@ -65,7 +69,7 @@ class RandTissued(RandCTChanged):
         super().randomize(None)
         self.changes = torch.from_numpy(self.R.uniform(-1, 1, 3) * self.largest).float()
 
-    def changed(self, hu: torch.Tensor) -> torch.Tensor:
+    def changed(self, hu: Float[Tensor, "1 S S S"]) -> Float[Tensor, "1 S S S"]:
         """A CT as last drawn."""
         lung, soft, bone = self.changes.tolist()
         knots = torch.tensor([AIR_HU, LUNG_HU, SOFT_HU, METAL_HU], device=hu.device)
@@ -83,7 +87,7 @@ class RandBodyOnlyd(RandCTChanged):
     :class:`RandCTChanged`.
     """
 
-    def changed(self, hu: torch.Tensor) -> torch.Tensor:
+    def changed(self, hu: Float[Tensor, "1 S S S"]) -> Float[Tensor, "1 S S S"]:
         """A CT without what lies around the body."""
         return torch.where(body(hu), hu, torch.full_like(hu, AIR_HU))
 
@@ -131,10 +135,11 @@ class RandNodulesd(RandCTChanged):
         count = self.R.randint(self.most) + 1
         elongation = LARGEST_ELONGATION ** self.R.uniform(-1, 1, (count, 3))
         self.middles_mm = torch.from_numpy(self.R.uniform(-1, 1, (count, 3)) * self.within_mm).float()
-        self.radii_mm = torch.from_numpy(self.R.uniform(*self.radius_mm, (count, 1)) * elongation).float()
-        self.values_hu = torch.from_numpy(self.R.uniform(*self.hu, count)).float()
+        (smallest, largest), (lowest, highest) = self.radius_mm, self.hu
+        self.radii_mm = torch.from_numpy(self.R.uniform(smallest, largest, (count, 1)) * elongation).float()
+        self.values_hu = torch.from_numpy(self.R.uniform(lowest, highest, count)).float()
 
-    def changed(self, hu: torch.Tensor) -> torch.Tensor:
+    def changed(self, hu: Float[Tensor, "1 S S S"]) -> Float[Tensor, "1 S S S"]:
         """A CT with the ellipsoids as last drawn."""
         hu, inside, size = hu.clone(), body(hu)[0], hu.shape[-1]
         voxel = self.fov_mm / size
@@ -150,13 +155,15 @@ class RandNodulesd(RandCTChanged):
         return hu
 
 
-def ellipsoid(away_mm: Sequence[torch.Tensor], radii_mm: torch.Tensor, voxel_mm: float) -> torch.Tensor:
+def ellipsoid(
+    away_mm: Sequence[Float[Tensor, " _"]], radii_mm: Float[Tensor, " 3"], voxel_mm: float
+) -> Float[Tensor, "X Y Z"]:
     """
-    The share of each voxel in an ellipsoid along the axes, `(X, Y, Z)`, by its middle's way to the surface.
+    The share of each voxel in an ellipsoid along the axes, by its middle's way to the surface.
 
     Args:
         away_mm: the voxels' middles along each axis, from that of the ellipsoid.
-        radii_mm: `(3,)`.
+        radii_mm: those of the ellipsoid along each axis.
         voxel_mm: side of a voxel.
     """
     in_radii = torch.meshgrid(*(away / radius for away, radius in zip(away_mm, radii_mm)), indexing="ij")

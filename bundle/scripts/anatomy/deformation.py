@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform, create_rotate, create_scale, create_translate
 from monai.utils import convert_to_dst_type
+from torch import Tensor
 from torch.nn.functional import grid_sample
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 SLICES_PER_BLOCK = 16
 LARGEST_MAGNITUDE = 0.4
@@ -70,11 +74,12 @@ class RandDeformd(RandomizableTransform, MapTransform):
         """Draws the affine map, of the place in the result to the place in the CT, and the control points."""
         super().randomize(None)
         points = ceil(self.fov_mm / self.spacing_mm) + 3
-        angles = self.R.uniform(-self.degrees, self.degrees, 3) * torch.pi / 180
-        shifts = self.R.uniform(-self.shift_mm, self.shift_mm, 3)
-        factors = 1 + self.R.uniform(-self.scale, self.scale, 3)
+        angles = (self.R.uniform(-self.degrees, self.degrees, 3) * torch.pi / 180).tolist()
+        shifts = self.R.uniform(-self.shift_mm, self.shift_mm, 3).tolist()
+        factors = (1 + self.R.uniform(-self.scale, self.scale, 3)).tolist()
         matrix = create_translate(3, shifts) @ create_rotate(3, angles) @ create_scale(3, factors)
-        magnitude = self.R.uniform(*self.magnitude_mm)
+        smallest, largest = self.magnitude_mm
+        magnitude = self.R.uniform(smallest, largest)
         self.matrix = torch.from_numpy(matrix).float()
         self.lattice_mm = torch.from_numpy(self.R.uniform(-magnitude, magnitude, (3, *[points] * 3))).float()
 
@@ -86,13 +91,13 @@ class RandDeformd(RandomizableTransform, MapTransform):
                 record[key] = convert_to_dst_type(self.deform(torch.as_tensor(record[key])), record[key])[0]
         return record
 
-    def deform(self, cube: torch.Tensor) -> torch.Tensor:
-        """The cube `(C, S, S, S)` as last drawn."""
-        volume = cube.as_subclass(torch.Tensor)[None].float()
+    def deform(self, cube: Float[Tensor, "C S S S"]) -> Float[Tensor, "C S S S"]:
+        """The cube as last drawn."""
+        volume = cube.as_subclass(Tensor)[None].float()
         grids = (places[None] for places in self._places(cube.shape[-1], cube.device))
         return torch.cat([grid_sample(volume, g, padding_mode="border", align_corners=False) for g in grids], dim=2)[0]
 
-    def _places(self, size: int, device: torch.device) -> Iterator[torch.Tensor]:
+    def _places(self, size: int, device: torch.device) -> Iterator[Tensor]:
         """Where the voxels are read, a few slices at a time: `(slices, S, S, 3)`, Z, Y, X from -1 to 1."""
         middles = ((torch.arange(size) + 0.5) / size - 0.5) * self.fov_mm
         splines = self._splines(middles)
@@ -105,7 +110,7 @@ class RandDeformd(RandomizableTransform, MapTransform):
             places_mm = bent + straight[:, None] + x[:, part, None, None]
             yield (places_mm / (self.fov_mm / 2)).flip(0).movedim(0, -1)
 
-    def _splines(self, places_mm: torch.Tensor) -> torch.Tensor:
+    def _splines(self, places_mm: Tensor) -> Tensor:
         """Weight of each control point at each place, `(places, points)`: the cubic B-spline."""
         point = torch.arange(self.lattice_mm.shape[-1]) - 1
         away = ((places_mm[:, None] + self.fov_mm / 2) / self.spacing_mm - point).abs()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import torch
 import torchvision
 from lpips import LPIPS
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import PretrainedWeightsError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 VGG16 = torchvision.models.VGG16_Weights.IMAGENET1K_V1
 
@@ -44,17 +48,17 @@ class TriPlanarVGGLoss(nn.Module):
             self._load(_downloaded_vgg16() if weights == "pretrained" else weights)
         self.requires_grad_(False)
 
-    def forward(self, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """Volumes `(B, 1, S, S, S)` with S of at least 16, to a scalar."""
+    def forward(self, prediction: Float[Tensor, "B 1 X Y Z"], truth: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, ""]:
+        """The loss of volumes of at least 16 voxels a side."""
         return torch.stack([self._along(axis, prediction, truth) for axis in (2, 3, 4)]).mean()
 
-    def _along(self, axis: int, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    def _along(self, axis: int, prediction: Tensor, truth: Tensor) -> Tensor:
         count = prediction.shape[axis]
         drawn = torch.randperm(count)[: max(1, round(self.fraction * count))].to(prediction.device)
         return self.lpips(*(self._slices(volume, axis, drawn) for volume in (prediction, truth))).mean()
 
     @staticmethod
-    def _slices(volume: torch.Tensor, axis: int, drawn: torch.Tensor) -> torch.Tensor:
+    def _slices(volume: Tensor, axis: int, drawn: Tensor) -> Tensor:
         slices = volume.index_select(axis, drawn).movedim(axis, 1).flatten(0, 1)
         return 2 * slices.expand(-1, 3, -1, -1) - 1
 
@@ -88,7 +92,7 @@ def _downloaded_vgg16() -> str:
     return path
 
 
-def _read_state_dict(path: str) -> Mapping[str, torch.Tensor]:
+def _read_state_dict(path: str) -> Mapping[str, Tensor]:
     if not os.path.isfile(path):
         raise PretrainedWeightsError(
             f"loss#vgg_weights names {path}, which is not a file; expected a torchvision VGG-16 state dict, "

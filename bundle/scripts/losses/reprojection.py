@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, l1_loss
 
 from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import Reprojection
 from ..projection.region import Region
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class DRRReprojectionLoss(nn.Module):
@@ -29,30 +32,37 @@ class DRRReprojectionLoss(nn.Module):
 
     def forward(
         self,
-        prediction: torch.Tensor,
-        xrays: torch.Tensor,
-        base: torch.Tensor | None = None,
+        prediction: Float[Tensor, "B 1 X Y Z"],
+        xrays: Float[Tensor, "B 2 P P"],
+        base: Float[Tensor, "B 1 S S S"] | None = None,
         region: Region | None = None,
         geometry: BiplanarGeometry | None = None,
-    ) -> torch.Tensor:
+    ) -> Float[Tensor, ""]:
         """
-        A volume `(B, 1, S, S, S)` and the X-rays `(B, 2, P, P)`, compared at 2S pixels, to a scalar. `geometry` is that
-        of these X-rays, the nominal one by default.
+        The loss of a volume of S voxels a side, compared with the X-rays at 2S pixels. `geometry` is that of these
+        X-rays, the nominal one by default.
 
         With a `region` the prediction holds that part, and `base`, a whole volume, the rest: line integrals are linear,
         so that those of the base and those of what the part changes add up.
+
+        Raises:
+            ValueError: when there is a region, but no base.
         """
         if region is None:
             drr = self.project(prediction, geometry)
+        elif base is None:
+            raise ValueError("DRRReprojectionLoss: a region, but no base; expected the volume that it is a part of.")
         else:
             attenuation = self.reprojection.attenuation
             change = attenuation(prediction) - attenuation(region.of(base))
             drr = self.project(base, geometry) + self._films(change, region, geometry)
         return l1_loss(drr, adaptive_avg_pool2d(xrays, drr.shape[-1]))
 
-    def project(self, volume: torch.Tensor, geometry: BiplanarGeometry | None = None) -> torch.Tensor:
-        """Scaled line integrals of a scaled volume `(B, 1, S, S, S)`: `(B, 2, 2S, 2S)`."""
+    def project(
+        self, volume: Float[Tensor, "B 1 S S S"], geometry: BiplanarGeometry | None = None
+    ) -> Float[Tensor, "B 2 2*S 2*S"]:
+        """Scaled line integrals of a scaled volume."""
         return self._films(self.reprojection.attenuation(volume), Region.whole(volume.shape[-1]), geometry)
 
-    def _films(self, mu: torch.Tensor, region: Region, geometry: BiplanarGeometry | None) -> torch.Tensor:
+    def _films(self, mu: Tensor, region: Region, geometry: BiplanarGeometry | None) -> Tensor:
         return self.reprojection.films(mu, geometry or self.geometry, region, region.size)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 WINDOW = 11
 SIGMA = 1.5
 
 
-def structural_similarity(prediction: torch.Tensor, truth: torch.Tensor, data_range: float = 1.0) -> torch.Tensor:
+def structural_similarity(
+    prediction: Float[Tensor, "B C X Y Z"], truth: Float[Tensor, "B C X Y Z"], data_range: float = 1.0
+) -> Float[Tensor, " B"]:
     """
     SSIM of Wang et al., 2004 (doi:10.1109/TIP.2003.819861), equations 6, 13 and 14, in three dimensions: Gaussian
     window of 11 voxels, sigma 1.5, K1 0.01, K2 0.03, averaged over the positions at which the window fits inside.
@@ -20,12 +27,12 @@ def structural_similarity(prediction: torch.Tensor, truth: torch.Tensor, data_ra
     training step at 128³ on two cores; here the window is a banded matrix for each axis.
 
     Args:
-        prediction: `(B, C, X, Y, Z)`.
-        truth: the same shape.
+        prediction: volumes.
+        truth: those that they should be.
         data_range: the range of both.
 
     Returns:
-        `(B,)`, the mean over channels and positions, at most 1.
+        The mean over channels and positions, at most 1.
 
     Raises:
         InputError: when the shapes differ, or a side is shorter than the window.
@@ -47,14 +54,14 @@ def structural_similarity(prediction: torch.Tensor, truth: torch.Tensor, data_ra
     return (luminance * structure).flatten(1).mean(1)
 
 
-def _windowed(volumes: torch.Tensor) -> torch.Tensor:
+def _windowed(volumes: Tensor) -> Tensor:
     for axis in (-3, -2, -1):
         window = _gaussian_band(volumes.shape[axis], volumes)
         volumes = (volumes.movedim(axis, -1) @ window).movedim(-1, axis)
     return volumes
 
 
-def _gaussian_band(size: int, like: torch.Tensor) -> torch.Tensor:
+def _gaussian_band(size: int, like: Tensor) -> Tensor:
     """`(size, size - 10)`: each column is the normalised window at one position."""
     position = torch.arange(size, dtype=like.dtype, device=like.device)
     offset = position[:, None] - (position[: size - WINDOW + 1] + WINDOW // 2)
@@ -65,6 +72,6 @@ def _gaussian_band(size: int, like: torch.Tensor) -> torch.Tensor:
 class SSIMLoss(nn.Module):
     """One minus the 3-D structural similarity, see :func:`~scripts.losses.ssim.structural_similarity`."""
 
-    def forward(self, prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """Volumes `(B, 1, S, S, S)` with S of at least 11, to a scalar."""
+    def forward(self, prediction: Float[Tensor, "B 1 X Y Z"], truth: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, ""]:
+        """The loss of volumes of at least 11 voxels a side."""
         return 1 - structural_similarity(prediction, truth).mean()

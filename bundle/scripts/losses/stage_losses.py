@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d
 
 from ..projection.region import Region
@@ -15,6 +16,9 @@ from .gradient import GradientMagnitudeLoss
 from .perceptual import TriPlanarVGGLoss
 from .reprojection import DRRReprojectionLoss
 from .ssim import SSIMLoss
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Stage1Loss(nn.Module):
@@ -34,25 +38,33 @@ class Stage1Loss(nn.Module):
         self._add("ssim", ssim, SSIMLoss)
 
     def terms(
-        self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr
-    ) -> dict[str, torch.Tensor]:
+        self,
+        prediction: Float[Tensor, "B 1 X Y Z"],
+        truth: Float[Tensor, "B 1 X Y Z"],
+        xrays: Float[Tensor, "B 2 P P"],
+        **drr: Any,
+    ) -> dict[str, Float[Tensor, ""]]:
         """Each term by name, before its weight. `drr` are further arguments of :class:`DRRReprojectionLoss`."""
         return {name: self._term(name, prediction, truth, xrays, **drr) for name in self.losses}
 
-    def forward(self, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr) -> torch.Tensor:
-        """Volumes `(B, 1, X, Y, Z)` and X-rays `(B, 2, P, P)` to the weighted sum of the terms."""
+    def forward(
+        self,
+        prediction: Float[Tensor, "B 1 X Y Z"],
+        truth: Float[Tensor, "B 1 X Y Z"],
+        xrays: Float[Tensor, "B 2 P P"],
+        **drr: Any,
+    ) -> Float[Tensor, ""]:
+        """The weighted sum of the terms."""
         return self.weigh(self.terms(prediction, truth, xrays, **drr))
 
-    def weigh(self, terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return sum(self.weights[name] * term for name, term in terms.items())
+    def weigh(self, terms: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        return reduce(torch.add, (self.weights[name] * term for name, term in terms.items()))
 
-    def _add(self, name: str, weight: float, make: Callable[..., nn.Module], *arguments) -> None:
+    def _add(self, name: str, weight: float, make: Callable[..., nn.Module], *arguments: Any) -> None:
         if weight:
             self.weights[name], self.losses[name] = weight, make(*arguments)
 
-    def _term(
-        self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr
-    ) -> torch.Tensor:
+    def _term(self, name: str, prediction: Tensor, truth: Tensor, xrays: Tensor, **drr: Any) -> Tensor:
         return self.losses[name](prediction, truth)
 
 
@@ -78,15 +90,13 @@ class Stage2Loss(Stage1Loss):
         vgg_weights: str = "pretrained",
         vgg_fraction: float = 0.1,
         drr: float = 0.0,
-        **reprojection,
+        **reprojection: Any,
     ) -> None:
         super().__init__(l1, ssim)
         self._add("vgg", vgg, TriPlanarVGGLoss, vgg_weights, vgg_fraction)
         self._add("drr", drr, partial(DRRReprojectionLoss, **reprojection))
 
-    def _term(
-        self, name: str, prediction: torch.Tensor, truth: torch.Tensor, xrays: torch.Tensor, **drr
-    ) -> torch.Tensor:
+    def _term(self, name: str, prediction: Tensor, truth: Tensor, xrays: Tensor, **drr: Any) -> Tensor:
         if name == "drr":
             return self.losses[name](prediction, xrays, **drr)
         return super()._term(name, prediction, truth, xrays, **drr)
@@ -102,7 +112,7 @@ class Stage3Loss(Stage2Loss):
         stage2: further arguments of :class:`Stage2Loss`.
     """
 
-    def __init__(self, gradient: float = 0.2, drr: float = 0.3, **stage2) -> None:
+    def __init__(self, gradient: float = 0.2, drr: float = 0.3, **stage2: Any) -> None:
         super().__init__(drr=drr, **stage2)
         self._add("gradient", gradient, GradientMagnitudeLoss)
 
@@ -121,7 +131,7 @@ class MultiScaleLoss(nn.Module):
         ValueError: when `stage` is none of them.
     """
 
-    def __init__(self, stage: int, **arguments) -> None:
+    def __init__(self, stage: int, **arguments: Any) -> None:
         super().__init__()
         losses = {1: Stage1Loss, 2: Stage2Loss, 3: Stage3Loss}
         if stage not in losses:
@@ -131,19 +141,17 @@ class MultiScaleLoss(nn.Module):
         self.names = ("loss", *self.loss.weights)
         self.terms: dict[str, float] = {}
 
-    def forward(self, volumes: Sequence[torch.Tensor], target: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, volumes: Sequence[Float[Tensor, "B 1 _ _ _"]], target: Mapping[str, Any]) -> Float[Tensor, ""]:
         """
         Args:
             volumes: the cascade's output, at least as far as this stage.
             target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays", `(B, 2, P, P)`,
                 their "geometry" where it is not the nominal one, and, when the stage's volume is only a part, its
                 "region".
-
-        Returns:
-            A scalar.
         """
-        prediction, region = volumes[self.stage - 1], target.get("region")
-        drr = {"geometry": target.get("geometry")}
+        prediction = volumes[self.stage - 1]
+        region: Region | None = target.get("region")
+        drr: dict[str, Any] = {"geometry": target.get("geometry")}
         if region is not None and self.stage > 1:
             drr |= {"base": upsample(volumes[self.stage - 2]), "region": region}
         region = region or Region.whole(prediction.shape[-1])
