@@ -69,7 +69,7 @@ class RandTissued(RandCTChanged):
         super().randomize(None)
         self.changes = torch.from_numpy(self.R.uniform(-1, 1, 3) * self.largest).float()
 
-    def changed(self, hu: Float[Tensor, "1 S S S"]) -> Float[Tensor, "1 S S S"]:
+    def changed(self, hu: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """A CT as last drawn."""
         lung, soft, bone = self.changes.tolist()
         knots = torch.tensor([AIR_HU, LUNG_HU, SOFT_HU, METAL_HU], device=hu.device)
