@@ -34,7 +34,7 @@ def main() -> int:
     try:
         check_arguments(arguments)
         runs_tests = arguments.verb is verbs.test
-        environments.install(with_peers=runs_tests)
+        environments.install(for_development=runs_tests)
         if arguments.verb is verbs.label or (runs_tests and verbs.WITHOUT_LABEL not in arguments.pytest):
             environments.install_label()
         arguments.verb(arguments)

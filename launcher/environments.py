@@ -13,11 +13,11 @@ from .failures import LaunchError
 from .processes import as_typed, child, run
 
 
-def install(with_peers: bool = False) -> None:
+def install(for_development: bool = False) -> None:
     """Makes `.venv` and installs what the bundle needs."""
     wanted: dict[Path, list[str]] = {places.REQUIREMENTS: [], places.REQUIREMENTS_DEMO: ["--no-deps"]}
-    if with_peers:
-        wanted[places.REQUIREMENTS_PEERS] = ["--no-deps"]
+    if for_development:
+        wanted[places.REQUIREMENTS_DEV] = ["--no-deps"]
     install_into(places.ENVIRONMENT, places.PYTHON, wanted)
 
 

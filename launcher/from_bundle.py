@@ -17,6 +17,7 @@ def module_of_bundle(path: str) -> ModuleType:
     return module
 
 
+config_text = module_of_bundle("scripts/io/config_text.py")
 cores = module_of_bundle("scripts/training/cores.py")
 errors = module_of_bundle("scripts/errors.py")
 shared_overlay = module_of_bundle("scripts/io/shared_overlay.py")

@@ -7,11 +7,9 @@ from pathlib import Path
 from . import places
 from .computing import Computing
 from .failures import LaunchError
+from .from_bundle import config_text
 from .processes import as_typed, run
 from .tracebacks import remove_log
-
-SIGNS_OF_MONAI = "#@%$"
-"""What steps between ids, refers to one, copies one and begins an expression in a config's text."""
 
 
 def run_workflow(
@@ -63,6 +61,4 @@ def as_config_value(value: Path | str) -> str:
     if not isinstance(value, Path):
         return value
     text = value.as_posix()
-    if not set(text) & set(SIGNS_OF_MONAI):
-        return text
-    return "$" + "".join(f"\\x{ord(letter):02x}" if letter in SIGNS_OF_MONAI else letter for letter in repr(text))
+    return config_text.as_literal(text) if set(text) & set(config_text.SIGNS) else text

@@ -25,7 +25,7 @@ from launcher import environments, places  # noqa: E402
 
 def checksums() -> str:
     """The content of the file that says which requirements are installed, in the form of `sha256sum`."""
-    files = (places.REQUIREMENTS, places.REQUIREMENTS_DEMO, places.REQUIREMENTS_PEERS)
+    files = (places.REQUIREMENTS, places.REQUIREMENTS_DEMO, places.REQUIREMENTS_DEV)
     return "".join(f"{sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
 
 

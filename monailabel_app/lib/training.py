@@ -15,10 +15,11 @@ from monailabel.utils.others.generic import device_list
 from lib.devices import device_called
 from lib.reconstruction import ASSESSMENTS
 from lib.request_keys import TrainingParameters
-from lib.workflows import BUNDLE, as_literal, overlay_beside, run_workflow
+from lib.workflows import BUNDLE, overlay_beside, run_workflow
 from scripts import sidecar_path
 from scripts.data.datalist_builder import build_datalist
 from scripts.io.atomic_write import write_whole
+from scripts.io.config_text import as_literal
 
 STAGES = (1, 2, 3)
 

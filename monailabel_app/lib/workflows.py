@@ -8,6 +8,7 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from scripts.errors import CheckpointError
+from scripts.io.config_text import as_literal
 from scripts.io.shared_overlay import NAME, read_shared_overlay
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -28,15 +29,6 @@ def run_workflow(run_id: str, configs: list[Path], **overrides: Any) -> None:
     workflow.initialize()
     workflow.run()
     workflow.finalize()
-
-
-def as_literal(text: str) -> str:
-    """
-    A text as a config has to hold it to have the same letters when it is parsed: MONAI runs what starts with `$`, and
-    takes `#` for a step between ids, `@` and `%` for references. It stands as the expression of a Python text, in which
-    these are escapes such as `\\x23`.
-    """
-    return "$" + "".join(f"\\x{ord(letter):02x}" if letter in "#@%$" else letter for letter in repr(text))
 
 
 def overlay_beside(weights: Path) -> list[Path]:

@@ -135,12 +135,14 @@ def test_arguments_that_make_no_sense_are_refused_before_any_work(command, argum
 
 def test_each_verb_installs_what_it_needs(command, monkeypatch: pytest.MonkeyPatch):
     wanted = []
-    monkeypatch.setattr(environments, "install", lambda with_peers: wanted.append("peers" if with_peers else "bundle"))
+    monkeypatch.setattr(
+        environments, "install", lambda for_development: wanted.append("development" if for_development else "bundle")
+    )
     monkeypatch.setattr(environments, "install_label", lambda: wanted.append("label"))
     for verb, *options in (["train"], ["label", "--studies", "d"], ["test", "--without-label"], ["test"]):
         monkeypatch.setattr(verbs, verb, lambda arguments: None)
         command(verb, *options)
-    assert wanted == ["bundle", "bundle", "label", "peers", "peers", "label"]
+    assert wanted == ["bundle", "bundle", "label", "development", "development", "label"]
 
 
 def test_label_refuses_studies_that_are_no_folder(command, tmp_path: Path, capfd):

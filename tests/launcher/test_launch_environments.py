@@ -16,10 +16,10 @@ from launcher.failures import LaunchError
 from unwritable import on_posix
 
 
-@pytest.mark.parametrize("with_peers", [False, True])
-def test_a_second_install_does_nothing(installed: Path, with_peers: bool, capfd):
+@pytest.mark.parametrize("for_development", [False, True])
+def test_a_second_install_does_nothing(installed: Path, for_development: bool, capfd):
     before = sorted(places.ENVIRONMENT.rglob("*"))
-    environments.install(with_peers)
+    environments.install(for_development)
     assert sorted(places.ENVIRONMENT.rglob("*")) == before
     assert capfd.readouterr() == ("", "")
 
@@ -31,10 +31,10 @@ def pip_calls(installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         pytest.skip("the stand-in for Python is a shell script")
     monkeypatch.setattr(places, "PYTHON", tmp_path / "python")
 
-    def calls(status: int = 0, with_peers: bool = False) -> list[str]:
+    def calls(status: int = 0, for_development: bool = False) -> list[str]:
         places.PYTHON.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit {status}\n')
         places.PYTHON.chmod(0o755)
-        environments.install(with_peers)
+        environments.install(for_development)
         lines = (tmp_path / "calls").read_text().splitlines()
         return [line.split("--disable-pip-version-check ")[1] for line in lines]
 
@@ -50,14 +50,14 @@ def test_changed_requirements_are_installed_once(installed: Path, pip_calls):
 
 def test_only_the_file_that_has_changed_is_installed_again(installed: Path, pip_calls):
     installed.write_text(checksums().replace(checksums()[:8], "00000000", 1))
-    assert pip_calls(with_peers=True) == ["-r requirements.txt"]
+    assert pip_calls(for_development=True) == ["-r requirements.txt"]
     assert sorted(installed.read_text().splitlines()) == sorted(checksums().splitlines())
 
 
-def test_the_peers_are_installed_for_the_tests_alone(installed: Path, pip_calls):
+def test_what_development_needs_is_installed_for_the_tests_alone(installed: Path, pip_calls):
     installed.write_text("of another version\n")
-    assert not any("peers" in call for call in pip_calls())
-    assert pip_calls(with_peers=True)[2:] == ["--no-deps -r requirements-peers.txt"]
+    assert not any("requirements-dev" in call for call in pip_calls())
+    assert pip_calls(for_development=True)[2:] == ["--no-deps -r requirements-dev.txt"]
 
 
 def test_label_installs_the_bundles_requirements_held_to_its_own(monkeypatch, tmp_path: Path):

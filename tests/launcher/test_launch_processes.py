@@ -31,7 +31,7 @@ sys.path.insert(0, {root!r})
 import launch
 from launcher.processes import run
 verb = lambda arguments: run([sys.executable, "-c", {child!r}], "child", error_log={log})
-launch.environments.install = lambda with_peers: None
+launch.environments.install = lambda for_development: None
 launch.parse_arguments = lambda description: argparse.Namespace(verb=verb)
 sys.exit(launch.main())
 """

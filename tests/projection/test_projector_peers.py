@@ -50,7 +50,7 @@ BODY = torch.tensor([20.0, -15.0, 10.0]).double(), torch.tensor([30.0, 25.0, 35.
 def need(*peers: str) -> None:
     for peer in peers:
         if importlib.util.find_spec(MODULES[peer]) is None:
-            pytest.skip(f"{peer} is not installed: pip install --no-deps -r requirements-peers.txt")
+            pytest.skip(f"{peer} is not installed: pip install --no-deps -r requirements-dev.txt")
 
 
 @cache

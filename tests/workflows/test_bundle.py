@@ -35,9 +35,12 @@ def strings(content: Any) -> list[str]:
 
 
 def imported(path: Path) -> set[str]:
-    """The top names of what a script imports from outside its package."""
-    modules = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The top names of what a script imports from outside its package when it runs."""
+    tree, modules = ast.parse(path.read_text(encoding="utf-8")), []
+    for block in ast.walk(tree):
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+            block.body = []
+    for node in ast.walk(tree):
         modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
     return {module.split(".")[0] for module in modules}

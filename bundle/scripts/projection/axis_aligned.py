@@ -295,7 +295,7 @@ def _view_weights(
     half_width = torch.ones_like(magnification) if interpolate_voxels else voxels_per_pixel  # in voxels
     # Its maximum in plain numbers, from the outermost slices: an exporter knows no tensor's values.
     ends_mm = region.ends(slice_axis, geometry.fov_mm)
-    extremes = [pixel_mm / (voxel_mm * geometry.magnification(end_mm * depth_sign)) for end_mm in ends_mm]
+    extremes = [float(pixel_mm / (voxel_mm * geometry.magnification(end_mm * depth_sign))) for end_mm in ends_mm]
     max_voxels, max_pixels = (1.0, 1 / min(extremes)) if interpolate_voxels else (max(extremes), 1.0)
     middle = (pixels - 1) / 2
     detector_mm = (torch.arange(pixels, dtype=torch.float64, device=device) - middle) * pixel_mm
