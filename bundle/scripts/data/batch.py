@@ -1,4 +1,4 @@
-"""How a batch of records becomes the network's input and the loss's target, and how the network is run on it."""
+"""How a batch of records becomes the network's input and the loss's target."""
 
 from __future__ import annotations
 

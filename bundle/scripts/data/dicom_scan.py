@@ -1,4 +1,4 @@
-"""CT series and films among DICOM files, known by their headers."""
+"""CT series and radiographs among DICOM files, known by their headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CTs and patients that come again in a datalist: a score on what was trained on is none of an unseen patient."""
+"""Duplicates in a datalist, and leakage of a patient between its sections."""
 
 from __future__ import annotations
 

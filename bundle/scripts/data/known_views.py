@@ -1,4 +1,4 @@
-"""Which views a network has met in training, and what it is told of films that were taken from others."""
+"""Which views a network has met in training, and what it receives for radiographs of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands beside the stages in an evaluation: what can be had without the X-rays, or without the stage."""
+"""Baselines of an evaluation: what can be had without the X-rays, or without the stage."""
 
 from __future__ import annotations
 

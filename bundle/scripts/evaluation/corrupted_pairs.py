@@ -1,4 +1,4 @@
-"""Faults that pairs of X-rays may have, made on purpose, to measure which of them are flagged."""
+"""Corruptions of pairs of X-rays, made on purpose, to measure which of them out-of-distribution detection flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Fits the table of errors and, on patients that were not trained on, its factor; measures what the intervals hold."""
+"""
+Fits the residual quantiles of prediction intervals and, on left-out patients, their scale factor; measures coverage.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How unlike the X-rays of the training a pair is, from a few of its features, for a warning."""
+"""Out-of-distribution detection: the Mahalanobis distance of a pair of X-rays from those of the training."""
 
 from __future__ import annotations
 

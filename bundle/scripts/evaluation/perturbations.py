@@ -1,8 +1,8 @@
 """
-X-rays that are taken otherwise than the network is told: each function lists the conditions of one kind of change.
+Perturbations of the acquisition that the network is not told of: each function lists those of one kind.
 
-A condition changes the set-up that a CT is projected in, or the X-rays that come of it. The network is told the nominal
-set-up unless the condition says otherwise, and the truth stays where it is.
+A perturbation changes the geometry that a CT is projected in, or the X-rays that come of it. The network receives the
+nominal geometry unless the perturbation says otherwise, and the ground truth stays where it is.
 """
 
 from __future__ import annotations

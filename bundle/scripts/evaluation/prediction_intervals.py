@@ -1,6 +1,4 @@
-"""
-How far a reconstruction may be off: the half-width of an interval around each voxel, from what training has erred.
-"""
+"""Prediction intervals: the half-width that is meant to hold a voxel's true HU, from quantiles of residuals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the reconstruction bears X-rays that are taken otherwise than the network is told."""
+"""Robustness: the reconstruction under perturbations of the acquisition that the network is not told of."""
 
 from __future__ import annotations
 

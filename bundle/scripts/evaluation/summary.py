@@ -1,4 +1,4 @@
-"""What an evaluation's rows say together: means with intervals over patients, and the worst cases."""
+"""What an evaluation's rows say together: means with intervals over patients."""
 
 from __future__ import annotations
 

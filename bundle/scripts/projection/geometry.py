@@ -1,4 +1,4 @@
-"""The X-ray set-up: where the source and the detector are, for a frontal and a lateral view of one cube."""
+"""The acquisition geometry: where source and detector are, for a frontal and a lateral view of one volume."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """
-Projection of a volume onto two films, and its mirror, the lift of two films into the volume.
+Projection of a volume onto two detectors, and its mirror, the unfiltered backprojection (lift) into the volume.
 
-Each ray is sampled once per slice of the cube, by bilinear interpolation in the slice. Views along the cube's axes take
-the fast path of :mod:`scripts.projection.axis_aligned`; others, and gradients of the geometry, the general one of
+Each ray is sampled once per slice of the volume, by bilinear interpolation in the slice. Views along the volume's axes
+take the fast path of :mod:`scripts.projection.axis_aligned`; others, and gradients of the geometry, the general one of
 :mod:`scripts.projection.ray_tracing`.
 """
 

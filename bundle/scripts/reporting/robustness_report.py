@@ -1,4 +1,4 @@
-"""The picture of a robustness report: a panel for each change, a line for each stage."""
+"""The report of a robustness evaluation and its picture: a panel for each change, a line for each stage."""
 
 from __future__ import annotations
 

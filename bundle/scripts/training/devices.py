@@ -1,4 +1,4 @@
-"""Whether a device trains in mixed precision, and in which."""
+"""Which device computes, and whether it trains in mixed precision, and in which."""
 
 from __future__ import annotations
 

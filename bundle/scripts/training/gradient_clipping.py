@@ -1,4 +1,4 @@
-"""What keeps a training from going astray: clipped gradients, a stop at values that are not finite, an early stop."""
+"""Gradient clipping, a guard against values that are not finite, and micro-batches of accumulated gradients."""
 
 from __future__ import annotations
 
