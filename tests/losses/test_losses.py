@@ -178,6 +178,13 @@ def test_the_drr_loss_grows_with_the_error_of_the_volume(small_geometry: Biplana
     assert costs[1] > 1e-4
 
 
+def test_a_part_of_a_volume_without_the_rest_has_no_line_integrals(small_geometry: BiplanarGeometry):
+    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    region = Region(16, (0, 0, 0), (8, 8, 8))
+    with pytest.raises(ValueError, match="a region, but no base; expected the volume that it is a part of"):
+        loss(torch.rand(1, 1, 8, 8, 8), torch.rand(1, 2, 32, 32), region=region)
+
+
 def test_the_drr_loss_of_a_denser_cube_is_the_excess_line_integral(small_geometry: BiplanarGeometry):
     loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
     water, denser = (torch.full((1, 1, 16, 16, 16), scaled) for scaled in (0.5, 0.75))

@@ -107,7 +107,7 @@ def test_a_very_distant_source_gives_the_parallel_projection():
     torch.testing.assert_close(project(mu, distant), project(mu, parallel(12, 60.0)), rtol=1e-6, atol=1e-6)
 
 
-def test_the_count_of_slices_in_a_block_does_not_matter():
+def test_a_bar_along_the_central_ray_integrates_to_its_length():
     mu = torch.zeros(1, 1, 70, 70, 70, dtype=torch.float64)
     mu[:, :, 35, :, 35] = mu[:, :, :, 35, 35] = 1
     films = project(mu, parallel(70, 70.0))
