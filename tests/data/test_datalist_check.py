@@ -174,7 +174,7 @@ def test_a_datalist_that_cannot_be_read_is_an_error(tmp_path: Path, transform: C
 
 
 def test_the_status_tells_whether_there_are_errors(folder: Path, transform: Compose, monkeypatch, capsys):
-    monkeypatch.setattr("scripts.data.datalist_builder.training_transforms", lambda: transform)
+    monkeypatch.setattr("scripts.datalist.training_transforms", lambda: transform)
     content = {"training": [CT], "validation": OTHERS[:1]}
     (folder / "datalist.json").write_text(json.dumps(content))
     assert main([str(folder), "--check"]) == 0
