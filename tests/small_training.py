@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,10 +14,8 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, RandGaussianNoised, Randomizable
 
-from bundle_runs import ROOT, stage_configs
 from scripts import (
     BestCheckpointSaver,
-    CheckpointError,
     EarlyStopping,
     EpochReport,
     Resume,
@@ -130,53 +124,4 @@ def left(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.pth"))}
 
 
-@pytest.fixture
-def alone(tmp_path: Path) -> Path:
-    """The folder of a training that was left alone."""
-    training(tmp_path / "alone").run()
-    return tmp_path / "alone"
-
-
-def checkpoint(folder: Path, epoch: int) -> Path:
-    return folder / "resume" / f"stage3_epoch{epoch:04d}.pth"
-
-
-def refusal(folder: Path, **settings) -> str:
-    with pytest.raises(CheckpointError) as caught:
-        training(folder, **settings).run()
-    return str(caught.value)
-
-
-SMALLER = {
-    "geometry#detector_pixels": 96,
-    "network_def#tokens": 3,
-    "network_def#context_size": 12,
-    "batch_size": 1,
-    "repeats": 1,
-    "validate#dataset#data": "$scripts.load_records(@datalist, 'validation')[:1]",
-}
 """Two steps an epoch and one validation case, at 12, 24 and 48 voxels."""
-MOMENTS = {
-    1: ["step 1", "writing stage1_epoch0001.pth", "written stage1_best.pth", "step 3", "writing stage1_epoch0002.pth"],
-    2: ["step 2", "writing stage2_best.pth", "step 3"],
-    3: ["step 1", "written stage3_best.pth", "step 3"],
-}
-
-
-@pytest.fixture(scope="module")
-def twins(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of three stages that were left alone, and of three that were killed again and again."""
-    if not hasattr(os, "fork"):
-        pytest.skip("processes are forked, to import once")
-    folder = tmp_path_factory.mktemp("twins")
-    (folder / "smaller.json").write_text(json.dumps({**json.loads(overlay.read_text()), **SMALLER}))
-    runs = []
-    for name, moments in (("alone", {}), ("killed", MOMENTS)):
-        places = {"dataset_dir": str(dataset), "ckpt_dir": str(folder / name), "output_dir": str(folder / name)}
-        for stage in (1, 2, 3):
-            configs = stage_configs(stage, folder / "smaller.json")
-            runs.append({"configs": configs, "moments": moments.get(stage, []), "overrides": places})
-    line = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), json.dumps(runs)]
-    run = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-    assert run.returncode == 0, run.stdout[-3000:]
-    return folder / "alone", folder / "killed"
