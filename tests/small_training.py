@@ -122,6 +122,3 @@ def stopped(folder: Path, step: int, **settings) -> None:
 def left(folder: Path) -> dict[str, bytes]:
     """What a training leaves that must not depend on where it was stopped."""
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.pth"))}
-
-
-"""Two steps an epoch and one validation case, at 12, 24 and 48 voxels."""

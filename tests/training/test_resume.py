@@ -38,6 +38,7 @@ SMALLER = {
     "repeats": 1,
     "validate#dataset#data": "$scripts.load_records(@datalist, 'validation')[:1]",
 }
+"""Two steps an epoch and one validation case, at 12, 24 and 48 voxels."""
 
 
 @pytest.fixture
