@@ -18,10 +18,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from monai.transforms import Compose, Orientationd  # noqa: E402
+from monai.transforms import Compose, Orientationd
 
-from peers import Projector, beam, diffdrr_siddon, nanodrr, rtk_joseph  # noqa: E402
-from scripts import BiplanarGeometry, LoadCTd, ResampleToCubed, demo_ct, hu_to_attenuation, project  # noqa: E402
+from peers import Projector, beam, diffdrr_siddon, nanodrr, rtk_joseph
+from scripts import BiplanarGeometry, LoadCTd, ResampleToCubed, demo_ct, hu_to_attenuation, project
 
 OURS, SIDDON, NANODRR, RTK = "this bundle", "DiffDRR Siddon", "nanodrr torch, 256 samples", "RTK Joseph"
 PEERS: dict[str, Projector] = {

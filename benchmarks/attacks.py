@@ -26,8 +26,8 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "bundle")]
 
-from fuzz import KINDS, fuzz  # noqa: E402
-from table import Table  # noqa: E402
+from fuzz import KINDS, fuzz
+from table import Table
 
 LEAST_INPUTS = 500
 COPIES = 12

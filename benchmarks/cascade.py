@@ -21,15 +21,15 @@ from time import perf_counter
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-import torch  # noqa: E402
-from monai.bundle import ConfigParser  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
 
-from baselines import BASELINES, LiftedNetwork  # noqa: E402
-from planning import plan  # noqa: E402
-from scripts import Region  # noqa: E402
+from baselines import BASELINES, LiftedNetwork
+from planning import plan
+from scripts import Region
 from scripts.data.batch import random_region
-from table import Table  # noqa: E402
+from table import Table
 
 PARTS = ("inference", "training", "planned")
 COLUMNS = {

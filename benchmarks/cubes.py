@@ -24,10 +24,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from monai.bundle import ConfigParser  # noqa: E402
-from monai.transforms import Compose  # noqa: E402
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
 
-from scripts import InputError, ResampleToCubed, load_records  # noqa: E402
+from scripts import InputError, ResampleToCubed, load_records
 from scripts.data.datalist import FILM_FIELDS, LABEL_FIELDS, read_datalist, section_of
 from scripts.errors import BundleError
 from scripts.io.atomic_write import write_json, write_whole

@@ -19,21 +19,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Circle  # noqa: E402
-from monai.bundle import ConfigParser  # noqa: E402
-from torch.nn.functional import conv3d  # noqa: E402
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from monai.bundle import ConfigParser
+from torch.nn.functional import conv3d
 
-from scripts import BiplanarGeometry, IntervalTable, ProgressiveCascadeModel, load_records, sidecar_path  # noqa: E402
+from scripts import BiplanarGeometry, IntervalTable, ProgressiveCascadeModel, load_records, sidecar_path
 from scripts.anatomy.augmentation import ellipsoid
 from scripts.evaluation.prediction_intervals import read_error_table
 from scripts.io.atomic_write import NOTICE, write_whole
 from scripts.projection.attenuation import scaled_to_hu
 from scripts.reporting.figures import DISPLAY_WINDOW_HU, ERROR_RANGE_HU, middle_slice
 from scripts.training.checkpoints import read_checkpoint
-from table import Table  # noqa: E402
+from table import Table
 
 Place = tuple[float, float]
 """X and Y in mm from the isocentre, in the axial plane through it."""

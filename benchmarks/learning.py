@@ -22,22 +22,22 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-import torch  # noqa: E402
-from ignite.engine import Engine, Events  # noqa: E402
-from monai.bundle import ConfigParser  # noqa: E402
-from monai.data import CacheDataset, DataLoader, json_hashing  # noqa: E402
-from monai.engines import SupervisedTrainer  # noqa: E402
-from monai.transforms import Compose, ScaleIntensityRange, Transform  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset, DataLoader, json_hashing
+from monai.engines import SupervisedTrainer
+from monai.transforms import Compose, ScaleIntensityRange, Transform
+from torch import nn
 
-from baselines import BASELINES, LiftedNetwork  # noqa: E402
-from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in  # noqa: E402
-from scripts import ProjectCT  # noqa: E402
+from baselines import BASELINES, LiftedNetwork
+from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in
+from scripts import ProjectCT
 from scripts.evaluation.metrics import volume_metrics
 from scripts.evaluation.summary import mean_and_interval
 from scripts.io.atomic_write import write_json
 from scripts.projection.resampling import truth_at
-from table import Table  # noqa: E402
+from table import Table
 
 CASCADES: dict[str, dict[str, Any]] = {
     "stage1": {},

@@ -20,13 +20,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-import torch  # noqa: E402
-from ignite.engine import Engine, Events  # noqa: E402
-from monai.bundle import ConfigParser  # noqa: E402
-from monai.transforms import Compose, Rand3DElasticd, RandAffined  # noqa: E402
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from monai.transforms import Compose, Rand3DElasticd, RandAffined
 
-from scripts import RandDeformd, cached_dataset, demo_ct  # noqa: E402
-from table import Table  # noqa: E402
+from scripts import RandDeformd, cached_dataset, demo_ct
+from table import Table
 
 PARTS = {"part": 48, "CPU s": 8}
 SHARES = {

@@ -18,12 +18,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
-from launcher.evaluation import run_evaluation  # noqa: E402
-from launcher.places import CONFIGS  # noqa: E402
-from launcher.training import train_stages  # noqa: E402
-from patients import left_out, records_in  # noqa: E402
+from launcher.evaluation import run_evaluation
+from launcher.places import CONFIGS
+from launcher.training import train_stages
+from patients import left_out, records_in
 from scripts.io.atomic_write import write_json
-from table import Table  # noqa: E402
+from table import Table
 
 ALL = "all"
 LEFT_OUT = {"l1": "loss#l1", "ssim": "loss#ssim", "vgg": "vgg", "gradient": "loss#gradient", "drr": "drr"}

@@ -18,9 +18,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from peers import beam, diffdrr_siddon, diffdrr_trilinear, nanodrr, plain_slice_stack, rtk_joseph  # noqa: E402
-from scripts import BiplanarGeometry, project  # noqa: E402
-from scripts import lift as lift_films  # noqa: E402
+from peers import beam, diffdrr_siddon, diffdrr_trilinear, nanodrr, plain_slice_stack, rtk_joseph
+from scripts import BiplanarGeometry, project
+from scripts import lift as lift_films
 
 OURS, PLAIN, RTK = "this bundle", "plain slice stack", "RTK Joseph"
 PEERS = {

@@ -30,19 +30,19 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
-import torch  # noqa: E402
+import torch
 
-import on_gpu_cases as cases  # noqa: E402
-from cubes import CONFIGS, SPLIT  # noqa: E402
-from launcher.failures import LaunchError  # noqa: E402
-from processes import Stopped, TimeUp, Worker, WorkFailed, asked_to_end, run_until  # noqa: E402
-from projector import OURS, PEERS, PLAIN, processor  # noqa: E402
-from scripts import InputError  # noqa: E402
+import on_gpu_cases as cases
+from cubes import CONFIGS, SPLIT
+from launcher.failures import LaunchError
+from processes import Stopped, TimeUp, Worker, WorkFailed, asked_to_end, run_until
+from projector import OURS, PEERS, PLAIN, processor
+from scripts import InputError
 from scripts.errors import BundleError
 from scripts.io.atomic_write import write_json
 from scripts.training.devices import choose_device
-from table import Table  # noqa: E402
-from unattended import FAILED, FINISHED, train  # noqa: E402
+from table import Table
+from unattended import FAILED, FINISHED, train
 
 PARTS = ("tests", "steps", "inference", "projector")
 TESTS = "tests/workflows/test_devices.py"

@@ -16,15 +16,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-import torch  # noqa: E402
-from monai.bundle import ConfigParser  # noqa: E402
-from monai.data import list_data_collate  # noqa: E402
-from monai.utils import set_determinism  # noqa: E402
+import torch
+from monai.bundle import ConfigParser
+from monai.data import list_data_collate
+from monai.utils import set_determinism
 
-import cascade  # noqa: E402
-from measure import MIB, peak_of_memory, projection, seconds  # noqa: E402
-from scripts import BiplanarGeometry, ProjectCT  # noqa: E402
-from scripts import lift as lift_films  # noqa: E402
+import cascade
+from measure import MIB, peak_of_memory, projection, seconds
+from scripts import BiplanarGeometry, ProjectCT
+from scripts import lift as lift_films
 from scripts.training.checkpoints import read_checkpoint
 
 MODELS = ROOT / "bundle" / "models"

@@ -21,8 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from launcher.places import CONFIGS, PYTHON  # noqa: E402
-from launcher.training import demo_dataset, train_stages  # noqa: E402
+from launcher.places import CONFIGS, PYTHON
+from launcher.training import demo_dataset, train_stages
 
 MIDDLE = {1: 25, 2: 15, 3: 10}
 """The epoch of each stage after which it is killed."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from launcher import places  # noqa: E402
-from launcher.failures import LaunchError  # noqa: E402
-from launcher.training import train_stages  # noqa: E402
+from launcher import places
+from launcher.failures import LaunchError
+from launcher.training import train_stages
 
 
 def main(dataset: str, output: str, overlay: str, *stages: str) -> int:

@@ -17,14 +17,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
-from monai.bundle import ConfigParser  # noqa: E402
+from monai.bundle import ConfigParser
 
-from cubes import DATALIST, make_cubes  # noqa: E402
-from launcher.failures import LaunchError  # noqa: E402
-from launcher.overlays import content_of  # noqa: E402
-from launcher.places import CONFIGS  # noqa: E402
-from launcher.training import RESUME  # noqa: E402
-from processes import Stopped, asked_to_end, run_until  # noqa: E402
+from cubes import DATALIST, make_cubes
+from launcher.failures import LaunchError
+from launcher.overlays import content_of
+from launcher.places import CONFIGS
+from launcher.training import RESUME
+from processes import Stopped, asked_to_end, run_until
 from scripts.io.atomic_write import write_json
 from scripts.training.progress import in_words
 from scripts.training.resume import is_finished

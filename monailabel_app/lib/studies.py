@@ -16,9 +16,9 @@ from monailabel.interfaces.datastore import Datastore
 from starlette.exceptions import HTTPException
 
 from scripts.data.datalist import is_inside
-from scripts.data.folder_scan import find_film_pairs, find_records
+from scripts.data.folder_scan import find_images
 from scripts.data.name_conventions import describe_file, image_suffix
-from scripts.data.study_pairing import Image
+from scripts.data.study_pairing import Image, pair_by_study, pair_films
 
 LONGEST_LISTING = 10_000
 """Studies that one answer lists."""
@@ -40,12 +40,14 @@ class StudyDatastore(Datastore):
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         self._info: dict[str, dict[str, str | None]] = {}
+        self._cts: set[str] = set()  # those that a training takes
         self._one_upload_at_a_time = threading.Lock()
         self.refresh()
 
     def refresh(self) -> None:
         """Searches the folder anew. A study whose names are no UTF-8 cannot be told to a client, and is passed over."""
-        found = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in find_film_pairs(self.folder)}
+        images, _ = find_images(self.folder)
+        found = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in pair_films(images)}
         odd = [
             name for name, info in found.items() if not all(map(_is_text, (name, info["lateral"], info["ct"] or "")))
         ]
@@ -54,7 +56,7 @@ class StudyDatastore(Datastore):
                 f"{name}: its name is no UTF-8, or that of its lateral film or CT; rename it. It is not listed."
             )
             del found[name]
-        self._info = found
+        self._info, self._cts = found, {record.ct for record in pair_by_study(images)[0]}
 
     def path(self, name: str) -> Path | None:
         """The file or folder of a name from the folder on; None where there is none or it leads out of the folder."""
@@ -89,7 +91,7 @@ class StudyDatastore(Datastore):
         """
         with self._one_upload_at_a_time:
             self.refresh()
-            pairs, cts = self._info, self._cts()
+            pairs, cts = self._info, self._cts
             self._copy_new(image_filename, image_id)
             self.refresh()
             if harmed := self._second_of(image_id) or self._lost(pairs, cts):
@@ -129,16 +131,12 @@ class StudyDatastore(Datastore):
         kinds = ((other, image) for other, image in found.items() if isinstance(image, Image))
         return next((other for other, image in kinds if replace(image, path=name) == new), None)
 
-    def _cts(self) -> set[str]:
-        """The CTs that a training takes."""
-        return {record.ct for record in find_records(self.folder)[0]}
-
     def _lost(self, pairs: dict[str, dict[str, str | None]], cts: set[str]) -> str | None:
         """
         A study that is no longer listed with the lateral film and the CT that it had, or a CT that is in no record.
         """
         changed = (name for name, info in pairs.items() if not self._goes_on(name, info))
-        return next(changed, None) or min(cts - self._cts(), default=None)
+        return next(changed, None) or min(cts - self._cts, default=None)
 
     def _goes_on(self, name: str, before: dict[str, str | None]) -> bool:
         now = self._info.get(name, {})

@@ -22,17 +22,17 @@ VOXELS = re.compile(r"\.(zraw|raw(\.gz)?)$", re.I)
 
 def find_records(folder: Path) -> tuple[list[PatientRecord], list[LeftOut]]:
     """The records of a folder, in an order that the file system has no part in, and all that is in none of them."""
-    images, left_out = _find_images(folder)
+    images, left_out = find_images(folder)
     records, unpaired = pair_by_study(images)
     return records, sorted(left_out + unpaired)
 
 
 def find_film_pairs(folder: Path) -> list[FilmPair]:
     """The studies of a folder that have one frontal and one lateral film, with a CT or without."""
-    return pair_films(_find_images(folder)[0])
+    return pair_films(find_images(folder)[0])
 
 
-def _find_images(folder: Path) -> tuple[list[Image], list[LeftOut]]:
+def find_images(folder: Path) -> tuple[list[Image], list[LeftOut]]:
     """The CTs and films of a folder, and every other file with its reason."""
     paths, left_out = _walk(folder)
     dicom = [path for path in paths if image_suffix(path) is None and is_dicom(folder / path)]

@@ -67,10 +67,7 @@ def check_nrrd(path: str, where: str) -> None:
     fields = _fields((line.partition(":") for line in lines if ":=" not in line), where)
     fields = {name.replace(" ", ""): value for name, value in fields.items()}  # "data file" and "datafile" are one
 
-    sizes = _whole(fields, "sizes", where)
-    if _whole(fields, "dimension", where) != [len(sizes)] or not 3 <= len(sizes) <= 4:
-        raise _wrong(where, "dimension", fields["dimension"], f"the number of sizes ({len(sizes)}), 3 or 4")
-    check_extent(sizes, LARGEST_VOLUME, where)
+    sizes = _sizes(fields, "sizes", "dimension", where)
     _check_nrrd_place(fields, where)
     bytes_each = NRRD_BYTES.get(fields.get("type", "").lower())
     if bytes_each is None:
@@ -105,10 +102,7 @@ def check_meta_image(path: str, where: str) -> None:
     lines = [line for line in header.decode().replace("\r\n", "\n").split("\n") if line.strip()]
     fields = _fields((line.partition("=") for line in lines), where)
 
-    sizes = _whole(fields, "dimsize", where)
-    if _whole(fields, "ndims", where) != [len(sizes)] or not 3 <= len(sizes) <= 4:
-        raise _wrong(where, "NDims", fields["ndims"], f"the number of sizes ({len(sizes)}), 3 or 4")
-    check_extent(sizes, LARGEST_VOLUME, where)
+    sizes = _sizes(fields, "DimSize", "NDims", where)
     _check_meta_place(fields, len(sizes), where)
     bytes_each = META_BYTES.get(fields.get("elementtype", "").upper())
     if bytes_each is None:
@@ -151,6 +145,16 @@ def _whole(fields: dict[str, str], name: str, where: str) -> list[int]:
     if not words or not all(re.fullmatch(r"[+-]?\d{1,18}", word) for word in words):
         raise _wrong(where, name, fields.get(name), "whole numbers")
     return [int(word) for word in words]
+
+
+def _sizes(fields: dict[str, str], name: str, count_name: str, where: str) -> list[int]:
+    """The voxels along each axis, of as many axes as another field says."""
+    sizes = _whole(fields, name.lower(), where)
+    if _whole(fields, count_name.lower(), where) != [len(sizes)] or not 3 <= len(sizes) <= 4:
+        found = fields[count_name.lower()]
+        raise _wrong(where, count_name, found, f"the number of sizes ({len(sizes)}), 3 or 4")
+    check_extent(sizes, LARGEST_VOLUME, where)
+    return sizes
 
 
 def _numbers(text: str, name: str, where: str) -> list[float]:
