@@ -45,7 +45,7 @@ from scripts.data.folder_scan import find_records
 from scripts.data.study_pairing import LeftOut
 from scripts.errors import BundleError, shown
 from scripts.io.atomic_write import write_checkpoint, write_folder_whole, write_text, write_whole
-from scripts.io.limits import LARGEST_FILM, LARGEST_FILM_FILE, LARGEST_VOLUME, coded_extent
+from scripts.io.limits import LARGEST_FILM, LARGEST_VOLUME, MAX_RADIOGRAPH_BYTES, coded_extent
 from scripts.reporting.case_report import CaseReport, check_case_folders
 from scripts.reporting.figures import volume_figure
 from unwritable import full_disk, on_posix
@@ -194,10 +194,10 @@ def test_a_deflated_dicom_file_that_becomes_immense_is_counted_and_not_kept(tmp_
     syntax = str(DeflatedExplicitVRLittleEndian).encode()
     start = path.read_bytes()[: path.read_bytes().index(syntax) + len(syntax)]  # the last of the file meta information
     deflate, zeros = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS), bytes(2**20)
-    body = [deflate.compress(zeros) for _ in range(LARGEST_FILM_FILE // len(zeros) + 1)]
+    body = [deflate.compress(zeros) for _ in range(MAX_RADIOGRAPH_BYTES // len(zeros) + 1)]
     path.write_bytes(start + b"".join(body) + deflate.flush())
     assert path.stat().st_size < 2**22
-    assert f"becomes more than {LARGEST_FILM_FILE} bytes" in film_refused(path)
+    assert f"becomes more than {MAX_RADIOGRAPH_BYTES} bytes" in film_refused(path)
 
 
 def test_a_deflated_dicom_film_of_a_usual_size_is_read(tmp_path: Path):

@@ -20,7 +20,7 @@ LARGEST_FILM = 2**25
 """Pixels; the largest detectors have about 2**24.2."""
 LARGEST_VOLUME = 2**29
 """Voxels: 512 x 512 x 2048."""
-LARGEST_FILM_FILE = 16 * LARGEST_FILM
+MAX_RADIOGRAPH_BYTES = 16 * LARGEST_FILM
 """Bytes of a film's file, deflated or not: 16 for a pixel."""
 LARGEST_NIFTI_HEADER = 2**24
 """Bytes before a NIfTI's values, its extensions among them."""
@@ -40,7 +40,7 @@ def check_film_file(path: str, where: str) -> None:
         where: start of each message.
 
     Raises:
-        InputError: when it is missing, no regular file, or larger than :data:`LARGEST_FILM_FILE`.
+        InputError: when it is missing, no regular file, or larger than :data:`MAX_RADIOGRAPH_BYTES`.
     """
     if not os.path.exists(path):
         raise InputError(f"{where} names a file that does not exist; correct the path.")
@@ -48,8 +48,8 @@ def check_film_file(path: str, where: str) -> None:
         kind = "a folder" if os.path.isdir(path) else "a pipe, a socket or a device"
         raise InputError(f"{where} names {kind}, expected the file of a film; correct the path.")
     size = os.path.getsize(path)
-    if size > LARGEST_FILM_FILE:
-        raise InputError(f"{where} is a file of {size} bytes, expected at most {LARGEST_FILM_FILE}; export one film.")
+    if size > MAX_RADIOGRAPH_BYTES:
+        raise InputError(f"{where} is a file of {size} bytes, expected at most {MAX_RADIOGRAPH_BYTES}; export one film.")
 
 
 def check_extent(shape: Sequence[int], largest: int, where: str) -> None:
@@ -111,17 +111,17 @@ def check_inflated(path: str, where: str) -> None:
     Counts what a DICOM file that is deflated as a whole would become, without keeping it.
 
     Raises:
-        InputError: when that is more than :data:`LARGEST_FILM_FILE` bytes.
+        InputError: when that is more than :data:`MAX_RADIOGRAPH_BYTES` bytes.
     """
     with open(path, "rb") as file:
         if _skip_meta(file) != DeflatedExplicitVRLittleEndian:
             return
         inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        while size <= LARGEST_FILM_FILE and (part := file.read(2**12)):
+        while size <= MAX_RADIOGRAPH_BYTES and (part := file.read(2**12)):
             size += len(inflate.decompress(part))
-    if size > LARGEST_FILM_FILE:
+    if size > MAX_RADIOGRAPH_BYTES:
         raise InputError(
-            f"{where} is deflated and becomes more than {LARGEST_FILM_FILE} bytes; expected at most that; export it "
+            f"{where} is deflated and becomes more than {MAX_RADIOGRAPH_BYTES} bytes; expected at most that; export it "
             f"uncompressed."
         )
 
