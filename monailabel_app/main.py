@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException  # noqa: E402
 
 from scripts.data.folder_scan import find_film_pairs
 from scripts.errors import BundleError, CheckpointError, InputError, OutputError, PretrainedWeightsError, root_cause
-from scripts.io.limits import LARGEST_FILM, check_film_file
+from scripts.io.limits import MAX_RADIOGRAPH_PIXELS, check_film_file
 
 MODEL = "biplanar_xray_ct_reconstruction"
 STATUS = {InputError: 400, CheckpointError: 503, PretrainedWeightsError: 503, OutputError: 507}
@@ -68,7 +68,7 @@ class BiplanarApp(MONAILabelApp):
 
     def infer(self, request: dict[str, Any], datastore: StudyDatastore | None = None) -> dict[str, Any]:
         """
-        Reconstructs the study `image`: a listed one, or any frontal film with `lateral` naming the other.
+        Reconstructs the study `image`: a listed one, or any frontal radiograph with `lateral` naming the other.
 
         Args:
             request: both as names from the studies on, or as a `Path` of an upload, which no JSON can hold; `folder`,
@@ -76,11 +76,11 @@ class BiplanarApp(MONAILabelApp):
             datastore: not used.
         """
         with self._errors_told():
-            frontal, lateral = self._films(request["image"], request.get("lateral"))
-            for field, film in (("frontal", frontal), ("lateral", lateral)):
-                where = f"{film.name}: field '{field}'"
-                check_film_file(str(film), where)
-                check_size(film, where, LARGEST_FILM)
+            frontal, lateral = self._radiographs(request["image"], request.get("lateral"))
+            for field, radiograph in (("frontal", frontal), ("lateral", lateral)):
+                where = f"{radiograph.name}: field '{field}'"
+                check_film_file(str(radiograph), where)
+                check_size(radiograph, where, MAX_RADIOGRAPH_PIXELS)
             return super().infer({**request, "model": MODEL, "image": str(frontal), "lateral": str(lateral)})
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class BiplanarApp(MONAILabelApp):
         """A message as clients get it."""
         return without_folders(text, (self.datastore().folder, self.weights.parent, BUNDLE.parent, sys.prefix))
 
-    def _films(self, image: str | Path, lateral: str | Path | None) -> tuple[Path, Path]:
+    def _radiographs(self, image: str | Path, lateral: str | Path | None) -> tuple[Path, Path]:
         frontal = self._path("image", image)
         if lateral:
             return frontal, self._path("lateral", lateral)
@@ -102,8 +102,8 @@ class BiplanarApp(MONAILabelApp):
         elif partner := self.datastore().lateral_of(frontal):
             return frontal, partner
         raise InputError(
-            f"image {_name_of(image)!r} has no lateral film that its name or its DICOM tags tell; expected one frontal "
-            f"and one lateral film of the study. Name the other by the parameter 'lateral', or upload it as 'label'."
+            f"image {_name_of(image)!r} has no lateral radiograph that its name or its DICOM tags tell; expected one frontal "
+            f"and one lateral radiograph of the study. Name the other by the parameter 'lateral', or upload it as 'label'."
         )
 
     def _path(self, field: str, name: str | Path) -> Path:

@@ -53,7 +53,7 @@ from starlette.responses import JSONResponse, Response  # noqa: E402
 from starlette.routing import Route  # noqa: E402
 
 from scripts.errors import InputError  # noqa: E402
-from scripts.io.limits import LARGEST_FILM, LARGEST_VOLUME  # noqa: E402
+from scripts.io.limits import LARGEST_VOLUME, MAX_RADIOGRAPH_PIXELS  # noqa: E402
 
 MODEL = "biplanar_xray_ct_reconstruction"
 LARGEST_BODY = {"/infer/": 2**28, "/datastore/": 2**30}
@@ -81,12 +81,12 @@ async def studies(request: Request) -> Response:
 
 
 async def upload(request: Request) -> Response:
-    """Adds a film or a CT to the studies; nothing is replaced."""
+    """Adds a radiograph or a CT to the studies; nothing is replaced."""
     asked = keys_of(request, UploadKeys)
     async with place_in(UPLOADS, "uploads"), form_of(request, ["file"]) as form:
         json_keys(form.get("params", ""), ClientKeys, "params")
         if "file" not in form:
-            raise InputError("there is no file, expected the film or CT as the field 'file' of a form.")
+            raise InputError("there is no file, expected the radiograph or CT as the field 'file' of a form.")
         with tempfile.TemporaryDirectory() as folder:
             return JSONResponse({"image": await worked(add_to_studies, form["file"], asked.image, Path(folder))})
 
@@ -98,7 +98,7 @@ async def infer(request: Request) -> Response:
         given = json_keys(form.get("params", ""), InferenceParameters, "params")
         if bool(asked.image) == ("file" in form) or (given.lateral and "label" in form):
             raise InputError(
-                "expected a frontal film, as 'image' in the query or as the file 'file', and at most one lateral film, "
+                "expected a frontal radiograph, as 'image' in the query or as the file 'file', and at most one lateral radiograph, "
                 "as 'lateral' in params or as the file 'label'."
             )
         with tempfile.TemporaryDirectory() as folder:
@@ -175,17 +175,17 @@ async def worked(work: Callable[..., Result], *given: Any) -> Result:
 
 def add_to_studies(file: Any, name: str | None, folder: Path) -> str:
     name, path = stored_for_studies(file, name, folder)
-    check_size(path, f"image {name!r}", LARGEST_VOLUME if path.name.endswith(NIFTI) else LARGEST_FILM)
+    check_size(path, f"image {name!r}", LARGEST_VOLUME if path.name.endswith(NIFTI) else MAX_RADIOGRAPH_PIXELS)
     return app_instance().datastore().add_image(name, str(path))
 
 
 def reconstructed(asked: InferenceKeys, given: InferenceParameters, form: Any, folder: Path) -> Response:
     """The answer to `/infer/`; nothing of `folder` is needed for it afterwards."""
-    films: dict[str, Any] = {"image": asked.image, "lateral": given.lateral}
+    radiographs: dict[str, Any] = {"image": asked.image, "lateral": given.lateral}
     for field, name in (("file", "image"), ("label", "lateral")):
         if field in form:
-            films[name] = stored(form[field], name, folder)
-    result = app_instance().infer({**films, "device": given.device, "folder": str(folder)})
+            radiographs[name] = stored(form[field], name, folder)
+    result = app_instance().infer({**radiographs, "device": given.device, "folder": str(folder)})
     told = {**result["params"], "warnings": list(map(app_instance().without_folders, result["params"]["warnings"]))}
     if asked.output == "json":
         return JSONResponse(told, headers=assessment_headers(told))

@@ -45,7 +45,7 @@ from scripts.data.folder_scan import find_records
 from scripts.data.study_pairing import LeftOut
 from scripts.errors import BundleError, shown
 from scripts.io.atomic_write import write_checkpoint, write_folder_whole, write_text, write_whole
-from scripts.io.limits import LARGEST_FILM, LARGEST_VOLUME, MAX_RADIOGRAPH_BYTES, coded_extent
+from scripts.io.limits import LARGEST_VOLUME, MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, coded_extent
 from scripts.reporting.case_report import CaseReport, check_case_folders
 from scripts.reporting.figures import volume_figure
 from unwritable import full_disk, on_posix
@@ -54,7 +54,7 @@ SIZE_NIFTI, PIXDIM, VOX_OFFSET, SCL_SLOPE, SROW_X, SROW_Y, SROW_Z = 40, 76, 108,
 """Where fields of a NIfTI-1 header begin (nifti1.h)."""
 RAMP = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
 VOLUME = np.linspace(-1000, 1000, 8**3, dtype=np.float32).reshape(8, 8, 8)
-TOO_LARGE = (8192, LARGEST_FILM // 8192 + 1)
+TOO_LARGE = (8192, MAX_RADIOGRAPH_PIXELS // 8192 + 1)
 FOREIGN = "pa\x1b[2J\x1b[31m\nWrote ct.nii.gz in /home/me\x07\u202egnp"
 """A name that clears the terminal, colours it, begins a line of its own, rings, and turns the direction of writing."""
 
@@ -159,7 +159,7 @@ def _stack(path: Path) -> Path:
 def test_a_small_file_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, name: str, write: Callable):
     path = write(tmp_path / name)
     message = film_refused(path)
-    assert "says" in message and f"at most {LARGEST_FILM} values" in message
+    assert "says" in message and f"at most {MAX_RADIOGRAPH_PIXELS} values" in message
 
 
 def test_both_films_in_one_file_have_the_limit_of_films(tmp_path: Path):
@@ -172,7 +172,7 @@ def test_pixels_that_pillow_itself_refuses_have_the_same_limit_named(tmp_path: P
     (tmp_path / "film.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0" * 64
     )
-    assert f"at most {LARGEST_FILM} pixels" in film_refused(tmp_path / "film.png")
+    assert f"at most {MAX_RADIOGRAPH_PIXELS} pixels" in film_refused(tmp_path / "film.png")
 
 
 @pytest.mark.parametrize(("offset", "told"), [(3e9, "3000000000"), (-1e6, "-1000000"), (np.nan, "cannot be read")])

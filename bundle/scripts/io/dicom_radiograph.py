@@ -15,7 +15,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from ..errors import InputError, shown, told
 from .dicom_shutters import inside_shutters
 from .dicom_tags import MODALITIES, named, plane_told, view_of, view_position
-from .limits import LARGEST_FILM, check_extent, check_inflated, coded_extent
+from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_inflated, coded_extent
 from .radiograph import (
     PLANE_OF_VIEW,
     Radiograph,
@@ -106,7 +106,7 @@ def _read(path: str, where: str) -> Dataset:
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         if "Rows" in header and "Columns" in header:
             samples = int(header.get("SamplesPerPixel") or 1)
-            check_extent([header.Rows, header.Columns, samples], LARGEST_FILM, where)
+            check_extent([header.Rows, header.Columns, samples], MAX_RADIOGRAPH_PIXELS, where)
         dataset = pydicom.dcmread(path, force=True)
         is_dicom = "SOPClassUID" in dataset or "Rows" in dataset
     except InputError:

@@ -16,11 +16,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ..errors import InputError, told
 
-LARGEST_FILM = 2**25
+MAX_RADIOGRAPH_PIXELS = 2**25
 """Pixels; the largest detectors have about 2**24.2."""
 LARGEST_VOLUME = 2**29
 """Voxels: 512 x 512 x 2048."""
-MAX_RADIOGRAPH_BYTES = 16 * LARGEST_FILM
+MAX_RADIOGRAPH_BYTES = 16 * MAX_RADIOGRAPH_PIXELS
 """Bytes of a film's file, deflated or not: 16 for a pixel."""
 LARGEST_NIFTI_HEADER = 2**24
 """Bytes before a NIfTI's values, its extensions among them."""
@@ -56,7 +56,7 @@ def check_extent(shape: Sequence[int], largest: int, where: str) -> None:
     """
     Args:
         shape: lengths of the axes, as a header gives them.
-        largest: number of pixels or voxels, such as :data:`LARGEST_FILM`.
+        largest: number of pixels or voxels, such as :data:`MAX_RADIOGRAPH_PIXELS`.
         where: start of the message.
 
     Raises:

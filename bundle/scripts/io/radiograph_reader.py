@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import InputError, shown, told
 from .ct_reader import NIFTI
 from .dicom_radiograph import read_dicom
-from .limits import LARGEST_FILM, check_extent, check_film_file, check_nifti_extent
+from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_film_file, check_nifti_extent
 from .radiograph import (
     AS_READ,
     Radiograph,
@@ -51,7 +51,7 @@ def read_radiograph(
             the letters of DICOM's Patient Orientation. By default films are stored as they are read.
 
     Raises:
-        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.LARGEST_FILM` pixels,
+        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.MAX_RADIOGRAPH_PIXELS` pixels,
             colours, several frames or another number of dimensions, a spacing that no film has, holds NaN, infinite or
             complex values, or is empty or constant.
 
@@ -133,7 +133,7 @@ def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
     """`(H, W)`, and no spacing: the resolution that pictures name is that of a screen or of paper."""
     try:
         with Image.open(path, formats=PICTURE_FORMATS) as picture:
-            check_extent(picture.size[::-1], LARGEST_FILM, where)
+            check_extent(picture.size[::-1], MAX_RADIOGRAPH_PIXELS, where)
             frames = getattr(picture, "n_frames", 1)
             pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr") else picture)
     except InputError:
@@ -141,7 +141,7 @@ def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
     except Exception as error:
         raise InputError(
             f"{where} cannot be read as an image ({told(error)}); expected DICOM, NIfTI, PNG, TIFF or JPEG, of at most "
-            f"{LARGEST_FILM} pixels."
+            f"{MAX_RADIOGRAPH_PIXELS} pixels."
         ) from error
     if frames > 1:
         raise InputError(f"{where} holds {frames} frames, expected one; export the one that is wanted.")
@@ -177,7 +177,7 @@ def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[float, f
     `(W, H, ...)` without further axes of length 1, and the spacing of rows and columns where the header says that its
     unit is mm: without a unit it is often a filler.
     """
-    check_nifti_extent(path, LARGEST_FILM, where)
+    check_nifti_extent(path, MAX_RADIOGRAPH_PIXELS, where)
     try:
         image = nibabel.load(path)
         pixels = np.asanyarray(image.dataobj)
