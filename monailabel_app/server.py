@@ -53,7 +53,7 @@ from starlette.responses import JSONResponse, Response  # noqa: E402
 from starlette.routing import Route  # noqa: E402
 
 from scripts.errors import InputError  # noqa: E402
-from scripts.io.limits import LARGEST_VOLUME, MAX_RADIOGRAPH_PIXELS  # noqa: E402
+from scripts.io.limits import MAX_RADIOGRAPH_PIXELS, MAX_VOXELS  # noqa: E402
 
 MODEL = "biplanar_xray_ct_reconstruction"
 LARGEST_BODY = {"/infer/": 2**28, "/datastore/": 2**30}
@@ -175,7 +175,7 @@ async def worked(work: Callable[..., Result], *given: Any) -> Result:
 
 def add_to_studies(file: Any, name: str | None, folder: Path) -> str:
     name, path = stored_for_studies(file, name, folder)
-    check_size(path, f"image {name!r}", LARGEST_VOLUME if path.name.endswith(NIFTI) else MAX_RADIOGRAPH_PIXELS)
+    check_size(path, f"image {name!r}", MAX_VOXELS if path.name.endswith(NIFTI) else MAX_RADIOGRAPH_PIXELS)
     return app_instance().datastore().add_image(name, str(path))
 
 

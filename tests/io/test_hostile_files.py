@@ -45,7 +45,7 @@ from scripts.data.folder_scan import find_records
 from scripts.data.study_pairing import LeftOut
 from scripts.errors import BundleError, shown
 from scripts.io.atomic_write import write_checkpoint, write_folder_whole, write_text, write_whole
-from scripts.io.limits import LARGEST_VOLUME, MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, coded_extent
+from scripts.io.limits import MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, MAX_VOXELS, coded_extent
 from scripts.reporting.case_report import CaseReport, check_case_folders
 from scripts.reporting.figures import volume_figure
 from unwritable import full_disk, on_posix
@@ -455,7 +455,7 @@ def test_a_small_file_of_too_many_voxels_is_refused_by_its_header(tmp_path: Path
         for _ in range(513):
             file.write(bytes(2**20))
     assert (tmp_path / "ct.nii.gz").stat().st_size < 2**22
-    told = f"1024 x 1024 x 513 = {2**20 * 513} values, expected positive sides and at most {LARGEST_VOLUME}"
+    told = f"1024 x 1024 x 513 = {2**20 * 513} values, expected positive sides and at most {MAX_VOXELS}"
     assert told in ct_refused(tmp_path / "ct.nii.gz")
 
 

@@ -14,7 +14,7 @@ from monai.transforms import LoadImage, MapTransform, SpatialResample, Transform
 
 from ..errors import InputError, shown
 from ..io.ct_reader import NIFTI, check_ct, read_ct
-from ..io.limits import LARGEST_VOLUME, check_nifti_extent
+from ..io.limits import MAX_VOXELS, check_nifti_extent
 from ..io.radiograph import XRAY_KEYS
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import smooth_for_coarser
@@ -39,7 +39,7 @@ class LoadCTd(MapTransform):
             Further axes than three must have length 1.
 
     Raises:
-        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.LARGEST_VOLUME`
+        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.MAX_VOXELS`
             voxels, another number of dimensions or several channels, holds complex, NaN, infinite or immense values, is
             empty or constant, or has voxels or a place that no CT has; also what :func:`~scripts.io.ct_reader.read_ct`
             and :func:`~scripts.io.ct_reader.check_ct` refuse.
@@ -62,7 +62,7 @@ class LoadCTd(MapTransform):
         if not (os.path.isfile(path) or os.path.isdir(path)):
             raise InputError(f"{where} names a pipe, a socket or a device, expected a file or the folder of a series.")
         if path.lower().endswith(NIFTI) and os.path.isfile(path):
-            check_nifti_extent(path, LARGEST_VOLUME, where)
+            check_nifti_extent(path, MAX_VOXELS, where)
         try:
             image = read_ct(self.loader, path, field)
         except InputError:

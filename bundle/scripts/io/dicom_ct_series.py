@@ -19,7 +19,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ..errors import InputError, told
-from .limits import LARGEST_VOLUME, check_extent
+from .limits import MAX_VOXELS, check_extent
 from .slice_places import (
     SAME_MM,
     acquisition_number,
@@ -79,7 +79,7 @@ def check_ct_series(folder: str, field: str) -> CTSeries:
         _check_slice(header, f"{os.path.join(folder, name)}: field '{field}'")
     _check_alike(headers, f"{folder}: field '{field}'")
     first = next(iter(headers.values()))
-    check_extent([first.Columns, first.Rows, len(headers)], LARGEST_VOLUME, f"{folder}: field '{field}'")
+    check_extent([first.Columns, first.Rows, len(headers)], MAX_VOXELS, f"{folder}: field '{field}'")
     headers, places = _in_order(headers)
     _check_stack(headers, places, f"{folder}: field '{field}'")
     files = tuple(os.path.join(folder, name) for name in headers)

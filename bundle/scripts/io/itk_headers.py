@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import InputError, shown
-from .limits import LARGEST_VOLUME, check_extent
+from .limits import MAX_VOXELS, check_extent
 
 LONGEST_HEADER = 2**16
 """Bytes in which a header has to end."""
@@ -153,7 +153,7 @@ def _sizes(fields: dict[str, str], name: str, count_name: str, where: str) -> li
     if _whole(fields, count_name.lower(), where) != [len(sizes)] or not 3 <= len(sizes) <= 4:
         found = fields[count_name.lower()]
         raise _wrong(where, count_name, found, f"the number of sizes ({len(sizes)}), 3 or 4")
-    check_extent(sizes, LARGEST_VOLUME, where)
+    check_extent(sizes, MAX_VOXELS, where)
     return sizes
 
 

@@ -18,7 +18,7 @@ from ..errors import InputError, told
 
 MAX_RADIOGRAPH_PIXELS = 2**25
 """Pixels; the largest detectors have about 2**24.2."""
-LARGEST_VOLUME = 2**29
+MAX_VOXELS = 2**29
 """Voxels: 512 x 512 x 2048."""
 MAX_RADIOGRAPH_BYTES = 16 * MAX_RADIOGRAPH_PIXELS
 """Bytes of a film's file, deflated or not: 16 for a pixel."""
