@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException  # noqa: E402
 
 from scripts.data.folder_scan import find_film_pairs
 from scripts.errors import BundleError, CheckpointError, InputError, OutputError, PretrainedWeightsError, root_cause
-from scripts.io.limits import MAX_RADIOGRAPH_PIXELS, check_film_file
+from scripts.io.limits import MAX_RADIOGRAPH_PIXELS, check_radiograph_file
 
 MODEL = "biplanar_xray_ct_reconstruction"
 STATUS = {InputError: 400, CheckpointError: 503, PretrainedWeightsError: 503, OutputError: 507}
@@ -79,7 +79,7 @@ class BiplanarApp(MONAILabelApp):
             frontal, lateral = self._radiographs(request["image"], request.get("lateral"))
             for field, radiograph in (("frontal", frontal), ("lateral", lateral)):
                 where = f"{radiograph.name}: field '{field}'"
-                check_film_file(str(radiograph), where)
+                check_radiograph_file(str(radiograph), where)
                 check_size(radiograph, where, MAX_RADIOGRAPH_PIXELS)
             return super().infer({**request, "model": MODEL, "image": str(frontal), "lateral": str(lateral)})
 

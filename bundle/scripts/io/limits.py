@@ -31,7 +31,7 @@ JPEG_LS_FRAME = 0xF7
 """Marker of a frame header (ITU-T T.87, table C.1)."""
 
 
-def check_film_file(path: str, where: str) -> None:
+def check_radiograph_file(path: str, where: str) -> None:
     """
     Refuses what cannot be opened as a film's file: a pipe would wait for ever, a device has no end.
 

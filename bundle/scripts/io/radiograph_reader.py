@@ -13,7 +13,7 @@ from PIL import Image
 from ..errors import InputError, shown, told
 from .ct_reader import NIFTI
 from .dicom_radiograph import read_dicom
-from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_film_file, check_nifti_extent
+from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_nifti_extent, check_radiograph_file
 from .radiograph import (
     AS_READ,
     Radiograph,
@@ -60,7 +60,7 @@ def read_radiograph(
     """
     check_scale(scale)
     where = f"{shown(path)}: field '{field}'"
-    check_film_file(path, where)
+    check_radiograph_file(path, where)
     if _is_dicom(path):
         return read_dicom(path, where, field, scale, orientations)
     pixels, pixel_mm = (_read_nifti if str(path).lower().endswith(NIFTI) else _read_picture)(path, where)
@@ -85,7 +85,7 @@ def read_stacked_radiographs(
     """
     check_scale(scale)
     where = f"{shown(path)}: field 'image'"
-    check_film_file(path, where)
+    check_radiograph_file(path, where)
     if not str(path).lower().endswith(NIFTI):
         raise InputError(f"{where} is no NIfTI file, expected both films in one, frontal first; or name them singly.")
     stack, pixel_mm = _read_nifti_array(path, where)
