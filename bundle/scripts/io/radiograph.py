@@ -24,7 +24,7 @@ PIXEL_SIDES_MM = (0.01, 20.0)
 """
 Lengths that a side of a pixel can have: those of detectors are of 0.05 to 0.5 mm, those of a thumbnail of some mm.
 """
-FILM_SIDES_MM = (50.0, 1000.0)
+RADIOGRAPH_SIDES_MM = (50.0, 1000.0)
 """Lengths that a side of a film of a chest can have: a newborn's is of some 100 mm, detectors are of at most 430 mm,
 and longer films are of a whole leg or spine."""
 AS_READ = {"frontal": ("L", "F"), "lateral": ("P", "F")}
@@ -178,13 +178,13 @@ def check_spacing(pixel_mm: tuple[float, float], shape: Sequence[int], where: st
         InputError: when no film has such pixels, see :data:`PIXEL_SIDES_MM`.
 
     Warns:
-        UserWarning: when they make a film that is hardly one of a chest, see :data:`FILM_SIDES_MM`.
+        UserWarning: when they make a film that is hardly one of a chest, see :data:`RADIOGRAPH_SIDES_MM`.
     """
     found = f"{where} is {pixel_mm[0]:g} x {pixel_mm[1]:g} mm"
     least, most = PIXEL_SIDES_MM
     if not all(least <= side <= most for side in pixel_mm):  # NaN is in no range
         raise InputError(f"{found}, expected {least:g} to {most:g} mm; correct it, or export the film without one.")
-    shortest, longest = FILM_SIDES_MM
+    shortest, longest = RADIOGRAPH_SIDES_MM
     sides = [length * count for length, count in zip(pixel_mm, shape)]
     if not all(shortest <= side <= longest for side in sides):
         warnings.warn(
