@@ -22,7 +22,7 @@ from scripts.data.name_conventions import PICTURE_SUFFIXES
 from scripts.errors import InputError, told
 from scripts.io.ct_reader import NIFTI
 from scripts.io.limits import check_extent, check_nifti_extent, is_deflated
-from scripts.io.radiograph_reader import PICTURE_FORMATS
+from scripts.io.radiograph_reader import IMAGE_FORMATS
 
 DICOM = (".dcm", ".dicom", ".dic", ".ima")
 SUFFIXES = (*NIFTI, *PICTURE_SUFFIXES, *DICOM)
@@ -84,7 +84,7 @@ def known_suffix(name: str) -> str:
 
 def stored(upload: UploadFile, field: str, folder: Path) -> Path:
     """
-    Puts an uploaded film into a private folder, under a name of ours.
+    Puts an uploaded radiograph into a private folder, under a name of ours.
 
     Raises:
         InputError: when its name has no known suffix and it is no DICOM file, or :func:`check_size` refuses it.
@@ -94,7 +94,7 @@ def stored(upload: UploadFile, field: str, folder: Path) -> Path:
 
 def stored_for_studies(upload: UploadFile, name: str | None, folder: Path) -> tuple[str, Path]:
     """
-    Puts an uploaded film or CT into a private folder. The name that it is to have in the studies, and where it is.
+    Puts an uploaded radiograph or CT into a private folder. The name that it is to have in the studies, and where it is.
 
     Args:
         upload: the file.
@@ -135,7 +135,7 @@ def check_size(path: Path, where: str, largest: int) -> None:
     Reads a header, and refuses a file that would take too much memory before it is decoded.
 
     Args:
-        path: a film or a CT.
+        path: a radiograph or a CT.
         where: start of each message.
         largest: pixels or voxels.
 
@@ -149,7 +149,7 @@ def check_size(path: Path, where: str, largest: int) -> None:
         elif name.endswith(NIFTI):
             check_nifti_extent(str(path), largest, where)
         elif name.endswith(PICTURE_SUFFIXES):
-            with Image.open(path, formats=PICTURE_FORMATS) as picture:
+            with Image.open(path, formats=IMAGE_FORMATS) as picture:
                 check_extent(picture.size[::-1], largest, where)
         else:
             raise InputError(f"{where} is of no kind that this server reads, expected DICOM, or {', '.join(SUFFIXES)}.")

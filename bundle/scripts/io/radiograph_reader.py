@@ -26,7 +26,7 @@ from .radiograph import (
     turn_as_read,
 )
 
-PICTURE_FORMATS = ("PNG", "TIFF", "JPEG")
+IMAGE_FORMATS = ("PNG", "TIFF", "JPEG")
 """By no other decoder is a picture opened, whatever it holds: that of EPS starts Ghostscript."""
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 LARGEST_COLOUR = 8
@@ -132,7 +132,7 @@ def _is_dicom(path: str) -> bool:
 def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
     """`(H, W)`, and no spacing: the resolution that pictures name is that of a screen or of paper."""
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as picture:
+        with Image.open(path, formats=IMAGE_FORMATS) as picture:
             check_extent(picture.size[::-1], MAX_RADIOGRAPH_PIXELS, where)
             frames = getattr(picture, "n_frames", 1)
             pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr") else picture)
