@@ -15,7 +15,7 @@ from PIL import Image
 from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
 from scripts.io.atomic_write import write_folder_whole, write_json, write_whole
 from scripts.io.dicom_ct_writer import write_ct_series
-from scripts.io.image_writer import cube_affine, write_ct, write_film, write_film_picture
+from scripts.io.image_writer import cube_affine, write_ct, write_film, write_greyscale
 from scripts.reporting.figures import middle_slice, preview_figure, volume_figure, xray_figure
 from unwritable import full_disk, on_posix, read_only
 
@@ -23,7 +23,7 @@ NOISE = torch.randint(-1000, 1000, (32, 32, 32), generator=torch.Generator().man
 WRITERS = {
     "ct.nii.gz": lambda path: write_ct(path, NOISE, cube_affine(32, 360.0)),
     "film.nii.gz": lambda path: write_film(path, NOISE[0], 3.75),
-    "film.png": lambda path: write_film_picture(path, NOISE[:2].reshape(32, 64)),
+    "film.png": lambda path: write_greyscale(path, NOISE[:2].reshape(32, 64)),
     "metrics.json": lambda path: write_json(path, NOISE[0].tolist()),
     "preview.png": lambda path: write_whole(path, preview_figure(NOISE[:2], NOISE).savefig),
     "ct_dicom": lambda path: write_ct_series(path, NOISE, cube_affine(32, 360.0)),
@@ -172,7 +172,7 @@ def test_a_film_reads_back_as_the_film_with_its_absolute_scale(tmp_path: Path):
 def test_a_picture_of_a_film_spans_black_to_white_and_keeps_its_orientation(tmp_path: Path):
     film = torch.full((20, 30), 3.0)
     film[:5, :10] = 7.0
-    write_film_picture(str(tmp_path / "frontal.png"), film)
+    write_greyscale(str(tmp_path / "frontal.png"), film)
     picture = np.asarray(Image.open(tmp_path / "frontal.png"))
     assert picture.shape == (20, 30)
     assert (picture[:5, :10] == 255).all()

@@ -22,7 +22,7 @@ from scripts import (
     hu_to_attenuation,
     project,
 )
-from scripts.io.image_writer import write_film_picture
+from scripts.io.image_writer import write_greyscale
 from scripts.radiographs.detector_placement import BORDER_LEVEL, BORDER_SHARE
 from scripts.radiographs.view_check import lung_slope, mediastinal_contrast
 
@@ -50,7 +50,7 @@ def told_of(folder: Path, films: dict[str, torch.Tensor], frontal: str, lateral:
     named = {"frontal": frontal, "lateral": lateral}
     record = {field: str(folder / f"{field}.{suffix}") for field in named}
     for field, path in record.items():
-        write_film_picture(path, films[named[field]])
+        write_greyscale(path, films[named[field]])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         loaded = LoadRadiographsd()(record)
@@ -81,7 +81,7 @@ def test_films_that_are_not_what_they_are_named_are_told(films, tmp_path: Path, 
 def test_a_declared_orientation_silences_the_warning_of_a_lateral_film_that_it_turns(films, tmp_path: Path):
     paths = {"frontal": str(tmp_path / "frontal.png"), "lateral": str(tmp_path / "turned.png")}
     for path in paths.values():
-        write_film_picture(path, films[Path(path).stem])
+        write_greyscale(path, films[Path(path).stem])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message=".*no pixel spacing")
@@ -103,7 +103,7 @@ def test_tags_go_before_what_the_picture_looks_like(films, tmp_path: Path):
 
 def test_brightness_contrast_and_a_border_do_not_change_what_is_seen(films, tmp_path: Path):
     for name, film in films.items():
-        write_film_picture(str(tmp_path / "plain.png"), film)
+        write_greyscale(str(tmp_path / "plain.png"), film)
         plain = np.asarray(Image.open(tmp_path / "plain.png"))
         framed = np.pad((plain * 0.5 + 60).astype(np.uint8), 6, constant_values=255)
         Image.fromarray(framed).save(tmp_path / "framed.png")
@@ -122,7 +122,7 @@ def test_a_projected_ct_comes_back_from_a_picture_to_its_place_on_the_detector(f
     prepare = PrepareXraysd(["frontal", "lateral"], GEOMETRY, 8.0, (0, 100), (0.0, 1.0))
     record = {field: str(tmp_path / f"{field}.png") for field in ("frontal", "lateral")}
     for field, path in record.items():
-        write_film_picture(path, films[field])
+        write_greyscale(path, films[field])
     with pytest.warns(UserWarning, match="no pixel spacing"):
         placed = prepare(LoadRadiographsd()(record))
     for field in record:

@@ -34,15 +34,15 @@ from scripts import (
     ToHUd,
 )
 from scripts.data.known_views import write_known_views
-from scripts.io.image_writer import cube_affine, write_film, write_film_picture
+from scripts.io.image_writer import cube_affine, write_film, write_greyscale
 from scripts.reporting.viewer import film_projection
 from unwritable import full_disk, on_posix, read_only
 
 
-def infer(overlay: Path, weights: Path, output: Path, **films: Path) -> None:
+def infer(overlay: Path, weights: Path, output: Path, **radiographs: Path) -> None:
     """`inference.json` at the tests' sizes."""
     configs = ["bundle/configs/inference.json", str(overlay)]
-    bundle_run_here("run", configs, weights=weights, output_dir=output, **films)
+    bundle_run_here("run", configs, weights=weights, output_dir=output, **radiographs)
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +51,32 @@ def weights(trained: Trained) -> Path:
 
 
 @pytest.fixture(scope="module")
-def films(dataset: Path) -> dict[str, Path]:
-    """A pair of float films."""
+def radiographs(dataset: Path) -> dict[str, Path]:
+    """A pair of float radiographs."""
     return {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
 
 
-def line_integrals(films: dict[str, Path]) -> torch.Tensor:
+def line_integrals(radiographs: dict[str, Path]) -> torch.Tensor:
     """`(1, 2, 128, 128)`, read without the bundle."""
-    views = [nibabel.load(path).get_fdata()[..., 0].T for path in films.values()]
+    views = [nibabel.load(path).get_fdata()[..., 0].T for path in radiographs.values()]
     return torch.tensor(np.stack(views))[None].float()
 
 
-def pictures(films: dict[str, Path], folder: Path, size: tuple[int, int] = (128, 128)) -> dict[str, Path]:
-    """The films as 8-bit PNG of this width and height."""
-    paths = {view: folder / f"{view}.png" for view in films}
-    for path, film in zip(paths.values(), line_integrals(films)[0]):
-        write_film_picture(str(path), film)
+def image_files(radiographs: dict[str, Path], folder: Path, size: tuple[int, int] = (128, 128)) -> dict[str, Path]:
+    """The radiographs as 8-bit PNG of this width and height."""
+    paths = {view: folder / f"{view}.png" for view in radiographs}
+    for path, radiograph in zip(paths.values(), line_integrals(radiographs)[0]):
+        write_greyscale(str(path), radiograph)
         Image.open(path).resize(size, Image.Resampling.BILINEAR).save(path)
     return paths
 
 
-def test_float_films_give_the_cascades_volume_in_hu_at_its_place(overlay, weights, films, small_cascade, tmp_path):
-    infer(overlay, weights, tmp_path, **films)
+def test_float_radiographs_give_the_cascades_volume_in_hu_at_its_place(overlay, weights, radiographs, small_cascade, tmp_path):
+    infer(overlay, weights, tmp_path, **radiographs)
     model = small_cascade().eval()
     model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
     with torch.no_grad():
-        volume = model(line_integrals(films) / 8)[-1][0, 0].clamp(0, 1)
+        volume = model(line_integrals(radiographs) / 8)[-1][0, 0].clamp(0, 1)
     image = nibabel.load(tmp_path / "ct.nii.gz")
     assert image.shape == (64, 64, 64)
     assert volume.std() > 0.01
@@ -87,21 +87,21 @@ def test_float_films_give_the_cascades_volume_in_hu_at_its_place(overlay, weight
 
 
 @pytest.mark.parametrize("known", [None, [("PA", "LL"), ("AP", "LL")]])
-def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_tell(
-    overlay, weights, films, small_cascade, geometry, tmp_path: Path, known
+def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_that_they_tell(
+    overlay, weights, radiographs, small_cascade, geometry, tmp_path: Path, known
 ):
     """
-    The phantom's films, said to be AP and RL, named the wrong way round. Weights that have not met AP are told PA, with
+    The phantom's radiographs, said to be AP and RL, named the wrong way round. Weights that have not met AP are told PA, with
     a warning; all are told RL.
     """
     weights = Path(shutil.copy(weights, tmp_path / "weights.pt"))
     if known:
         write_known_views(str(weights), known)
-    xrays = line_integrals(films)
+    xrays = line_integrals(radiographs)
     place = {"frontal": {"ViewPosition": "AP"}, "lateral": {"ViewPosition": "RL", "PatientOrientation": ["P", "F"]}}
     paths = [
-        write_line_integrals(tmp_path / f"{field}.dcm", film, **place[field])
-        for field, film in zip(films, xrays[0].numpy())
+        write_line_integrals(tmp_path / f"{field}.dcm", radiograph, **place[field])
+        for field, radiograph in zip(radiographs, xrays[0].numpy())
     ]
     with pytest.warns(UserWarning, match="exchanged") as warned:
         infer(overlay, weights, tmp_path / "output", frontal=paths[1], lateral=paths[0])
@@ -117,13 +117,13 @@ def test_dicom_films_in_either_order_give_the_volume_of_the_geometry_that_they_t
     np.testing.assert_allclose(found, told, atol=1.0)
     assert np.abs(told - configured).max() > 2.0
     page = view_of(tmp_path / "output" / "view.html")
-    assert [film["name"] for film in page["films"]] == ["Frontal X-ray, AP", "Lateral X-ray, RL"]
+    assert [view["name"] for view in page["films"]] == ["Frontal X-ray, AP", "Lateral X-ray, RL"]
     marks = [film_projection(replace(geometry, views=("AP", "RL")), (0, 0, 0), view) for view in (0, 1)]
-    np.testing.assert_allclose([film["projection"] for film in page["films"]], marks, atol=1e-9)
+    np.testing.assert_allclose([view["projection"] for view in page["films"]], marks, atol=1e-9)
 
 
-def test_the_preview_shows_films_and_three_planes_and_the_page_holds_the_ct(overlay, weights, films, tmp_path: Path):
-    infer(overlay, weights, tmp_path, **films)
+def test_the_preview_shows_radiographs_and_three_planes_and_the_page_holds_the_ct(overlay, weights, radiographs, tmp_path: Path):
+    infer(overlay, weights, tmp_path, **radiographs)
     preview = np.asarray(Image.open(tmp_path / "preview.png").convert("L"), dtype=float)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
     (volume,) = view_of(tmp_path / "view.html")["volumes"]
@@ -133,8 +133,8 @@ def test_the_preview_shows_films_and_three_planes_and_the_page_holds_the_ct(over
         assert panel.std() > 10
 
 
-def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, films, tmp_path: Path):
-    infer(overlay, weights, tmp_path, dicom=True, **films)
+def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, radiographs, tmp_path: Path):
+    infer(overlay, weights, tmp_path, dicom=True, **radiographs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png", "view.html"]
     to_ras, load = Orientation("RAS", labels=None), LoadCTd("ct")
     series, volume = (to_ras(load({"ct": str(tmp_path / name)})["ct"]) for name in ("ct_dicom", "ct.nii.gz"))
@@ -143,31 +143,31 @@ def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, f
     assert {dcmread(path).PatientID for path in (tmp_path / "ct_dicom").iterdir()} == {"ANONYMOUS"}
 
 
-def test_a_patient_that_cannot_be_copied_ends_it_before_anything_is_written(overlay, weights, films, tmp_path: Path):
+def test_a_patient_that_cannot_be_copied_ends_it_before_anything_is_written(overlay, weights, radiographs, tmp_path: Path):
     with pytest.raises(RuntimeError) as caught:
-        infer(overlay, weights, tmp_path, dicom=True, copy_patient=True, **films)
+        infer(overlay, weights, tmp_path, dicom=True, copy_patient=True, **radiographs)
     assert "the patient's data cannot be copied from it" in cause_of(caught.value, InputError)
     with pytest.raises(RuntimeError) as caught:
-        infer(overlay, weights, tmp_path, copy_patient=True, **films)
+        infer(overlay, weights, tmp_path, copy_patient=True, **radiographs)
     assert "copy_patient needs dicom" in cause_of(caught.value, InputError)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_patient_is_copied_when_asked(tmp_path: Path):
-    film = write_series(tmp_path / "film", lambda image, _: setattr(image, "PatientID", "4711")) / "0.dcm"
+    radiograph = write_series(tmp_path / "radiograph", lambda image, _: setattr(image, "PatientID", "4711")) / "0.dcm"
     record = {"pred": torch.rand(1, 8, 8, 8), "image": torch.rand(2, 16, 16)}
     output = str(tmp_path / "output")
-    save = SaveReconstructiond(output, BiplanarGeometry(), dicom=True, copy_patient_from=str(film))
+    save = SaveReconstructiond(output, BiplanarGeometry(), dicom=True, copy_patient_from=str(radiograph))
     save(ToHUd((-1024.0, 1024.0), fov_mm=80.0)(record))
     images = [dcmread(path) for path in (tmp_path / "output" / "ct_dicom").iterdir()]
     assert {image.PatientID for image in images} == {"4711"}
-    assert {image.StudyInstanceUID for image in images} == {dcmread(film).StudyInstanceUID}
+    assert {image.StudyInstanceUID for image in images} == {dcmread(radiograph).StudyInstanceUID}
 
 
-def test_a_folder_holds_the_results_of_one_run(overlay, weights, films, tmp_path: Path):
+def test_a_folder_holds_the_results_of_one_run(overlay, weights, radiographs, tmp_path: Path):
     """A second run without `dicom` leaves no series, of another patient perhaps, beside its CT."""
-    infer(overlay, weights, tmp_path, dicom=True, **films)
-    infer(overlay, weights, tmp_path, **films)
+    infer(overlay, weights, tmp_path, dicom=True, **radiographs)
+    infer(overlay, weights, tmp_path, **radiographs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
 
 
@@ -226,28 +226,28 @@ def test_a_read_only_output_folder_is_named_and_nothing_is_written(tmp_path: Pat
 
 
 @on_posix
-def test_a_full_disk_ends_the_inference_with_the_file_and_no_half_of_it(overlay, weights, films, tmp_path: Path):
+def test_a_full_disk_ends_the_inference_with_the_file_and_no_half_of_it(overlay, weights, radiographs, tmp_path: Path):
     with full_disk(4096), pytest.raises(RuntimeError) as caught:
-        infer(overlay, weights, tmp_path / "output", **films)
+        infer(overlay, weights, tmp_path / "output", **radiographs)
     message = cause_of(caught.value, OutputError)
     assert message.startswith(f"{tmp_path}/output/ct.nii.gz: cannot be written (File too large); free the place")
     assert not list((tmp_path / "output").iterdir())
 
 
-def test_pictures_of_any_size_give_a_volume(overlay, weights, films, tmp_path: Path):
-    infer(overlay, weights, tmp_path, **pictures(films, tmp_path, size=(90, 150)))
+def test_pictures_of_any_size_give_a_volume(overlay, weights, radiographs, tmp_path: Path):
+    infer(overlay, weights, tmp_path, **image_files(radiographs, tmp_path, size=(90, 150)))
     hu = nibabel.load(tmp_path / "ct.nii.gz").get_fdata()
     assert hu.shape == (64, 64, 64)
     assert hu.min() >= -1024 and hu.max() <= 1024 and hu.std() > 10
 
 
-def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, films, tmp_path: Path):
+def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, radiographs, tmp_path: Path):
     """An integer picture has no absolute scale: a darker, flatter one gives the same CT, as far as its 8 bits go."""
     volumes = []
     for name, gain, offset in (("plain", 1.0, 0.0), ("flat", 0.6, 50.0)):
         folder = tmp_path / name
         folder.mkdir()
-        paths = pictures(films, folder)
+        paths = image_files(radiographs, folder)
         for path in paths.values():
             Image.fromarray((np.asarray(Image.open(path)) * gain + offset).round().astype(np.uint8)).save(path)
         infer(overlay, weights, folder, **paths)
@@ -255,17 +255,17 @@ def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, film
     assert np.abs(volumes[0] - volumes[1]).mean() < 0.02 * volumes[0].std()
 
 
-def test_an_orientation_declared_on_the_command_line_turns_the_lateral_film(overlay, weights, films, tmp_path: Path):
-    """The line of `docs/data.md`: a film stored facing right gives the CT of the one that faces left."""
-    image = nibabel.load(films["lateral"])
+def test_an_orientation_declared_on_the_command_line_turns_the_lateral_radiograph(overlay, weights, radiographs, tmp_path: Path):
+    """The line of `docs/data.md`: a radiograph stored facing right gives the CT of the one that faces left."""
+    image = nibabel.load(radiographs["lateral"])
     nibabel.save(
         nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1], image.affine), tmp_path / "lateral.nii.gz"
     )
-    infer(overlay, weights, tmp_path / "facing left", **films)
+    infer(overlay, weights, tmp_path / "facing left", **radiographs)
     run = bundle_run(
         "run",
         ["bundle/configs/inference.json", str(overlay)],
-        frontal=films["frontal"],
+        frontal=radiographs["frontal"],
         lateral=tmp_path / "lateral.nii.gz",
         weights=weights,
         output_dir=tmp_path / "turned",
@@ -276,29 +276,29 @@ def test_an_orientation_declared_on_the_command_line_turns_the_lateral_film(over
     np.testing.assert_allclose(found, expected, atol=1.0)
 
 
-def test_a_second_run_gives_the_same_bytes_of_image(overlay, weights, films, tmp_path: Path):
+def test_a_second_run_gives_the_same_bytes_of_image(overlay, weights, radiographs, tmp_path: Path):
     for name in ("first", "second"):
-        infer(overlay, weights, tmp_path / name, **films)
+        infer(overlay, weights, tmp_path / name, **radiographs)
     images = [nibabel.load(tmp_path / name / "ct.nii.gz").get_fdata() for name in ("first", "second")]
     assert np.array_equal(*images)
 
 
 def spoil(kind: str, path: Path) -> Path:
-    """A film that cannot be used, in `path`'s folder."""
-    film = torch.rand(128, 128)
+    """A radiograph that cannot be used, in `path`'s folder."""
+    radiograph = torch.rand(128, 128)
     if kind in ("nan", "infinite"):
-        film[3, 5] = {"nan": nan, "infinite": inf}[kind]
-        write_film(str(path), film, 3.75)
+        radiograph[3, 5] = {"nan": nan, "infinite": inf}[kind]
+        write_film(str(path), radiograph, 3.75)
     elif kind == "constant":
         write_film(str(path), torch.full((128, 128), 2.0), 3.75)
     elif kind == "volume":
         image = nibabel.Nifti1Image(np.random.default_rng(0).random((16, 16, 16)), np.eye(4))
         nibabel.save(image, path)
     elif kind == "colour":
-        path = path.with_name("film.png")
+        path = path.with_name("radiograph.png")
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
     elif kind == "text":
-        path = path.with_name("film.png")
+        path = path.with_name("radiograph.png")
         path.write_text("no picture")
     return path
 
@@ -316,12 +316,12 @@ def spoil(kind: str, path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("view", ["frontal", "lateral"])
-def test_a_film_that_cannot_be_used_is_named_and_nothing_is_written(
-    overlay, weights, films, tmp_path: Path, kind: str, message: str, view: str
+def test_a_radiograph_that_cannot_be_used_is_named_and_nothing_is_written(
+    overlay, weights, radiographs, tmp_path: Path, kind: str, message: str, view: str
 ):
-    path = spoil(kind, tmp_path / "film.nii.gz")
+    path = spoil(kind, tmp_path / "radiograph.nii.gz")
     with pytest.raises(RuntimeError) as caught:
-        infer(overlay, weights, tmp_path / "output", **{**films, view: path})
+        infer(overlay, weights, tmp_path / "output", **{**radiographs, view: path})
     found = cause_of(caught.value, InputError)
     assert str(path) in found
     assert f"'{view}'" in found
@@ -330,10 +330,10 @@ def test_a_film_that_cannot_be_used_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("view", ["frontal", "lateral"])
-def test_one_view_alone_is_refused_by_the_name_of_the_other(overlay, weights, films, tmp_path: Path, view: str):
+def test_one_view_alone_is_refused_by_the_name_of_the_other(overlay, weights, radiographs, tmp_path: Path, view: str):
     other = {"frontal": "lateral", "lateral": "frontal"}[view]
     with pytest.raises(RuntimeError) as caught:
-        infer(overlay, weights, tmp_path / "output", dataset_dir=tmp_path, **{view: films[view]})
+        infer(overlay, weights, tmp_path / "output", dataset_dir=tmp_path, **{view: radiographs[view]})
     assert f"field '{other}' names a file that does not exist" in cause_of(caught.value, InputError)
     assert not list(tmp_path.glob("output/*"))
 
@@ -343,10 +343,10 @@ def test_one_view_alone_is_refused_by_the_name_of_the_other(overlay, weights, fi
     [({"network_def#hidden_size": 32}, "size mismatch"), ({"network_def#num_layers": [1, 1, 2]}, "Missing key")],
 )
 def test_weights_of_other_sizes_are_refused_and_nothing_is_written(
-    overlay, weights, films, tmp_path: Path, overrides: dict, message: str
+    overlay, weights, radiographs, tmp_path: Path, overrides: dict, message: str
 ):
     with pytest.raises(RuntimeError) as caught:
-        infer(overlay, weights, tmp_path / "output", **films, **overrides)
+        infer(overlay, weights, tmp_path / "output", **radiographs, **overrides)
     found = cause_of(caught.value, CheckpointError)
     assert found.startswith(f"{weights}: does not fit the network of this configuration")
     assert message in found
@@ -354,15 +354,15 @@ def test_weights_of_other_sizes_are_refused_and_nothing_is_written(
     assert not list(tmp_path.glob("output/*"))
 
 
-def test_weights_of_an_earlier_stage_are_refused(overlay, trained: Trained, films, tmp_path: Path):
+def test_weights_of_an_earlier_stage_are_refused(overlay, trained: Trained, radiographs, tmp_path: Path):
     with pytest.raises(RuntimeError) as caught:
-        infer(overlay, trained.folder / "stage2_best.pth", tmp_path / "output", **films)
+        infer(overlay, trained.folder / "stage2_best.pth", tmp_path / "output", **radiographs)
     assert "does not fit the network" in cause_of(caught.value, CheckpointError)
 
 
-def test_missing_weights_are_named_with_the_command_that_makes_them(overlay, films, tmp_path: Path):
+def test_missing_weights_are_named_with_the_command_that_makes_them(overlay, radiographs, tmp_path: Path):
     with pytest.raises(RuntimeError) as caught:
-        infer(overlay, tmp_path / "model.pt", tmp_path / "output", **films)
+        infer(overlay, tmp_path / "model.pt", tmp_path / "output", **radiographs)
     message = cause_of(caught.value, CheckpointError)
     assert message.startswith(f"{tmp_path}/model.pt: no such checkpoint")
     assert "python -m monai.bundle run training" in message

@@ -35,7 +35,7 @@ def film_picture(film: torch.Tensor) -> Image.Image:
     return Image.fromarray((grey * 255).round().byte().numpy())
 
 
-def write_film_picture(path: str, film: torch.Tensor) -> None:
+def write_greyscale(path: str, film: torch.Tensor) -> None:
     """:func:`film_picture` as a file."""
     write_whole(path, film_picture(film).save)
 
