@@ -28,7 +28,7 @@ def write_film(path: str, film: torch.Tensor, pixel_mm: float) -> None:
     _write_nifti(path, film.T[..., None].float().cpu().numpy(), np.diag([pixel_mm, pixel_mm, 1.0, 1.0]))
 
 
-def film_picture(film: torch.Tensor) -> Image.Image:
+def as_greyscale(film: torch.Tensor) -> Image.Image:
     """A film `(H, W)` as 8-bit picture to look at: its own range to black and white, bone white."""
     film = film.float().cpu()
     grey = (film - film.min()) / (film.max() - film.min()).clamp(min=1e-6)
@@ -36,8 +36,8 @@ def film_picture(film: torch.Tensor) -> Image.Image:
 
 
 def write_greyscale(path: str, film: torch.Tensor) -> None:
-    """:func:`film_picture` as a file."""
-    write_whole(path, film_picture(film).save)
+    """:func:`as_greyscale` as a file."""
+    write_whole(path, as_greyscale(film).save)
 
 
 def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None) -> torch.Tensor:

@@ -21,7 +21,7 @@ import torch
 
 from ..errors import InputError
 from ..io.atomic_write import NOTICE, remove_earlier, write_text
-from ..io.image_writer import film_picture
+from ..io.image_writer import as_greyscale
 from ..projection.geometry import BiplanarGeometry
 
 PACKAGE = "ipyniivue"
@@ -121,7 +121,7 @@ def film_projection(geometry: BiplanarGeometry, isocentre_mm: Sequence[float], v
 def _film(xrays: torch.Tensor, geometry: BiplanarGeometry, isocentre_mm: Sequence[float], index: int) -> dict[str, Any]:
     name, edges = list(EDGES.items())[index]
     picture = io.BytesIO()
-    film_picture(xrays[index]).save(picture, format="png")
+    as_greyscale(xrays[index]).save(picture, format="png")
     return {
         "name": f"{name.capitalize()} X-ray, {geometry.views[index]}",
         "edges": edges,
