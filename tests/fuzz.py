@@ -1,7 +1,7 @@
 """
 Damages files at random and reads them: whatever comes, it is read, or refused by an error that names the file.
 
-    python tests/fuzz.py [--copies 500] [--kinds "DICOM film" PNG]
+    python tests/fuzz.py [--copies 500] [--kinds "DICOM radiograph" PNG]
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from scripts import (  # noqa: E402
 )
 from scripts.errors import root_cause
 from scripts.io.atomic_write import write_json
-from scripts.io.image_writer import cube_affine, write_ct, write_film
+from scripts.io.image_writer import cube_affine, write_ct, write_projection
 
-READ_FILM = Compose(
+READ_RADIOGRAPH = Compose(
     [
         LoadRadiographsd(),
         PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7)),
@@ -55,8 +55,8 @@ LARGEST_SHARE = 0.01
 """Part of a file's bytes that is changed at most."""
 
 
-def film(path: Path) -> None:
-    READ_FILM({"frontal": str(path)})
+def radiograph(path: Path) -> None:
+    READ_RADIOGRAPH({"frontal": str(path)})
 
 
 def ct(path: Path) -> None:
@@ -103,15 +103,15 @@ def _series(path: Path) -> None:
 
 
 KINDS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]] = {
-    "DICOM film": ("film.dcm", lambda path: write_dicom(path, _ramp(16)), film),
-    "JPEG lossless": ("film.dcm", _compressed(gdcm.TransferSyntax.JPEGLosslessProcess14_1), film),
-    "JPEG 2000": ("film.dcm", _pydicoms("MR_small_jp2klossless.dcm"), film),
-    "JPEG-LS": ("film.dcm", _pydicoms("MR_small_jpeg_ls_lossless.dcm"), film),
-    "RLE": ("film.dcm", _pydicoms("MR_small_RLE.dcm"), film),
-    "NIfTI film": ("film.nii", lambda path: write_film(str(path), torch.rand(48, 48), 7.5), film),
-    "PNG": ("film.png", lambda path: Image.fromarray(_ramp(16)).save(path), film),
-    "JPEG": ("film.jpg", lambda path: Image.fromarray(_ramp(8)).save(path), film),
-    "TIFF": ("film.tif", lambda path: Image.fromarray(_ramp(16)).save(path), film),
+    "DICOM radiograph": ("radiograph.dcm", lambda path: write_dicom(path, _ramp(16)), radiograph),
+    "JPEG lossless": ("radiograph.dcm", _compressed(gdcm.TransferSyntax.JPEGLosslessProcess14_1), radiograph),
+    "JPEG 2000": ("radiograph.dcm", _pydicoms("MR_small_jp2klossless.dcm"), radiograph),
+    "JPEG-LS": ("radiograph.dcm", _pydicoms("MR_small_jpeg_ls_lossless.dcm"), radiograph),
+    "RLE": ("radiograph.dcm", _pydicoms("MR_small_RLE.dcm"), radiograph),
+    "NIfTI radiograph": ("radiograph.nii", lambda path: write_projection(str(path), torch.rand(48, 48), 7.5), radiograph),
+    "PNG": ("radiograph.png", lambda path: Image.fromarray(_ramp(16)).save(path), radiograph),
+    "JPEG": ("radiograph.jpg", lambda path: Image.fromarray(_ramp(8)).save(path), radiograph),
+    "TIFF": ("radiograph.tif", lambda path: Image.fromarray(_ramp(16)).save(path), radiograph),
     "DICOM series": ("series/one.dcm", _series, series),
     "NIfTI CT": ("ct.nii.gz", lambda path: write_ct(str(path), phantom(16, 0.0), cube_affine(16, 360.0)), ct),
     "NRRD": ("ct.nrrd", _itk, ct),

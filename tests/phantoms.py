@@ -10,12 +10,12 @@ import torch
 from torch.nn.functional import affine_grid, grid_sample
 
 from scripts import BiplanarGeometry, hu_to_attenuation, project
-from scripts.io.image_writer import cube_affine, write_ct, write_film
+from scripts.io.image_writer import cube_affine, write_ct, write_projection
 
 
 def write_phantoms(folder: Path) -> None:
     """
-    Phantoms of 24 voxels a side and `datalist.json`, in which every other record of validation and test has films of
+    Phantoms of 24 voxels a side and `datalist.json`, in which every other record of validation and test has radiographs of
     its own, and test two groups.
     """
     sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
@@ -23,10 +23,10 @@ def write_phantoms(folder: Path) -> None:
         name = f"phantom_{number}"
         hu = phantom(24, 0.03 * number - 0.1)
         write_ct(str(folder / f"{name}.nii.gz"), hu, cube_affine(24, 360.0))
-        has_films = section != "training" and len(sections[section]) % 2 == 1
-        films = write_films(folder, name, hu) if has_films else {}
-        group = {"group": "with films" if has_films else "without films"} if section == "test" else {}
-        sections[section].append({"ct": f"{name}.nii.gz", **films, **group})
+        has_radiographs = section != "training" and len(sections[section]) % 2 == 1
+        radiographs = write_radiographs(folder, name, hu) if has_radiographs else {}
+        group = {"group": "with radiographs" if has_radiographs else "without radiographs"} if section == "test" else {}
+        sections[section].append({"ct": f"{name}.nii.gz", **radiographs, **group})
     (folder / "datalist.json").write_text(json.dumps(sections))
 
 
@@ -41,15 +41,15 @@ def phantom(size: int, shift: float) -> torch.Tensor:
     return hu
 
 
-def write_films(folder: Path, name: str, hu: torch.Tensor) -> dict[str, str]:
+def write_radiographs(folder: Path, name: str, hu: torch.Tensor) -> dict[str, str]:
     """
-    Both films of a CT as float NIfTI, 128 pixels a side, from a machine that reads a tenth more than the projector, so
+    Both radiographs of a CT as float NIfTI, 128 pixels a side, from a machine that reads a tenth more than the projector, so
     that they can be told from projections; their paths by field.
     """
-    films = 1.1 * project(hu_to_attenuation(hu[None, None]), BiplanarGeometry(detector_pixels=128))[0]
+    radiographs = 1.1 * project(hu_to_attenuation(hu[None, None]), BiplanarGeometry(detector_pixels=128))[0]
     paths = {view: str(folder / f"{name}_{view}.nii.gz") for view in ("frontal", "lateral")}
-    for path, film in zip(paths.values(), films):
-        write_film(path, film, pixel_mm=3.75)
+    for path, radiograph in zip(paths.values(), radiographs):
+        write_projection(path, radiograph, pixel_mm=3.75)
     return paths
 
 

@@ -20,7 +20,7 @@ from radiograph_files import LATERAL, write_dicom
 from scripts import InputError
 from scripts.data.datalist_check import Problem, check_records, print_problems, training_transforms
 from scripts.datalist import main
-from scripts.io.image_writer import cube_affine, write_ct, write_film
+from scripts.io.image_writer import cube_affine, write_ct, write_projection
 
 CT, *OTHERS = ({"ct": f"{name}.nii.gz"} for name in ("good", "second", "third", "fourth"))
 
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     for number, record in enumerate((CT, *OTHERS)):
         write_ct(str(tmp_path / record["ct"]), phantom(24, 0.05 * number), cube_affine(24, 360.0))
     Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(tmp_path / "good.png")
-    write_film(str(tmp_path / "film.nii.gz"), torch.rand(64, 64), 7.5)
+    write_projection(str(tmp_path / "film.nii.gz"), torch.rand(64, 64), 7.5)
     return tmp_path
 
 
@@ -69,7 +69,7 @@ def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transfo
     volume[3, 4, 5] = np.nan
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([15.0, 15, 15, 1])), folder / "nan.nii.gz")
     (folder / "cut.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:-400])
-    write_film(str(folder / "constant.nii.gz"), torch.full((64, 64), 7.0), 7.5)
+    write_projection(str(folder / "constant.nii.gz"), torch.full((64, 64), 7.0), 7.5)
     training = [CT, {"ct": "nan.nii.gz"}, {**CT, "frontal": "film.nii.gz", "lateral": "constant.nii.gz"}, OTHERS[0]]
     problems, count = check(folder, transform, training=training, validation=[{"ct": "cut.nii.gz"}])
     assert count == 5

@@ -15,14 +15,14 @@ from PIL import Image
 from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
 from scripts.io.atomic_write import write_folder_whole, write_json, write_whole
 from scripts.io.dicom_ct_writer import write_ct_series
-from scripts.io.image_writer import cube_affine, write_ct, write_film, write_greyscale
+from scripts.io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
 from scripts.reporting.figures import middle_slice, preview_figure, volume_figure, xray_figure
 from unwritable import full_disk, on_posix, read_only
 
 NOISE = torch.randint(-1000, 1000, (32, 32, 32), generator=torch.Generator().manual_seed(0)).float()
 WRITERS = {
     "ct.nii.gz": lambda path: write_ct(path, NOISE, cube_affine(32, 360.0)),
-    "film.nii.gz": lambda path: write_film(path, NOISE[0], 3.75),
+    "film.nii.gz": lambda path: write_projection(path, NOISE[0], 3.75),
     "film.png": lambda path: write_greyscale(path, NOISE[:2].reshape(32, 64)),
     "metrics.json": lambda path: write_json(path, NOISE[0].tolist()),
     "preview.png": lambda path: write_whole(path, preview_figure(NOISE[:2], NOISE).savefig),
@@ -162,7 +162,7 @@ def test_the_affine_of_a_cube_centres_it():
 
 def test_a_film_reads_back_as_the_film_with_its_absolute_scale(tmp_path: Path):
     film = torch.rand(32, 32) * 8
-    write_film(str(tmp_path / "frontal.nii.gz"), film, pixel_mm=15.0)
+    write_projection(str(tmp_path / "frontal.nii.gz"), film, pixel_mm=15.0)
     record = LoadRadiographsd()({"frontal": str(tmp_path / "frontal.nii.gz")})
     read = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7))(record)["frontal"]
     torch.testing.assert_close(read, film[None] / 8)

@@ -34,7 +34,7 @@ from scripts import (
     ToHUd,
 )
 from scripts.data.known_views import write_known_views
-from scripts.io.image_writer import cube_affine, write_film, write_greyscale
+from scripts.io.image_writer import cube_affine, write_greyscale, write_projection
 from scripts.reporting.viewer import film_projection
 from unwritable import full_disk, on_posix, read_only
 
@@ -288,9 +288,9 @@ def spoil(kind: str, path: Path) -> Path:
     radiograph = torch.rand(128, 128)
     if kind in ("nan", "infinite"):
         radiograph[3, 5] = {"nan": nan, "infinite": inf}[kind]
-        write_film(str(path), radiograph, 3.75)
+        write_projection(str(path), radiograph, 3.75)
     elif kind == "constant":
-        write_film(str(path), torch.full((128, 128), 2.0), 3.75)
+        write_projection(str(path), torch.full((128, 128), 2.0), 3.75)
     elif kind == "volume":
         image = nibabel.Nifti1Image(np.random.default_rng(0).random((16, 16, 16)), np.eye(4))
         nibabel.save(image, path)

@@ -20,7 +20,7 @@ def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
     _write_nifti(path, hu.round().cpu().numpy().astype(np.int16), affine.cpu().numpy())
 
 
-def write_film(path: str, film: torch.Tensor, pixel_mm: float) -> None:
+def write_projection(path: str, film: torch.Tensor, pixel_mm: float) -> None:
     """
     A film `(H, W)` of line integrals as float NIfTI, which keeps its absolute scale. Stored column by row, as MONAI's
     readers give pictures.

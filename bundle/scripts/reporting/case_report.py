@@ -12,7 +12,7 @@ import torch
 
 from ..errors import OutputError, shown
 from ..io.atomic_write import write_whole
-from ..io.image_writer import cube_affine, write_ct, write_film, write_greyscale
+from ..io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
 from ..losses.reprojection import DRRReprojectionLoss
 from ..projection.attenuation import scaled_to_hu
 from ..projection.geometry import BiplanarGeometry
@@ -81,7 +81,7 @@ class CaseReport:
         for name, hu in in_hu.items():
             write_ct(files[name], hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
         for name, film in zip(("frontal", "lateral"), xrays[0] * self.xray_scale):
-            write_film(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
+            write_projection(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
             write_greyscale(os.path.join(folder, f"{name}.png"), film)
         hu_truth = in_hu.pop("truth")
         report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
