@@ -23,7 +23,7 @@ from .view_check import warn_of_appearance
 LARGEST_SATURATED = 0.4
 GEOMETRY_KEY = "geometry"
 """Field of a record with those values of the geometry that its own films give, in plain words and numbers."""
-GEOMETRY_OF_FILMS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
+GEOMETRY_FIELDS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
 
 
 class LoadRadiographsd(Transform):
@@ -80,7 +80,7 @@ class GeometryFromRadiographsd(Transform):
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         films = [record[key] for key in XRAY_KEYS if key in record]
         geometry = geometry_of_films(*films, self.geometry) if films else self.geometry
-        return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_OF_FILMS}}
+        return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_FIELDS}}
 
 
 class PrepareXraysd(MapTransform):
