@@ -40,7 +40,7 @@ def in_order(frontal: Radiograph, lateral: Radiograph) -> tuple[Radiograph, Radi
     return frontal, lateral
 
 
-def geometry_of_films(frontal: Radiograph, lateral: Radiograph, geometry: BiplanarGeometry) -> BiplanarGeometry:
+def geometry_from_radiographs(frontal: Radiograph, lateral: Radiograph, geometry: BiplanarGeometry) -> BiplanarGeometry:
     """
     The geometry with the films' views and distance from the source, as far as the files say.
 

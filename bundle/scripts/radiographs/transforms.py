@@ -17,7 +17,7 @@ from ..io.radiograph import AS_READ, XRAY_KEYS, Radiograph, Scale, check_orienta
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
 from .detector_placement import Area, picture_area, place_on_detector
-from .pair import geometry_of_films, in_order, warn_of_other_geometry
+from .pair import geometry_from_radiographs, in_order, warn_of_other_geometry
 from .view_check import warn_of_appearance
 
 LARGEST_SATURATED = 0.4
@@ -68,7 +68,7 @@ class LoadRadiographsd(Transform):
 class GeometryFromRadiographsd(Transform):
     """
     Puts views and distances of the geometry that the two films give into the record's `geometry`, see
-    :func:`~scripts.radiographs.pair.geometry_of_films`. A record without films gets those of the nominal geometry.
+    :func:`~scripts.radiographs.pair.geometry_from_radiographs`. A record without films gets those of the nominal geometry.
 
     Args:
         geometry: what is taken where the films do not say.
@@ -79,7 +79,7 @@ class GeometryFromRadiographsd(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         films = [record[key] for key in XRAY_KEYS if key in record]
-        geometry = geometry_of_films(*films, self.geometry) if films else self.geometry
+        geometry = geometry_from_radiographs(*films, self.geometry) if films else self.geometry
         return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_FIELDS}}
 
 
