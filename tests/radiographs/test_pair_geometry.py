@@ -25,7 +25,7 @@ from scripts import (
     hu_to_attenuation,
     project,
 )
-from scripts.radiographs.detector_placement import picture_area, place_on_detector
+from scripts.radiographs.detector_placement import exposed_area, place_on_detector
 
 XRAYS = ["frontal", "lateral"]
 ORIENTATION = {"frontal": ["L", "F"], "lateral": ["P", "F"]}
@@ -204,28 +204,28 @@ def presented(image: np.ndarray, scale: str = "presentation", **fields: Any) -> 
 def test_a_black_or_a_white_border_is_cropped(level: int):
     image = np.pad(chest(), ((5, 3), (0, 9)), constant_values=level)
     image[2, 10:12] = 120
-    assert picture_area(presented(image)) == (slice(5, 65), slice(0, 60))
+    assert exposed_area(presented(image)) == (slice(5, 65), slice(0, 60))
 
 
 def test_a_border_within_a_border_is_cropped():
     image = np.pad(np.pad(chest(), 4, constant_values=255), ((0, 0), (6, 6)), constant_values=0)
-    assert picture_area(presented(image)) == (slice(4, 64), slice(10, 70))
+    assert exposed_area(presented(image)) == (slice(4, 64), slice(10, 70))
 
 
 def test_a_picture_without_a_border_is_left_whole():
-    assert picture_area(presented(chest())) == (slice(0, 60), slice(0, 60))
+    assert exposed_area(presented(chest())) == (slice(0, 60), slice(0, 60))
 
 
 def test_air_of_an_image_with_a_unit_is_no_border():
     image = np.pad(chest(), 5, constant_values=0)
-    assert picture_area(presented(image, "line_integral")) == (slice(0, 70), slice(0, 70))
+    assert exposed_area(presented(image, "line_integral")) == (slice(0, 70), slice(0, 70))
 
 
 def test_what_the_file_calls_unexposed_is_cropped_and_does_not_count():
     image = np.pad(chest(), 5, constant_values=4000)
     exposed = np.pad(np.ones((60, 60), bool), 5)
     film = replace(presented(image), exposed=exposed)
-    assert picture_area(film) == (slice(5, 65), slice(5, 65))
+    assert exposed_area(film) == (slice(5, 65), slice(5, 65))
     prepare = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=60), 8.0, (0, 100), (0.0, 0.7))
     assert prepare({"frontal": film})["frontal"].max() <= 0.7 + 1e-6
 
@@ -234,7 +234,7 @@ def test_a_film_lies_in_the_middle_of_the_detector_as_large_as_it_is():
     """120 mm by 240 mm on a detector of 480 mm, though a border is cropped on one side."""
     image = np.pad(chest(52, 60) + 100, ((8, 0), (0, 0)))
     film = presented(image, pixel_mm=(2.0, 4.0))
-    placed = place_on_detector(image, picture_area(film), film.pixel_mm, None, BiplanarGeometry(detector_pixels=240))
+    placed = place_on_detector(image, exposed_area(film), film.pixel_mm, None, BiplanarGeometry(detector_pixels=240))
     rows, columns = (placed.numpy() > 50).any(axis=1), (placed.numpy() > 50).any(axis=0)
     assert (np.flatnonzero(rows)[[0, -1]] == [98, 149]).all()
     assert (np.flatnonzero(columns)[[0, -1]] == [60, 179]).all()

@@ -20,7 +20,7 @@ Area = tuple[slice, slice]
 """Rows and columns."""
 
 
-def picture_area(radiograph: Radiograph) -> Area:
+def exposed_area(radiograph: Radiograph) -> Area:
     """
     The rows and columns that show the patient: those exposed, without the frame of black or white.
 

@@ -16,7 +16,7 @@ from ..errors import InputError, shown
 from ..io.radiograph import AS_READ, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
-from .detector_placement import Area, picture_area, place_on_detector
+from .detector_placement import Area, exposed_area, place_on_detector
 from .pair import geometry_from_radiographs, in_order, warn_of_other_geometry
 from .view_check import warn_of_appearance
 
@@ -127,7 +127,7 @@ class PrepareXraysd(MapTransform):
 
     def _prepare(self, field: str, radiograph: Radiograph, geometry: BiplanarGeometry) -> torch.Tensor:
         warn_of_other_geometry(radiograph, geometry.views[XRAY_KEYS.index(field)], geometry, field)
-        area = picture_area(radiograph)
+        area = exposed_area(radiograph)
         _warn_of_saturation(radiograph, area, field)
         film = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
         placed = place_on_detector(film, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch.nn.functional import interpolate
 
 from ..io.radiograph import Radiograph
-from .detector_placement import picture_area
+from .detector_placement import exposed_area
 
 SIDE = 64
 """Pixels along a side of the reduced picture: lungs and mediastinum are left, ribs and letters are not."""
@@ -79,7 +79,7 @@ def lung_slope(radiograph: Radiograph) -> float:
 
 def _body(radiograph: Radiograph) -> np.ndarray:
     """The part of the picture that the patient fills, `(SIDE, SIDE)`, from 0 to 1."""
-    area = picture_area(radiograph)
+    area = exposed_area(radiograph)
     image, exposed = radiograph.image[area], radiograph.exposed[area]
     low, high = np.percentile(image[exposed], (1, 99))
     reduced = _averaged(np.where(exposed, np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0), 2 * SIDE)
