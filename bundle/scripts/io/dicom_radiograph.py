@@ -25,7 +25,7 @@ from .radiograph import (
     checked_image,
     line_integrals_of,
     plane_of,
-    turn_as_read,
+    to_display_orientation,
 )
 
 try:
@@ -97,7 +97,7 @@ def _as_radiograph(
     patient = str(dataset.get("PatientID") or "").strip() or None
     known = {"patient": patient, "is_oriented": is_oriented, **set_up}
     radiograph = Radiograph(str(path), image, exposed, scale, plane, view, **known)
-    return turn_as_read(radiograph, letters)
+    return to_display_orientation(radiograph, letters)
 
 
 def _read(path: str, where: str) -> Dataset:

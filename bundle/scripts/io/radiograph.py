@@ -110,7 +110,7 @@ def check_orientations(orientations: Mapping[str, Sequence[str]], where: str = "
             )
 
 
-def turn_as_read(radiograph: Radiograph, letters: tuple[str, str]) -> Radiograph:
+def to_display_orientation(radiograph: Radiograph, letters: tuple[str, str]) -> Radiograph:
     """
     The radiograph with its rows running to the patient's left or to posterior, its columns to the feet.
 

@@ -23,7 +23,7 @@ from .radiograph import (
     check_spacing,
     checked_image,
     line_integrals_of,
-    turn_as_read,
+    to_display_orientation,
 )
 
 IMAGE_FORMATS = ("PNG", "TIFF", "JPEG")
@@ -120,7 +120,7 @@ def _radiograph(
     image = checked_image(pixels.astype(np.float64), exposed, where)
     if scale == "transmission":
         image = line_integrals_of(image, exposed, _least_step(image)).astype(np.float32)
-    return turn_as_read(Radiograph(str(path), image, exposed, scale, pixel_mm=pixel_mm), letters)
+    return to_display_orientation(Radiograph(str(path), image, exposed, scale, pixel_mm=pixel_mm), letters)
 
 
 def _is_dicom(path: str) -> bool:
