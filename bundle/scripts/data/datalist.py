@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, shown, told
-from ..io.radiograph import AS_READ, check_orientations, check_scale
+from ..io.radiograph import DISPLAY_ORIENTATION, check_orientations, check_scale
 
 SECTIONS = ("training", "validation", "test")
 IMAGE_FIELDS = ("frontal", "lateral", "ct")
@@ -224,13 +224,13 @@ def _check_fields(record: Any, where: str) -> None:
             raise InputError(f"{where}: field '{field}' is {record[field]!r}, expected the path of a file.")
     check_scale(record.get("film_scale"), f"{where}: field 'film_scale'")
     orientation = record.get("film_orientation", {})
-    is_object = isinstance(orientation, dict) and not set(orientation) - set(AS_READ)
+    is_object = isinstance(orientation, dict) and not set(orientation) - set(DISPLAY_ORIENTATION)
     if not is_object or not all(isinstance(letters, list) for letters in orientation.values()):
         raise InputError(
             f"{where}: field 'film_orientation' is {orientation!r}, expected an object with lists of two letters as "
-            f"{' and '.join(AS_READ)}."
+            f"{' and '.join(DISPLAY_ORIENTATION)}."
         )
-    check_orientations({**AS_READ, **orientation}, f"{where}: field 'film_orientation'")
+    check_orientations({**DISPLAY_ORIENTATION, **orientation}, f"{where}: field 'film_orientation'")
 
 
 def _check_names(record: dict[str, Any], where: str) -> None:

@@ -27,7 +27,7 @@ Lengths that a side of a pixel can have: those of detectors are of 0.05 to 0.5 m
 RADIOGRAPH_SIDES_MM = (50.0, 1000.0)
 """Lengths that a side of a film of a chest can have: a newborn's is of some 100 mm, detectors are of at most 430 mm,
 and longer films are of a whole leg or spine."""
-AS_READ = {"frontal": ("L", "F"), "lateral": ("P", "F")}
+DISPLAY_ORIENTATION = {"frontal": ("L", "F"), "lateral": ("P", "F")}
 """Where rows and columns run to, in the letters of DICOM's Patient Orientation, on films as they are read."""
 
 
@@ -101,7 +101,7 @@ def check_orientations(orientations: Mapping[str, Sequence[str]], where: str = "
     Raises:
         InputError: when what is declared of a film does not show its plane.
     """
-    for plane, (row, column) in AS_READ.items():
+    for plane, (row, column) in DISPLAY_ORIENTATION.items():
         letters = check_directions(orientations.get(plane, ()), f"{where} of a {plane} film")
         if plane_of(letters) != plane:
             raise InputError(

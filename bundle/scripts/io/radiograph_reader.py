@@ -15,7 +15,7 @@ from .ct_reader import NIFTI
 from .dicom_radiograph import read_dicom
 from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_nifti_extent, check_radiograph_file
 from .radiograph import (
-    AS_READ,
+    DISPLAY_ORIENTATION,
     Radiograph,
     Scale,
     check_directions,
@@ -36,7 +36,7 @@ COLOURED_SHARE = 0.01
 
 
 def read_radiograph(
-    path: str, field: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ
+    path: str, field: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION
 ) -> Radiograph:
     """
     Reads a radiograph and turns it as films are read. DICOM is told by its preamble whatever the file's name.
@@ -68,7 +68,7 @@ def read_radiograph(
 
 
 def read_stacked_radiographs(
-    path: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ
+    path: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION
 ) -> tuple[Radiograph, Radiograph]:
     """
     Reads a frontal and a lateral radiograph from one NIfTI file, for tools that know a single input: `(W, H, 2)`, or

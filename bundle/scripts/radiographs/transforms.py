@@ -13,7 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from ..errors import InputError, shown
-from ..io.radiograph import AS_READ, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
+from ..io.radiograph import DISPLAY_ORIENTATION, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
 from .detector_placement import Area, exposed_area, place_on_detector
@@ -47,7 +47,7 @@ class LoadRadiographsd(Transform):
         InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
     """
 
-    def __init__(self, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = AS_READ) -> None:
+    def __init__(self, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION) -> None:
         check_scale(scale)
         check_orientations(orientations)
         self.scale, self.orientations = scale, orientations
