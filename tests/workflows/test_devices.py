@@ -23,7 +23,7 @@ from bundle_runs import ROOT, read_configs, stage_configs
 from fake_gpu import fake_gpu
 from scripts import BiplanarGeometry, Region, sidecar_path
 from scripts.evaluation.out_of_distribution import familiarity_of
-from scripts.io.sidecar import write_companion
+from scripts.io.sidecar import write_sidecar
 from scripts.projection import axis_aligned, ray_tracing
 
 DEVICE = os.environ.get("BUNDLE_TEST_DEVICE", "cuda")
@@ -61,7 +61,7 @@ def record(**fields: Any) -> dict[str, Any]:
 
 def training(stage: int, *overlays: str, **overrides: Any) -> ConfigParser:
     """
-    The default configuration of a stage on two records, one with films from other sides, and on a third to validate.
+    The default configuration of a stage on two records, one with radiographs from other sides, and on a third to validate.
     """
     configs = [*stage_configs(stage), *(f"bundle/configs/{name}.json" for name in overlays)]
     parser = read_configs(configs, device=f"$torch.device('{DEVICE}')", vgg_weights="untrained", **overrides)
@@ -91,7 +91,7 @@ def test_a_stage_trains_and_validates_by_its_default_configuration(stage: int, g
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_a_stage_trains_where_the_gpu_has_no_float64(stage: int, gpu_without_float64):
-    """Without the films' percentiles, which PyTorch reckons in float64 where it believes that a device has it."""
+    """Without the radiographs' percentiles, which PyTorch reckons in float64 where it believes that a device has it."""
     train(training(stage, augment_xrays=None))
 
 
@@ -120,16 +120,16 @@ def test_every_random_transform_of_a_batch_stays_on_the_device(name: str, gpu):
 def test_the_projectors_own_backward_passes_stay_on_the_device(function: str, gpu):
     """Autograd calls them on a real device, and not on a fake one."""
     geometry, region = BiplanarGeometry(detector_pixels=32), Region.whole(16)
-    films, volumes = torch.rand(2, 2, 3, 32, 32).to(DEVICE), torch.rand(2, 16, 16, 16).to(DEVICE)
+    projections, volumes = torch.rand(2, 2, 3, 32, 32).to(DEVICE), torch.rand(2, 16, 16, 16).to(DEVICE)
     if function == "_Project":
         weights = axis_aligned._weights(geometry, region, 32, volumes, interpolate_voxels=True)
-        gradient = axis_aligned._Project.backward(SimpleNamespace(weights=weights, shape=volumes.shape), films[:, :, 0])
+        gradient = axis_aligned._Project.backward(SimpleNamespace(weights=weights, shape=volumes.shape), projections[:, :, 0])
         assert gradient[0].shape == volumes.shape
     else:
-        weights = axis_aligned._weights(geometry, region, 32, films, interpolate_voxels=False)
+        weights = axis_aligned._weights(geometry, region, 32, projections, interpolate_voxels=False)
         lifted = torch.rand(2, 2, 3, 16, 16, 16).to(DEVICE)
         gradient = axis_aligned._Lift.backward(SimpleNamespace(weights=weights), lifted)
-        assert gradient[0].shape == films.shape
+        assert gradient[0].shape == projections.shape
     assert gradient[0].device.type == torch.device(DEVICE).type
 
 
@@ -150,7 +150,7 @@ def evaluation(dataset: Path, overlay: Path, tiny_bundle: Path, tmp_path: Path):
     return run
 
 
-def test_an_evaluation_with_films_baselines_pictures_and_pages(evaluation, gpu):
+def test_an_evaluation_with_radiographs_baselines_pictures_and_pages(evaluation, gpu):
     folder = evaluation(test_records="$scripts.load_records(@datalist, 'test')[:2]")
     report = json.loads((folder / "metrics.json").read_text())
     assert {case["method"] for case in report["cases"]} >= {"stage 1", "stage 3", "mean volume", "upsampled stage 2"}
@@ -173,7 +173,7 @@ def weights(tiny_bundle: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copy(tiny_bundle / "models" / "model.pt", tmp_path / "weights.pt"))
     torch.manual_seed(0)
     known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
-    write_companion(sidecar_path(str(path), "familiarity"), str(path), known.as_content())
+    write_sidecar(sidecar_path(str(path), "familiarity"), str(path), known.as_content())
     return path
 
 
@@ -188,9 +188,9 @@ def test_uncertainty_is_fitted_calibrated_measured_and_used_in_inference_with_fa
     parser.get_parsed_content("run")
     assert (tmp_path / "coverage_stage3_test.json").is_file()
 
-    films = {view: str(dataset / f"phantom_6_{view}.nii.gz") for view in ("frontal", "lateral")}
+    radiographs = {view: str(dataset / f"phantom_6_{view}.nii.gz") for view in ("frontal", "lateral")}
     asked = {"familiarity": True, "uncertainty": True, "dicom": True}
-    inference = read_configs(["bundle/configs/inference.json", str(overlay)], **places, **films, **asked)
+    inference = read_configs(["bundle/configs/inference.json", str(overlay)], **places, **radiographs, **asked)
     inference.get_parsed_content("network")
     inference.get_parsed_content("run")
     written = {path.name for path in tmp_path.iterdir()}

@@ -29,7 +29,7 @@ from scripts import CheckpointError, InputError, package, sidecar_path
 from scripts.data.known_views import write_known_views
 from scripts.evaluation.out_of_distribution import familiarity_of
 from scripts.half_precision import write_half_precision
-from scripts.io.sidecar import write_companion
+from scripts.io.sidecar import write_sidecar
 
 NAME = "biplanar_xray_ct_reconstruction"
 VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
@@ -196,7 +196,7 @@ def sidecars(bundle: Path) -> list[Path]:
     """Of the bundle's weights."""
     weights = str(bundle / "models" / "model.pt")
     known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
-    write_companion(sidecar_path(weights, "familiarity"), weights, known.as_content())
+    write_sidecar(sidecar_path(weights, "familiarity"), weights, known.as_content())
     write_known_views(weights, [("PA", "LL")])
     return [bundle / "models" / f"model_{name}.json" for name in ("familiarity", "views")]
 
@@ -210,7 +210,7 @@ def test_the_json_files_of_the_weights_go_with_them(packed, bundle: Path, sideca
 
 @pytest.mark.parametrize("name", ["familiarity", "uncertainty", "views"])
 def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: str, tmp_path: Path):
-    write_companion(str(bundle / "models" / f"model_{name}.json"), str(bundle / "LICENSE"), {})
+    write_sidecar(str(bundle / "models" / f"model_{name}.json"), str(bundle / "LICENSE"), {})
     with pytest.raises(CheckpointError, match=f"model_{name}.json.*other weights"):
         packed(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -281,8 +281,8 @@ def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(packed, serve
     monai_bundle(tmp_path, "download", "--name", NAME, "--url", url, "--bundle_dir", "empty")
     copy = tmp_path / "empty" / NAME
     paths = {view: str(dataset / f"phantom_6_{view}.nii.gz") for view in ("frontal", "lateral")}
-    films = [part for view, path in paths.items() for part in (f"--{view}", path)]
-    monai_bundle(copy, "run", "--config_file", "configs/inference.json", *films)
+    radiographs = [part for view, path in paths.items() for part in (f"--{view}", path)]
+    monai_bundle(copy, "run", "--config_file", "configs/inference.json", *radiographs)
     network = network_of(copy)
     network.load_state_dict(torch.load(copy / "models" / "model.pt", weights_only=True), strict=True)
     xrays = np.stack([nibabel.load(path).get_fdata()[..., 0].T for path in paths.values()])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..io.sidecar import Companion, sidecar_path, write_companion
+from ..io.sidecar import Companion, sidecar_path, write_sidecar
 from ..projection.geometry import FRONTAL_VIEWS, LATERAL_VIEWS, BiplanarGeometry, signs_of_views
 
 Views = Sequence[tuple[str, str]]
@@ -23,7 +23,7 @@ def write_known_views(weights: str, views: Views) -> None:
     Raises:
         OutputError: when it cannot be written.
     """
-    write_companion(sidecar_path(weights, NAME), weights, {NAME: [list(pair) for pair in views]})
+    write_sidecar(sidecar_path(weights, NAME), weights, {NAME: [list(pair) for pair in views]})
 
 
 def known_views(weights: str, geometry: BiplanarGeometry) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from ..anatomy.body import TISSUES_HU, body_mask
 from ..io.atomic_write import NOTICE, write_json
-from ..io.sidecar import write_companion
+from ..io.sidecar import write_sidecar
 from ..projection.attenuation import scaled_to_hu
 from .metrics import final_volume_and_truth
 from .prediction_intervals import LEAST_HALF_WIDTH_HU, Calibration, IntervalTable, read_error_table
@@ -133,7 +133,7 @@ class IntervalScaleFit(VolumeHandler):
         calibration = Calibration(self.voxel_coverage, self.patient_level, tuple(map(mean, self.scores.values())))
         self.table.factor = calibration.factor
         content = {"factor": calibration.factor, **calibration.as_content(), **self.table.as_numbers()}
-        write_companion(self.path, self.weights, {"notice": NOTICE, "stage": self.stage, **content})
+        write_sidecar(self.path, self.weights, {"notice": NOTICE, "stage": self.stage, **content})
 
 
 def needed_factor(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor, voxel_coverage: float) -> float:

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..errors import InputError
 from ..io.atomic_write import NOTICE
 from ..io.radiograph import XRAY_KEYS
-from ..io.sidecar import Companion, made_by, write_companion
+from ..io.sidecar import Companion, made_by, write_sidecar
 
 FAMILIARITY_KEY = "familiarity"
 """Field of a record with what :meth:`Familiarity.assess` says."""
@@ -359,7 +359,7 @@ def fit_familiarity(
     """
     pairs = reduced_pairs(records, prepare_batch, draws)
     found = familiarity_of(pairs.films, pairs.patients, quantile)
-    write_companion(path, weights, {"notice": NOTICE, **found.as_content()})
+    write_sidecar(path, weights, {"notice": NOTICE, **found.as_content()})
 
 
 def read_familiarity(path: str, weights: str) -> Familiarity:

@@ -30,7 +30,7 @@ def sidecar_path(weights: str, name: str) -> str:
     return f"{os.path.splitext(weights)[0]}_{name}.json"
 
 
-def write_companion(path: str, weights: str, content: dict[str, Any]) -> None:
+def write_sidecar(path: str, weights: str, content: dict[str, Any]) -> None:
     """
     Writes the numbers with the SHA-256 of the weights that they belong to.
 
@@ -51,7 +51,7 @@ def made_by(workflow: str, weights: str) -> str:
 
 class Companion:
     """
-    What :func:`write_companion` wrote, read for the weights in use. Fields are named by place: `calibration.scores`.
+    What :func:`write_sidecar` wrote, read for the weights in use. Fields are named by place: `calibration.scores`.
 
     Args:
         path: the JSON file.
