@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..io.sidecar import Companion, sidecar_path, write_sidecar
+from ..io.sidecar import Sidecar, sidecar_path, write_sidecar
 from ..projection.geometry import FRONTAL_VIEWS, LATERAL_VIEWS, BiplanarGeometry, signs_of_views
 
 Views = Sequence[tuple[str, str]]
@@ -41,7 +41,7 @@ def read_known_views(weights: str) -> list[tuple[str, str]] | None:
     path = sidecar_path(weights, NAME)
     if not os.path.isfile(path):
         return None
-    companion = Companion(
+    companion = Sidecar(
         path, weights, f"Train again, or remove it: {weights} then count as trained on the configured views."
     )
     views = companion.content.get(NAME)

@@ -18,7 +18,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..errors import InputError
 from ..io.atomic_write import NOTICE
 from ..io.radiograph import XRAY_KEYS
-from ..io.sidecar import Companion, made_by, write_sidecar
+from ..io.sidecar import Sidecar, made_by, write_sidecar
 
 FAMILIARITY_KEY = "familiarity"
 """Field of a record with what :meth:`Familiarity.assess` says."""
@@ -367,10 +367,10 @@ def read_familiarity(path: str, weights: str) -> Familiarity:
     What :func:`fit_familiarity` wrote.
 
     Raises:
-        CheckpointError: see :class:`~scripts.io.sidecar.Companion`; also when threshold or false alarms are not
+        CheckpointError: see :class:`~scripts.io.sidecar.Sidecar`; also when threshold or false alarms are not
             those of the distances in the file, or the correlations are none.
     """
-    file, features = Companion(path, weights, made_by("familiarity", weights)), len(FEATURES)
+    file, features = Sidecar(path, weights, made_by("familiarity", weights)), len(FEATURES)
     reference = Reference(
         torch.from_numpy(file.numbers("mean_films", (len(XRAY_KEYS), COARSE_SIDE, COARSE_SIDE))).float(),
         file.numbers("feature_mean", (features,)),
@@ -388,7 +388,7 @@ def read_familiarity(path: str, weights: str) -> Familiarity:
     return found
 
 
-def _read_correlation(file: Companion) -> np.ndarray:
+def _read_correlation(file: Sidecar) -> np.ndarray:
     values = file.numbers("correlation", (len(FEATURES), len(FEATURES)), least=-1 - 1e-9, most=1 + 1e-9)
     symmetric, ones = np.allclose(values, values.T, atol=1e-9), np.allclose(values.diagonal(), 1, atol=1e-9)
     if not (symmetric and ones and np.linalg.eigvalsh(values)[0] > 0):

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from torch.nn.functional import avg_pool3d, pad
 
-from ..io.sidecar import Companion, made_by
+from ..io.sidecar import Sidecar, made_by
 
 UNCERTAINTY_KEY = "uncertainty"
 """Field of a record with the half-width of the interval in HU, `(1, S, S, S)`."""
@@ -150,10 +150,10 @@ def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[IntervalTa
     The table in a file that `uncertainty.json` wrote, and what its factor rests on.
 
     Raises:
-        CheckpointError: see :class:`~scripts.io.sidecar.Companion`; also when the factor is not that of the scores
+        CheckpointError: see :class:`~scripts.io.sidecar.Sidecar`; also when the factor is not that of the scores
             in the file.
     """
-    file = Companion(path, weights, made_by("uncertainty", weights))
+    file = Sidecar(path, weights, made_by("uncertainty", weights))
     edges = {name: file.rising(name).tolist() for name in ("hu_edges", "gradient_edges")}
     shape = [len(values) + 1 for values in edges.values()]
     half_widths = file.numbers("half_widths_hu", shape, least=0.0, most=MOST_HALF_WIDTH_HU).tolist()

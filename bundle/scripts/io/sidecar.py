@@ -49,7 +49,7 @@ def made_by(workflow: str, weights: str) -> str:
     )
 
 
-class Companion:
+class Sidecar:
     """
     What :func:`write_sidecar` wrote, read for the weights in use. Fields are named by place: `calibration.scores`.
 
