@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
-from scripts.io.atomic_write import write_folder_whole, write_json, write_whole
+from scripts.io.atomic_write import write_folder_atomically, write_json, write_whole
 from scripts.io.dicom_ct_writer import write_ct_series
 from scripts.io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
 from scripts.reporting.figures import middle_slice, preview_figure, volume_figure, xray_figure
@@ -85,9 +85,9 @@ def test_a_folder_appears_whole_in_the_place_of_the_earlier_one(tmp_path: Path):
         Path(folder, "a.txt").write_text("whole")
 
     for _ in range(2):
-        write_folder_whole(str(tmp_path / "new"), write)
+        write_folder_atomically(str(tmp_path / "new"), write)
         assert names(tmp_path) == ["new"]
-    write_folder_whole(str(tmp_path / "new"), lambda folder: Path(folder, "b.txt").write_text("other"))
+    write_folder_atomically(str(tmp_path / "new"), lambda folder: Path(folder, "b.txt").write_text("other"))
     assert names(tmp_path / "new") == ["b.txt"]
 
 
@@ -105,7 +105,7 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_earlier_one(tmp_path: Path, 
 
     monkeypatch.setattr(os, "rename", fail_once)
     with pytest.raises(OutputError, match="a: cannot be written .Permission denied"):
-        write_folder_whole(str(tmp_path / "a"), lambda folder: Path(folder, "new.txt").write_text("new"))
+        write_folder_atomically(str(tmp_path / "a"), lambda folder: Path(folder, "new.txt").write_text("new"))
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["old.txt"]
 

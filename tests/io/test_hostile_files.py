@@ -44,7 +44,7 @@ from scripts.data.datalist_builder import build_datalist
 from scripts.data.folder_scan import find_records
 from scripts.data.study_pairing import LeftOut
 from scripts.errors import BundleError, shown
-from scripts.io.atomic_write import write_checkpoint, write_folder_whole, write_text, write_whole
+from scripts.io.atomic_write import write_checkpoint, write_folder_atomically, write_text, write_whole
 from scripts.io.limits import MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, MAX_VOXELS, coded_extent
 from scripts.reporting.case_report import CaseReport, check_case_folders
 from scripts.reporting.figures import volume_figure
@@ -697,7 +697,7 @@ def test_a_folder_of_results_takes_the_place_of_a_link_to_a_folder(tmp_path: Pat
     own.mkdir()
     (own / "a.txt").write_text("mine")
     (tmp_path / "ct_dicom").symlink_to(own)
-    write_folder_whole(str(tmp_path / "ct_dicom"), lambda folder: Path(folder, "a.txt").write_text("result"))
+    write_folder_atomically(str(tmp_path / "ct_dicom"), lambda folder: Path(folder, "a.txt").write_text("result"))
     assert (own / "a.txt").read_text() == "mine" and (tmp_path / "ct_dicom" / "a.txt").read_text() == "result"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct_dicom", "own"]
 

@@ -40,7 +40,7 @@ def write_whole(path: str, write: Callable[[str], Any], next_step: str = FREE_OR
                 os.remove(temporary)
 
 
-def write_folder_whole(path: str, write: Callable[[str], Any]) -> None:
+def write_folder_atomically(path: str, write: Callable[[str], Any]) -> None:
     """
     As :func:`write_whole`, for a folder: `write` gets an empty one beside `path`, which then takes the place of an
     earlier result. Where something fails the earlier result stays as it was.

@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from ..errors import InputError
-from .atomic_write import write_folder_whole
+from .atomic_write import write_folder_atomically
 from .ct_reader import check_axes
 
 SERIES_DESCRIPTION = "CT estimated from two X-rays, not for diagnosis"
@@ -119,7 +119,7 @@ def write_ct_series(folder: str, hu: torch.Tensor, affine: torch.Tensor, identif
             image = _slice(series, stored[..., index].T, to_lps, index)
             image.save_as(os.path.join(temporary, f"slice_{index + 1:04d}.dcm"))
 
-    write_folder_whole(folder, write)
+    write_folder_atomically(folder, write)
 
 
 def _stored_values(hu: np.ndarray, folder: str) -> np.ndarray:
