@@ -4,7 +4,7 @@ The CTs of a datalist as the cubes that training starts from, so that no trainin
     python benchmarks/cubes.py --dataset_dir DIR --output OUT/cubes
 
 OUT/cubes then is a dataset of its own: the sections `training` and `validation`, each CT at the cascade's full size and
-rounded to whole HU, and its films where it has any. It may be copied to other machines, and needs DIR no more.
+rounded to whole HU, and its radiographs where it has any. It may be copied to other machines, and needs DIR no more.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from monai.transforms import Compose
 from scripts import InputError, ResampleToCubed, load_records
 from scripts.data.datalist import FILM_FIELDS, LABEL_FIELDS, read_datalist, section_of
 from scripts.errors import BundleError
-from scripts.io.atomic_write import write_json, write_whole
+from scripts.io.atomic_write import write_atomically, write_json
 from scripts.io.image_writer import cube_affine, write_ct
 from scripts.io.radiograph import XRAY_KEYS
 
@@ -107,22 +107,22 @@ def _sources(datalist: Path, dataset_dir: Path | None) -> dict[str, list[Record]
 def _cube_of(section: str, number: int, source: Record) -> Record:
     """A record with the files of the folder; its labels are written out, since they depend on where the CT was."""
     name = f"{section}_{number}_{source['name']}"
-    films = {key: f"{name}_{key}_{Path(source[key]).name}" for key in XRAY_KEYS if key in source}
+    radiographs = {key: f"{name}_{key}_{Path(source[key]).name}" for key in XRAY_KEYS if key in source}
     kept = {field: source[field] for field in (*LABEL_FIELDS, *FILM_FIELDS) if field in source}
-    return {"ct": f"{name}.nii.gz", **films, **kept}
+    return {"ct": f"{name}.nii.gz", **radiographs, **kept}
 
 
 def _make(
     folder: Path, sources: dict[str, list[Record]], to_cube: Compose, affine: Any, end: float, record: Record
 ) -> None:
-    """Films first, so that a cube tells that all of its record is there."""
+    """Radiographs first, so that a cube tells that all of its record is there."""
     if time.monotonic() >= end:
         return
     section, number, _ = record["ct"].split("_", 2)
     source = sources[section][int(number)]
     for key in XRAY_KEYS:
         if key in record:
-            write_whole(str(folder / record[key]), partial(shutil.copyfile, source[key]))
+            write_atomically(str(folder / record[key]), partial(shutil.copyfile, source[key]))
     write_ct(str(folder / record["ct"]), to_cube({"ct": source["ct"]})["ct"].as_tensor()[0], affine)
     print(f"{folder / record['ct']}", flush=True)
 

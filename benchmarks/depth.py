@@ -29,7 +29,7 @@ from torch.nn.functional import conv3d
 from scripts import BiplanarGeometry, IntervalTable, ProgressiveCascadeModel, load_records, sidecar_path
 from scripts.anatomy.augmentation import ellipsoid
 from scripts.evaluation.prediction_intervals import read_error_table
-from scripts.io.atomic_write import NOTICE, write_whole
+from scripts.io.atomic_write import NOTICE, write_atomically
 from scripts.projection.attenuation import scaled_to_hu
 from scripts.reporting.figures import DISPLAY_WINDOW_HU, ERROR_RANGE_HU, middle_slice
 from scripts.training.checkpoints import read_checkpoint
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             printed.add(case=record["name"], **row)
         differences[record["name"]] = case.difference_of_xrays
         figure = depth_figure(case, geometry.fov_mm, record["name"])
-        write_whole(str(options.output / f"{record['name']}.png"), figure.savefig)
+        write_atomically(str(options.output / f"{record['name']}.png"), figure.savefig)
     for name, difference in differences.items():
         print(f"\n{name}: the arrangements' X-rays differ by {difference:.3f} of what the balls change in them.")
 

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """The file gets its name when it is whole, and takes the place of a link instead of being written through it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"encoding": "utf-8", "dir": path.parent, "prefix": ".unfinished-", "delete": False}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from .files import write_whole
+from .files import write_atomically
 from .from_bundle import errors
 
 TRACEBACK = b"Traceback (most recent call last)"
@@ -59,7 +59,7 @@ def _by_process(traceback: str) -> list[str]:
 def log_traceback(error_log: Path, traceback: str) -> str:
     """Writes the log where that is possible, which it need not be where a result could not be written; says which."""
     try:
-        write_whole(error_log, traceback)
+        write_atomically(error_log, traceback)
     except OSError as error:
         return f"The whole traceback could not be written to {error_log}: {error.strerror}."
     return f"The whole traceback is in {error_log}."

@@ -8,7 +8,7 @@ from pathlib import Path
 from . import places
 from .computing import Computing
 from .failures import LaunchError
-from .files import write_whole
+from .files import write_atomically
 from .from_bundle import shared_overlay
 from .overlays import content_of, shared_with_inference
 from .weights import read_beside
@@ -36,7 +36,7 @@ def train_stages(
         shared = shared_with_inference(places.ROOT / overlay) if overlay else {}
         (output / shared_overlay.NAME).unlink(missing_ok=True)
         if shared:
-            write_whole(output / shared_overlay.NAME, json.dumps(shared, indent=4) + "\n")
+            write_atomically(output / shared_overlay.NAME, json.dumps(shared, indent=4) + "\n")
     if 1 in stages and stages != [1]:
         check_what_later_stages_need(dataset, output, overlay, computing)
     for stage in stages:

@@ -25,7 +25,7 @@ from .data.known_views import read_known_views
 from .errors import CheckpointError, InputError
 from .evaluation.out_of_distribution import read_familiarity
 from .evaluation.prediction_intervals import read_error_table
-from .io.atomic_write import write_whole
+from .io.atomic_write import write_atomically
 from .io.sidecar import sha256_of, sidecar_path
 from .projection.geometry import BiplanarGeometry
 from .projection.imaging import NUMBER_OF_STAGES
@@ -102,9 +102,9 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     if large:
         contents[LARGE_FILES] = _large_files(large, large_files_url, version).encode()
     archive = folder / f"{NAME}_v{version}.zip"
-    write_whole(str(archive), lambda temporary: _write_archive(temporary, contents))
+    write_atomically(str(archive), lambda temporary: _write_archive(temporary, contents))
     checksum = f"{sha256_of(str(archive))}  {archive.name}\n"
-    write_whole(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
+    write_atomically(f"{archive}.sha256", lambda temporary: Path(temporary).write_bytes(checksum.encode()))
     print(f"Wrote {archive}: {len(contents)} files, {archive.stat().st_size / 1e6:.1f} MB\n{checksum}", end="")
     _print_left_out({*contents, *large, *belongs_to_weights})
     for name in large:

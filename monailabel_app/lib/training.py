@@ -18,7 +18,7 @@ from lib.request_keys import TrainingParameters
 from lib.workflows import BUNDLE, overlay_beside, run_workflow
 from scripts import sidecar_path
 from scripts.data.datalist_builder import build_datalist
-from scripts.io.atomic_write import write_whole
+from scripts.io.atomic_write import write_atomically
 from scripts.io.config_text import as_literal
 
 STAGES = (1, 2, 3)
@@ -63,7 +63,7 @@ class TrainingTask(TrainTask):
             places = {"dataset_dir": str(folder), "ckpt_dir": str(folder), "output_dir": str(folder)}
             run_workflow("training", configs, **places, **overrides)
         self._put_sidecars_away(folder)
-        write_whole(str(self.weights), lambda path: shutil.copyfile(folder / f"stage{STAGES[-1]}_best.pth", path))
+        write_atomically(str(self.weights), lambda path: shutil.copyfile(folder / f"stage{STAGES[-1]}_best.pth", path))
         print(f"The server now serves the weights of {folder}.")
         return {"folder": str(folder), "weights": str(self.weights)}
 

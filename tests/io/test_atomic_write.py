@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
-from scripts.io.atomic_write import write_folder_atomically, write_json, write_whole
+from scripts.io.atomic_write import write_atomically, write_folder_atomically, write_json
 from scripts.io.dicom_ct_writer import write_ct_series
 from scripts.io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
 from scripts.reporting.figures import middle_slice, preview_figure, volume_figure, xray_figure
@@ -25,7 +25,7 @@ WRITERS = {
     "film.nii.gz": lambda path: write_projection(path, NOISE[0], 3.75),
     "film.png": lambda path: write_greyscale(path, NOISE[:2].reshape(32, 64)),
     "metrics.json": lambda path: write_json(path, NOISE[0].tolist()),
-    "preview.png": lambda path: write_whole(path, preview_figure(NOISE[:2], NOISE).savefig),
+    "preview.png": lambda path: write_atomically(path, preview_figure(NOISE[:2], NOISE).savefig),
     "ct_dicom": lambda path: write_ct_series(path, NOISE, cube_affine(32, 360.0)),
 }
 """What the bundle writes, each larger than 1024 bytes."""
@@ -48,7 +48,7 @@ def test_a_file_appears_whole_under_its_name_and_suffix(tmp_path: Path):
         assert names(tmp_path / "new") == []
         Path(path).write_text("whole")
 
-    write_whole(str(tmp_path / "new" / "a.nii.gz"), write)
+    write_atomically(str(tmp_path / "new" / "a.nii.gz"), write)
     assert names(tmp_path / "new") == ["a.nii.gz"]
     assert (tmp_path / "new" / "a.nii.gz").read_text() == "whole"
     assert seen[0].endswith(".nii.gz")
@@ -56,14 +56,14 @@ def test_a_file_appears_whole_under_its_name_and_suffix(tmp_path: Path):
 
 def test_a_writer_that_fails_leaves_no_file(tmp_path: Path):
     with pytest.raises(OSError, match="disk full"):
-        write_whole(str(tmp_path / "a.txt"), half_then_fail)
+        write_atomically(str(tmp_path / "a.txt"), half_then_fail)
     assert names(tmp_path) == []
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path):
     (tmp_path / "a.txt").write_text("old")
     with pytest.raises(OSError, match="disk full"):
-        write_whole(str(tmp_path / "a.txt"), half_then_fail)
+        write_atomically(str(tmp_path / "a.txt"), half_then_fail)
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 
@@ -74,7 +74,7 @@ def test_an_interrupted_writer_leaves_no_file(tmp_path: Path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_whole(str(tmp_path / "a.txt"), interrupted)
+        write_atomically(str(tmp_path / "a.txt"), interrupted)
     assert names(tmp_path) == []
 
 
@@ -135,7 +135,7 @@ def test_a_read_only_folder_is_named_and_nothing_is_left(tmp_path: Path, name: s
 
 def test_a_relative_path_starts_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    write_whole("a.txt", lambda path: Path(path).write_text("whole"))
+    write_atomically("a.txt", lambda path: Path(path).write_text("whole"))
     assert names(tmp_path) == ["a.txt"]
 
 
@@ -187,7 +187,7 @@ def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path):
 
 
 def save(figure: Figure, path: Path) -> np.ndarray:
-    write_whole(str(path), figure.savefig)
+    write_atomically(str(path), figure.savefig)
     return np.asarray(Image.open(path).convert("L"), dtype=float)
 
 

@@ -44,7 +44,7 @@ from scripts.data.datalist_builder import build_datalist
 from scripts.data.folder_scan import find_records
 from scripts.data.study_pairing import LeftOut
 from scripts.errors import BundleError, shown
-from scripts.io.atomic_write import write_checkpoint, write_folder_atomically, write_text, write_whole
+from scripts.io.atomic_write import write_atomically, write_checkpoint, write_folder_atomically, write_text
 from scripts.io.limits import MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, MAX_VOXELS, coded_extent
 from scripts.reporting.case_report import CaseReport, check_case_folders
 from scripts.reporting.figures import volume_figure
@@ -719,13 +719,13 @@ def test_no_space_left_is_said_as_such(tmp_path: Path):
             file.write(bytes(100))
 
     with pytest.raises(OutputError, match=r"cannot be written \(No space left on device\); free the place"):
-        write_whole(str(tmp_path / "b"), write)
+        write_atomically(str(tmp_path / "b"), write)
 
 
 def test_a_case_with_dollars_in_its_name_has_its_picture(tmp_path: Path):
     title = r"a$\frac$: truth, each stage"
     figure = volume_figure({"stage 1": torch.rand(8, 8, 8)}, torch.rand(8, 8, 8), title)
-    write_whole(str(tmp_path / "report.png"), figure.savefig)
+    write_atomically(str(tmp_path / "report.png"), figure.savefig)
     assert figure.get_suptitle().startswith(title)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..io.atomic_write import write_whole
+from ..io.atomic_write import write_atomically
 
 IDENTITY_COLUMNS = ("case", "patient", "group", "size", "method")
 INTERVAL_DEFINITION = {
@@ -65,7 +65,7 @@ def write_table(path: str, rows: Sequence[dict[str, Any]]) -> None:
             table.writeheader()
             table.writerows(rows)
 
-    write_whole(path, write)
+    write_atomically(path, write)
 
 
 def mean_and_interval(values: Sequence[float], confidence: float = 0.95) -> dict[str, float]:

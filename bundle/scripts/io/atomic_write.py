@@ -20,7 +20,7 @@ NOTICE = "Research use only, not for diagnosis"
 FREE_OR_CHOOSE = "free the place or choose another output folder"
 
 
-def write_whole(path: str, write: Callable[[str], Any], next_step: str = FREE_OR_CHOOSE) -> None:
+def write_atomically(path: str, write: Callable[[str], Any], next_step: str = FREE_OR_CHOOSE) -> None:
     """
     Calls `write` with a temporary path of the same suffix beside `path`, then renames it; never leaves half a file.
     Where something fails an earlier file stays as it was. A link of that name is replaced, and what it leads to stays.
@@ -42,7 +42,7 @@ def write_whole(path: str, write: Callable[[str], Any], next_step: str = FREE_OR
 
 def write_folder_atomically(path: str, write: Callable[[str], Any]) -> None:
     """
-    As :func:`write_whole`, for a folder: `write` gets an empty one beside `path`, which then takes the place of an
+    As :func:`write_atomically`, for a folder: `write` gets an empty one beside `path`, which then takes the place of an
     earlier result. Where something fails the earlier result stays as it was.
 
     Raises:
@@ -91,7 +91,7 @@ def write_checkpoint(path: str, state: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    write_whole(
+    write_atomically(
         path,
         write,
         next_step="free the place and start the same command again, which goes on from the last checkpoint; those "
@@ -109,7 +109,7 @@ def _cause_of(error: RuntimeError) -> OSError:
 
 def remove_unfinished(folder: str, names: str) -> None:
     """
-    Removes what killed processes have left of files that match `names`, such as `stage1_*`, see :func:`write_whole`.
+    Removes what killed processes have left of files that match `names`, such as `stage1_*`, see :func:`write_atomically`.
     """
     for unfinished in glob(os.path.join(escape(folder), f".unfinished-*-{names}")):
         os.remove(unfinished)
@@ -127,7 +127,7 @@ def write_text(path: str, text: str) -> None:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             file.write(text)
 
-    write_whole(path, write)
+    write_atomically(path, write)
 
 
 @contextmanager

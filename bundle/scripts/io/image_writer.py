@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .atomic_write import write_whole
+from .atomic_write import write_atomically
 
 
 def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
@@ -37,7 +37,7 @@ def as_greyscale(film: torch.Tensor) -> Image.Image:
 
 def write_greyscale(path: str, film: torch.Tensor) -> None:
     """:func:`as_greyscale` as a file."""
-    write_whole(path, as_greyscale(film).save)
+    write_atomically(path, as_greyscale(film).save)
 
 
 def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None) -> torch.Tensor:
@@ -53,4 +53,4 @@ def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None)
 def _write_nifti(path: str, array: np.ndarray, affine: np.ndarray) -> None:
     image = nibabel.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
-    write_whole(path, lambda temporary: nibabel.save(image, temporary))
+    write_atomically(path, lambda temporary: nibabel.save(image, temporary))

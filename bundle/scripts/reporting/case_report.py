@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import OutputError, shown
-from ..io.atomic_write import write_whole
+from ..io.atomic_write import write_atomically
 from ..io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
 from ..losses.reprojection import DRRReprojectionLoss
 from ..projection.attenuation import scaled_to_hu
@@ -85,10 +85,10 @@ class CaseReport:
             write_greyscale(os.path.join(folder, f"{name}.png"), film)
         hu_truth = in_hu.pop("truth")
         report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
-        write_whole(os.path.join(folder, "report.png"), report.savefig)
+        write_atomically(os.path.join(folder, "report.png"), report.savefig)
         drrs = {name: self.reprojection.project(volume, geometry)[0] for name, volume in named.items()}
         films = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
-        write_whole(os.path.join(folder, "xrays.png"), films.savefig)
+        write_atomically(os.path.join(folder, "xrays.png"), films.savefig)
         page = os.path.join(folder, "report.html")
         title = f"{record['name']}: truth and reconstruction"
         scores = [shown_scores(row) for row in rows]

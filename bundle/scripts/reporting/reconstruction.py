@@ -14,7 +14,7 @@ from monai.transforms import Transform
 from ..errors import InputError
 from ..evaluation.out_of_distribution import FAMILIARITY_KEY
 from ..evaluation.prediction_intervals import CALIBRATION_KEY, UNCERTAINTY_KEY
-from ..io.atomic_write import NOTICE, remove_earlier, write_json, write_whole
+from ..io.atomic_write import NOTICE, remove_earlier, write_atomically, write_json
 from ..io.dicom_ct_writer import check_series_folder, read_identification, write_ct_series
 from ..io.image_writer import cube_affine, write_ct
 from ..projection.attenuation import scaled_to_hu
@@ -88,7 +88,7 @@ class SaveReconstructiond(Transform):
             write_ct_series(series, hu, affine, self.identification)
         xrays = torch.as_tensor(record["image"]).float()
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        write_whole(preview, preview_figure(xrays, hu, **_write_assessments(record, *assessments)).savefig)
+        write_atomically(preview, preview_figure(xrays, hu, **_write_assessments(record, *assessments)).savefig)
         write_view(view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry)
         return dict(record)
 

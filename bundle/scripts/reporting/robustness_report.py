@@ -18,7 +18,7 @@ from monai.metrics import PSNRMetric
 from ..evaluation.metrics import DEFINITIONS
 from ..evaluation.perturbations import AS_TOLD, Condition
 from ..evaluation.summary import INTERVAL_DEFINITION, summarise, write_table
-from ..io.atomic_write import NOTICE, write_json, write_whole
+from ..io.atomic_write import NOTICE, write_atomically, write_json
 from ..projection.resampling import truth_at
 from ..training.distributed import gathered
 
@@ -143,7 +143,7 @@ class RobustnessReport:
         }
         write_json(os.path.join(self.output_dir, "robustness.json"), report)
         write_table(os.path.join(self.output_dir, "robustness.csv"), rows)
-        write_whole(os.path.join(self.output_dir, "robustness.png"), robustness_figure(summary).savefig)
+        write_atomically(os.path.join(self.output_dir, "robustness.png"), robustness_figure(summary).savefig)
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from ignite.metrics import Average
 from monai.engines import Evaluator
 from monai.engines.utils import IterationEvents
 
-from ..io.atomic_write import write_whole
+from ..io.atomic_write import write_atomically
 from ..losses.stage_losses import MultiScaleLoss
 from .checkpoints import following_command
 
@@ -89,7 +89,7 @@ class EpochReport:
         if validation.epoch == state.epoch:
             line |= {**validation.metrics, "best_epoch": validation.best_metric_epoch}
         lines = [earlier for earlier in self._lines() if earlier["epoch"] < state.epoch] + [line]
-        write_whole(self.path, lambda temporary: _write_lines(temporary, lines))
+        write_atomically(self.path, lambda temporary: _write_lines(temporary, lines))
         left = sum(each["seconds"] for each in lines) / len(lines) * (state.max_epochs - state.epoch)
         engine.logger.info(
             f"Stage {self.stage}, epoch {state.epoch} of {state.max_epochs}: {self._best()}, {in_words(left)} left, "
