@@ -11,7 +11,7 @@ import pydicom
 from pydicom.misc import is_dicom as is_dicom
 
 from ..errors import InputError, told
-from .dicom_tags import plane_told, view_position
+from .dicom_tags import declared_plane, view_position
 from .slice_places import acquisition_number
 
 UNNAMED = "\\/"
@@ -78,7 +78,7 @@ def read_header(folder: Path, path: str) -> Header:
     try:
         header = pydicom.dcmread(folder / path, stop_before_pixels=True, specific_tags=TAGS)
         texts = {tag: str(header.get(tag) or "").strip() for tag in TEXTS}
-        view, plane = view_position(header), plane_told(header)
+        view, plane = view_position(header), declared_plane(header)
         acquisition, position, orientation = acquisition_number(header), *(_numbers(header, tag) for tag in PLACE)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
         raise InputError(f"cannot be read as DICOM ({told(error)})") from error

@@ -14,7 +14,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from ..errors import InputError, shown, told
 from .dicom_shutters import inside_shutters
-from .dicom_tags import MODALITIES, named, plane_told, view_of, view_position
+from .dicom_tags import MODALITIES, declared_plane, named, view_of, view_position
 from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_inflated, coded_extent
 from .radiograph import (
     PLANE_OF_VIEW,
@@ -254,7 +254,7 @@ def _view(dataset: Dataset, missing: list[str]) -> str | None:
 
 def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[str, str] | None, str | None]:
     """Where rows and columns run to, and the plane, each where the file says."""
-    found, plane = dataset.get("PatientOrientation"), plane_told(dataset)
+    found, plane = dataset.get("PatientOrientation"), declared_plane(dataset)
     if not found or isinstance(found, str) or not all(found):
         return None, plane
     letters = check_directions(found, f"{where}: {named('PatientOrientation')}")

@@ -37,6 +37,6 @@ def view_of(dataset: Dataset) -> str | None:
     return next((VIEW_OF_CODE[code] for code in codes if code in VIEW_OF_CODE), None)
 
 
-def plane_told(dataset: Dataset) -> str | None:
+def declared_plane(dataset: Dataset) -> str | None:
     """Which plane a film shows by its view, "frontal" or "lateral"; None where that is not said."""
     return PLANE_OF_POSITION.get(view_of(dataset) or view_position(dataset))
