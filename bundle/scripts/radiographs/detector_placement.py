@@ -16,11 +16,11 @@ BORDER_SHARE = 0.97
 """Part of a row or column that has to be border: what else there is are letters and marks."""
 LARGEST_BORDER = 0.25
 """Part of a side that a border may take; what is wider is air or shadow, and belongs to the picture."""
-CroppedArea = tuple[slice, slice]
+Area = tuple[slice, slice]
 """Rows and columns."""
 
 
-def exposed_area(radiograph: Radiograph) -> CroppedArea:
+def exposed_area(radiograph: Radiograph) -> Area:
     """
     The rows and columns that show the patient: those exposed, without the frame of black or white.
 
@@ -42,7 +42,7 @@ def exposed_area(radiograph: Radiograph) -> CroppedArea:
 
 def place_on_detector(
     film: np.ndarray,
-    area: CroppedArea,
+    area: Area,
     pixel_mm: tuple[float, float] | None,
     magnification: float | None,
     geometry: BiplanarGeometry,
@@ -89,11 +89,11 @@ def _read_at_pixels(film: np.ndarray, ratios: list[float], pixels: int) -> np.nd
     return read
 
 
-def _bounding_box(mask: np.ndarray) -> CroppedArea:
+def _bounding_box(mask: np.ndarray) -> Area:
     return ndimage.find_objects(mask.astype(np.uint8))[0]
 
 
-def _without_border(area: CroppedArea, extremes: tuple[np.ndarray, np.ndarray], limits: list[tuple[int, int]]) -> CroppedArea:
+def _without_border(area: Area, extremes: tuple[np.ndarray, np.ndarray], limits: list[tuple[int, int]]) -> Area:
     """The area without the rows and columns at its edges that are nearly all dark or nearly all bright."""
     sides = []
     for axis, (first, last) in enumerate(limits):

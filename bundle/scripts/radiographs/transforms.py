@@ -16,7 +16,7 @@ from ..errors import InputError, shown
 from ..io.radiograph import DISPLAY_ORIENTATION, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
-from .detector_placement import CroppedArea, exposed_area, place_on_detector
+from .detector_placement import Area, exposed_area, place_on_detector
 from .pair import geometry_from_radiographs, in_order, warn_of_other_geometry
 from .view_check import warn_of_appearance
 
@@ -138,7 +138,7 @@ class PrepareXraysd(MapTransform):
             )
         return placed
 
-    def _scaled(self, radiograph: Radiograph, area: CroppedArea) -> np.ndarray:
+    def _scaled(self, radiograph: Radiograph, area: Area) -> np.ndarray:
         if radiograph.scale != "presentation":
             return radiograph.image / self.xray_scale
         low, high = np.percentile(radiograph.image[area][radiograph.exposed[area]], self.percentiles)
@@ -146,7 +146,7 @@ class PrepareXraysd(MapTransform):
         return (radiograph.image - low) / max(high - low, 1e-6) * (top - bottom) + bottom
 
 
-def _warn_of_saturation(radiograph: Radiograph, area: CroppedArea, field: str) -> None:
+def _warn_of_saturation(radiograph: Radiograph, area: Area, field: str) -> None:
     if radiograph.scale == "line_integral":
         return
     values = radiograph.image[area][radiograph.exposed[area]]
