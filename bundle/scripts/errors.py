@@ -58,7 +58,7 @@ def shown(foreign: object) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def told(error: BaseException) -> str:
+def one_line_message(error: BaseException) -> str:
     """What an error of another package says, in one line; its type when it says nothing."""
     return shown(" ".join(str(error).split())) or type(error).__name__
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lib.devices import device_called
-from scripts.errors import InputError, told
+from scripts.errors import InputError, one_line_message
 
 LONGEST_SHOWN = 80
 
@@ -117,7 +117,8 @@ def query_keys(query: bytes, kind: type[Known]) -> Known:
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=20)
     except ValueError as error:
-        raise InputError(f"the query cannot be read ({told(error)}), expected KEY=VALUE in UTF-8.") from error
+        said = one_line_message(error)
+        raise InputError(f"the query cannot be read ({said}), expected KEY=VALUE in UTF-8.") from error
     return checked(_once_each(pairs), kind)
 
 
@@ -138,7 +139,7 @@ def json_keys(text: str | bytes, kind: type[Known], where: str) -> Known:
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} cannot be read as JSON ({told(error)}), expected an object.") from error
+        raise InputError(f"{where} cannot be read as JSON ({one_line_message(error)}), expected an object.") from error
     if not isinstance(content, dict):
         raise InputError(f"{where} is a {type(content).__name__} in JSON, expected an object.")
     return checked(content, kind)

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from lib.request_keys import shown
 from scripts.data.datalist import LONGEST_NAME
 from scripts.data.name_conventions import PICTURE_SUFFIXES
-from scripts.errors import InputError, told
+from scripts.errors import InputError, one_line_message
 from scripts.io.ct_reader import NIFTI
 from scripts.io.limits import check_extent, check_nifti_extent, is_deflated
 from scripts.io.radiograph_reader import IMAGE_FORMATS
@@ -156,7 +156,7 @@ def check_size(path: Path, where: str, largest: int) -> None:
     except InputError:
         raise
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
-        raise InputError(f"{where} cannot be read as an image ({told(error)}).") from error
+        raise InputError(f"{where} cannot be read as an image ({one_line_message(error)}).") from error
 
 
 def _dicom_shape(path: Path, where: str) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, shown, told
+from ..errors import InputError, one_line_message, shown
 from ..io.radiograph import DISPLAY_ORIENTATION, check_orientations, check_scale
 
 SECTIONS = ("training", "validation", "test")
@@ -79,7 +79,7 @@ def read_datalist(datalist: str) -> dict[str, Any]:
             f"`python -m scripts.datalist DIR` from the bundle's folder (see bundle/docs/quickstart.md)."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{datalist}: cannot be read as JSON in UTF-8 ({told(error)}).") from error
+        raise InputError(f"{datalist}: cannot be read as JSON in UTF-8 ({one_line_message(error)}).") from error
     if not isinstance(content, dict):
         raise InputError(f"{datalist}: holds a {type(content).__name__}, expected an object with sections.")
     return content

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from tqdm import tqdm
 
-from ..errors import InputError, root_cause, told
+from ..errors import InputError, one_line_message, root_cause
 from .datalist import SECTIONS, check_distinct_names, read_datalist, resolve_record, section_of, warn_of_paths_outside
 from .duplicates import Repeats
 
@@ -133,4 +133,4 @@ def _messages(work: Callable[..., Any], *arguments: Any) -> list[str]:
 def _cause(error: BaseException) -> str:
     """The bundle's own message, or another's with its type."""
     error = root_cause(error)
-    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {told(error)}"
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line_message(error)}"

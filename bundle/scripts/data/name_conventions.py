@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import nibabel
 
-from ..errors import told
+from ..errors import one_line_message
 from ..io.ct_reader import META_IMAGE, NIFTI, NRRD
 from .study_pairing import Image, LeftOut
 
@@ -71,7 +71,7 @@ def _field_of(folder: Path, path: str, views: set[str]) -> str | LeftOut:
     try:
         dimensions = _dimensions(folder / path)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
-        return LeftOut(path, f"its header cannot be read ({told(error)})")
+        return LeftOut(path, f"its header cannot be read ({one_line_message(error)})")
     if dimensions not in (2, 3):
         return LeftOut(path, f"has {dimensions} dimensions, expected a volume of 3 or a film of 2")
     if dimensions == 3:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import OutputError, shown, told
+from ..errors import OutputError, one_line_message, shown
 
 NOTICE = "Research use only, not for diagnosis"
 FREE_OR_CHOOSE = "free the place or choose another output folder"
@@ -104,7 +104,7 @@ def _cause_of(error: RuntimeError) -> OSError:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__cause__ or cause.__context__
-    return OSError(told(error)) if cause is None else OSError(cause.errno, cause.strerror)
+    return OSError(one_line_message(error)) if cause is None else OSError(cause.errno, cause.strerror)
 
 
 def remove_unfinished(folder: str, names: str) -> None:
@@ -137,7 +137,7 @@ def _told_of(path: str, next_step: str = FREE_OR_CHOOSE) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{shown(path)}: cannot be written ({error.strerror or told(error)}); {next_step}."
+            f"{shown(path)}: cannot be written ({error.strerror or one_line_message(error)}); {next_step}."
         ) from error
 
 

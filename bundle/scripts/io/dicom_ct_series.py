@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from ..errors import InputError, told
+from ..errors import InputError, one_line_message
 from .limits import MAX_VOXELS, check_extent
 from .slice_places import (
     SAME_MM,
@@ -102,7 +102,7 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
         except InvalidDicomError:
             others.append(name)
         except Exception as error:
-            problems[name] = told(error)
+            problems[name] = one_line_message(error)
     if not headers:
         raise InputError(f"{where} holds no DICOM file ({len(names)} other file(s)), expected the slices of one CT.")
     forms = {_form(name) for name in headers}

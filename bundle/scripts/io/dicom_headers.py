@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 from pydicom.misc import is_dicom as is_dicom
 
-from ..errors import InputError, told
+from ..errors import InputError, one_line_message
 from .dicom_tags import declared_plane, view_position
 from .slice_places import acquisition_number
 
@@ -81,7 +81,7 @@ def read_header(folder: Path, path: str) -> Header:
         view, plane = view_position(header), declared_plane(header)
         acquisition, position, orientation = acquisition_number(header), *(_numbers(header, tag) for tag in PLACE)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
-        raise InputError(f"cannot be read as DICOM ({told(error)})") from error
+        raise InputError(f"cannot be read as DICOM ({one_line_message(error)})") from error
     if texts["Modality"].upper() == "CT" and not texts["SeriesInstanceUID"]:
         raise InputError("its SeriesInstanceUID is empty, so it is not known which slices belong together")
     return Header(

@@ -12,7 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ImplicitVRLittleEndian
 
-from ..errors import InputError, shown, told
+from ..errors import InputError, one_line_message, shown
 from .dicom_shutters import inside_shutters
 from .dicom_tags import MODALITIES, declared_plane, named, view_of, view_position
 from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_inflated, coded_extent
@@ -73,7 +73,7 @@ def read_dicom(
     except InputError:
         raise
     except Exception as error:  # pydicom decodes a tag when it is asked for, and raises whatever it stumbles over
-        raise InputError(f"{where} has a damaged tag ({told(error)}); copy or export it again.") from error
+        raise InputError(f"{where} has a damaged tag ({one_line_message(error)}); copy or export it again.") from error
 
 
 def _as_radiograph(
@@ -112,7 +112,7 @@ def _read(path: str, where: str) -> Dataset:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{where} cannot be read as DICOM ({told(error)}); copy or export it again.") from error
+        raise InputError(f"{where} cannot be read as DICOM ({one_line_message(error)}); copy or export it again.") from error
     if not is_dicom:
         raise InputError(f"{where} is not a DICOM file, or a truncated one: it has no SOP Class UID; export it again.")
     if not hasattr(dataset, "file_meta"):
@@ -156,7 +156,7 @@ def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
         syntax = dataset.file_meta.TransferSyntaxUID
         raise InputError(
             f"{where}: the pixels of transfer syntax {shown(syntax.name)} ({shown(syntax)}) cannot be decoded "
-            f"({told(error)}); expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or "
+            f"({one_line_message(error)}); expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or "
             "have it decompressed."
         ) from error
     if dataset.PixelRepresentation == 0:
@@ -209,7 +209,7 @@ def _attenuation(dataset: Dataset, stored: np.ndarray, exposed: np.ndarray, scal
         has_values = exposed.any() and np.isfinite(values).all()
     except Exception as error:
         raise InputError(
-            f"{where}: its rescale or its VOI LUT cannot be applied ({told(error)}); correct the tags."
+            f"{where}: its rescale or its VOI LUT cannot be applied ({one_line_message(error)}); correct the tags."
         ) from error
     if not has_values:
         return values

@@ -7,7 +7,7 @@ import socket
 import warnings
 from typing import BinaryIO
 
-from ..errors import OutputError, told
+from ..errors import OutputError, one_line_message
 
 try:
     import fcntl
@@ -42,7 +42,8 @@ def hold_folder(folder: str) -> None:
             f"output folder."
         ) from error
     except OSError as error:
-        warnings.warn(f"{path}: cannot be locked ({told(error)}); start nothing else in this folder.", stacklevel=2)
+        said = one_line_message(error)
+        warnings.warn(f"{path}: cannot be locked ({said}); start nothing else in this folder.", stacklevel=2)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     _held[path] = file

@@ -14,7 +14,7 @@ from nibabel.wrapstruct import WrapStructError
 from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from ..errors import InputError, told
+from ..errors import InputError, one_line_message
 
 MAX_RADIOGRAPH_PIXELS = 2**25
 """Pixels; the largest detectors have about 2**24.2."""
@@ -83,7 +83,7 @@ def check_nifti_extent(path: str, largest: int, where: str) -> None:
         header = _nifti_header(start)
         shape, offset = header.get_data_shape(), header.get_data_offset()
     except Exception as error:  # whatever a damaged file makes gzip and nibabel stumble over
-        raise InputError(f"{where} cannot be read as an image ({told(error)}); expected a NIfTI file.") from error
+        raise InputError(f"{where} cannot be read as an image ({one_line_message(error)}); expected a NIfTI file.") from error
     check_extent([int(length) for length in shape], largest, where)
     if not 0 <= offset <= LARGEST_NIFTI_HEADER:
         raise InputError(

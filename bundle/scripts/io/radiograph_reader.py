@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
-from ..errors import InputError, shown, told
+from ..errors import InputError, one_line_message, shown
 from .ct_reader import NIFTI
 from .dicom_radiograph import read_dicom
 from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_nifti_extent, check_radiograph_file
@@ -140,7 +140,7 @@ def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
         raise
     except Exception as error:
         raise InputError(
-            f"{where} cannot be read as an image ({told(error)}); expected DICOM, NIfTI, PNG, TIFF or JPEG, of at most "
+            f"{where} cannot be read as an image ({one_line_message(error)}); expected DICOM, NIfTI, PNG, TIFF or JPEG, of at most "
             f"{MAX_RADIOGRAPH_PIXELS} pixels."
         ) from error
     if frames > 1:
@@ -182,7 +182,7 @@ def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[float, f
         image = nibabel.load(path)
         pixels = np.asanyarray(image.dataobj)
     except Exception as error:
-        raise InputError(f"{where} cannot be read as an image ({told(error)}); expected a NIfTI file.") from error
+        raise InputError(f"{where} cannot be read as an image ({one_line_message(error)}); expected a NIfTI file.") from error
     if pixels.dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {pixels.dtype}, expected real numbers, one for each pixel.")
     pixels = pixels.reshape(pixels.shape[:2] + tuple(length for length in pixels.shape[2:] if length != 1))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, told
+from ..errors import CheckpointError, one_line_message
 from .atomic_write import write_json
 
 MOST_BYTES = 8 * 2**20
@@ -130,7 +130,8 @@ class Sidecar:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: cannot be read as JSON ({told(error)}). {self.next_step}") from error
+            said = one_line_message(error)
+            raise CheckpointError(f"{path}: cannot be read as JSON ({said}). {self.next_step}") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected an object. {self.next_step}")
         return content

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..data.known_views import Views, write_known_views
-from ..errors import CheckpointError, DivergenceError, told
+from ..errors import CheckpointError, DivergenceError, one_line_message
 from ..io.atomic_write import write_checkpoint
 from ..projection.imaging import NUMBER_OF_STAGES
 
@@ -38,7 +38,8 @@ def read_checkpoint(path: str) -> Any:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({error.strerror or told(error)}).") from error
+        said = error.strerror or one_line_message(error)
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({said}).") from error
     for start, what in NO_CHECKPOINTS.items():
         if content[: len(start)].lower() == start:
             raise CheckpointError(f"{path}: is {what}, expected a checkpoint.")
@@ -46,7 +47,8 @@ def read_checkpoint(path: str) -> Any:
     try:
         return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what another archive raises depends on what it holds
-        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({_shortened(told(error))}).") from error
+        said = _shortened(one_line_message(error))
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint ({said}).") from error
 
 
 def _check_archive(path: str, content: bytes) -> None:
@@ -57,7 +59,7 @@ def _check_archive(path: str, content: bytes) -> None:
             damaged = archive.testzip() if deflated is None else None
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         found = "is damaged, it may be cut short" if content.startswith(b"PK") else "cannot be read as a checkpoint"
-        raise CheckpointError(f"{path}: {found} ({_shortened(told(error))}).") from error
+        raise CheckpointError(f"{path}: {found} ({_shortened(one_line_message(error))}).") from error
     if damaged is not None:
         raise CheckpointError(f"{path}: is damaged: the checksum of '{damaged}' does not fit its content.")
     if deflated is not None:
