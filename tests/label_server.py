@@ -22,11 +22,11 @@ import nibabel
 import torch
 
 from bundle_runs import OVERLAY, ROOT
-from phantoms import phantom, write_films
+from phantoms import phantom, write_radiographs
 from radiograph_files import LATERAL, write_line_integrals
 from scripts import BiplanarGeometry, ProgressiveCascadeModel
 from scripts.io.image_writer import cube_affine, write_ct
-from study_files import write_picture
+from study_files import write_png
 
 PYTHON = ROOT / ".venv-label" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 MODEL = "biplanar_xray_ct_reconstruction"
@@ -196,22 +196,22 @@ def _wait(process: subprocess.Popen, server: Server, timeout_s: float = 180) -> 
 
 def write_studies(folder: Path) -> None:
     """
-    Three phantoms with CT and films by name, one with films by DICOM tags, one whose films say nothing, and a bad one;
-    and a link to a film that lies outside.
+    Three phantoms with a CT and radiographs by name, one with radiographs by DICOM tags, one whose radiographs say
+    nothing, and a bad one; and a link to a radiograph that lies outside.
     """
     for number in range(3):
         hu = phantom(24, 0.03 * number)
         write_ct(str(folder / f"p{number}_ct.nii.gz"), hu, cube_affine(24, 360.0))
-        write_films(folder, f"p{number}", hu)
+        write_radiographs(folder, f"p{number}", hu)
     for name, view in (("one", "frontal"), ("two", "lateral")):
         shutil.copyfile(folder / f"p0_{view}.nii.gz", folder / f"{name}.nii.gz")
     (folder / "tags").mkdir()
     study = {"StudyInstanceUID": "1.2.3", "PatientID": "tagged"}
     for name, series, tags in (("1.dcm", "1.2.3.1", {}), ("2.dcm", "1.2.3.2", LATERAL)):
-        film = nibabel.load(folder / f"p0_{'lateral' if tags else 'frontal'}.nii.gz").get_fdata()[..., 0].T
-        write_line_integrals(folder / "tags" / name, film, **study, SeriesInstanceUID=series, **tags)
+        radiograph = nibabel.load(folder / f"p0_{'lateral' if tags else 'frontal'}.nii.gz").get_fdata()[..., 0].T
+        write_line_integrals(folder / "tags" / name, radiograph, **study, SeriesInstanceUID=series, **tags)
     (folder / "bad_frontal.png").write_bytes(b"no picture")
-    write_picture(folder / "bad_lateral.png")
+    write_png(folder / "bad_lateral.png")
     (folder.parent / "outside.nii.gz").write_bytes((folder / "p0_lateral.nii.gz").read_bytes())
     (folder / "link.nii.gz").symlink_to(folder.parent / "outside.nii.gz")
 

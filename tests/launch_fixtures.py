@@ -43,7 +43,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs `launch.py` with these arguments; gives its exit status."""
+    """Runs `launch.py` with these arguments; returns its exit status."""
 
     def run(*arguments: str | Path) -> int:
         monkeypatch.setattr(sys, "argv", ["launch.py", *map(str, arguments)])
@@ -69,9 +69,14 @@ def option_of(line: list[str], name: str) -> str:
     return line[line.index(f"--{name}") + 1]
 
 
+def pair_options(folder: Path) -> list[str | Path]:
+    """The options of `infer` that name the radiographs of a phantom."""
+    return [part for view in ("frontal", "lateral") for part in (f"--{view}", folder / f"phantom_6_{view}.nii.gz")]
+
+
 @pytest.fixture
 def weights(trained: Trained, overlay: Path, tmp_path: Path) -> Path:
-    """The trained cascade with its overlay config beside it, as a training run leaves them."""
+    """The trained cascade with its overlay config next to it, as a training run leaves them."""
     (tmp_path / "overlay.json").write_text(json.dumps(shared_part(json.loads(overlay.read_text()))))
     return Path(shutil.copyfile(trained.folder / "stage3_best.pth", tmp_path / "stage3_best.pth"))
 
@@ -85,7 +90,7 @@ def folder_of_one(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def random_weights(tiny_bundle: Path, overlay: Path, tmp_path: Path) -> Path:
-    """With the overlay that a training leaves beside them."""
+    """With the overlay that a training leaves next to them."""
     content = shared_part(json.loads(overlay.read_text()))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "overlay.json").write_text(json.dumps(content))

@@ -21,9 +21,9 @@ TAGS = {
     "DistanceSourceToDetector": 1800,
     "DistanceSourceToPatient": 1600,
 }
-"""A frontal film of the default geometry, oriented as it is read."""
+"""A frontal radiograph of the default geometry, oriented as it is read."""
 LATERAL = {"ViewPosition": "LL", "PatientOrientation": ["P", "F"]}
-"""What differs in its lateral film."""
+"""What differs in its lateral radiograph."""
 
 
 def write_dicom(path: Path, stored: np.ndarray, **tags: Any) -> str:
@@ -51,10 +51,10 @@ def write_dicom(path: Path, stored: np.ndarray, **tags: Any) -> str:
     return str(path)
 
 
-def write_line_integrals(path: Path, film: np.ndarray, photometric: str = "MONOCHROME2", **tags: Any) -> str:
+def write_line_integrals(path: Path, radiograph: np.ndarray, photometric: str = "MONOCHROME2", **tags: Any) -> str:
     """Line integrals in 16 bits, high ones bright: Pixel Intensity Relationship LOG with a Rescale Slope of its own."""
-    step = float(film.max()) / 65535
-    stored = np.rint(film / step).astype(np.uint16)
+    step = float(radiograph.max()) / 65535
+    stored = np.rint(radiograph / step).astype(np.uint16)
     rescale = {"RescaleSlope": f"{step:.9e}", "RescaleIntercept": "0", "PixelIntensityRelationshipSign": -1}
     if photometric == "MONOCHROME1":
         stored = 65535 - stored

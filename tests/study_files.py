@@ -16,7 +16,7 @@ def write_volume(path: Path, shape: tuple[int, ...] = (2, 3, 4)) -> None:
     nibabel.save(nibabel.Nifti1Image(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), np.eye(4)), path)
 
 
-def write_picture(path: Path) -> None:
+def write_png(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path)
 
@@ -41,5 +41,5 @@ def write_series(folder: Path, slices: int = 2, **elements: str | list | None) -
         write_header(folder / f"{number}.dcm", **elements)
 
 
-def write_dicom_film(path: Path, view: str, **elements: str) -> None:
+def write_dicom_radiograph(path: Path, view: str, **elements: str) -> None:
     write_header(path, **{"Modality": "DX", "ViewPosition": view, "SeriesInstanceUID": "1.1.99", **elements})

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 class ReconstructionTask(InferTask):
     """
-    Runs `inference.json` on a pair of films. The result is its `ct.nii.gz`, HU as 16-bit integers, whatever type or
-    format a client asks for: labels fit into 8 bits, HU do not.
+    Runs `inference.json` on a pair of radiographs. The result is its `ct.nii.gz`, HU as 16-bit integers, whatever type
+    or format a client asks for: labels fit into 8 bits, HU do not.
 
     Args:
         weights: the file that is served, read anew by each request.
@@ -52,14 +52,14 @@ class ReconstructionTask(InferTask):
         Paths `image` and `lateral` to the path of the CT in the folder `folder`, and what is known of it. Where there
         is a sidecar for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
         """
-        films, folder = {"frontal": request["image"], "lateral": request["lateral"]}, Path(request["folder"])
+        radiographs, folder = {"frontal": request["image"], "lateral": request["lateral"]}, Path(request["folder"])
         device = device_called(request.get("device") or self.device)
         further = {} if device is None else {"device": device}
         further |= {name: True for name in ASSESSMENTS if self._parameters(name).is_file()}
         with self._one_at_a_time, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             configs = [BUNDLE / "configs" / "inference.json", *overlay_beside(self.weights)]
-            run_workflow("run", configs, weights=str(self.weights), output_dir=str(folder), **films, **further)
+            run_workflow("run", configs, weights=str(self.weights), output_dir=str(folder), **radiographs, **further)
         told = [str(warning.message) for warning in caught if "field '" in str(warning.message)]
         for message in told:
             logger.warning(message)

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 class StudyDatastore(Datastore):
     """
-    Lists each study that has one frontal and one lateral film, by names or DICOM tags. Its id is the path of the
-    frontal film from the folder on; its information names the lateral film and the CT.
+    Lists each study that has one frontal and one lateral radiograph, by names or DICOM tags. Its id is the path of the
+    frontal radiograph from the folder on; its information names the lateral radiograph and the CT.
 
     Nothing but an upload is written to the folder, and nothing in it is deleted or replaced. Labels do not exist here.
 
@@ -53,7 +53,7 @@ class StudyDatastore(Datastore):
         ]
         for name in odd:
             logger.warning(
-                f"{name}: its name is no UTF-8, or that of its lateral film or CT; rename it. It is not listed."
+                f"{name}: its name is no UTF-8, or that of its lateral radiograph or CT; rename it. It is not listed."
             )
             del found[name]
         self._info, self._cts = found, {record.ct for record in pair_by_study(images)[0]}
@@ -66,7 +66,7 @@ class StudyDatastore(Datastore):
         return Path(path) if os.path.exists(path) and is_inside(path, str(self.folder)) else None
 
     def lateral_of(self, frontal: Path) -> Path | None:
-        """The lateral film that belongs to a frontal one, also in folders that have changed since the last search."""
+        """The lateral radiograph that belongs to a frontal one, also in a folder that has changed since the last scan."""
         for search in (False, True):
             if search:
                 self.refresh()
@@ -77,7 +77,7 @@ class StudyDatastore(Datastore):
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any] | None = None) -> str:
         """
-        Copies a film or a CT into the folder.
+        Copies a radiograph or a CT into the folder.
 
         Args:
             image_id: its name there, of a file in no further folder.
@@ -86,8 +86,8 @@ class StudyDatastore(Datastore):
 
         Raises:
             HTTPException: 409 when a file of this name is there, in whatever case of letters, when a study would have
-                two films of one view or two CTs, or when a study or a CT would no longer be listed or trained on; 507
-                when the folder cannot be written to.
+                two radiographs of one view or two CTs, or when a study or a CT would no longer be listed or trained on;
+                507 when the folder cannot be written to.
         """
         with self._one_upload_at_a_time:
             self.refresh()
@@ -133,7 +133,8 @@ class StudyDatastore(Datastore):
 
     def _lost(self, pairs: dict[str, dict[str, str | None]], cts: set[str]) -> str | None:
         """
-        A study that is no longer listed with the lateral film and the CT that it had, or a CT that is in no record.
+        A study that is no longer listed with the lateral radiograph and the CT that it had, or a CT that is in no
+        record.
         """
         changed = (name for name, info in pairs.items() if not self._goes_on(name, info))
         return next(changed, None) or min(cts - self._cts, default=None)

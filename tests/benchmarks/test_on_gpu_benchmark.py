@@ -139,16 +139,16 @@ def test_inference_and_lift_mix_no_devices(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cases, "_measured", once)  # a fake GPU has no clock and no memory
     with fake_gpu():
         assert cases.inference("bfloat16", "cuda", quick=True, repeats=1)["run_s"] == 0.0
-        films = torch.rand(1, 2, 3, 32, 32, device="cuda", requires_grad=True)
-        assert cases.lift_films(films, BiplanarGeometry(detector_pixels=32), 16).is_cuda
+        features = torch.rand(1, 2, 3, 32, 32, device="cuda", requires_grad=True)
+        assert cases.lift_films(features, BiplanarGeometry(detector_pixels=32), 16).is_cuda
 
 
 def test_what_is_measured_on_is_a_chest():
     config = cases.configuration(["train.json"], "cpu", quick=True)
     chest = cases.chest(config)
     assert chest["ct"].shape == (1, 64, 64, 64) and chest["ct"].min() >= -1000 and chest["ct"].max() > 100
-    films = ProjectCT(config.get_parsed_content("geometry"), config["xray_scale"])(chest["ct"].as_tensor())
-    assert 0.5 < films.max() < 1.5
+    xrays = ProjectCT(config.get_parsed_content("geometry"), config["xray_scale"])(chest["ct"].as_tensor())
+    assert 0.5 < xrays.max() < 1.5
 
 
 def test_what_fails_is_named_and_the_next_is_measured(tmp_path: Path):
@@ -215,7 +215,7 @@ def test_a_commands_status_is_given():
 
 
 def test_cubes_are_the_cts_as_training_loads_them(dataset: Path, overlay: Path, tmp_path: Path):
-    """To half a HU; films, names and groups are kept, and the dataset is needed no more."""
+    """To half a HU; radiographs, names and groups are kept, and the dataset is needed no more."""
     folder = tmp_path / "cubes"
     assert not cubes.make_cubes(folder, dataset / "datalist.json", dataset, [overlay], end=time.monotonic())
     assert cubes.make_cubes(folder, dataset / "datalist.json", dataset, [overlay])

@@ -10,7 +10,7 @@ import pytest
 from scripts import InputError, load_records
 from scripts.data.datalist_builder import split_by_patient
 from scripts.datalist import main
-from study_files import write_picture, write_series, write_volume
+from study_files import write_png, write_series, write_volume
 
 SECTIONS = ("training", "validation", "test")
 EQUAL = (1.0, 1.0, 1.0)
@@ -79,7 +79,7 @@ def test_the_datalist_is_read_as_it_is_written(tmp_path: Path, capsys):
     write_patients(tmp_path, "abc")
     write_series(tmp_path / "d" / "series", PatientID="d")
     for view in ("frontal", "lateral"):
-        write_picture(tmp_path / "a" / f"{view}.png")
+        write_png(tmp_path / "a" / f"{view}.png")
     (tmp_path / "notes.txt").write_text("notes")
     assert main([str(tmp_path)]) == 0
     records = [record for section in SECTIONS for record in load_records(str(tmp_path / "datalist.json"), section)]
@@ -156,7 +156,7 @@ def test_a_datalist_above_the_folder_has_relative_paths_and_one_elsewhere_absolu
 @pytest.mark.parametrize("content", ["nothing", "films"])
 def test_a_folder_without_a_ct_ends_in_an_error_and_no_file(tmp_path: Path, capsys, content: str):
     if content == "films":
-        write_picture(tmp_path / "p_pa.png")
+        write_png(tmp_path / "p_pa.png")
     assert main([str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert f"error: {tmp_path}: no CT found" in told.err

@@ -12,7 +12,7 @@ from scripts.data.folder_scan import find_film_pairs, find_records
 from scripts.data.study_pairing import FilmPair
 from scripts.io.dicom_headers import UNNAMED
 from scripts.io.dicom_tags import MODALITIES
-from study_files import write_dicom_film, write_header, write_picture, write_series, write_volume
+from study_files import write_dicom_radiograph, write_header, write_png, write_series, write_volume
 
 
 def found(folder: Path) -> list[tuple[str, str, tuple[str, str] | None]]:
@@ -29,8 +29,8 @@ def reason(folder: Path, path: str) -> str:
 
 def test_a_study_in_a_patients_folder_is_one_record(tmp_path: Path):
     write_volume(tmp_path / "anna" / "2020" / "scan.nii.gz")
-    write_picture(tmp_path / "anna" / "2020" / "chest-PA.png")
-    write_picture(tmp_path / "anna" / "2020" / "chest_Lat.jpg")
+    write_png(tmp_path / "anna" / "2020" / "chest-PA.png")
+    write_png(tmp_path / "anna" / "2020" / "chest_Lat.jpg")
     films = ("anna/2020/chest-PA.png", "anna/2020/chest_Lat.jpg")
     assert found(tmp_path) == [("anna", "anna/2020/scan.nii.gz", films)]
     assert find_records(tmp_path)[1] == []
@@ -39,8 +39,8 @@ def test_a_study_in_a_patients_folder_is_one_record(tmp_path: Path):
 @pytest.mark.parametrize(("frontal", "lateral"), [("frontal", "lateral"), ("pa", "lat"), ("ap", "ll"), ("AP", "RL")])
 def test_each_word_of_a_view_pairs(tmp_path: Path, frontal: str, lateral: str):
     write_volume(tmp_path / "p" / "ct.nii")
-    write_picture(tmp_path / "p" / f"x_{frontal}_1.tif")
-    write_picture(tmp_path / "p" / f"{lateral}.jpeg")
+    write_png(tmp_path / "p" / f"x_{frontal}_1.tif")
+    write_png(tmp_path / "p" / f"{lateral}.jpeg")
     assert found(tmp_path) == [("p", "p/ct.nii", (f"p/x_{frontal}_1.tif", f"p/{lateral}.jpeg"))]
 
 
@@ -65,8 +65,8 @@ def test_the_patient_of_a_file_without_a_folder_is_its_name_up_to_what_it_is(tmp
 def test_files_without_folders_are_paired_by_patient_and_scan(tmp_path: Path):
     for scan in ("s1", "s2"):
         write_volume(tmp_path / f"p7_{scan}.nii.gz")
-    write_picture(tmp_path / "p7_frontal_PA_s2.png")
-    write_picture(tmp_path / "p7_lateral_L_s2.png")
+    write_png(tmp_path / "p7_frontal_PA_s2.png")
+    write_png(tmp_path / "p7_lateral_L_s2.png")
     films = ("p7_frontal_PA_s2.png", "p7_lateral_L_s2.png")
     assert found(tmp_path) == [("p7", "p7_s1.nii.gz", None), ("p7", "p7_s2.nii.gz", films)]
 
@@ -88,11 +88,11 @@ def test_nrrd_and_metaimage_are_cts_with_all_their_files(tmp_path: Path):
 
 def test_films_of_an_incomplete_study_are_left_out_and_its_ct_stays(tmp_path: Path):
     write_volume(tmp_path / "p" / "ct.nii.gz")
-    write_picture(tmp_path / "p" / "pa.png")
+    write_png(tmp_path / "p" / "pa.png")
     assert found(tmp_path) == [("p", "p/ct.nii.gz", None)]
     assert "1 frontal and 0 lateral" in reason(tmp_path, "p/pa.png")
-    write_picture(tmp_path / "p" / "ap.png")
-    write_picture(tmp_path / "p" / "lateral.png")
+    write_png(tmp_path / "p" / "ap.png")
+    write_png(tmp_path / "p" / "lateral.png")
     assert found(tmp_path) == [("p", "p/ct.nii.gz", None)]
     for film in ("pa", "ap", "lateral"):
         assert "2 frontal and 1 lateral" in reason(tmp_path, f"p/{film}.png")
@@ -100,7 +100,7 @@ def test_films_of_an_incomplete_study_are_left_out_and_its_ct_stays(tmp_path: Pa
 
 def test_films_beside_no_ct_or_two_are_left_out(tmp_path: Path):
     for view in ("pa", "lateral"):
-        write_picture(tmp_path / "p" / f"{view}.png")
+        write_png(tmp_path / "p" / f"{view}.png")
     assert reason(tmp_path, "p/pa.png") == "its study has no CT"
     write_volume(tmp_path / "p" / "a.nii.gz")
     assert len(found(tmp_path)) == 1
@@ -111,8 +111,8 @@ def test_films_beside_no_ct_or_two_are_left_out(tmp_path: Path):
 
 
 def test_what_has_no_clear_kind_is_left_out_with_the_reason(tmp_path: Path):
-    write_picture(tmp_path / "papa.png")
-    write_picture(tmp_path / "pa_and_lateral.png")
+    write_png(tmp_path / "papa.png")
+    write_png(tmp_path / "pa_and_lateral.png")
     write_volume(tmp_path / "time.nii.gz", (2, 2, 2, 2))
     write_volume(tmp_path / "p_frontal.nii.gz", (4, 4, 4))
     write_volume(tmp_path / "lung_mask.nii.gz")
@@ -157,8 +157,8 @@ def test_a_file_counts_once_however_many_links_lead_to_it(tmp_path: Path):
 
 def test_a_dicom_study_is_paired_by_its_headers_and_not_by_its_folders(tmp_path: Path):
     write_series(tmp_path / "a" / "series")
-    write_dicom_film(tmp_path / "b" / "1", "AP")
-    write_dicom_film(tmp_path / "c" / "22.dcm", "LL")
+    write_dicom_radiograph(tmp_path / "b" / "1", "AP")
+    write_dicom_radiograph(tmp_path / "c" / "22.dcm", "LL")
     assert found(tmp_path) == [("P", "a/series", ("b/1", "c/22.dcm"))]
     assert find_records(tmp_path)[1] == []
 
@@ -166,8 +166,12 @@ def test_a_dicom_study_is_paired_by_its_headers_and_not_by_its_folders(tmp_path:
 def test_dicom_films_of_another_patient_or_study_are_not_paired(tmp_path: Path):
     write_series(tmp_path / "series")
     for patient, study in (("Q", "1.1"), ("P", "1.2")):
-        write_dicom_film(tmp_path / f"{patient}{study}" / "pa.dcm", "PA", PatientID=patient, StudyInstanceUID=study)
-        write_dicom_film(tmp_path / f"{patient}{study}" / "rl.dcm", "RL", PatientID=patient, StudyInstanceUID=study)
+        write_dicom_radiograph(
+            tmp_path / f"{patient}{study}" / "pa.dcm", "PA", PatientID=patient, StudyInstanceUID=study
+        )
+        write_dicom_radiograph(
+            tmp_path / f"{patient}{study}" / "rl.dcm", "RL", PatientID=patient, StudyInstanceUID=study
+        )
     assert found(tmp_path) == [("P", "series", None)]
     for place in ("Q1.1", "P1.2"):
         assert reason(tmp_path, f"{place}/pa.dcm") == "its study has no CT"
@@ -176,8 +180,8 @@ def test_dicom_films_of_another_patient_or_study_are_not_paired(tmp_path: Path):
 @pytest.mark.parametrize(("day", "is_paired"), [("20240131", True), ("20240201", False), ("", False)])
 def test_a_patients_studies_of_ct_and_films_are_paired_on_one_day_alone(tmp_path: Path, day: str, is_paired: bool):
     write_series(tmp_path / "series", StudyDate="20240131")
-    write_dicom_film(tmp_path / "films" / "pa.dcm", "PA", StudyInstanceUID="1.2", StudyDate=day)
-    write_dicom_film(tmp_path / "films" / "lat.dcm", "LATERAL", StudyInstanceUID="1.2", StudyDate=day)
+    write_dicom_radiograph(tmp_path / "films" / "pa.dcm", "PA", StudyInstanceUID="1.2", StudyDate=day)
+    write_dicom_radiograph(tmp_path / "films" / "lat.dcm", "LATERAL", StudyInstanceUID="1.2", StudyDate=day)
     assert found(tmp_path) == [("P", "series", ("films/pa.dcm", "films/lat.dcm") if is_paired else None)]
 
 
@@ -185,7 +189,7 @@ def test_a_day_with_two_studies_of_ct_pairs_nothing(tmp_path: Path):
     for study in ("1.1", "1.3"):
         write_series(tmp_path / study, StudyDate="20240131", StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1")
     for view in ("PA", "LL"):
-        write_dicom_film(tmp_path / "films" / view, view, StudyInstanceUID="1.2", StudyDate="20240131")
+        write_dicom_radiograph(tmp_path / "films" / view, view, StudyInstanceUID="1.2", StudyDate="20240131")
     assert found(tmp_path) == [("P", "1.1", None), ("P", "1.3", None)]
     assert reason(tmp_path, "films/PA") == "its study has no CT"
 
@@ -208,13 +212,13 @@ def test_dicom_series_that_no_folder_can_name_are_left_out(tmp_path: Path):
 
 
 def test_dicom_files_without_a_view_are_left_out(tmp_path: Path):
-    write_dicom_film(tmp_path / "a.dcm", "")
-    write_dicom_film(tmp_path / "b.dcm", "LLO")
+    write_dicom_radiograph(tmp_path / "a.dcm", "")
+    write_dicom_radiograph(tmp_path / "b.dcm", "LLO")
     write_header(tmp_path / "d.dcm", Modality="SC")
     assert "View Position is ''" in reason(tmp_path, "a.dcm")
     assert "View Position is 'LLO'" in reason(tmp_path, "b.dcm")
     assert "View Position is ''" in reason(tmp_path, "d.dcm")
-    write_dicom_film(tmp_path / "e.dcm", "PA", Modality="MR")
+    write_dicom_radiograph(tmp_path / "e.dcm", "PA", Modality="MR")
     assert "modality is 'MR', expected CT, CR, DX, RG, RF, XA, SC, OT" in reason(tmp_path, "e.dcm")
 
 
@@ -224,8 +228,8 @@ def test_a_film_of_any_modality_that_the_reader_takes_is_paired(tmp_path: Path, 
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399173006", "SCT", "left lateral"
     write_series(tmp_path / "ct")
-    write_dicom_film(tmp_path / "a.dcm", "AP", Modality=modality)
-    write_dicom_film(tmp_path / "b.dcm", "", Modality=modality, ViewCodeSequence=[code])
+    write_dicom_radiograph(tmp_path / "a.dcm", "AP", Modality=modality)
+    write_dicom_radiograph(tmp_path / "b.dcm", "", Modality=modality, ViewCodeSequence=[code])
     assert found(tmp_path) == [("P", "ct", ("a.dcm", "b.dcm"))]
 
 
@@ -271,8 +275,8 @@ def test_what_is_tied_to_a_patient_id_is_of_that_patient(tmp_path: Path):
 
 def test_films_without_a_patient_id_are_paired_with_the_ct_of_their_study(tmp_path: Path):
     write_series(tmp_path / "x" / "ct", PatientID="")
-    write_dicom_film(tmp_path / "x" / "films" / "pa", "PA", PatientID="")
-    write_dicom_film(tmp_path / "x" / "films" / "ll", "LL", PatientID="")
+    write_dicom_radiograph(tmp_path / "x" / "films" / "pa", "PA", PatientID="")
+    write_dicom_radiograph(tmp_path / "x" / "films" / "ll", "LL", PatientID="")
     write_volume(tmp_path / "x" / "more.nii.gz")
     ((first, *ct), (second, *more)) = found(tmp_path)
     assert (ct, more) == (["x/ct", ("x/films/pa", "x/films/ll")], ["x/more.nii.gz", None])
@@ -285,8 +289,8 @@ def test_a_study_uid_is_not_needed_and_its_date_still_pairs(tmp_path: Path, empt
     """Without a Patient ID either, the frame of reference says that folders are of one patient."""
     common = {"PatientID": patient, "StudyInstanceUID": empty, "StudyDate": "20240131", "FrameOfReferenceUID": "1.5"}
     write_series(tmp_path / "ct", **common)
-    write_dicom_film(tmp_path / "films" / "pa", "PA", **common)
-    write_dicom_film(tmp_path / "films" / "ll", "LL", **common)
+    write_dicom_radiograph(tmp_path / "films" / "pa", "PA", **common)
+    write_dicom_radiograph(tmp_path / "films" / "ll", "LL", **common)
     ((_, *record),) = found(tmp_path)
     assert record == ["ct", ("films/pa", "films/ll")]
 
@@ -301,8 +305,8 @@ def test_without_a_study_uid_a_series_of_two_folders_is_still_one(tmp_path: Path
 def test_a_ct_needs_a_series_uid_and_a_film_does_not(tmp_path: Path):
     write_series(tmp_path / "ct")
     write_series(tmp_path / "other", SeriesInstanceUID="")
-    write_dicom_film(tmp_path / "pa", "PA", SeriesInstanceUID="")
-    write_dicom_film(tmp_path / "ll", "LL", SeriesInstanceUID=None)
+    write_dicom_radiograph(tmp_path / "pa", "PA", SeriesInstanceUID="")
+    write_dicom_radiograph(tmp_path / "ll", "LL", SeriesInstanceUID=None)
     assert found(tmp_path) == [("P", "ct", ("pa", "ll"))]
     assert "SeriesInstanceUID is empty" in reason(tmp_path, "other/1.dcm")
 
@@ -347,7 +351,7 @@ def test_files_beside_dicom_files_and_namesakes_of_their_folder_are_of_the_same_
 def test_the_order_of_the_file_system_has_no_part_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for patient in ("c", "a", "b"):
         write_volume(tmp_path / patient / "ct.nii.gz")
-        write_picture(tmp_path / patient / "pa.png")
+        write_png(tmp_path / patient / "pa.png")
     straight, walk = find_records(tmp_path), os.walk
 
     def backwards(folder, **options):
@@ -360,7 +364,7 @@ def test_the_order_of_the_file_system_has_no_part_in_it(tmp_path: Path, monkeypa
 
 def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
     for name in ("a_pa.png", "a_ll.png", "b_pa.png", "b_ll.png", "c_pa.png", "d_pa.png", "d_ll.png", "d_lat.png"):
-        write_picture(tmp_path / name)
+        write_png(tmp_path / name)
     for name in ("b_ct.nii.gz", "c_ct.nii.gz"):
         write_volume(tmp_path / name)
     alone, with_ct = FilmPair("a_pa.png", "a_ll.png", None), FilmPair("b_pa.png", "b_ll.png", "b_ct.nii.gz")
@@ -370,6 +374,6 @@ def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
 
 
 def test_film_pairs_are_found_by_dicom_tags(tmp_path: Path):
-    write_dicom_film(tmp_path / "x" / "1.dcm", "PA")
-    write_dicom_film(tmp_path / "x" / "2.dcm", "LL")
+    write_dicom_radiograph(tmp_path / "x" / "1.dcm", "PA")
+    write_dicom_radiograph(tmp_path / "x" / "2.dcm", "LL")
     assert find_film_pairs(tmp_path) == [FilmPair("x/1.dcm", "x/2.dcm", None)]

@@ -21,6 +21,7 @@ from launch_fixtures import (  # noqa: F401  fixtures
     installed,
     lines,
     option_of,
+    pair_options,
     places,
     random_weights,
     weights,
@@ -164,9 +165,8 @@ def test_label_starts_a_server_of_what_it_was_given(command, lines, monkeypatch,
 
 @on_posix
 def test_a_full_disk_ends_infer_with_one_error_that_names_the_file(command, weights, dataset, tmp_path: Path, capfd):
-    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
     with full_disk(4096):
-        assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output") == 1
+        assert command("infer", *pair_options(dataset), "--weights", weights, "--output", tmp_path / "output") == 1
     error = capfd.readouterr().err.split("launch.py: error: ")[1]
     assert error.startswith(f"{tmp_path}/output/ct.nii.gz: cannot be written (File too large); free the place or")
     assert "Traceback" not in error
@@ -184,10 +184,12 @@ def test_the_printed_line_is_read_by_a_shell_as_the_line_that_runs():
 
 
 @pytest.mark.parametrize("given", ["frontal", "lateral"])
-def test_films_that_are_no_files_are_refused_at_once(command, weights, dataset, tmp_path: Path, given: str, capfd):
-    films = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
-    films[given] = tmp_path / "nowhere.png"
-    options = [part for view, path in films.items() for part in (f"--{view}", path)]
+def test_radiographs_that_are_no_files_are_refused_at_once(
+    command, weights, dataset, tmp_path: Path, given: str, capfd
+):
+    radiographs = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
+    radiographs[given] = tmp_path / "nowhere.png"
+    options = [part for view, path in radiographs.items() for part in (f"--{view}", path)]
     assert command("infer", *options, "--weights", weights, "--output", tmp_path / "output") == 1
     output = capfd.readouterr()
     assert output.err == f"\nlaunch.py: error: --{given} {tmp_path}/nowhere.png: no such file.\n"
@@ -197,8 +199,8 @@ def test_films_that_are_no_files_are_refused_at_once(command, weights, dataset, 
 
 @pytest.mark.parametrize("verb", ["infer", "evaluate"])
 def test_missing_weights_are_refused_at_once_with_the_command_that_makes_them(command, dataset, tmp_path, verb, capfd):
-    films = ["--frontal", dataset / "phantom_6_frontal.nii.gz", "--lateral", dataset / "phantom_6_lateral.nii.gz"]
-    own = films if verb == "infer" else ["--dataset_dir", dataset]
+    radiographs = ["--frontal", dataset / "phantom_6_frontal.nii.gz", "--lateral", dataset / "phantom_6_lateral.nii.gz"]
+    own = radiographs if verb == "infer" else ["--dataset_dir", dataset]
     assert command(verb, *own, "--weights", tmp_path / "nowhere.pth", "--output", tmp_path / "output") == 1
     error = capfd.readouterr().err
     assert error.startswith(f"\nlaunch.py: error: {tmp_path}/nowhere.pth: no such weights.")
@@ -217,8 +219,8 @@ def test_an_output_that_is_a_file_is_one_clear_error(command, dataset: Path, tmp
 
 @on_posix
 def test_infer_writes_the_ct_as_the_line_does_that_it_prints(command, weights, dataset, tmp_path: Path, capfd):
-    films = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
-    options = [part for view, path in films.items() for part in (f"--{view}", path)]
+    radiographs = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
+    options = [part for view, path in radiographs.items() for part in (f"--{view}", path)]
     assert command("infer", *options, "--weights", weights, "--output", tmp_path / "a folder") == 0
     assert nibabel.load(tmp_path / "a folder" / "ct.nii.gz").shape == (64, 64, 64)
     assert sorted(path.name for path in (tmp_path / "a folder").iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
@@ -245,8 +247,9 @@ def test_datalist_writes_one_from_the_bundles_folder_and_never_over_another(comm
 
 
 def test_infer_writes_a_dicom_series_when_asked(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
-    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
-    assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output", "--dicom") == 0
+    assert (
+        command("infer", *pair_options(dataset), "--weights", weights, "--output", tmp_path / "output", "--dicom") == 0
+    )
     written = sorted(path.name for path in (tmp_path / "output").iterdir())
     assert written == ["ct.nii.gz", "ct_dicom", "preview.png", "view.html"]
     assert len(list((tmp_path / "output" / "ct_dicom").glob("*.dcm"))) == 64
@@ -258,8 +261,10 @@ def test_infer_writes_a_dicom_series_when_asked(command, weights: Path, dataset:
 def test_an_uncertainty_that_the_weights_have_no_table_for_ends_infer_with_one_error(
     command, weights: Path, dataset: Path, tmp_path: Path, capfd
 ):
-    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
-    assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output", "--uncertainty") == 1
+    assert (
+        command("infer", *pair_options(dataset), "--weights", weights, "--output", tmp_path / "output", "--uncertainty")
+        == 1
+    )
     output = capfd.readouterr()
     assert " --uncertainty True" in output.out and "--familiarity" not in output.out
     table = weights.with_name(f"{weights.stem}_uncertainty.json")
@@ -268,8 +273,12 @@ def test_an_uncertainty_that_the_weights_have_no_table_for_ends_infer_with_one_e
 
 
 def test_a_patient_can_be_copied_only_into_a_dicom_series(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
-    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
-    assert command("infer", *films, "--weights", weights, "--output", tmp_path / "output", "--copy-patient") == 1
+    assert (
+        command(
+            "infer", *pair_options(dataset), "--weights", weights, "--output", tmp_path / "output", "--copy-patient"
+        )
+        == 1
+    )
     assert capfd.readouterr().err.startswith("\nlaunch.py: error: --copy-patient needs --dicom")
     assert not (tmp_path / "output").exists()
 
@@ -292,7 +301,7 @@ def test_the_evaluations_table_shows_every_group_and_method(command, random_weig
     options = ["--weights", random_weights, "--output", tmp_path / "output"]
     assert command("evaluate", "--dataset_dir", dataset, *options) == 0
     table = capfd.readouterr().out.split("X2CT dB\n")[1]
-    rows = [line for line in table.splitlines() if line.startswith(("with films", "without films"))]
+    rows = [line for line in table.splitlines() if line.startswith(("with radiographs", "without radiographs"))]
     for name in ("stage 1", "stage 2", "stage 3", "upsampled stage 2"):
         assert sum(f"³  {name} " in row for row in rows) == 2  # one for each group
     assert sum("³  upsampled stage 1 " in row for row in rows) == 4  # and each later size

@@ -11,7 +11,7 @@ import pytest
 from fire.parser import DefaultParseValue
 
 from bundle_runs import read_configs
-from launch_fixtures import command, installed, random_weights  # noqa: F401  fixtures
+from launch_fixtures import command, installed, pair_options, random_weights  # noqa: F401  fixtures
 from launcher import verbs
 from launcher.failures import LaunchError
 from launcher.workflows import as_config_value
@@ -61,12 +61,16 @@ def test_every_path_that_is_handed_on_is_read_as_it_is(name: str, configs, ids, 
 
 @on_posix
 def test_infer_works_in_folders_of_any_printable_name(command, random_weights, dataset: Path, tmp_path: Path, capfd):
-    folder = tmp_path / "run #1 @output_dir 100% $HOME" / 'Müller\'s "films"'
+    folder = tmp_path / "run #1 @output_dir 100% $HOME" / 'Müller\'s "radiographs"'
     folder.mkdir(parents=True)
     for file in (random_weights, random_weights.with_name("overlay.json"), *dataset.glob("phantom_6_*.nii.gz")):
         shutil.copyfile(file, folder / file.name)
-    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", folder / f"phantom_6_{view}.nii.gz")]
-    assert command("infer", *films, "--weights", folder / random_weights.name, "--output", folder / "out#put") == 0
+    assert (
+        command(
+            "infer", *pair_options(folder), "--weights", folder / random_weights.name, "--output", folder / "out#put"
+        )
+        == 0
+    )
     assert sorted(path.name for path in (folder / "out#put").iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
     assert f"in {folder / 'out#put'}; view.html opens" in capfd.readouterr().out
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bundle_runs import ROOT, write_random_weights
-from launch_fixtures import command, installed, lines, option_of, places  # noqa: F401  fixtures
+from launch_fixtures import command, installed, lines, option_of, pair_options, places  # noqa: F401  fixtures
 from launcher import demo
 from launcher.computing import Computing
 from launcher.failures import Ended
@@ -176,12 +176,12 @@ def test_pytorch_computes_with_the_threads_that_were_asked_for(monkeypatch: pyte
     assert capfd.readouterr().out.split("found ")[1] == "1\n"
 
 
-FILMS = ["--frontal", "a.png", "--lateral", "b.png"]
+RADIOGRAPHS = ["--frontal", "a.png", "--lateral", "b.png"]
 COMPUTING = [
     ["demo", "--no-train"],
     ["demo", "--train"],
     ["train", "--stage", "2", "--tiny"],
-    ["infer", *FILMS],
+    ["infer", *RADIOGRAPHS],
     ["evaluate", "--dataset_dir", "data"],
 ]
 
@@ -231,8 +231,7 @@ def inference(dataset: Path, overlay: Path, tmp_path: Path) -> list[str | Path]:
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "overlay.json").write_text(json.dumps(shared_part(json.loads(overlay.read_text()))))
     weights = write_random_weights(tmp_path / "weights" / "model.pt", tmp_path / "weights" / "overlay.json")
-    films = [part for view in ("frontal", "lateral") for part in (f"--{view}", dataset / f"phantom_6_{view}.nii.gz")]
-    return ["infer", *films, "--weights", weights, "--output", tmp_path / "output"]
+    return ["infer", *pair_options(dataset), "--weights", weights, "--output", tmp_path / "output"]
 
 
 @pytest.mark.parametrize("name", ["paint", "cuda:99", "meta"])

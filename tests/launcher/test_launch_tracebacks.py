@@ -107,7 +107,7 @@ class Broken(Dataset):
 
     def __getitem__(self, index: int):
         try:
-            raise InputError("film.png: field 'frontal' holds 1 NaN or infinite values, expected none.")
+            raise InputError("radiograph.png: field 'frontal' holds 1 NaN or infinite values, expected none.")
         except InputError as error:
             if not self.is_wrapped:
                 raise
@@ -120,7 +120,7 @@ def fail(chain: str) -> None:
     try:
         if chain == "cause":
             raise FileNotFoundError("errno 2")
-        raise InputError("film.png: field 'frontal' holds 1 NaN or infinite values, expected none.")
+        raise InputError("radiograph.png: field 'frontal' holds 1 NaN or infinite values, expected none.")
     except FileNotFoundError as error:
         raise CheckpointError("stage1_best.pth: no such checkpoint.\nIt is made by: a command") from error
     except InputError as error:
@@ -130,9 +130,9 @@ def fail(chain: str) -> None:
 @pytest.mark.parametrize(
     ("chain", "message"),
     [
-        ("wrapped", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
-        ("worker, wrapped", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
-        ("worker", "film.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
+        ("wrapped", "radiograph.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
+        ("worker, wrapped", "radiograph.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
+        ("worker", "radiograph.png: field 'frontal' holds 1 NaN or infinite values, expected none."),
         ("cause", "stage1_best.pth: no such checkpoint.\nIt is made by: a command"),
     ],
 )

@@ -241,10 +241,10 @@ def test_each_group_has_its_mean_and_its_students_interval(report: Report):
     """Two cases a group: the interval's half is 12.706 standard errors, each half the distance of the two."""
     summary = report.content["summary"]
     assert [(entry["group"], entry["size"], entry["method"]) for entry in summary] == [
-        (group, size, method) for group in ("without films", "with films") for size, method in METHODS
+        (group, size, method) for group in ("without radiographs", "with radiographs") for size, method in METHODS
     ]
     for entry in summary:
-        cases = CASES[0::2] if entry["group"] == "without films" else CASES[1::2]
+        cases = CASES[0::2] if entry["group"] == "without radiographs" else CASES[1::2]
         for name in ("psnr_db", "ssim", "mae_hu", "reprojection_mae"):
             first, second = (report.row(case, entry["size"], entry["method"])[name] for case in cases)
             half = 12.7062 * abs(first - second) / 2

@@ -222,7 +222,7 @@ def test_a_tar_is_not_unpacked(server: Server, place: Place):
             entry = tarfile.TarInfo(name)
             entry.size = 1
             tar.addfile(entry, io.BytesIO(b"x"))
-    answer = server.form("PUT", "/session/?uncompress=true", [Part("files", archive.getvalue(), b"films.tar")])
+    answer = server.form("PUT", "/session/?uncompress=true", [Part("files", archive.getvalue(), b"radiographs.tar")])
     assert_refused(answer, 404)
 
 
@@ -509,7 +509,7 @@ def test_no_path_is_another(server: Server, path: str):
     assert_refused(answer, 404, 405)
 
 
-def film(studies: Path, view: str = "frontal") -> bytes:
+def radiograph(studies: Path, view: str = "frontal") -> bytes:
     return (studies / f"p0_{view}.nii.gz").read_bytes()
 
 
@@ -578,9 +578,9 @@ FILES += [
 @pytest.mark.parametrize("name", FILES)
 def test_an_upload_of_such_a_name_is_refused(server: Server, place: Place, name: str):
     """By the query, and by the file's own name."""
-    content = place.code if name.endswith(".py") else film(place.studies)
+    content = place.code if name.endswith(".py") else radiograph(place.studies)
     suffix = next((suffix for suffix in (".nii.gz", ".py") if name.endswith(suffix)), "".join(Path(name).suffixes))
-    part = Part("file", content, b"film" + suffix.encode())
+    part = Part("file", content, b"radiograph" + suffix.encode())
     assert_refused(server.form("PUT", f"{UPLOAD}?image={quote(name, safe='')}", [part]), 400)
     if not {"/", "\\", '"', "\n", "\r", "\0"} & set(name):  # a file's own name loses its folders
         assert_refused(server.form("PUT", UPLOAD, [Part("file", content, name.encode())]), 400)
@@ -588,14 +588,14 @@ def test_an_upload_of_such_a_name_is_refused(server: Server, place: Place, name:
 
 @pytest.mark.parametrize("raw", [b"\xff\xfe.nii.gz", b"\xed\xa0\x80.nii.gz", b"\x80\x1b.nii.gz", b""])
 def test_a_file_name_that_is_no_text_is_refused(server: Server, place: Place, raw: bytes):
-    assert_refused(server.form("PUT", UPLOAD, [Part("file", film(place.studies), raw)]), 400)
+    assert_refused(server.form("PUT", UPLOAD, [Part("file", radiograph(place.studies), raw)]), 400)
 
 
 @pytest.mark.parametrize(
     "query", ["image=%ff", "image=%ed%a0%80", "image=a&image=b", "image=a&user=b", "params={}", "tag=x"]
 )
 def test_an_upload_takes_the_documented_keys(server: Server, place: Place, query: str):
-    assert_refused(server.form("PUT", f"{UPLOAD}?{query}", [Part("file", film(place.studies), b"a.nii.gz")]), 400)
+    assert_refused(server.form("PUT", f"{UPLOAD}?{query}", [Part("file", radiograph(place.studies), b"a.nii.gz")]), 400)
 
 
 @pytest.mark.parametrize(
@@ -640,9 +640,9 @@ def test_no_picture_starts_ghostscript(server: Server, place: Place, is_uploaded
 
 @pytest.mark.parametrize("name", ["p0_pa.nii.gz", "p0_ap_2.png", "p0_ll.nii.gz", "p0_frontal.png", "p0_ct_2.nii.gz"])
 def test_an_upload_takes_no_study_out_of_the_list(server: Server, place: Place, name: str):
-    """A second film of a view, or a second CT, leaves open which belongs to the study."""
+    """A second radiograph of a view, or a second CT, leaves open which belongs to the study."""
     content = picture("PNG", 8) if name.endswith("png") else (place.studies / "p0_ct.nii.gz").read_bytes()
-    content = content if "ct" in name or name.endswith("png") else film(place.studies)
+    content = content if "ct" in name or name.endswith("png") else radiograph(place.studies)
     before = server.send("GET", "/datastore/?output=all").json
     try:
         answer = server.form("PUT", UPLOAD, [Part("file", content, name.encode())])
@@ -655,7 +655,7 @@ def test_an_upload_takes_no_study_out_of_the_list(server: Server, place: Place, 
 @pytest.mark.parametrize(
     "name", ["alone_ct.nii.gz", "Alone_CT.nii.gz", "alone_ct.nii", "alone.nii.gz", "alone_ct_2.nii.gz"]
 )
-def test_a_ct_without_films_gets_no_second_one(server: Server, place: Place, name: str):
+def test_a_ct_without_radiographs_gets_no_second_one(server: Server, place: Place, name: str):
     ct = (place.studies / "p0_ct.nii.gz").read_bytes()
     (place.studies / "alone_ct.nii.gz").write_bytes(ct)
     content, before = ct if name.endswith(".gz") else gzip.decompress(ct), place.content()
@@ -668,11 +668,11 @@ def test_a_ct_without_films_gets_no_second_one(server: Server, place: Place, nam
     assert_refused(answer, 409)
 
 
-def test_a_film_that_waits_for_its_partner_gets_no_second_one(server: Server, place: Place):
+def test_a_radiograph_that_waits_for_its_partner_gets_no_second_one(server: Server, place: Place):
     first, second = place.studies / "waits_pa.nii.gz", place.studies / "waits_frontal.nii.gz"
     try:
         for path, status in ((first, 200), (second, 409)):
-            part = Part("file", film(place.studies), path.name.encode())
+            part = Part("file", radiograph(place.studies), path.name.encode())
             assert server.form("PUT", UPLOAD, [part]).status == status
         assert first.is_file() and not second.exists()
     finally:
@@ -680,7 +680,7 @@ def test_a_film_that_waits_for_its_partner_gets_no_second_one(server: Server, pl
         second.unlink(missing_ok=True)
 
 
-def test_no_upload_takes_a_ct_without_films_out_of_the_training(server: Server, place: Place, tmp_path: Path):
+def test_no_upload_takes_a_ct_without_radiographs_out_of_the_training(server: Server, place: Place, tmp_path: Path):
     """A series without a Patient ID is of the patient of its study's other files. Two such would make it nobody's."""
 
     def without_name(image: Dataset, index: int) -> None:
@@ -704,7 +704,7 @@ def test_no_upload_takes_a_ct_without_films_out_of_the_training(server: Server, 
 
 @pytest.mark.parametrize("name", ["p0_frontal.nii.gz", "P0_FRONTAL.NII.GZ", "p0_CT.nii.gz"])
 def test_an_upload_replaces_nothing_whatever_its_case(server: Server, place: Place, name: str):
-    assert_refused(server.form("PUT", UPLOAD, [Part("file", film(place.studies), name.encode())]), 409)
+    assert_refused(server.form("PUT", UPLOAD, [Part("file", radiograph(place.studies), name.encode())]), 409)
 
 
 def picture(kind: str, side: int) -> bytes:
@@ -733,7 +733,7 @@ def nifti_of_a_large_header(size: int) -> bytes:
 
 
 def dicom(side: int, deflated: bool, preamble: bytes = b"\0" * 128 + b"DICM") -> bytes:
-    """A film of zeros."""
+    """A radiograph of zeros."""
     syntax = b"1.2.840.10008.1.2.1.99" if deflated else b"1.2.840.10008.1.2.1\0"
     meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
     size = b"".join(struct.pack("<HH2sHH", 0x28, tag, b"US", 2, side) for tag in (0x10, 0x11))
@@ -772,7 +772,7 @@ def test_a_small_file_that_asks_for_much_memory_is_refused_before_it_is_decoded(
     server: Server, place: Place, bomb: str
 ):
     name, make, found = BOMBS[bomb]
-    files = [Part("file", make(), name.encode()), Part("label", film(place.studies, "lateral"), b"b.nii.gz")]
+    files = [Part("file", make(), name.encode()), Part("label", radiograph(place.studies, "lateral"), b"b.nii.gz")]
     before = memory_mb(server)
     assert_refused(server.form("POST", f"{INFER}?output=json", files), 400, says=found)
     assert_refused(server.form("PUT", f"{UPLOAD}?image=new", files[:1]), 400, says=found)

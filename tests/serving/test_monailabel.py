@@ -78,15 +78,15 @@ def served(server: Server, weights: Path, without_weights) -> Server:
 
 @pytest.fixture(scope="module")
 def first(served: Server) -> bytes:
-    """The reconstruction of the first phantom, from films that are paired by their names."""
+    """The reconstruction of the first phantom, from radiographs that are paired by their names."""
     return served.infer("p0_frontal.nii.gz").body
 
 
 def reconstructed(weights: Path, studies: Path, number: int, output: Path, **asked: bool) -> nibabel.Nifti1Image:
-    """What `python -m monai.bundle run` makes of a phantom's films."""
-    films = {view: studies / f"p{number}_{view}.nii.gz" for view in ("frontal", "lateral")}
+    """What `python -m monai.bundle run` makes of a phantom's radiographs."""
+    radiographs = {view: studies / f"p{number}_{view}.nii.gz" for view in ("frontal", "lateral")}
     configs = [INFERENCE, str(weights.parent / "overlay.json")]
-    run = bundle_run("run", configs, weights=weights, output_dir=output, **films, **asked)
+    run = bundle_run("run", configs, weights=weights, output_dir=output, **radiographs, **asked)
     assert run.returncode == 0, run.stdout[-3000:]
     return nibabel.load(output / "ct.nii.gz")
 
@@ -128,7 +128,7 @@ def test_a_page_of_another_site_gets_no_answer_and_one_of_its_own_does(server: S
     assert server.ask("GET", listing, origin=server.url).status == 200
 
 
-def test_studies_with_both_films_are_listed_with_what_belongs_to_them(served: Server, tmp_path: Path):
+def test_studies_with_both_radiographs_are_listed_with_what_belongs_to_them(served: Server, tmp_path: Path):
     listed = served.client(tmp_path, "datastore")["objects"]
     found = {name: entry["image"]["info"] for name, entry in listed.items()}
     expected = {f"p{n}_frontal.nii.gz": {"lateral": f"p{n}_lateral.nii.gz", "ct": f"p{n}_ct.nii.gz"} for n in range(3)}
@@ -149,37 +149,39 @@ def test_the_client_gets_the_voxels_and_affine_of_a_bundle_run_whatever_type_it_
     assert answer["unit"] == "HU" and "Research use only" in answer["notice"]
 
 
-def test_films_are_paired_by_their_dicom_tags_and_the_client_is_told_what_is_said_of_them(served: Server):
+def test_radiographs_are_paired_by_their_dicom_tags_and_the_client_is_told_what_is_said_of_them(served: Server):
     answer = served.infer("tags/1.dcm", output="json")
     assert answer.status == 200 and answer.json["warnings"] == []
     swapped = served.infer("tags/2.dcm", output="json", lateral="tags/1.dcm").json["warnings"]
     assert any("their tags say that they are exchanged" in warning for warning in swapped)
 
 
-def test_films_that_do_not_say_what_they_are_need_the_parameter_lateral(served: Server, first: bytes):
+def test_radiographs_that_do_not_say_what_they_are_need_the_parameter_lateral(served: Server, first: bytes):
     alone = served.infer("one.nii.gz")
     assert alone.status == 400
-    assert "image 'one.nii.gz' has no lateral film" in alone.detail and "parameter 'lateral'" in alone.detail
+    assert "image 'one.nii.gz' has no lateral radiograph" in alone.detail and "parameter 'lateral'" in alone.detail
     assert_same(image_of(served.infer("one.nii.gz", lateral="two.nii.gz").body), image_of(first))
 
 
-def test_uploaded_films_give_the_same_ct(served: Server, studies: Path, first: bytes):
-    films = [studies / f"p0_{view}.nii.gz" for view in ("frontal", "lateral")]
-    together = served.infer(file=films[0], label=films[1])
-    listed = served.infer("one.nii.gz", label=films[1])
-    for answer in (together, listed, served.infer(file=films[0], lateral="two.nii.gz")):
+def test_uploaded_radiographs_give_the_same_ct(served: Server, studies: Path, first: bytes):
+    radiographs = [studies / f"p0_{view}.nii.gz" for view in ("frontal", "lateral")]
+    together = served.infer(file=radiographs[0], label=radiographs[1])
+    listed = served.infer("one.nii.gz", label=radiographs[1])
+    for answer in (together, listed, served.infer(file=radiographs[0], lateral="two.nii.gz")):
         assert answer.status == 200
         assert_same(image_of(answer.body), image_of(first))
-    assert served.infer(file=films[0]).status == 400
+    assert served.infer(file=radiographs[0]).status == 400
     assert_nothing_is_kept(served)
 
 
-def test_films_are_uploaded_into_the_studies_and_replace_nothing(served: Server, studies: Path, first: bytes, tmp_path):
+def test_radiographs_are_uploaded_into_the_studies_and_replace_nothing(
+    served: Server, studies: Path, first: bytes, tmp_path
+):
     new = {"frontal": "new_pa.nii.gz", "lateral": "new_ll.nii.gz"}
     try:
         for view, name in new.items():
-            film = str(studies / f"p0_{view}.nii.gz")
-            answer = served.client(tmp_path, "upload_image", image_in=film, image_id=name.removesuffix(".nii.gz"))
+            radiograph = str(studies / f"p0_{view}.nii.gz")
+            answer = served.client(tmp_path, "upload_image", image_in=radiograph, image_id=name.removesuffix(".nii.gz"))
             assert answer == {"image": name}
         assert_same(image_of(served.infer("new_pa.nii.gz").body), image_of(first))
         again = served.ask("PUT", "/datastore/image?image=new_pa", files={"file": studies / "p1_frontal.nii.gz"})
@@ -363,7 +365,7 @@ def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answ
         weights.write_bytes(before)
 
 
-def test_the_stock_app_reconstructs_films_stacked_in_one_file(
+def test_the_stock_app_reconstructs_radiographs_stacked_in_one_file(
     environment: None, studies: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory, first: bytes
 ):
     """MONAI Label's `monaibundle` app, with this bundle in its folder of models, at the tests' sizes."""
@@ -375,8 +377,8 @@ def test_the_stock_app_reconstructs_films_stacked_in_one_file(
     config = ConfigParser(ConfigParser.load_config_files([str(ROOT / INFERENCE), str(weights.parent / "overlay.json")]))
     ConfigParser.export_config_file(config.get(), str(bundle / "configs" / "inference.json"))
     stack = [nibabel.load(studies / f"p0_{view}.nii.gz") for view in ("frontal", "lateral")]
-    films = np.stack([film.get_fdata(dtype=np.float32)[..., 0] for film in stack], -1)
-    stacked = nibabel.Nifti1Image(films, stack[0].affine)
+    radiographs = np.stack([radiograph.get_fdata(dtype=np.float32)[..., 0] for radiograph in stack], -1)
+    stacked = nibabel.Nifti1Image(radiographs, stack[0].affine)
     stacked.header.set_xyzt_units("mm")
     (folder / "stacked").mkdir()
     nibabel.save(stacked, folder / "stacked" / "p0.nii.gz")

@@ -92,9 +92,11 @@ def test_inference_and_training_agree_on_what_they_share():
     own = {"_target_", "stages", "trained_stage"}
     networks = [{k: v for k, v in config["network_def"].items() if k not in own} for config in (train, inference)]
     assert networks[0] == networks[1]
-    films = [t for c in (train["load"], inference["preprocessing"]) for t in c["transforms"] if "percentiles" in t]
-    films[0].pop("allow_missing_keys")
-    assert films[0] == films[1]
+    radiographs = [
+        t for c in (train["load"], inference["preprocessing"]) for t in c["transforms"] if "percentiles" in t
+    ]
+    radiographs[0].pop("allow_missing_keys")
+    assert radiographs[0] == radiographs[1]
 
 
 def test_the_metadata_describes_the_network_of_the_configs():

@@ -61,7 +61,7 @@ def record(**fields: Any) -> dict[str, Any]:
 
 def training(stage: int, *overlays: str, **overrides: Any) -> ConfigParser:
     """
-    The default configuration of a stage on two records, one with radiographs from other sides, and on a third to validate.
+    The default configuration of a stage on two records, one with radiographs of other views, and a third to validate.
     """
     configs = [*stage_configs(stage), *(f"bundle/configs/{name}.json" for name in overlays)]
     parser = read_configs(configs, device=f"$torch.device('{DEVICE}')", vgg_weights="untrained", **overrides)
@@ -123,7 +123,9 @@ def test_the_projectors_own_backward_passes_stay_on_the_device(function: str, gp
     projections, volumes = torch.rand(2, 2, 3, 32, 32).to(DEVICE), torch.rand(2, 16, 16, 16).to(DEVICE)
     if function == "_Project":
         weights = axis_aligned._weights(geometry, region, 32, volumes, interpolate_voxels=True)
-        gradient = axis_aligned._Project.backward(SimpleNamespace(weights=weights, shape=volumes.shape), projections[:, :, 0])
+        gradient = axis_aligned._Project.backward(
+            SimpleNamespace(weights=weights, shape=volumes.shape), projections[:, :, 0]
+        )
         assert gradient[0].shape == volumes.shape
     else:
         weights = axis_aligned._weights(geometry, region, 32, projections, interpolate_voxels=False)
@@ -150,7 +152,7 @@ def evaluation(dataset: Path, overlay: Path, tiny_bundle: Path, tmp_path: Path):
     return run
 
 
-def test_an_evaluation_with_radiographs_baselines_pictures_and_pages(evaluation, gpu):
+def test_an_evaluation_with_radiographs_baselines_figures_and_pages(evaluation, gpu):
     folder = evaluation(test_records="$scripts.load_records(@datalist, 'test')[:2]")
     report = json.loads((folder / "metrics.json").read_text())
     assert {case["method"] for case in report["cases"]} >= {"stage 1", "stage 3", "mean volume", "upsampled stage 2"}

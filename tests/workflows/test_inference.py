@@ -71,7 +71,9 @@ def image_files(radiographs: dict[str, Path], folder: Path, size: tuple[int, int
     return paths
 
 
-def test_float_radiographs_give_the_cascades_volume_in_hu_at_its_place(overlay, weights, radiographs, small_cascade, tmp_path):
+def test_float_radiographs_give_the_cascades_volume_in_hu_at_its_place(
+    overlay, weights, radiographs, small_cascade, tmp_path
+):
     infer(overlay, weights, tmp_path, **radiographs)
     model = small_cascade().eval()
     model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
@@ -91,8 +93,8 @@ def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_that_
     overlay, weights, radiographs, small_cascade, geometry, tmp_path: Path, known
 ):
     """
-    The phantom's radiographs, said to be AP and RL, named the wrong way round. Weights that have not met AP are told PA, with
-    a warning; all are told RL.
+    The phantom's radiographs, said to be AP and RL, in swapped fields. Weights that have not met AP receive PA, with
+    a warning; all receive RL.
     """
     weights = Path(shutil.copy(weights, tmp_path / "weights.pt"))
     if known:
@@ -122,7 +124,9 @@ def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_that_
     np.testing.assert_allclose([view["projection"] for view in page["films"]], marks, atol=1e-9)
 
 
-def test_the_preview_shows_radiographs_and_three_planes_and_the_page_holds_the_ct(overlay, weights, radiographs, tmp_path: Path):
+def test_the_preview_shows_radiographs_and_three_planes_and_the_page_holds_the_ct(
+    overlay, weights, radiographs, tmp_path: Path
+):
     infer(overlay, weights, tmp_path, **radiographs)
     preview = np.asarray(Image.open(tmp_path / "preview.png").convert("L"), dtype=float)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
@@ -143,7 +147,9 @@ def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, r
     assert {dcmread(path).PatientID for path in (tmp_path / "ct_dicom").iterdir()} == {"ANONYMOUS"}
 
 
-def test_a_patient_that_cannot_be_copied_ends_it_before_anything_is_written(overlay, weights, radiographs, tmp_path: Path):
+def test_a_patient_that_cannot_be_copied_ends_it_before_anything_is_written(
+    overlay, weights, radiographs, tmp_path: Path
+):
     with pytest.raises(RuntimeError) as caught:
         infer(overlay, weights, tmp_path, dicom=True, copy_patient=True, **radiographs)
     assert "the patient's data cannot be copied from it" in cause_of(caught.value, InputError)
@@ -234,14 +240,14 @@ def test_a_full_disk_ends_the_inference_with_the_file_and_no_half_of_it(overlay,
     assert not list((tmp_path / "output").iterdir())
 
 
-def test_pictures_of_any_size_give_a_volume(overlay, weights, radiographs, tmp_path: Path):
+def test_image_files_of_any_size_give_a_volume(overlay, weights, radiographs, tmp_path: Path):
     infer(overlay, weights, tmp_path, **image_files(radiographs, tmp_path, size=(90, 150)))
     hu = nibabel.load(tmp_path / "ct.nii.gz").get_fdata()
     assert hu.shape == (64, 64, 64)
     assert hu.min() >= -1024 and hu.max() <= 1024 and hu.std() > 10
 
 
-def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, radiographs, tmp_path: Path):
+def test_the_brightness_and_contrast_of_an_image_file_do_not_matter(overlay, weights, radiographs, tmp_path: Path):
     """An integer picture has no absolute scale: a darker, flatter one gives the same CT, as far as its 8 bits go."""
     volumes = []
     for name, gain, offset in (("plain", 1.0, 0.0), ("flat", 0.6, 50.0)):
@@ -255,7 +261,9 @@ def test_a_pictures_brightness_and_contrast_do_not_matter(overlay, weights, radi
     assert np.abs(volumes[0] - volumes[1]).mean() < 0.02 * volumes[0].std()
 
 
-def test_an_orientation_declared_on_the_command_line_turns_the_lateral_radiograph(overlay, weights, radiographs, tmp_path: Path):
+def test_an_orientation_declared_on_the_command_line_turns_the_lateral_radiograph(
+    overlay, weights, radiographs, tmp_path: Path
+):
     """The line of `docs/data.md`: a radiograph stored facing right gives the CT of the one that faces left."""
     image = nibabel.load(radiographs["lateral"])
     nibabel.save(

@@ -138,7 +138,7 @@ def test_tensorboard_holds_each_term_at_each_step_and_the_psnr_of_each_epoch(eve
         assert scalar.value == pytest.approx(np.mean([step.value for step in steps]), rel=1e-5)
 
 
-def test_tensorboard_holds_the_slices_and_the_films_of_each_epoch(events):
+def test_tensorboard_holds_the_slices_and_the_xrays_of_each_epoch(events):
     _, accumulator = events
     assert set(accumulator.Tags()["images"]) == {"slices", "X-rays and reprojections"}
     for tag in accumulator.Tags()["images"]:
@@ -190,7 +190,7 @@ def test_a_ct_that_cannot_be_used_stops_training_by_its_name(dataset: Path, over
     assert message.startswith(f"{tmp_path}/broken.nii.gz: field 'ct' cannot be read as an image")
 
 
-def test_a_batch_may_mix_records_with_films_and_without(dataset: Path, overlay: Path):
+def test_a_batch_may_mix_records_with_radiographs_and_without(dataset: Path, overlay: Path):
     mixed = {"dataset_dir": str(dataset), "train#dataset#data": "$scripts.load_records(@datalist, 'test')"}
     batches = list(read_configs(stage_configs(1, overlay), **mixed).get_parsed_content("train#dataloader"))
     assert [(tuple(batch["xrays"].shape), tuple(batch["ct"].shape)) for batch in batches] == [
