@@ -22,8 +22,8 @@ from unwritable import full_disk, on_posix, read_only
 NOISE = torch.randint(-1000, 1000, (32, 32, 32), generator=torch.Generator().manual_seed(0)).float()
 WRITERS = {
     "ct.nii.gz": lambda path: write_ct(path, NOISE, cube_affine(32, 360.0)),
-    "film.nii.gz": lambda path: write_projection(path, NOISE[0], 3.75),
-    "film.png": lambda path: write_greyscale(path, NOISE[:2].reshape(32, 64)),
+    "radiograph.nii.gz": lambda path: write_projection(path, NOISE[0], 3.75),
+    "radiograph.png": lambda path: write_greyscale(path, NOISE[:2].reshape(32, 64)),
     "metrics.json": lambda path: write_json(path, NOISE[0].tolist()),
     "preview.png": lambda path: write_atomically(path, preview_figure(NOISE[:2], NOISE).savefig),
     "ct_dicom": lambda path: write_ct_series(path, NOISE, cube_affine(32, 360.0)),
@@ -160,23 +160,23 @@ def test_the_affine_of_a_cube_centres_it():
     assert torch.equal(cube_affine(8, 360.0), cube_affine(8, 360.0, torch.zeros(3)))
 
 
-def test_a_film_reads_back_as_the_film_with_its_absolute_scale(tmp_path: Path):
-    film = torch.rand(32, 32) * 8
-    write_projection(str(tmp_path / "frontal.nii.gz"), film, pixel_mm=15.0)
+def test_a_written_projection_reads_back_as_the_radiograph_with_its_absolute_scale(tmp_path: Path):
+    radiograph = torch.rand(32, 32) * 8
+    write_projection(str(tmp_path / "frontal.nii.gz"), radiograph, pixel_mm=15.0)
     record = LoadRadiographsd()({"frontal": str(tmp_path / "frontal.nii.gz")})
     read = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7))(record)["frontal"]
-    torch.testing.assert_close(read, film[None] / 8)
+    torch.testing.assert_close(read, radiograph[None] / 8)
     assert nibabel.load(tmp_path / "frontal.nii.gz").header.get_zooms()[:2] == (15.0, 15.0)
 
 
-def test_a_picture_of_a_film_spans_black_to_white_and_keeps_its_orientation(tmp_path: Path):
-    film = torch.full((20, 30), 3.0)
-    film[:5, :10] = 7.0
-    write_greyscale(str(tmp_path / "frontal.png"), film)
-    picture = np.asarray(Image.open(tmp_path / "frontal.png"))
-    assert picture.shape == (20, 30)
-    assert (picture[:5, :10] == 255).all()
-    assert picture[5:].max() == picture[:, 10:].max() == 0
+def test_an_image_file_of_a_radiograph_spans_black_to_white_and_keeps_its_orientation(tmp_path: Path):
+    radiograph = torch.full((20, 30), 3.0)
+    radiograph[:5, :10] = 7.0
+    write_greyscale(str(tmp_path / "frontal.png"), radiograph)
+    image_file = np.asarray(Image.open(tmp_path / "frontal.png"))
+    assert image_file.shape == (20, 30)
+    assert (image_file[:5, :10] == 255).all()
+    assert image_file[5:].max() == image_file[:, 10:].max() == 0
 
 
 def test_a_number_that_is_not_finite_becomes_null(tmp_path: Path):
@@ -191,14 +191,14 @@ def save(figure: Figure, path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("L"), dtype=float)
 
 
-def test_every_picture_can_be_saved_and_shows_something(tmp_path: Path):
+def test_every_figure_can_be_saved_and_shows_something(tmp_path: Path):
     hu = {"stage 1": torch.rand(8, 8, 8) * 1000, "stage 2": torch.rand(16, 16, 16) * 1000}
-    truth, films = torch.rand(16, 16, 16) * 1000, torch.rand(2, 32, 32)
+    truth, radiographs = torch.rand(16, 16, 16) * 1000, torch.rand(2, 32, 32)
     figures = {
         "volumes.png": volume_figure(hu, truth, "A case"),
         "without_truth.png": volume_figure(hu),
-        "films.png": xray_figure(films, {"stage 1": torch.rand(2, 16, 16)}, "A case"),
-        "preview.png": preview_figure(films, truth),
+        "radiographs.png": xray_figure(radiographs, {"stage 1": torch.rand(2, 16, 16)}, "A case"),
+        "preview.png": preview_figure(radiographs, truth),
     }
     for name, figure in figures.items():
         assert save(figure, tmp_path / name).std() > 10

@@ -161,7 +161,7 @@ def radiograph(folder: Path, **values) -> Path:
 
 
 def test_the_patient_and_the_study_are_copied_when_asked_and_nothing_else(tmp_path: Path):
-    identification = read_identification(str(radiograph(tmp_path / "film")))
+    identification = read_identification(str(radiograph(tmp_path / "radiograph")))
     write_ct_series(str(tmp_path / "ct"), volume(5, 6, 7), AFFINES["cube"], identification)
     for image in images(tmp_path / "ct"):
         assert (str(image.PatientName), image.PatientID, image.PatientBirthDate) == ("Müller^Zoë", "4711", "19560102")
@@ -176,17 +176,17 @@ def test_the_patient_and_the_study_are_copied_when_asked_and_nothing_else(tmp_pa
 )
 def test_a_copied_name_keeps_its_letters(tmp_path: Path, charset: str, name: str):
     charsets = ["", charset] if "2022" in charset else charset
-    path = radiograph(tmp_path / "film", SpecificCharacterSet=charsets, PatientName=name)
+    path = radiograph(tmp_path / "radiograph", SpecificCharacterSet=charsets, PatientName=name)
     write_ct_series(str(tmp_path / "ct"), volume(5, 6, 7), AFFINES["cube"], read_identification(str(path)))
     assert {str(image.PatientName) for image in images(tmp_path / "ct")} == {name}
 
 
 def test_a_patient_cannot_be_copied_from_what_names_no_study(tmp_path: Path):
-    (tmp_path / "film.png").write_bytes(b"no DICOM")
-    with pytest.raises(InputError, match="film.png: the patient's data cannot be copied.*expected a DICOM file"):
-        read_identification(str(tmp_path / "film.png"))
+    (tmp_path / "radiograph.png").write_bytes(b"no DICOM")
+    with pytest.raises(InputError, match="radiograph.png: the patient's data cannot be copied.*expected a DICOM file"):
+        read_identification(str(tmp_path / "radiograph.png"))
     with pytest.raises(InputError, match="0.dcm: StudyInstanceUID is missing"):
-        read_identification(str(radiograph(tmp_path / "film", StudyInstanceUID="")))
+        read_identification(str(radiograph(tmp_path / "radiograph", StudyInstanceUID="")))
 
 
 @pytest.mark.parametrize("value", [40000.0, -40000.0, float("nan"), float("inf")])

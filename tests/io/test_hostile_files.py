@@ -1,4 +1,4 @@
-"""Films, CTs, datalists and folders as a stranger could send them: each is refused by name, and none is a hang."""
+"""Radiographs, CTs, datalists and folders as a stranger could send them: each is refused by name, none hangs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FOREIGN = "pa\x1b[2J\x1b[31m\nWrote ct.nii.gz in /home/me\x07\u202egnp"
 """A name that clears the terminal, colours it, begins a line of its own, rings, and turns the direction of writing."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-READ_FILM = Compose(
+PREPARE = Compose(
     [LoadRadiographsd(), PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7))]
 )
 READ_CT = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 8, 360.0)])
@@ -92,8 +92,8 @@ def refused(read: Callable[[], object], kind: type[BundleError] = InputError) ->
     return str(error)
 
 
-def film_refused(path: Path) -> str:
-    message = refused(lambda: READ_FILM({"frontal": str(path)}))
+def radiograph_refused(path: Path) -> str:
+    message = refused(lambda: PREPARE({"frontal": str(path)}))
     assert message.startswith(f"{shown(path)}: field 'frontal'")
     return message
 
@@ -116,20 +116,20 @@ def nifti(path: Path, array: np.ndarray, *patches: tuple[int, str, float]) -> Pa
     return path
 
 
-# Films: how large
+# Radiographs: how large
 
 
-def _picture(path: Path) -> Path:
-    picture = Image.new("L", TOO_LARGE)
-    picture.putpixel((5, 5), 255)
-    picture.save(path, **({"compression": "tiff_adobe_deflate"} if path.suffix == ".tif" else {}))
+def _image_file(path: Path) -> Path:
+    image_file = Image.new("L", TOO_LARGE)
+    image_file.putpixel((5, 5), 255)
+    image_file.save(path, **({"compression": "tiff_adobe_deflate"} if path.suffix == ".tif" else {}))
     return path
 
 
 def _nifti_of_zeros(path: Path) -> Path:
-    film = np.zeros(TOO_LARGE, np.uint8)
-    film[5, 5] = 1
-    return nifti(path, film)
+    radiograph = np.zeros(TOO_LARGE, np.uint8)
+    radiograph[5, 5] = 1
+    return nifti(path, radiograph)
 
 
 def _deflated(path: Path) -> Path:
@@ -147,47 +147,47 @@ def _stack(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        ("film.png", _picture),
-        ("film.tif", _picture),
-        ("film.jpg", _picture),
-        ("film.nii", _nifti_of_zeros),
-        ("film.nii.gz", _nifti_of_zeros),
+        ("radiograph.png", _image_file),
+        ("radiograph.tif", _image_file),
+        ("radiograph.jpg", _image_file),
+        ("radiograph.nii", _nifti_of_zeros),
+        ("radiograph.nii.gz", _nifti_of_zeros),
         ("stack.nii.gz", _stack),
-        ("film.dcm", _deflated),
+        ("radiograph.dcm", _deflated),
     ],
 )
 def test_a_small_file_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path, name: str, write: Callable):
     path = write(tmp_path / name)
-    message = film_refused(path)
+    message = radiograph_refused(path)
     assert "says" in message and f"at most {MAX_RADIOGRAPH_PIXELS} values" in message
 
 
-def test_both_films_in_one_file_have_the_limit_of_films(tmp_path: Path):
+def test_both_radiographs_in_one_file_have_the_limit_of_radiographs(tmp_path: Path):
     path = nifti(tmp_path / "two.nii.gz", np.zeros((4096, 4097, 2), np.uint8))
     assert f"4096 x 4097 x 2 = {4096 * 4097 * 2} values" in refused(lambda: LoadRadiographsd()({"image": str(path)}))
 
 
 def test_pixels_that_pillow_itself_refuses_have_the_same_limit_named(tmp_path: Path):
     chunk = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    (tmp_path / "film.png").write_bytes(
+    (tmp_path / "radiograph.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0" * 64
     )
-    assert f"at most {MAX_RADIOGRAPH_PIXELS} pixels" in film_refused(tmp_path / "film.png")
+    assert f"at most {MAX_RADIOGRAPH_PIXELS} pixels" in radiograph_refused(tmp_path / "radiograph.png")
 
 
 @pytest.mark.parametrize(("offset", "told"), [(3e9, "3000000000"), (-1e6, "-1000000"), (np.nan, "cannot be read")])
-def test_a_nifti_film_whose_values_begin_far_behind_is_refused(tmp_path: Path, offset: float, told: str):
-    assert told in film_refused(nifti(tmp_path / "film.nii.gz", RAMP, (VOX_OFFSET, "f", offset)))
+def test_a_nifti_radiograph_whose_values_begin_far_behind_is_refused(tmp_path: Path, offset: float, told: str):
+    assert told in radiograph_refused(nifti(tmp_path / "radiograph.nii.gz", RAMP, (VOX_OFFSET, "f", offset)))
 
 
 @pytest.mark.parametrize("sides", [(-64, 64), (-64, -64), (0, 64), (32767, 32767), (1, 1)])
-def test_a_nifti_film_of_impossible_sides_is_refused(tmp_path: Path, sides: tuple[int, int]):
+def test_a_nifti_radiograph_of_impossible_sides_is_refused(tmp_path: Path, sides: tuple[int, int]):
     patches = [(SIZE_NIFTI + 2 * (axis + 1), "h", side) for axis, side in enumerate(sides)]
-    film_refused(nifti(tmp_path / "film.nii.gz", RAMP, *patches))
+    radiograph_refused(nifti(tmp_path / "radiograph.nii.gz", RAMP, *patches))
 
 
 def test_a_deflated_dicom_file_that_becomes_immense_is_counted_and_not_kept(tmp_path: Path):
-    path = Path(write_dicom(tmp_path / "film.dcm", RAMP))
+    path = Path(write_dicom(tmp_path / "radiograph.dcm", RAMP))
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(path)
@@ -197,23 +197,23 @@ def test_a_deflated_dicom_file_that_becomes_immense_is_counted_and_not_kept(tmp_
     body = [deflate.compress(zeros) for _ in range(MAX_RADIOGRAPH_BYTES // len(zeros) + 1)]
     path.write_bytes(start + b"".join(body) + deflate.flush())
     assert path.stat().st_size < 2**22
-    assert f"becomes more than {MAX_RADIOGRAPH_BYTES} bytes" in film_refused(path)
+    assert f"becomes more than {MAX_RADIOGRAPH_BYTES} bytes" in radiograph_refused(path)
 
 
-def test_a_deflated_dicom_film_of_a_usual_size_is_read(tmp_path: Path):
+def test_a_deflated_dicom_radiograph_of_a_usual_size_is_read(tmp_path: Path):
     plain, path = Path(write_dicom(tmp_path / "a.dcm", RAMP)), Path(write_dicom(tmp_path / "b.dcm", RAMP))
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(path)
-    assert torch.equal(READ_FILM({"frontal": str(path)})["frontal"], READ_FILM({"frontal": str(plain)})["frontal"])
+    assert torch.equal(PREPARE({"frontal": str(path)})["frontal"], PREPARE({"frontal": str(plain)})["frontal"])
 
 
 @on_posix
 def test_a_file_without_end_is_refused_before_it_is_opened(tmp_path: Path):
-    for name in ("film.dcm", "film.png", "film.nii"):
+    for name in ("radiograph.dcm", "radiograph.png", "radiograph.nii"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**36)  # a hole: it takes no place on the disk
-        assert f"is a file of {2**36} bytes" in film_refused(tmp_path / name)
+        assert f"is a file of {2**36} bytes" in radiograph_refused(tmp_path / name)
 
 
 SYNTAXES = ("JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless")
@@ -222,13 +222,13 @@ SYNTAXES = ("JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless")
 @pytest.mark.parametrize("side", [16, 63, 65])
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_compressed_pixels_that_are_others_than_the_tags_say_are_refused(tmp_path: Path, syntax: str, side: int):
-    path = Path(write_dicom(tmp_path / "film.dcm", RAMP))
+    path = Path(write_dicom(tmp_path / "radiograph.dcm", RAMP))
     compress(path, getattr(gdcm.TransferSyntax, syntax))
     dataset = pydicom.dcmread(path)
     dataset.Rows = dataset.Columns = side
     dataset.save_as(path)
     assert f"its compressed pixels are of 64 x 64 x 1 (rows, columns, channels), expected {side} x {side}" in (
-        film_refused(path)
+        radiograph_refused(path)
     )
 
 
@@ -249,24 +249,26 @@ def test_compressed_pixels_that_end_in_their_header_have_no_extent_or_are_refuse
         dataset.Modality, dataset.PixelData = "CR", encapsulate([frame + b"\0" * (len(frame) % 2)])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(tmp_path / name)
-        film_refused(tmp_path / name)
+        radiograph_refused(tmp_path / name)
 
 
 def test_run_lengths_that_make_more_than_the_tags_say_are_refused(tmp_path: Path):
-    path = Path(write_dicom(tmp_path / "film.dcm", RAMP))
+    path = Path(write_dicom(tmp_path / "radiograph.dcm", RAMP))
     dataset = pydicom.dcmread(path)
     header = struct.pack("<16I", 2, 64, 64 + 2**16, *[0] * 13)
     dataset.PixelData = encapsulate([header + b"\x81\x07" * 2**16])
     dataset["PixelData"].is_undefined_length = True
     dataset.file_meta.TransferSyntaxUID = RLELossless
     dataset.save_as(path)
-    film_refused(path)
+    radiograph_refused(path)
 
 
-# Films: what they hold
+# Radiographs: what they hold
 
 
-@pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.tif", "film", "film.dcm", "film.nii"])
+@pytest.mark.parametrize(
+    "name", ["radiograph.png", "radiograph.jpg", "radiograph.tif", "radiograph", "radiograph.dcm", "radiograph.nii"]
+)
 @on_posix
 def test_postscript_under_another_name_starts_no_program(tmp_path: Path, monkeypatch, name: str):
     (tmp_path / "bin").mkdir()
@@ -279,58 +281,58 @@ def test_postscript_under_another_name_starts_no_program(tmp_path: Path, monkeyp
     (tmp_path / name).write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n%%EndProlog\nshowpage\n%%EOF\n"
     )
-    film_refused(tmp_path / name)
+    radiograph_refused(tmp_path / name)
     assert not started.exists()
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "PPM", "TGA", "WEBP", "ICO", "PCX"])
-def test_a_picture_of_another_format_is_not_decoded_whatever_its_name(tmp_path: Path, kind: str):
-    Image.fromarray((RAMP >> 4).astype(np.uint8)).save(tmp_path / "film", format=kind)
-    (tmp_path / "film").rename(tmp_path / "film.png")
-    assert "expected DICOM, NIfTI, PNG, TIFF or JPEG" in film_refused(tmp_path / "film.png")
+def test_an_image_file_of_another_format_is_not_decoded_whatever_its_name(tmp_path: Path, kind: str):
+    Image.fromarray((RAMP >> 4).astype(np.uint8)).save(tmp_path / "radiograph", format=kind)
+    (tmp_path / "radiograph").rename(tmp_path / "radiograph.png")
+    assert "expected DICOM, NIfTI, PNG, TIFF or JPEG" in radiograph_refused(tmp_path / "radiograph.png")
 
 
 @pytest.mark.parametrize("slope", [1e38, -1e38, 3e34, 1e10, np.nan, np.inf])
 @pytest.mark.parametrize("kind", [np.int16, np.float32, np.float64])
-def test_a_film_whose_values_leave_every_scale_is_no_film(tmp_path: Path, slope: float, kind: type):
+def test_a_file_whose_values_leave_every_scale_is_no_radiograph(tmp_path: Path, slope: float, kind: type):
     """nifti1.h: a slope of NaN or infinity is none, so that the values are those that are stored."""
-    path = nifti(tmp_path / "film.nii", (RAMP + 1).astype(kind), (SCL_SLOPE, "f", slope))
+    path = nifti(tmp_path / "radiograph.nii", (RAMP + 1).astype(kind), (SCL_SLOPE, "f", slope))
     if np.isfinite(slope):
-        film_refused(path)
+        radiograph_refused(path)
     else:
-        assert torch.isfinite(READ_FILM({"frontal": str(path)})["frontal"]).all()
+        assert torch.isfinite(PREPARE({"frontal": str(path)})["frontal"]).all()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, -1e300, 3e38, 1e11, 1e39])
 @pytest.mark.parametrize("count", [1, 4000])
-def test_a_film_with_values_that_float32_does_not_hold_is_refused(tmp_path: Path, value: float, count: int):
-    film = RAMP.astype(np.float64)
-    film.flat[:count] = value
-    film_refused(nifti(tmp_path / "film.nii", film))
+def test_a_radiograph_with_values_that_float32_does_not_hold_is_refused(tmp_path: Path, value: float, count: int):
+    radiograph = RAMP.astype(np.float64)
+    radiograph.flat[:count] = value
+    radiograph_refused(nifti(tmp_path / "radiograph.nii", radiograph))
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e-12])
-def test_a_film_whose_contrast_vanishes_is_refused(tmp_path: Path, scale: float):
-    assert "empty or constant" in film_refused(nifti(tmp_path / "film.nii", RAMP * scale))
+def test_a_radiograph_whose_contrast_vanishes_is_refused(tmp_path: Path, scale: float):
+    assert "empty or constant" in radiograph_refused(nifti(tmp_path / "radiograph.nii", RAMP * scale))
 
 
 @pytest.mark.parametrize("side", [np.inf, np.nan, 1e6, 1e30, 1e-6, 1e-30])
-def test_pixels_that_no_film_has_are_refused(tmp_path: Path, side: float):
-    path = nifti(tmp_path / "film.nii", RAMP, (PIXDIM + 4, "f", side))
-    assert "expected 0.01 to 20 mm" in film_refused(path)
+def test_pixels_that_no_radiograph_has_are_refused(tmp_path: Path, side: float):
+    path = nifti(tmp_path / "radiograph.nii", RAMP, (PIXDIM + 4, "f", side))
+    assert "expected 0.01 to 20 mm" in radiograph_refused(path)
 
 
 @pytest.mark.parametrize("side", ["1e6", "1E300", "1e-9", "-1", "0"])
 @pytest.mark.parametrize("keyword", ["ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing"])
-def test_pixels_that_no_dicom_film_has_are_refused(tmp_path: Path, keyword: str, side: str):
+def test_pixels_that_no_dicom_radiograph_has_are_refused(tmp_path: Path, keyword: str, side: str):
     tags = {"ImagerPixelSpacing": None, keyword: [side, "0.2"]}
-    assert "expected 0.01 to 20 mm" in film_refused(Path(write_dicom(tmp_path / "film.dcm", RAMP, **tags)))
+    assert "expected 0.01 to 20 mm" in radiograph_refused(Path(write_dicom(tmp_path / "radiograph.dcm", RAMP, **tags)))
 
 
 @pytest.mark.parametrize(("side", "length"), [(0.25, 16), (15.7, 1005)])
-def test_a_film_that_is_hardly_of_a_chest_is_told_with_its_size(tmp_path: Path, side: float, length: int):
-    path = write_dicom(tmp_path / "film.dcm", RAMP, ImagerPixelSpacing=[side, side])
-    told = rf"Imager Pixel Spacing \(0018,1164\) is .* a film of {length} x {length} mm, expected sides of 50 to 1000"
+def test_a_radiograph_that_is_hardly_of_a_chest_is_told_with_its_size(tmp_path: Path, side: float, length: int):
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP, ImagerPixelSpacing=[side, side])
+    told = rf"Imager Pixel Spacing \(0018,1164\) is .* a radiograph of {length} x {length} mm, expected sides of"
     with pytest.warns(UserWarning, match=told):
         LoadRadiographsd()({"frontal": path})
 
@@ -339,66 +341,68 @@ def test_a_film_that_is_hardly_of_a_chest_is_told_with_its_size(tmp_path: Path, 
 @pytest.mark.parametrize(
     "keyword", ["DistanceSourceToDetector", "DistanceSourceToPatient", "EstimatedRadiographicMagnificationFactor"]
 )
-def test_distances_beyond_reason_give_a_finite_film_or_are_refused(tmp_path: Path, keyword: str, distance: str):
-    path = write_dicom(tmp_path / "film.dcm", RAMP, **{keyword: distance})
+def test_distances_beyond_reason_give_a_finite_radiograph_or_are_refused(tmp_path: Path, keyword: str, distance: str):
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP, **{keyword: distance})
     try:
-        film = READ_FILM({"frontal": path})["frontal"]
+        radiograph = PREPARE({"frontal": path})["frontal"]
     except Exception:
-        film_refused(Path(path))
+        radiograph_refused(Path(path))
     else:
-        assert torch.isfinite(film).all()
+        assert torch.isfinite(radiograph).all()
 
 
 @pytest.mark.parametrize("kind", [np.complex64, np.complex128])
-def test_a_complex_film_is_refused(tmp_path: Path, kind: type):
-    assert "expected real numbers" in film_refused(nifti(tmp_path / "film.nii", RAMP.astype(kind)))
+def test_a_complex_radiograph_is_refused(tmp_path: Path, kind: type):
+    assert "expected real numbers" in radiograph_refused(nifti(tmp_path / "radiograph.nii", RAMP.astype(kind)))
 
 
-def test_a_film_of_structured_values_is_refused(tmp_path: Path):
+def test_a_radiograph_of_structured_values_is_refused(tmp_path: Path):
     colours = np.zeros((64, 64, 1), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     colours["R"][..., 0] = RAMP >> 4
-    assert "expected real numbers" in film_refused(nifti(tmp_path / "film.nii", colours))
+    assert "expected real numbers" in radiograph_refused(nifti(tmp_path / "radiograph.nii", colours))
 
 
 @on_posix
-@pytest.mark.parametrize("name", ["film", "film.dcm", "film.png", "film.nii", "film.nii.gz", "film.tif"])
-def test_what_is_no_regular_file_is_no_film_and_does_not_hang(tmp_path: Path, name: str):
+@pytest.mark.parametrize(
+    "name", ["radiograph", "radiograph.dcm", "radiograph.png", "radiograph.nii", "radiograph.nii.gz", "radiograph.tif"]
+)
+def test_what_is_no_regular_file_is_no_radiograph_and_does_not_hang(tmp_path: Path, name: str):
     path = tmp_path / name
     os.mkfifo(path)
-    assert "names a pipe, a socket or a device" in film_refused(path)
+    assert "names a pipe, a socket or a device" in radiograph_refused(path)
     path.unlink()
     path.symlink_to("/dev/zero")
-    assert "names a pipe, a socket or a device" in film_refused(path)
+    assert "names a pipe, a socket or a device" in radiograph_refused(path)
     path.unlink()
     path.mkdir()
-    assert "names a folder, expected the file of a film" in film_refused(path)
+    assert "names a folder, expected the file of a radiograph" in radiograph_refused(path)
     path.rmdir()
     path.symlink_to(path)
-    assert "does not exist" in film_refused(path)
+    assert "does not exist" in radiograph_refused(path)
 
 
 @pytest.mark.parametrize("depth", [100, 5000])
 def test_sequences_within_sequences_give_no_traceback(tmp_path: Path, depth: int):
-    path = Path(write_dicom(tmp_path / "film.dcm", RAMP))
+    path = Path(write_dicom(tmp_path / "radiograph.dcm", RAMP))
     nested = b"".join([b"\x09\x00\x10\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"] * depth)
     content = path.read_bytes()
     place = content.index(b"\x10\x00\x20\x00LO")
     path.write_bytes(content[:place] + nested + content[place:])
-    film_refused(path)
+    radiograph_refused(path)
 
 
 @pytest.mark.parametrize("kind", ["text", "profile"])
-def test_a_picture_whose_words_unpack_to_much_gives_no_traceback(tmp_path: Path, kind: str):
+def test_an_image_file_whose_words_unpack_to_much_gives_no_traceback(tmp_path: Path, kind: str):
     words = PngImagePlugin.PngInfo()
     if kind == "text":
         for i in range(3):
             words.add_text(f"a{i}", "0" * 2**25, zip=True)
     profile = {"icc_profile": bytes(2**26)} if kind == "profile" else {}
-    Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / "film.png", pnginfo=words, **profile)
+    Image.fromarray(RAMP.astype(np.uint16)).save(tmp_path / "radiograph.png", pnginfo=words, **profile)
     try:
-        READ_FILM({"frontal": str(tmp_path / "film.png")})
+        PREPARE({"frontal": str(tmp_path / "radiograph.png")})
     except Exception:
-        film_refused(tmp_path / "film.png")
+        radiograph_refused(tmp_path / "radiograph.png")
 
 
 # CTs
@@ -621,9 +625,9 @@ def test_a_path_that_no_system_takes_is_refused(datalist, tmp_path: Path, field:
 # Messages and results
 
 
-def test_a_film_of_a_forging_name_is_told_on_one_line(tmp_path: Path):
-    (tmp_path / FOREIGN.replace("/", "-")).write_bytes(b"no film")
-    message = film_refused(tmp_path / FOREIGN.replace("/", "-"))
+def test_a_radiograph_of_a_forging_name_is_told_on_one_line(tmp_path: Path):
+    (tmp_path / FOREIGN.replace("/", "-")).write_bytes(b"no radiograph")
+    message = radiograph_refused(tmp_path / FOREIGN.replace("/", "-"))
     assert "\\x1b[2J" in message and "\\nWrote" in message and "\\u202e" in message
 
 
@@ -631,7 +635,7 @@ def test_what_a_search_takes_and_leaves_out_is_listed_by_names_that_move_no_term
     foreign = tmp_path / FOREIGN.replace("/", "-")
     foreign.mkdir()
     nifti(foreign / "ct.nii", VOLUME)
-    (foreign / "notes\x1b[2J.png").write_bytes(b"no picture")
+    (foreign / "notes\x1b[2J.png").write_bytes(b"no image")
     build_datalist(tmp_path, tmp_path / "list\x1b[2J.json", (1, 0, 0), seed=0, overwrite=False)
     printed = capsys.readouterr().out
     assert "notes\\x1b[2J.png" in printed and "list\\x1b[2J.json" in printed
@@ -650,7 +654,7 @@ def test_a_search_does_not_wait_for_a_pipe(tmp_path: Path, name: str):
 
 @pytest.mark.parametrize("keyword", ["Modality", "PhotometricInterpretation", "ViewPosition"])
 def test_what_a_tag_says_is_told_on_one_line(tmp_path: Path, keyword: str, recwarn):
-    path = write_dicom(tmp_path / "film.dcm", RAMP)
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP)
     dataset = pydicom.dcmread(path)
     dataset[keyword] = pydicom.DataElement(dataset[keyword].tag, "UT", "a\x1b[2J\nWrote b")
     dataset.save_as(path)
@@ -722,7 +726,7 @@ def test_no_space_left_is_said_as_such(tmp_path: Path):
         write_atomically(str(tmp_path / "b"), write)
 
 
-def test_a_case_with_dollars_in_its_name_has_its_picture(tmp_path: Path):
+def test_a_case_with_dollars_in_its_name_has_its_figure(tmp_path: Path):
     title = r"a$\frac$: truth, each stage"
     figure = volume_figure({"stage 1": torch.rand(8, 8, 8)}, torch.rand(8, 8, 8), title)
     write_atomically(str(tmp_path / "report.png"), figure.savefig)

@@ -24,10 +24,10 @@ RAMP = np.arange(60, dtype=np.uint16).reshape(6, 10) * 100
 
 
 def read(path: str | Path, scale: str | None = None) -> Radiograph:
-    """As the frontal film; a warning is an error, save that pictures have no spacing and that these films are small."""
+    """As the frontal radiograph; a warning is an error, save that of a missing spacing and that of a small size."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warnings.filterwarnings("ignore", message=".*(no pixel spacing|makes a film of)")
+        warnings.filterwarnings("ignore", message=".*(no pixel spacing|makes a radiograph of)")
         return read_radiograph(str(path), "frontal", scale)
 
 
@@ -49,26 +49,28 @@ def refused(path: str | Path) -> str:
 def test_bone_is_bright_whatever_the_file_calls_white(tmp_path: Path, bits: int, photometric: str):
     stored = (RAMP // 25 if bits == 8 else RAMP // 6).astype(np.uint8 if bits == 8 else np.uint16)
     tags = {"BitsStored": bits, "HighBit": bits - 1, "PresentationIntentType": "FOR PRESENTATION"}
-    film = read(write_dicom(tmp_path / "film.dcm", stored, PhotometricInterpretation=photometric, **tags))
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", stored, PhotometricInterpretation=photometric, **tags))
     shown = stored.astype(float) if photometric == "MONOCHROME2" else -stored.astype(float)
-    assert film.scale == "presentation"
-    assert film.image.dtype == np.float32
-    np.testing.assert_array_equal(film.image, shown)
+    assert radiograph.scale == "presentation"
+    assert radiograph.image.dtype == np.float32
+    np.testing.assert_array_equal(radiograph.image, shown)
 
 
 def test_monochrome1_with_its_inverse_lut_shape_is_turned_once(tmp_path: Path):
     tags = {"PresentationIntentType": "FOR PRESENTATION", "PhotometricInterpretation": "MONOCHROME1"}
-    film = read(write_dicom(tmp_path / "film.dcm", RAMP, PresentationLUTShape="INVERSE", **tags))
-    np.testing.assert_array_equal(film.image, -RAMP.astype(float))
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", RAMP, PresentationLUTShape="INVERSE", **tags))
+    np.testing.assert_array_equal(radiograph.image, -RAMP.astype(float))
 
 
 def test_a_window_clips_what_the_eye_would_not_see(tmp_path: Path):
     tags = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 5000, "WindowWidth": 2000}
-    film = read(write_dicom(tmp_path / "film.dcm", RAMP, PresentationIntentType="FOR PRESENTATION", **tags))
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", RAMP, PresentationIntentType="FOR PRESENTATION", **tags))
     values = 2.0 * RAMP - 100
     low, high = values <= 4000, values >= 6000
-    assert (film.image[low] == film.image.min()).all() and (film.image[high] == film.image.max()).all()
-    assert (np.diff(film.image[~low & ~high]) > 0).all()
+    assert (radiograph.image[low] == radiograph.image.min()).all() and (
+        radiograph.image[high] == radiograph.image.max()
+    ).all()
+    assert (np.diff(radiograph.image[~low & ~high]) > 0).all()
 
 
 def test_a_voi_lut_is_applied(tmp_path: Path):
@@ -77,7 +79,7 @@ def test_a_voi_lut_is_applied(tmp_path: Path):
     lut.add_new("LUTData", "US", [0, 100, 1000, 1001])
     stored = np.array([[0, 1, 2], [3, 4, 5]], np.uint16)
     tags = {"PresentationIntentType": "FOR PRESENTATION", "VOILUTSequence": [lut]}
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     write_dicom(path, stored, **tags)
     np.testing.assert_array_equal(read(path).image, [[0, 0, 100], [1000, 1001, 1001]])
 
@@ -85,15 +87,15 @@ def test_a_voi_lut_is_applied(tmp_path: Path):
 @pytest.mark.parametrize(("photometric", "sign"), [("MONOCHROME1", 1), ("MONOCHROME2", -1), ("MONOCHROME1", None)])
 def test_a_transmission_image_becomes_line_integrals(tmp_path: Path, photometric: str, sign: int | None):
     """
-    `I = I0 exp(-p)`, the bare beam being in the picture; with sign -1 the file holds what is lacking from full scale.
+    `I = I0 exp(-p)`, the bare beam being in the image; with sign -1 the file holds what is lacking from full scale.
     """
     expected = np.linspace(0, 6, 60).reshape(6, 10)
     stored = np.rint(60000 * np.exp(-expected)).astype(np.uint16)
     stored = 65535 - stored if sign == -1 else stored
     tags = {"PixelIntensityRelationship": "LIN", "PixelIntensityRelationshipSign": sign}
-    film = read(write_dicom(tmp_path / "film.dcm", stored, PhotometricInterpretation=photometric, **tags))
-    assert film.scale == "transmission"
-    np.testing.assert_allclose(film.image, expected, atol=5e-3)
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", stored, PhotometricInterpretation=photometric, **tags))
+    assert radiograph.scale == "transmission"
+    np.testing.assert_allclose(radiograph.image, expected, atol=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -108,17 +110,17 @@ def test_a_transmission_image_becomes_line_integrals(tmp_path: Path, photometric
     ],
 )
 def test_tags_declare_the_scale(tmp_path: Path, tags: dict[str, Any], scale: str):
-    assert read(write_dicom(tmp_path / "film.dcm", RAMP, RescaleIntercept=0, **tags)).scale == scale
+    assert read(write_dicom(tmp_path / "radiograph.dcm", RAMP, RescaleIntercept=0, **tags)).scale == scale
 
 
-def test_a_declared_scale_goes_before_what_the_file_says(tmp_path: Path):
-    path = write_dicom(tmp_path / "film.dcm", RAMP, RescaleSlope=0.001, RescaleIntercept=0)
-    film = read(path, "line_integral")
-    np.testing.assert_allclose(film.image, RAMP / 1000, rtol=1e-6)
-    Image.fromarray(np.array([[200, 100], [50, 0]], np.uint8)).save(tmp_path / "film.png")
+def test_a_declared_scale_overrides_what_the_file_says(tmp_path: Path):
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP, RescaleSlope=0.001, RescaleIntercept=0)
+    radiograph = read(path, "line_integral")
+    np.testing.assert_allclose(radiograph.image, RAMP / 1000, rtol=1e-6)
+    Image.fromarray(np.array([[200, 100], [50, 0]], np.uint8)).save(tmp_path / "radiograph.png")
     with pytest.warns(UserWarning, match="no pixel spacing"):
-        film = read_radiograph(str(tmp_path / "film.png"), "frontal", "transmission")
-    np.testing.assert_allclose(film.image, np.log([[1, 2], [4, 8]]), rtol=1e-6)
+        radiograph = read_radiograph(str(tmp_path / "radiograph.png"), "frontal", "transmission")
+    np.testing.assert_allclose(radiograph.image, np.log([[1, 2], [4, 8]]), rtol=1e-6)
     with pytest.raises(InputError, match="scale is 'log', expected one of line_integral, transmission, presentation"):
         LoadRadiographsd("log")
 
@@ -126,16 +128,16 @@ def test_a_declared_scale_goes_before_what_the_file_says(tmp_path: Path):
 def test_logarithms_of_the_intensity_are_turned_over_from_the_bare_beam_on(tmp_path: Path):
     """Sign 1: larger values are less attenuation, so that the largest is the bare beam."""
     tags = {"PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": 1, "RescaleSlope": 0.001}
-    film = read(write_dicom(tmp_path / "film.dcm", RAMP, RescaleIntercept=-2, **tags))
-    np.testing.assert_allclose(film.image, (5900.0 - RAMP) / 1000, atol=1e-6)
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", RAMP, RescaleIntercept=-2, **tags))
+    np.testing.assert_allclose(radiograph.image, (5900.0 - RAMP) / 1000, atol=1e-6)
 
 
 def test_padding_shutter_and_collimator_are_not_exposed(tmp_path: Path):
     edges = {"LeftVerticalEdge": 1, "RightVerticalEdge": 9, "UpperHorizontalEdge": 0, "LowerHorizontalEdge": 99}
     collimator = {f"Collimator{name}": value for name, value in edges.items()}
-    film = read(
+    radiograph = read(
         write_dicom(
-            tmp_path / "film.dcm",
+            tmp_path / "radiograph.dcm",
             RAMP,
             PixelPaddingValue=1200,
             PixelPaddingRangeLimit=1000,
@@ -145,7 +147,7 @@ def test_padding_shutter_and_collimator_are_not_exposed(tmp_path: Path):
     )
     expected = (RAMP < 1000) | (RAMP > 1200)
     expected[:, 0] = expected[:, 8:] = False
-    np.testing.assert_array_equal(film.exposed, expected)
+    np.testing.assert_array_equal(radiograph.exposed, expected)
 
 
 def shutter(kind: str, name: str) -> dict[str, Any]:
@@ -171,32 +173,32 @@ def test_what_lies_outside_of_any_shutter_is_not_exposed(tmp_path: Path, name: s
     circle = (rows - 2) ** 2 + (columns - 4) ** 2 <= 4
     expected = np.logical_and.reduce([circle if kind == "CIRCULAR" else rectangle for kind in kinds])
     tags = {keyword: value for kind in kinds for keyword, value in shutter(kind, name).items()}
-    film = read(write_dicom(tmp_path / "film.dcm", RAMP, **{f"{name}Shape": kinds}, **tags))
-    np.testing.assert_array_equal(film.exposed, expected)
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", RAMP, **{f"{name}Shape": kinds}, **tags))
+    np.testing.assert_array_equal(radiograph.exposed, expected)
 
 
 def test_a_slanted_polygon_keeps_what_lies_within_it(tmp_path: Path):
-    """A triangle with the film's left and bottom sides: below the diagonal."""
-    film = read(
+    """A triangle with the radiograph's left and bottom sides: below the diagonal."""
+    radiograph = read(
         write_dicom(
-            tmp_path / "film.dcm",
+            tmp_path / "radiograph.dcm",
             np.arange(100, dtype=np.uint16).reshape(10, 10),
             ShutterShape="POLYGONAL",
             VerticesOfThePolygonalShutter=[1, 1, 10, 10, 10, 1],
         )
     )
-    np.testing.assert_array_equal(film.exposed, np.tri(10, dtype=bool))
+    np.testing.assert_array_equal(radiograph.exposed, np.tri(10, dtype=bool))
 
 
-# Orientation and set-up
+# Orientation and acquisition geometry
 
 
 @pytest.mark.parametrize(
     "letters", [("L", "F"), ("R", "F"), ("L", "H"), ("R", "H"), ("F", "L"), ("F", "R"), ("H", "R")]
 )
 @pytest.mark.parametrize("plane", ["frontal", "lateral"])
-def test_films_are_turned_to_be_read(tmp_path: Path, letters: tuple[str, str], plane: str):
-    """Whatever way the file is turned, the same film comes out, its pixels as wide and high as they were."""
+def test_radiographs_are_brought_to_display_orientation(tmp_path: Path, letters: tuple[str, str], plane: str):
+    """Whatever way the file is turned, the same radiograph comes out, its pixels as wide and high as they were."""
     canonical, pixel_mm = RAMP, [2.0, 3.0]
     stored = canonical[:, ::-1] if "R" in letters else canonical
     stored = stored[::-1] if "H" in letters else stored
@@ -208,38 +210,40 @@ def test_films_are_turned_to_be_read(tmp_path: Path, letters: tuple[str, str], p
         "ViewPosition": "AP" if plane == "frontal" else "RL",
         "ImagerPixelSpacing": pixel_mm,
     }
-    film = read(write_dicom(tmp_path / "film.dcm", np.ascontiguousarray(stored), **tags))
-    np.testing.assert_array_equal(film.image, canonical)
-    assert (film.plane, film.view, film.pixel_mm) == (plane, tags["ViewPosition"], (2.0, 3.0))
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", np.ascontiguousarray(stored), **tags))
+    np.testing.assert_array_equal(radiograph.image, canonical)
+    assert (radiograph.plane, radiograph.view, radiograph.pixel_mm) == (plane, tags["ViewPosition"], (2.0, 3.0))
 
 
 @pytest.mark.parametrize("suffix", ["png", "dcm"])
 @pytest.mark.filterwarnings("ignore:.*no pixel spacing", "ignore:.*lacks")
-def test_a_declared_orientation_turns_a_film_that_does_not_say(tmp_path: Path, suffix: str):
-    path, values = tmp_path / f"film.{suffix}", (RAMP // 25).astype(np.uint8)
+def test_a_declared_orientation_turns_a_radiograph_that_does_not_say(tmp_path: Path, suffix: str):
+    path, values = tmp_path / f"radiograph.{suffix}", (RAMP // 25).astype(np.uint8)
     if suffix == "png":
         Image.fromarray(values).save(path)
     else:
         write_dicom(path, values, PatientOrientation=None, ViewPosition="LL")
-    film = LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})({"lateral": str(path)})[
+    radiograph = LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})({"lateral": str(path)})[
         "lateral"
     ]
-    np.testing.assert_array_equal(film.image, values[:, ::-1])
+    np.testing.assert_array_equal(radiograph.image, values[:, ::-1])
 
 
 @pytest.mark.filterwarnings("ignore:.*no pixel spacing")
-def test_a_records_own_scale_and_orientation_go_before_the_configured_ones(tmp_path: Path):
+def test_a_records_own_scale_and_orientation_override_the_configured_ones(tmp_path: Path):
     values = np.array([[200, 100], [50, 25]], np.uint8)
-    Image.fromarray(values).save(tmp_path / "film.png")
-    load, record = LoadRadiographsd("presentation"), {"lateral": str(tmp_path / "film.png")}
+    Image.fromarray(values).save(tmp_path / "radiograph.png")
+    load, record = LoadRadiographsd("presentation"), {"lateral": str(tmp_path / "radiograph.png")}
     np.testing.assert_array_equal(load(record)["lateral"].image, values)
     declared = {"film_scale": "transmission", "film_orientation": {"lateral": ["A", "F"]}}
     np.testing.assert_allclose(load({**record, **declared})["lateral"].image, np.log([[2, 1], [8, 4]]), rtol=1e-6)
 
 
-def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
+def test_a_files_own_orientation_overrides_a_declared_one(tmp_path: Path):
     load = LoadRadiographsd(orientations={"frontal": ["R", "F"], "lateral": ["A", "F"]})
-    np.testing.assert_array_equal(load({"frontal": write_dicom(tmp_path / "film.dcm", RAMP)})["frontal"].image, RAMP)
+    np.testing.assert_array_equal(
+        load({"frontal": write_dicom(tmp_path / "radiograph.dcm", RAMP)})["frontal"].image, RAMP
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,8 +253,8 @@ def test_a_files_own_orientation_goes_before_a_declared_one(tmp_path: Path):
         (["L", "F"], "is ['L', 'F'], expected directions in its plane"),
     ],
 )
-def test_an_orientation_that_no_lateral_film_can_have_is_refused(lateral: list[str], told: str):
-    with pytest.raises(InputError, match=re.escape(f"film_orientation of a lateral film {told}")):
+def test_an_orientation_that_no_lateral_radiograph_can_have_is_refused(lateral: list[str], told: str):
+    with pytest.raises(InputError, match=re.escape(f"film_orientation of a lateral radiograph {told}")):
         LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": lateral})
 
 
@@ -258,21 +262,21 @@ def test_a_view_code_stands_for_a_view_position(tmp_path: Path):
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399198007", "SCT", "right lateral"
     tags = {"ViewPosition": None, "PatientOrientation": ["P", "F"], "ViewCodeSequence": [code]}
-    assert read(write_dicom(tmp_path / "film.dcm", RAMP, **tags)).view == "RL"
+    assert read(write_dicom(tmp_path / "radiograph.dcm", RAMP, **tags)).view == "RL"
 
 
 @pytest.mark.filterwarnings("ignore:.*lacks")
 def test_a_lateral_view_of_unknown_side_is_lateral(tmp_path: Path):
-    path = write_dicom(tmp_path / "film.dcm", RAMP, ViewPosition="LATERAL", PatientOrientation=None)
-    film = read_radiograph(path, "frontal")
-    assert (film.plane, film.view) == ("lateral", None)
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP, ViewPosition="LATERAL", PatientOrientation=None)
+    radiograph = read_radiograph(path, "frontal")
+    assert (radiograph.plane, radiograph.view) == ("lateral", None)
 
 
 def test_patient_orientation_alone_tells_the_plane(tmp_path: Path):
-    path = write_dicom(tmp_path / "film.dcm", RAMP, ViewPosition=None, PatientOrientation=["AH", "F"])
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP, ViewPosition=None, PatientOrientation=["AH", "F"])
     with pytest.warns(UserWarning, match=r"View Position \(0018,5101\)"):
-        film = read_radiograph(path, "frontal")
-    assert (film.plane, film.view) == ("lateral", None)
+        radiograph = read_radiograph(path, "frontal")
+    assert (radiograph.plane, radiograph.view) == ("lateral", None)
 
 
 @pytest.mark.parametrize(
@@ -288,11 +292,11 @@ def test_patient_orientation_alone_tells_the_plane(tmp_path: Path):
 def test_spacing_and_magnification_come_from_the_tags(
     tmp_path: Path, tags, pixel_mm, magnification, source_to_patient_mm
 ):
-    film = read(write_dicom(tmp_path / "film.dcm", RAMP, **tags))
-    assert film.pixel_mm == (pixel_mm, pixel_mm)
-    assert film.magnification == pytest.approx(magnification)
-    assert film.source_to_patient_mm == pytest.approx(source_to_patient_mm)
-    assert film.source_to_detector_mm == 1800
+    radiograph = read(write_dicom(tmp_path / "radiograph.dcm", RAMP, **tags))
+    assert radiograph.pixel_mm == (pixel_mm, pixel_mm)
+    assert radiograph.magnification == pytest.approx(magnification)
+    assert radiograph.source_to_patient_mm == pytest.approx(source_to_patient_mm)
+    assert radiograph.source_to_detector_mm == 1800
 
 
 @pytest.mark.parametrize(
@@ -305,7 +309,7 @@ def test_spacing_and_magnification_come_from_the_tags(
     ],
 )
 def test_a_missing_tag_is_named_with_what_is_assumed(tmp_path: Path, tag: str, told: str):
-    path = write_dicom(tmp_path / "film.dcm", RAMP, **{tag: None})
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP, **{tag: None})
     with pytest.warns(UserWarning, match=re.escape(f"{path}: field 'frontal' lacks {told}")) as found:
         read_radiograph(path, "frontal")
     assert len([warning for warning in found if "lacks" in str(warning.message)]) == 1
@@ -317,13 +321,13 @@ def test_a_missing_tag_is_named_with_what_is_assumed(tmp_path: Path, tag: str, t
 @pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "MR_small_RLE.dcm"])
 @pytest.mark.filterwarnings("ignore")
 def test_pydicoms_own_compressed_files_are_decoded(tmp_path: Path, name: str):
-    films = []
+    radiographs = []
     for source in (name, "MR_small.dcm"):
         dataset = pydicom.dcmread(get_testdata_file(source))
         dataset.Modality = "CR"
         dataset.save_as(tmp_path / source)
-        films.append(read_radiograph(str(tmp_path / source), "frontal").image)
-    np.testing.assert_array_equal(*films)
+        radiographs.append(read_radiograph(str(tmp_path / source), "frontal").image)
+    np.testing.assert_array_equal(*radiographs)
 
 
 JPEG_LOSSLESS = (gdcm.TransferSyntax.JPEGLosslessProcess14, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
@@ -335,7 +339,7 @@ def test_lossless_jpeg_gives_every_bit(tmp_path: Path, syntax: int, bits: int):
     """The two that radiographs come in: Process 14, with any predictor and with the first."""
     stored = (np.arange(64 * 64).reshape(64, 64) % 2**bits).astype(np.uint8 if bits == 8 else np.uint16)
     stored[:2] = 2**bits - 1
-    path = write_dicom(tmp_path / "film.dcm", stored, BitsStored=bits, HighBit=bits - 1)
+    path = write_dicom(tmp_path / "radiograph.dcm", stored, BitsStored=bits, HighBit=bits - 1)
     compress(path, syntax)
     assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.name.startswith("JPEG Lossless")
     np.testing.assert_array_equal(read(path).image, stored)
@@ -347,27 +351,29 @@ def test_lossy_jpeg_of_12_bits_is_refused_by_name(tmp_path: Path, name: str):
     dataset = pydicom.dcmread(get_testdata_file(name))
     assert dataset.BitsStored == 12
     dataset.Modality = "CR"
-    dataset.save_as(tmp_path / "film.dcm")
-    assert "transfer syntax JPEG Extended (Process 2 and 4) (1.2.840.10008.1.2.4.51)" in refused(tmp_path / "film.dcm")
+    dataset.save_as(tmp_path / "radiograph.dcm")
+    assert "transfer syntax JPEG Extended (Process 2 and 4) (1.2.840.10008.1.2.4.51)" in refused(
+        tmp_path / "radiograph.dcm"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_film_of_a_lossy_syntax_is_decoded(tmp_path: Path):
+def test_a_radiograph_of_a_lossy_syntax_is_decoded(tmp_path: Path):
     dataset = pydicom.dcmread(get_testdata_file("JPEG2000.dcm"))
     dataset.Modality = "CR"
-    dataset.save_as(tmp_path / "film.dcm")
-    film = read_radiograph(str(tmp_path / "film.dcm"), "frontal")
-    assert film.image.shape == (1024, 256)
-    assert film.image.std() > 1
+    dataset.save_as(tmp_path / "radiograph.dcm")
+    radiograph = read_radiograph(str(tmp_path / "radiograph.dcm"), "frontal")
+    assert radiograph.image.shape == (1024, 256)
+    assert radiograph.image.std() > 1
 
 
 @pytest.mark.parametrize("suffix", ["", ".png", ".img"])
 def test_dicom_is_told_by_content_whatever_its_name(tmp_path: Path, suffix: str):
-    np.testing.assert_array_equal(read(write_dicom(tmp_path / f"film{suffix}", RAMP)).image, RAMP)
+    np.testing.assert_array_equal(read(write_dicom(tmp_path / f"radiograph{suffix}", RAMP)).image, RAMP)
 
 
 def test_dicom_without_a_preamble_is_read(tmp_path: Path):
-    path = write_dicom(tmp_path / "film.dcm", RAMP)
+    path = write_dicom(tmp_path / "radiograph.dcm", RAMP)
     dataset = pydicom.dcmread(path)
     content = Path(path).read_bytes()
     start = content.index(dataset["SOPClassUID"].tag.to_bytes(4, "little")[2:] + b"\x16\x00UI")
@@ -378,28 +384,31 @@ def test_dicom_without_a_preamble_is_read(tmp_path: Path):
 @pytest.mark.parametrize(
     "kind", ["png 8", "png 16", "tiff 8", "tiff 16", "tiff float", "jpeg", "rgb", "rgba", "palette"]
 )
-def test_a_picture_is_read_with_rows_as_rows(tmp_path: Path, kind: str):
+def test_an_image_file_is_read_with_rows_as_rows(tmp_path: Path, kind: str):
     values = (
         RAMP if "16" in kind else (RAMP / 7).astype(np.float32) if "float" in kind else (RAMP // 25).astype(np.uint8)
     )
-    picture = Image.fromarray(values)
-    picture = picture.convert(kind.upper()) if kind in ("rgb", "rgba") else picture
-    picture = picture.convert("P") if kind == "palette" else picture
-    path = tmp_path / f"film.{kind.split()[0].replace('rgba', 'png').replace('rgb', 'png').replace('palette', 'png')}"
-    picture.save(path)
-    film = read(path)
-    assert film.scale == ("line_integral" if "float" in kind else "presentation")
-    np.testing.assert_allclose(film.image, values, atol=12 if kind == "jpeg" else 0)
+    image_file = Image.fromarray(values)
+    image_file = image_file.convert(kind.upper()) if kind in ("rgb", "rgba") else image_file
+    image_file = image_file.convert("P") if kind == "palette" else image_file
+    path = (
+        tmp_path
+        / f"radiograph.{kind.split()[0].replace('rgba', 'png').replace('rgb', 'png').replace('palette', 'png')}"
+    )
+    image_file.save(path)
+    radiograph = read(path)
+    assert radiograph.scale == ("line_integral" if "float" in kind else "presentation")
+    np.testing.assert_allclose(radiograph.image, values, atol=12 if kind == "jpeg" else 0)
 
 
 @pytest.mark.parametrize(("unit", "pixel_mm"), [("mm", (3.0, 2.0)), ("unknown", None)])
-def test_a_nifti_film_has_a_spacing_where_it_names_the_unit(tmp_path: Path, unit: str, pixel_mm: tuple | None):
+def test_a_nifti_radiograph_has_a_spacing_where_it_names_the_unit(tmp_path: Path, unit: str, pixel_mm: tuple | None):
     image = nibabel.Nifti1Image(RAMP.T[..., None].astype(np.float32), np.diag([2.0, 3.0, 1.0, 1.0]))
     image.header.set_xyzt_units(unit)
-    nibabel.save(image, tmp_path / "film.nii.gz")
-    film = read(tmp_path / "film.nii.gz")
-    np.testing.assert_array_equal(film.image, RAMP)
-    assert (film.scale, film.pixel_mm) == ("line_integral", pixel_mm)
+    nibabel.save(image, tmp_path / "radiograph.nii.gz")
+    radiograph = read(tmp_path / "radiograph.nii.gz")
+    np.testing.assert_array_equal(radiograph.image, RAMP)
+    assert (radiograph.scale, radiograph.pixel_mm) == ("line_integral", pixel_mm)
 
 
 # What cannot be used
@@ -443,7 +452,7 @@ def without_end(path: Path, kept: float) -> Path:
 )
 @pytest.mark.filterwarnings("ignore")
 def test_tags_that_cannot_be_used_are_named(tmp_path: Path, tags: dict[str, Any], told: str):
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     write_dicom(path, RAMP, **tags)
     assert told in refused(path)
 
@@ -453,18 +462,18 @@ def test_tags_that_cannot_be_used_are_named(tmp_path: Path, tags: dict[str, Any]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_a_truncated_file_is_refused(tmp_path: Path, kept: float, told: str):
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     write_dicom(path, np.tile(RAMP[:3, :3], (4, 4)))
     assert told in refused(without_end(path, kept))
 
 
 def test_a_file_that_is_not_dicom_is_refused(tmp_path: Path):
-    (tmp_path / "film.dcm").write_text("no picture, only words that go on for a while " * 20)
-    assert "not a DICOM file" in refused(tmp_path / "film.dcm")
+    (tmp_path / "radiograph.dcm").write_text("no image, only words that go on for a while " * 20)
+    assert "not a DICOM file" in refused(tmp_path / "radiograph.dcm")
 
 
 def test_missing_pixel_data_are_named(tmp_path: Path):
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     dataset = pydicom.dcmread(write_dicom(path, RAMP))
     del dataset.PixelData
     dataset.save_as(path)
@@ -472,7 +481,7 @@ def test_missing_pixel_data_are_named(tmp_path: Path):
 
 
 def test_a_transfer_syntax_that_cannot_be_decoded_is_named(tmp_path: Path):
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "radiograph.dcm"
     dataset = pydicom.dcmread(write_dicom(path, RAMP))
     dataset.compress(RLELossless)
     dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
@@ -480,12 +489,12 @@ def test_a_transfer_syntax_that_cannot_be_decoded_is_named(tmp_path: Path):
     assert re.search(r"transfer syntax MPEG2 .* \(1\.2\.840\.10008\.1\.2\.4\.100\) cannot be decoded", refused(path))
 
 
-def test_an_all_black_film_is_refused(tmp_path: Path):
-    assert "constant" in refused(write_dicom(tmp_path / "film.dcm", np.zeros((6, 10), np.uint16)))
-    assert "constant" in refused(with_pixels(tmp_path / "film.png", np.zeros((6, 10), np.uint8)))
+def test_an_all_black_radiograph_is_refused(tmp_path: Path):
+    assert "constant" in refused(write_dicom(tmp_path / "radiograph.dcm", np.zeros((6, 10), np.uint16)))
+    assert "constant" in refused(with_pixels(tmp_path / "radiograph.png", np.zeros((6, 10), np.uint8)))
 
 
-def test_a_picture_in_colours_is_refused_and_one_with_a_coloured_arrow_is_not(tmp_path: Path):
+def test_an_image_file_in_colours_is_refused_and_one_with_a_coloured_arrow_is_not(tmp_path: Path):
     pixels = np.repeat(np.tile(RAMP // 25, (10, 10))[..., None], 3, axis=2).astype(np.uint8)
     pixels[5, 10:20] = (255, 0, 0)
     with pytest.warns(UserWarning, match="no pixel spacing"):
@@ -494,10 +503,10 @@ def test_a_picture_in_colours_is_refused_and_one_with_a_coloured_arrow_is_not(tm
     assert "has shape (60, 100, 3), expected a single-channel image" in refused(with_pixels(tmp_path / "a.png", pixels))
 
 
-def test_a_picture_of_several_frames_is_refused(tmp_path: Path):
+def test_an_image_file_of_several_frames_is_refused(tmp_path: Path):
     page = Image.fromarray((RAMP // 25).astype(np.uint8))
-    page.save(tmp_path / "film.tiff", save_all=True, append_images=[page])
-    assert "holds 2 frames, expected one" in refused(tmp_path / "film.tiff")
+    page.save(tmp_path / "radiograph.tiff", save_all=True, append_images=[page])
+    assert "holds 2 frames, expected one" in refused(tmp_path / "radiograph.tiff")
 
 
 # Pairs
@@ -508,11 +517,11 @@ def pair(folder: Path, frontal: dict[str, Any], lateral: dict[str, Any]) -> dict
     return {field: write_line_integrals(folder / f"{field}.dcm", RAMP, **tags[field]) for field in tags}
 
 
-def test_films_given_the_wrong_way_round_are_exchanged(tmp_path: Path):
+def test_radiographs_given_the_wrong_way_round_are_swapped(tmp_path: Path):
     record = pair(tmp_path, LATERAL, {})
-    with pytest.warns(UserWarning, match="exchanged") as found:
+    with pytest.warns(UserWarning, match="swapped") as found:
         loaded = LoadRadiographsd()(record)
-    told = next(str(warning.message) for warning in found if "exchanged" in str(warning.message))
+    told = next(str(warning.message) for warning in found if "swapped" in str(warning.message))
     assert record["frontal"] in told and record["lateral"] in told
     assert (loaded["frontal"].view, loaded["lateral"].view) == ("PA", "LL")
 
@@ -520,16 +529,16 @@ def test_films_given_the_wrong_way_round_are_exchanged(tmp_path: Path):
 @pytest.mark.parametrize(
     ("frontal", "lateral", "told"),
     [
-        ({}, {}, "both are frontal films (View Position PA and PA), expected one frontal and one lateral"),
-        (LATERAL, LATERAL, "both are lateral films"),
+        ({}, {}, "both are frontal radiographs (View Position PA and PA), expected one frontal and one lateral"),
+        (LATERAL, LATERAL, "both are lateral radiographs"),
         (
             {},
             {**LATERAL, "PatientID": "two"},
-            "Patient ID (0010,0020) is one and two, expected two films of one patient",
+            "Patient ID (0010,0020) is one and two, expected two radiographs of one patient",
         ),
     ],
 )
-def test_films_that_do_not_belong_together_are_refused(tmp_path: Path, frontal: dict, lateral: dict, told: str):
+def test_radiographs_that_do_not_belong_together_are_refused(tmp_path: Path, frontal: dict, lateral: dict, told: str):
     record = pair(tmp_path, frontal, lateral)
     with pytest.raises(InputError) as caught:
         LoadRadiographsd()(record)
@@ -545,12 +554,14 @@ def write_nifti(path: Path, values: np.ndarray) -> str:
 
 
 @pytest.mark.parametrize("shape", [(10, 6, 2), (10, 6, 1, 2)])
-def test_two_films_stacked_in_one_file_are_those_of_two_files(tmp_path: Path, shape: tuple[int, ...]):
-    films = {"frontal": RAMP.T.astype(np.float32), "lateral": (RAMP.T[::-1] + 1).astype(np.float32)}
-    both = np.stack([*films.values()], -1).reshape(shape)
+def test_two_radiographs_stacked_in_one_file_are_those_of_two_files(tmp_path: Path, shape: tuple[int, ...]):
+    radiographs = {"frontal": RAMP.T.astype(np.float32), "lateral": (RAMP.T[::-1] + 1).astype(np.float32)}
+    both = np.stack([*radiographs.values()], -1).reshape(shape)
     stacked = LoadRadiographsd()({"image": write_nifti(tmp_path / "two.nii.gz", both)})
-    apart = LoadRadiographsd()({name: write_nifti(tmp_path / f"{name}.nii.gz", film) for name, film in films.items()})
-    for view in films:
+    apart = LoadRadiographsd()(
+        {name: write_nifti(tmp_path / f"{name}.nii.gz", radiograph) for name, radiograph in radiographs.items()}
+    )
+    for view in radiographs:
         np.testing.assert_array_equal(stacked[view].image, apart[view].image)
         assert (stacked[view].scale, stacked[view].pixel_mm) == (apart[view].scale, apart[view].pixel_mm)
     assert stacked["frontal"].pixel_mm == (3.0, 2.0)
@@ -559,23 +570,31 @@ def test_two_films_stacked_in_one_file_are_those_of_two_files(tmp_path: Path, sh
 @pytest.mark.parametrize(
     ("name", "shape", "told"),
     [
-        ("three.nii.gz", (10, 6, 3), "has shape (10, 6, 3), expected two films of one size, (W, H, 2), frontal first."),
-        ("one.nii.gz", (10, 6), "has shape (10, 6), expected two films of one size, (W, H, 2), frontal first."),
-        ("picture.png", None, "is no NIfTI file, expected both films in one, frontal first; or name them singly."),
+        (
+            "three.nii.gz",
+            (10, 6, 3),
+            "has shape (10, 6, 3), expected two radiographs of one size, (W, H, 2), frontal first.",
+        ),
+        ("one.nii.gz", (10, 6), "has shape (10, 6), expected two radiographs of one size, (W, H, 2), frontal first."),
+        (
+            "image.png",
+            None,
+            "is no NIfTI file, expected both radiographs in one, frontal first; or name them singly.",
+        ),
         ("nowhere.nii.gz", None, "names a file that does not exist; correct the path."),
     ],
 )
-def test_a_file_without_two_films_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...] | None, told: str):
+def test_a_file_without_two_radiographs_is_refused(tmp_path: Path, name: str, shape: tuple[int, ...] | None, told: str):
     if shape:
         write_nifti(tmp_path / name, np.arange(np.prod(shape), dtype=np.float32).reshape(shape))
-    elif name == "picture.png":
+    elif name == "image.png":
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(InputError) as caught:
         LoadRadiographsd()({"image": str(tmp_path / name)})
     assert str(caught.value) == f"{tmp_path}/{name}: field 'image' {told}"
 
 
-def test_a_blank_film_of_a_stack_is_named(tmp_path: Path):
-    films = np.stack([RAMP.T.astype(np.float32), np.zeros((10, 6), np.float32)], -1)
-    with pytest.raises(InputError, match="two.nii.gz: field 'image', film 'lateral'"):
-        LoadRadiographsd()({"image": write_nifti(tmp_path / "two.nii.gz", films)})
+def test_a_blank_radiograph_of_a_stack_is_named(tmp_path: Path):
+    radiographs = np.stack([RAMP.T.astype(np.float32), np.zeros((10, 6), np.float32)], -1)
+    with pytest.raises(InputError, match="two.nii.gz: field 'image', radiograph 'lateral'"):
+        LoadRadiographsd()({"image": write_nifti(tmp_path / "two.nii.gz", radiographs)})

@@ -1,4 +1,4 @@
-"""From a CT through projected films in DICOM to the network's input and its geometry."""
+"""From a CT through projected radiographs in DICOM to the network's input and its geometry."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ ATTENUATION = hu_to_attenuation(phantom(24, 0.1)[None, None])
 RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8)
 
 
-def films_of(geometry: BiplanarGeometry) -> torch.Tensor:
+def projections_of(geometry: BiplanarGeometry) -> torch.Tensor:
     """Line integrals, `(2, P, P)`."""
     return project(ATTENUATION, geometry)[0]
 
 
-def write_films(folder: Path, geometry: BiplanarGeometry, **tags: Any) -> dict[str, str]:
-    """The phantom's films as a machine of this geometry writes them."""
-    set_up = {
+def write_projections(folder: Path, geometry: BiplanarGeometry, **tags: Any) -> dict[str, str]:
+    """The phantom's radiographs as a machine of this geometry writes them."""
+    acquisition = {
         "DistanceSourceToDetector": geometry.source_to_detector_mm,
         "DistanceSourceToPatient": geometry.source_to_isocentre_mm,
         "ImagerPixelSpacing": [geometry.pixel_mm] * 2,
     }
     record = {}
-    for field, view, film in zip(XRAYS, geometry.views, films_of(geometry).numpy()):
+    for field, view, radiograph in zip(XRAYS, geometry.views, projections_of(geometry).numpy()):
         place = {"ViewPosition": view, "PatientOrientation": ORIENTATION[field]}
-        record[field] = write_line_integrals(folder / f"{field}.dcm", film, **{**set_up, **place, **tags})
+        record[field] = write_line_integrals(folder / f"{field}.dcm", radiograph, **{**acquisition, **place, **tags})
     return record
 
 
@@ -69,10 +69,12 @@ def prepared(record: dict[str, str], geometry: BiplanarGeometry) -> dict[str, An
 def test_line_integrals_survive_the_way_through_dicom(tmp_path: Path, views: tuple, photometric: str, pixels: int):
     """CT, projection, DICOM, the network's input: the same within the file's 16 bits, and the views that were taken."""
     taken = BiplanarGeometry(views=views, detector_pixels=pixels)
-    record = prepared(write_films(tmp_path, taken, photometric=photometric), BiplanarGeometry(detector_pixels=pixels))
-    for field, film in zip(XRAYS, films_of(taken)):
-        assert film.std() > 0.5
-        np.testing.assert_allclose(record[field][0], film, atol=0.51 * float(film.max()) / 65535 + 1e-5)
+    record = prepared(
+        write_projections(tmp_path, taken, photometric=photometric), BiplanarGeometry(detector_pixels=pixels)
+    )
+    for field, radiograph in zip(XRAYS, projections_of(taken)):
+        assert radiograph.std() > 0.5
+        np.testing.assert_allclose(record[field][0], radiograph, atol=0.51 * float(radiograph.max()) / 65535 + 1e-5)
     assert record["geometry"] == {
         "views": views,
         "source_to_isocentre_mm": 1600,
@@ -80,32 +82,33 @@ def test_line_integrals_survive_the_way_through_dicom(tmp_path: Path, views: tup
     }
 
 
-def test_a_film_of_finer_pixels_shows_what_a_coarser_detector_sees(tmp_path: Path):
+def test_a_radiograph_of_finer_pixels_shows_what_a_coarser_detector_sees(tmp_path: Path):
     record = prepared(
-        write_films(tmp_path, BiplanarGeometry(detector_pixels=192)), BiplanarGeometry(detector_pixels=64)
+        write_projections(tmp_path, BiplanarGeometry(detector_pixels=192)), BiplanarGeometry(detector_pixels=64)
     )
-    for field, film in zip(XRAYS, films_of(BiplanarGeometry(detector_pixels=64))):
-        assert np.abs(record[field][0] - film).mean() < 0.02 * film.std()
+    for field, radiograph in zip(XRAYS, projections_of(BiplanarGeometry(detector_pixels=64))):
+        assert np.abs(record[field][0] - radiograph).mean() < 0.02 * radiograph.std()
 
 
 @pytest.mark.parametrize(("source_to_isocentre_mm", "source_to_detector_mm"), [(1300, 1500), (1000, 1080)])
-def test_films_from_another_distance_give_the_geometry_that_projects_them(
+def test_radiographs_from_another_distance_give_the_geometry_that_projects_them(
     tmp_path: Path, source_to_isocentre_mm: float, source_to_detector_mm: float
 ):
     """
-    The detector is put elsewhere on the same rays: projecting the CT by the geometry found gives the film as placed.
+    The detector is put elsewhere on the same rays: projecting the CT by the geometry found returns the
+    radiograph as placed.
     """
     distances = {"source_to_isocentre_mm": source_to_isocentre_mm, "source_to_detector_mm": source_to_detector_mm}
     taken = BiplanarGeometry(detector_pixels=256, detector_size_mm=512, **distances)
     configured = BiplanarGeometry(detector_pixels=128)
-    record = prepared(write_films(tmp_path, taken), configured)
+    record = prepared(write_projections(tmp_path, taken), configured)
     found = replace(configured, **record["geometry"])
     assert found.source_to_isocentre_mm == source_to_isocentre_mm
     for view, field in enumerate(XRAYS):
         as_found, as_configured = (
-            np.abs(record[field][0] - films_of(geometry)[view]).mean() for geometry in (found, configured)
+            np.abs(record[field][0] - projections_of(geometry)[view]).mean() for geometry in (found, configured)
         )
-        assert as_found < 0.03 * films_of(found)[view].std()
+        assert as_found < 0.03 * projections_of(found)[view].std()
         assert as_configured > 2 * as_found
 
 
@@ -118,12 +121,12 @@ def test_a_spacing_calibrated_to_the_patient_needs_no_distances(tmp_path: Path):
         "PixelSpacing": [f"{at_patient:.6f}"] * 2,
         "PixelSpacingCalibrationType": "GEOMETRY",
     }
-    record = prepared(write_films(tmp_path, geometry, **tags), geometry)
-    for field, film in zip(XRAYS, films_of(geometry)):
-        np.testing.assert_allclose(record[field][0], film, atol=0.01)
+    record = prepared(write_projections(tmp_path, geometry, **tags), geometry)
+    for field, radiograph in zip(XRAYS, projections_of(geometry)):
+        np.testing.assert_allclose(record[field][0], radiograph, atol=0.01)
 
 
-def test_films_from_different_distances_are_told_and_averaged(tmp_path: Path):
+def test_radiographs_from_different_distances_are_told_and_averaged(tmp_path: Path):
     record = {
         "frontal": write_dicom(tmp_path / "a.dcm", RAMP, DistanceSourceToPatient=1400),
         "lateral": write_dicom(tmp_path / "b.dcm", RAMP, **LATERAL),
@@ -147,7 +150,7 @@ def test_a_source_within_the_patient_is_refused(tmp_path: Path):
 
 def test_a_parallel_beam_takes_the_views_alone(tmp_path: Path):
     geometry = BiplanarGeometry(source_to_isocentre_mm=np.inf, source_to_detector_mm=np.inf)
-    record = write_films(tmp_path, BiplanarGeometry(views=("AP", "RL"), detector_pixels=32))
+    record = write_projections(tmp_path, BiplanarGeometry(views=("AP", "RL"), detector_pixels=32))
     found = GeometryFromRadiographsd(geometry)(LoadRadiographsd()(record))["geometry"]
     assert found == {"views": ("AP", "RL"), "source_to_isocentre_mm": np.inf, "source_to_detector_mm": np.inf}
 
@@ -159,7 +162,7 @@ def test_a_parallel_beam_takes_the_views_alone(tmp_path: Path):
         ({"DistanceSourceToPatient": 1550}, "the source is 1550 mm from the patient, expected 1600 mm"),
     ],
 )
-def test_training_tells_of_films_that_its_geometry_does_not_fit(tmp_path: Path, tags: dict[str, Any], told: str):
+def test_training_tells_of_radiographs_that_its_geometry_does_not_fit(tmp_path: Path, tags: dict[str, Any], told: str):
     """A record without a `geometry` of its own is used with the configured one."""
     record = LoadRadiographsd()({"frontal": write_dicom(tmp_path / "a.dcm", RAMP, **tags)})
     with pytest.warns(UserWarning, match=told):
@@ -181,7 +184,7 @@ def test_a_batch_gives_the_network_its_geometry():
     assert [case.views for case in geometry.cases_apart()] == [("PA", "RL"), ("PA", "LL")]
 
 
-def test_a_record_without_films_has_the_nominal_geometry():
+def test_a_record_without_radiographs_has_the_nominal_geometry():
     found = GeometryFromRadiographsd(BiplanarGeometry())({"ct": 1})
     assert found == {"ct": 1, "geometry": {
         "views": ("PA", "LL"), "source_to_isocentre_mm": 1600.0, "source_to_detector_mm": 1800.0
@@ -192,12 +195,12 @@ def test_a_record_without_films_has_the_nominal_geometry():
 
 
 def chest(height: int = 60, width: int = 60) -> np.ndarray:
-    """A picture without a border."""
+    """An image without a border."""
     return np.random.default_rng(0).normal(100, 20, (height, width)).clip(30, 220).astype(np.float32)
 
 
 def presented(image: np.ndarray, scale: str = "presentation", **fields: Any) -> Radiograph:
-    return Radiograph("film", image, np.ones(image.shape, bool), scale, **fields)
+    return Radiograph("radiograph", image, np.ones(image.shape, bool), scale, **fields)
 
 
 @pytest.mark.parametrize("level", [0, 255])
@@ -212,7 +215,7 @@ def test_a_border_within_a_border_is_cropped():
     assert exposed_area(presented(image)) == (slice(4, 64), slice(10, 70))
 
 
-def test_a_picture_without_a_border_is_left_whole():
+def test_an_image_without_a_border_is_left_whole():
     assert exposed_area(presented(chest())) == (slice(0, 60), slice(0, 60))
 
 
@@ -224,28 +227,30 @@ def test_air_of_an_image_with_a_unit_is_no_border():
 def test_what_the_file_calls_unexposed_is_cropped_and_does_not_count():
     image = np.pad(chest(), 5, constant_values=4000)
     exposed = np.pad(np.ones((60, 60), bool), 5)
-    film = replace(presented(image), exposed=exposed)
-    assert exposed_area(film) == (slice(5, 65), slice(5, 65))
+    radiograph = replace(presented(image), exposed=exposed)
+    assert exposed_area(radiograph) == (slice(5, 65), slice(5, 65))
     prepare = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=60), 8.0, (0, 100), (0.0, 0.7))
-    assert prepare({"frontal": film})["frontal"].max() <= 0.7 + 1e-6
+    assert prepare({"frontal": radiograph})["frontal"].max() <= 0.7 + 1e-6
 
 
-def test_a_film_lies_in_the_middle_of_the_detector_as_large_as_it_is():
+def test_a_radiograph_lies_in_the_middle_of_the_detector_as_large_as_it_is():
     """120 mm by 240 mm on a detector of 480 mm, though a border is cropped on one side."""
     image = np.pad(chest(52, 60) + 100, ((8, 0), (0, 0)))
-    film = presented(image, pixel_mm=(2.0, 4.0))
-    placed = place_on_detector(image, exposed_area(film), film.pixel_mm, None, BiplanarGeometry(detector_pixels=240))
+    radiograph = presented(image, pixel_mm=(2.0, 4.0))
+    placed = place_on_detector(
+        image, exposed_area(radiograph), radiograph.pixel_mm, None, BiplanarGeometry(detector_pixels=240)
+    )
     rows, columns = (placed.numpy() > 50).any(axis=1), (placed.numpy() > 50).any(axis=0)
     assert (np.flatnonzero(rows)[[0, -1]] == [98, 149]).all()
     assert (np.flatnonzero(columns)[[0, -1]] == [60, 179]).all()
 
 
 @pytest.mark.parametrize("dark", [True, False])
-def test_a_saturated_film_is_told(dark: bool):
+def test_a_saturated_radiograph_is_told(dark: bool):
     image = chest()
     image[:, 5:50:2] = image[5:20, ::2] = 30 if dark else 220
     prepare = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=64), 8.0, (1, 99), (0.0, 0.7))
-    with pytest.warns(UserWarning, match=r"film: field 'frontal' is saturated: \d+% .* expected at most 40%"):
+    with pytest.warns(UserWarning, match=r"radiograph: field 'frontal' is saturated: \d+% .* expected at most 40%"):
         prepare({"frontal": presented(image)})
 
 

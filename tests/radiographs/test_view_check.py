@@ -1,4 +1,4 @@
-"""What is seen on films that say nothing of themselves: projections of a real CT, written as pictures."""
+"""What is seen on radiographs that say nothing of themselves: projections of a real CT, written as image files."""
 
 from __future__ import annotations
 
@@ -37,20 +37,22 @@ def chest() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=[("PA", "LL"), ("AP", "RL")])
-def films(chest: torch.Tensor, request) -> dict[str, torch.Tensor]:
-    """The films of two views, and the lateral one as a machine may store it, facing right."""
+def radiographs(chest: torch.Tensor, request) -> dict[str, torch.Tensor]:
+    """The radiographs of two views, and the lateral one as a machine may store it, facing right."""
     frontal, lateral = project(chest, BiplanarGeometry(views=request.param, detector_pixels=128))[0]
     return {"frontal": frontal, "lateral": lateral, "turned": lateral.flip(-1)}
 
 
-def told_of(folder: Path, films: dict[str, torch.Tensor], frontal: str, lateral: str, suffix: str = "png") -> list[str]:
+def warnings_of(
+    folder: Path, radiographs: dict[str, torch.Tensor], frontal: str, lateral: str, suffix: str = "png"
+) -> list[str]:
     """
-    What is told of two of the films as pictures, save that these have no spacing; they are used as they are named.
+    Warnings of two of the radiographs as image files, save that these have no spacing; they are used as they are named.
     """
     named = {"frontal": frontal, "lateral": lateral}
     record = {field: str(folder / f"{field}.{suffix}") for field in named}
     for field, path in record.items():
-        write_greyscale(path, films[named[field]])
+        write_greyscale(path, radiographs[named[field]])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         loaded = LoadRadiographsd()(record)
@@ -59,51 +61,53 @@ def told_of(folder: Path, films: dict[str, torch.Tensor], frontal: str, lateral:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_films_that_are_what_they_are_named_pass_without_a_word(films, tmp_path: Path, suffix: str):
-    assert told_of(tmp_path, films, "frontal", "lateral", suffix) == []
+def test_radiographs_that_are_what_they_are_named_pass_without_a_word(radiographs, tmp_path: Path, suffix: str):
+    assert warnings_of(tmp_path, radiographs, "frontal", "lateral", suffix) == []
 
 
 @pytest.mark.parametrize(
     ("frontal", "lateral", "told"),
     [
         ("frontal", "frontal", "both look frontal"),
-        ("lateral", "frontal", "the two look exchanged"),
-        ("turned", "frontal", "the two look exchanged"),
+        ("lateral", "frontal", "the two look swapped"),
+        ("turned", "frontal", "the two look swapped"),
         ("frontal", "turned", "seems to face the other way"),
     ],
 )
-def test_films_that_are_not_what_they_are_named_are_told(films, tmp_path: Path, frontal: str, lateral: str, told: str):
-    (message,) = told_of(tmp_path, films, frontal, lateral)
+def test_radiographs_that_are_not_what_they_are_named_are_told(
+    radiographs, tmp_path: Path, frontal: str, lateral: str, told: str
+):
+    (message,) = warnings_of(tmp_path, radiographs, frontal, lateral)
     assert message.startswith(f"{tmp_path}/lateral.png: field 'lateral'")
     assert told in message
 
 
-def test_a_declared_orientation_silences_the_warning_of_a_lateral_film_that_it_turns(films, tmp_path: Path):
+def test_a_declared_orientation_silences_the_warning_of_a_lateral_radiograph_that_it_turns(radiographs, tmp_path: Path):
     paths = {"frontal": str(tmp_path / "frontal.png"), "lateral": str(tmp_path / "turned.png")}
     for path in paths.values():
-        write_greyscale(path, films[Path(path).stem])
+        write_greyscale(path, radiographs[Path(path).stem])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", message=".*no pixel spacing")
         LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": ["A", "F"]})(paths)
 
 
-def test_tags_go_before_what_the_picture_looks_like(films, tmp_path: Path):
+def test_tags_override_what_the_image_looks_like(radiographs, tmp_path: Path):
     """A file that says View Position and Patient Orientation is believed."""
     for name in ("frontal", "turned"):
-        film = films[name].numpy()
+        radiograph = radiographs[name].numpy()
         record = {
-            "frontal": write_line_integrals(tmp_path / "frontal.dcm", films["frontal"].numpy()),
-            "lateral": write_line_integrals(tmp_path / "lateral.dcm", film, **LATERAL),
+            "frontal": write_line_integrals(tmp_path / "frontal.dcm", radiographs["frontal"].numpy()),
+            "lateral": write_line_integrals(tmp_path / "lateral.dcm", radiograph, **LATERAL),
         }
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             LoadRadiographsd()(record)
 
 
-def test_brightness_contrast_and_a_border_do_not_change_what_is_seen(films, tmp_path: Path):
-    for name, film in films.items():
-        write_greyscale(str(tmp_path / "plain.png"), film)
+def test_brightness_contrast_and_a_border_do_not_change_what_is_seen(radiographs, tmp_path: Path):
+    for name, radiograph in radiographs.items():
+        write_greyscale(str(tmp_path / "plain.png"), radiograph)
         plain = np.asarray(Image.open(tmp_path / "plain.png"))
         framed = np.pad((plain * 0.5 + 60).astype(np.uint8), 6, constant_values=255)
         Image.fromarray(framed).save(tmp_path / "framed.png")
@@ -114,7 +118,7 @@ def test_brightness_contrast_and_a_border_do_not_change_what_is_seen(films, tmp_
             assert measure(seen[0]) == pytest.approx(measure(seen[1]), abs=0.03), name
 
 
-def test_a_projected_ct_comes_back_from_a_picture_to_its_place_on_the_detector(films, tmp_path: Path):
+def test_a_projected_ct_comes_back_from_an_image_file_to_its_place_on_the_detector(radiographs, tmp_path: Path):
     """
     Its air is black up to the edges, and is no border whose width would change the scale. What is cropped as a border,
     where the body fades out at the cube's faces, is dark but for the share of a row that letters may take.
@@ -122,12 +126,12 @@ def test_a_projected_ct_comes_back_from_a_picture_to_its_place_on_the_detector(f
     prepare = PrepareXraysd(["frontal", "lateral"], GEOMETRY, 8.0, (0, 100), (0.0, 1.0))
     record = {field: str(tmp_path / f"{field}.png") for field in ("frontal", "lateral")}
     for field, path in record.items():
-        write_greyscale(path, films[field])
+        write_greyscale(path, radiographs[field])
     with pytest.warns(UserWarning, match="no pixel spacing"):
         placed = prepare(LoadRadiographsd()(record))
     for field in record:
-        film = films[field]
-        grey = (film - film.min()) / (film.max() - film.min())
+        radiograph = radiographs[field]
+        grey = (radiograph - radiograph.min()) / (radiograph.max() - radiograph.min())
         assert (grey[:, 0] == 0).all() and grey[64].max() > 0.3
         shown = placed[field][0] > 0
         torch.testing.assert_close(placed[field][0][shown], grey[shown], atol=0.51 / 255, rtol=0)

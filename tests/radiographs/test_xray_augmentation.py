@@ -27,7 +27,7 @@ from scripts import (
 )
 
 PIXELS = 64
-SET_UP = BiplanarGeometry(detector_pixels=PIXELS)
+GEOMETRY = BiplanarGeometry(detector_pixels=PIXELS)
 
 
 def sample(*shape: int) -> dict[str, torch.Tensor]:
@@ -72,17 +72,17 @@ def test_blur_keeps_the_mean_and_lowers_the_contrast():
     parser = configured()
     blur = next(t for t in parser.get_parsed_content("augment_xrays").transforms if isinstance(t, RandGaussianSmoothd))
     blur.prob = 1.0
-    film = torch.zeros(2, PIXELS, PIXELS)
-    film[:, 16:48, 16:48] = torch.rand(2, 32, 32)
-    smooth = Compose([blur]).set_random_state(seed=0)({"xrays": film})["xrays"]
-    assert smooth.mean().item() == pytest.approx(film.mean().item(), rel=1e-3)
-    assert smooth.std() < film.std()
+    radiograph = torch.zeros(2, PIXELS, PIXELS)
+    radiograph[:, 16:48, 16:48] = torch.rand(2, 32, 32)
+    smooth = Compose([blur]).set_random_state(seed=0)({"xrays": radiograph})["xrays"]
+    assert smooth.mean().item() == pytest.approx(radiograph.mean().item(), rel=1e-3)
+    assert smooth.std() < radiograph.std()
 
 
 # Collimation
 
 
-def test_a_collimated_film_shows_a_rectangle_and_is_zero_outside_in_each_view_by_itself():
+def test_a_collimated_radiograph_shows_a_rectangle_and_is_zero_outside_in_each_view_by_itself():
     mask = RandCollimationd("exposed", 0.3, prob=1.0).set_random_state(seed=1)(sample())["exposed"]
     rectangles = []
     for view in mask:
@@ -102,14 +102,14 @@ def test_collimation_shows_nothing_that_was_not_exposed():
     assert not (mask & ~exposed).any()
 
 
-def test_all_that_the_configuration_does_leaves_what_is_not_exposed_at_zero_as_prepared_films_have_it():
+def test_all_that_the_configuration_does_leaves_what_is_not_exposed_at_zero_as_prepared_radiographs_have_it():
     augment = configured().get_parsed_content("augment_xrays")
     for transform in augment.transforms[:-1]:
         getattr(transform, "set_prob", lambda prob: None)(1.0)
         transform.prob = 1.0
-    films = sample()
-    films["exposed"][:, :9] = False
-    given = augment.set_random_state(seed=0)(films)
+    radiographs = sample()
+    radiographs["exposed"][:, :9] = False
+    given = augment.set_random_state(seed=0)(radiographs)
     hidden = ~torch.as_tensor(given["exposed"])
     assert hidden[:, :9].all() and hidden[:, 9:].any()
     assert not given["xrays"][hidden].any()
@@ -119,24 +119,24 @@ def test_all_that_the_configuration_does_leaves_what_is_not_exposed_at_zero_as_p
 # Presentation
 
 
-def test_a_film_for_presentation_is_what_preparation_makes_of_such_a_file(tmp_path: Path):
-    """Of an 8-bit picture with a collimated frame, at the detector's pixels."""
-    picture = np.random.default_rng(0).integers(30, 220, (PIXELS, PIXELS)).astype(np.uint8)
-    picture[:6] = picture[-4:] = 0
-    Image.fromarray(picture).save(tmp_path / "film.png")
-    record = {"frontal": str(tmp_path / "film.png")}
+def test_a_radiograph_for_presentation_is_what_preparation_makes_of_such_a_file(tmp_path: Path):
+    """Of an 8-bit image file with a collimated frame, at the detector's pixels."""
+    image_file = np.random.default_rng(0).integers(30, 220, (PIXELS, PIXELS)).astype(np.uint8)
+    image_file[:6] = image_file[-4:] = 0
+    Image.fromarray(image_file).save(tmp_path / "radiograph.png")
+    record = {"frontal": str(tmp_path / "radiograph.png")}
     with pytest.warns(UserWarning, match="no pixel spacing"):
         loaded = LoadRadiographsd()(record)
-    prepared = PrepareXraysd("frontal", SET_UP, 8.0, (1, 99), (0.0, 0.7))(loaded)["frontal"]
-    film = torch.zeros(1, PIXELS, PIXELS)
-    film[0, 6:-4] = torch.from_numpy(picture[6:-4]) / 255.0
-    exposed = film != 0
+    prepared = PrepareXraysd("frontal", GEOMETRY, 8.0, (1, 99), (0.0, 0.7))(loaded)["frontal"]
+    radiograph = torch.zeros(1, PIXELS, PIXELS)
+    radiograph[0, 6:-4] = torch.from_numpy(image_file[6:-4]) / 255.0
+    exposed = radiograph != 0
     show = RandScaleIntensityRangePercentilesd("xrays", "exposed", (1, 99), (0.0, 0.7), prob=1.0)
-    shown = show({"xrays": film, "exposed": exposed})["xrays"] * exposed
+    shown = show({"xrays": radiograph, "exposed": exposed})["xrays"] * exposed
     torch.testing.assert_close(shown, prepared, rtol=0, atol=1e-4)
 
 
-def test_the_configuration_standardises_films_as_it_prepares_them():
+def test_the_configuration_standardises_radiographs_as_it_prepares_them():
     config = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
     prepare = next(t for t in config["load"]["transforms"] if t["_target_"] == "scripts.PrepareXraysd")
     show = next(
@@ -157,19 +157,19 @@ def configured() -> ConfigParser:
 
 
 def test_distances_err_together_so_that_the_isocentre_keeps_its_magnification():
-    draw, factors = RandGeometry(SET_UP, distance=0.05, degrees=2.0, turned=0.0).set_random_state(seed=0), []
+    draw, factors = RandGeometry(GEOMETRY, distance=0.05, degrees=2.0, turned=0.0).set_random_state(seed=0), []
     for _ in range(50):
         geometry = draw()
-        assert geometry.magnification(0.0) == pytest.approx(SET_UP.magnification(0.0))
-        assert replace(geometry, source_to_isocentre_mm=1600.0, source_to_detector_mm=1800.0) == SET_UP
-        factors.append(geometry.source_to_isocentre_mm / SET_UP.source_to_isocentre_mm)
+        assert geometry.magnification(0.0) == pytest.approx(GEOMETRY.magnification(0.0))
+        assert replace(geometry, source_to_isocentre_mm=1600.0, source_to_detector_mm=1800.0) == GEOMETRY
+        factors.append(geometry.source_to_isocentre_mm / GEOMETRY.source_to_isocentre_mm)
     assert 0.95 <= min(factors) < 0.96 and 1.04 < max(factors) <= 1.05
 
 
 def test_the_patient_stands_turned_in_a_part_of_the_cases_by_small_angles_in_each_view():
-    draw = RandGeometry(SET_UP, distance=0.0, degrees=2.0, turned=0.25).set_random_state(seed=0)
-    set_ups = [draw() for _ in range(400)]
-    turned = torch.tensor([geometry.angles_deg for geometry in set_ups if not geometry.is_along_axes])
+    draw = RandGeometry(GEOMETRY, distance=0.0, degrees=2.0, turned=0.25).set_random_state(seed=0)
+    geometries = [draw() for _ in range(400)]
+    turned = torch.tensor([geometry.angles_deg for geometry in geometries if not geometry.is_along_axes])
     assert len(turned) / 400 == pytest.approx(0.25, abs=0.06)
     assert turned.abs().max() <= 2 and (turned != 0).all()
     assert not torch.allclose(turned[:, 0], turned[:, 1])
@@ -177,12 +177,12 @@ def test_the_patient_stands_turned_in_a_part_of_the_cases_by_small_angles_in_eac
 
 def test_a_distance_at_which_the_detector_is_too_small_is_refused_at_once():
     with pytest.raises(InputError, match="detector_size_mm"):
-        RandGeometry(SET_UP, distance=0.4, degrees=0.0, turned=0.0)
+        RandGeometry(GEOMETRY, distance=0.4, degrees=0.0, turned=0.0)
 
 
 def test_no_error_of_the_pose_is_the_nominal_projection():
-    hu, project = smooth_body(), ProjectCT(SET_UP, 8.0)
-    geometry = RandGeometry(SET_UP, distance=0.0, degrees=0.0, turned=1.0)()
+    hu, project = smooth_body(), ProjectCT(GEOMETRY, 8.0)
+    geometry = RandGeometry(GEOMETRY, distance=0.0, degrees=0.0, turned=1.0)()
     assert torch.equal(project(hu, geometry), project(hu))
 
 
@@ -191,8 +191,8 @@ def test_the_projection_of_a_patient_who_stands_turned_is_that_of_the_turned_ct(
     """Turning source and detector one way is turning the body the other, to 1 % of its largest line integral."""
     angles, hu = torch.zeros(2, 3), smooth_body()
     angles[view, angle] = 5.0
-    project = ProjectCT(SET_UP, 8.0)
-    seen = project(hu, replace(SET_UP, angles_deg=angles.tolist()))[view]
+    project = ProjectCT(GEOMETRY, 8.0)
+    seen = project(hu, replace(GEOMETRY, angles_deg=angles.tolist()))[view]
     turned = project(rotated(hu, -5.0, axis))[view]
     nominal = project(hu)[view]
     assert (seen - turned).abs().max() < 0.01 * nominal.max()

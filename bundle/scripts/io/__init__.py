@@ -1,1 +1,1 @@
-"""Files to arrays and back: DICOM, NIfTI, NRRD, MetaImage and pictures; whole files, sidecars. Knows no model."""
+"""Files to arrays and back: DICOM, NIfTI, NRRD, MetaImage and image files; whole files, sidecars. Knows no model."""

@@ -22,7 +22,7 @@ FREE_OR_CHOOSE = "free the place or choose another output folder"
 
 def write_atomically(path: str, write: Callable[[str], Any], next_step: str = FREE_OR_CHOOSE) -> None:
     """
-    Calls `write` with a temporary path of the same suffix beside `path`, then renames it; never leaves half a file.
+    Calls `write` with a temporary path of the same suffix next to `path`, then renames it; never leaves half a file.
     Where something fails an earlier file stays as it was. A link of that name is replaced, and what it leads to stays.
 
     Raises:
@@ -30,7 +30,7 @@ def write_atomically(path: str, write: Callable[[str], Any], next_step: str = FR
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = _unfinished(folder, name)
-    with _told_of(path, next_step):
+    with _named_in_errors(path, next_step):
         try:
             os.makedirs(folder, exist_ok=True)
             write(temporary)
@@ -42,8 +42,8 @@ def write_atomically(path: str, write: Callable[[str], Any], next_step: str = FR
 
 def write_folder_atomically(path: str, write: Callable[[str], Any]) -> None:
     """
-    As :func:`write_atomically`, for a folder: `write` gets an empty one beside `path`, which then takes the place of an
-    earlier result. Where something fails the earlier result stays as it was.
+    As :func:`write_atomically`, for a folder: `write` gets an empty one next to `path`, which then takes the
+    place of an earlier result. Where something fails the earlier result stays as it was.
 
     Raises:
         OutputError: when the folder cannot be written, as on a full disk, or `path` is a file.
@@ -51,7 +51,7 @@ def write_folder_atomically(path: str, write: Callable[[str], Any]) -> None:
     path = os.path.abspath(path)
     parent, name = os.path.split(path)
     temporary = _unfinished(parent, name)
-    with _told_of(path):
+    with _named_in_errors(path):
         try:
             os.makedirs(temporary)
             write(temporary)
@@ -67,7 +67,7 @@ def remove_earlier(path: str) -> None:
     Raises:
         OutputError: when it cannot be removed.
     """
-    with _told_of(path):
+    with _named_in_errors(path):
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         elif os.path.lexists(path):
@@ -109,7 +109,8 @@ def _cause_of(error: RuntimeError) -> OSError:
 
 def remove_unfinished(folder: str, names: str) -> None:
     """
-    Removes what killed processes have left of files that match `names`, such as `stage1_*`, see :func:`write_atomically`.
+    Removes what killed processes have left of files that match `names`, such as `stage1_*`, see
+    :func:`write_atomically`.
     """
     for unfinished in glob(os.path.join(escape(folder), f".unfinished-*-{names}")):
         os.remove(unfinished)
@@ -131,7 +132,7 @@ def write_text(path: str, text: str) -> None:
 
 
 @contextmanager
-def _told_of(path: str, next_step: str = FREE_OR_CHOOSE) -> Iterator[None]:
+def _named_in_errors(path: str, next_step: str = FREE_OR_CHOOSE) -> Iterator[None]:
     """Names the result that the operating system does not let us write."""
     try:
         yield

@@ -121,7 +121,7 @@ def _read_series(folder: str, field: str) -> MetaTensor:
 
 
 def _read_slice(file: str, place: np.ndarray, where: str) -> np.ndarray:
-    """`(rows, columns)` in HU, of a file that ITK puts at the `place` that its header gives, see :class:`CTSeries`."""
+    """`(rows, columns)` in HU, of a file that ITK puts where its header does, at `place`, see :class:`CTSeries`."""
     reader = itk.ImageFileReader[itk.Image[itk.F, 2]].New(FileName=file)
     reader.Update()
     io = reader.GetImageIO()

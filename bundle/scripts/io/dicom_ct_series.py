@@ -61,7 +61,8 @@ class CTSeries:
 def check_ct_series(folder: str, field: str) -> CTSeries:
     """
     Orders the slices of a folder; refuses one whose files do not make up one CT volume in HU. Reads headers alone.
-    Hidden files are left out, and so are those that are neither DICOM nor named as the slices are: an archive's lists.
+    Hidden files are passed over, and so are those that are neither DICOM nor named as the slices are: an archive's
+    lists.
 
     Args:
         folder: holds the slices of one series, in any order, under any names.
@@ -110,7 +111,7 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
     if problems:
         name, problem = next(iter(problems.items()))
         raise InputError(
-            f"{where} holds {len(problems)} file(s) beside {len(headers)} DICOM slices that cannot be used, such as "
+            f"{where} holds {len(problems)} file(s) next to {len(headers)} DICOM slices that cannot be used, such as "
             f"{name} ({problem}); fetch them again if they are slices, else move them out of the folder."
         )
     return headers

@@ -67,7 +67,7 @@ def read_identification(path: str) -> Dataset:
         header = dcmread(path, stop_before_pixels=True, specific_tags=list(IDENTIFICATION))
     except Exception as error:
         raise InputError(
-            f"{path}: the patient's data cannot be copied from it, expected a DICOM file; give the radiograph as "
+            f"{path}: the patient's data cannot be copied from it, expected a DICOM file; name the radiograph as "
             f"DICOM, or do not ask for the patient."
         ) from error
     if not header.get("StudyInstanceUID"):

@@ -43,26 +43,26 @@ except ImportError:  # pydicom 2
 LONGEST_DISTANCE_MM = 10000.0
 """From the source to the detector; a chest stands at 1000 to 4000 mm."""
 LARGEST_MAGNIFICATION = 20.0
-"""Of the middle of a patient; 1.05 to 1.5 on films of a chest."""
+"""Of the middle of a patient; 1.05 to 1.5 on chest radiographs."""
 
 
 def read_dicom(
     path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
 ) -> Radiograph:
     """
-    Reads a DICOM radiograph and turns it as films are read. Tags and defaults are tabled in `docs/data.md`.
+    Reads a DICOM radiograph and brings it to display orientation. Tags and defaults are tabled in `docs/data.md`.
 
     Args:
         path: the file.
         where: start of each message: the file and the record's field.
-        field: "frontal" or "lateral", what the film is taken for where it does not say.
+        field: "frontal" or "lateral", what the radiograph is taken for where it does not say.
         scale: what the values are after the modality LUT; None for what the tags say.
         orientations: of each plane, Patient Orientation where the file has none.
 
     Raises:
         InputError: when the file is no DICOM, no radiograph or truncated, cannot be decoded, has too many pixels, other
-            ones than its tags say, colours or several frames, a spacing that no film has, an orientation or view that
-            contradict, or no contrast.
+            ones than its tags say, colours or several frames, a spacing that no radiograph has, an orientation and a
+            view that contradict each other, or no contrast.
 
     Warns:
         UserWarning: naming the tags that are missing and what is assumed instead.
@@ -91,11 +91,11 @@ def _as_radiograph(
     if not is_oriented:
         letters = check_directions(orientations[plane or field], "film_orientation")
         missing.append(f"{named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
-    set_up = _set_up(dataset, where, missing)
+    acquisition = _acquisition_geometry(dataset, where, missing)
     if missing:
         warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=4)
     patient = str(dataset.get("PatientID") or "").strip() or None
-    known = {"patient": patient, "is_oriented": is_oriented, **set_up}
+    known = {"patient": patient, "is_oriented": is_oriented, **acquisition}
     radiograph = Radiograph(str(path), image, exposed, scale, plane, view, **known)
     return to_display_orientation(radiograph, letters)
 
@@ -112,7 +112,9 @@ def _read(path: str, where: str) -> Dataset:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{where} cannot be read as DICOM ({one_line_message(error)}); copy or export it again.") from error
+        raise InputError(
+            f"{where} cannot be read as DICOM ({one_line_message(error)}); copy or export it again."
+        ) from error
     if not is_dicom:
         raise InputError(f"{where} is not a DICOM file, or a truncated one: it has no SOP Class UID; export it again.")
     if not hasattr(dataset, "file_meta"):
@@ -156,8 +158,8 @@ def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
         syntax = dataset.file_meta.TransferSyntaxUID
         raise InputError(
             f"{where}: the pixels of transfer syntax {shown(syntax.name)} ({shown(syntax)}) cannot be decoded "
-            f"({one_line_message(error)}); expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the file again, or "
-            "have it decompressed."
+            f"({one_line_message(error)}); expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the "
+            f"file again, or have it decompressed."
         ) from error
     if dataset.PixelRepresentation == 0:
         stored = stored & (2**dataset.BitsStored - 1)  # higher bits may hold old overlays
@@ -266,7 +268,7 @@ def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[s
     return letters, plane_of(letters)
 
 
-def _set_up(dataset: Dataset, where: str, missing: list[str]) -> dict:
+def _acquisition_geometry(dataset: Dataset, where: str, missing: list[str]) -> dict:
     """Spacing, magnification and distances, as far as the file says."""
     detector, patient = _distance(dataset, "DistanceSourceToDetector"), _distance(dataset, "DistanceSourceToPatient")
     magnification = _distance(dataset, "EstimatedRadiographicMagnificationFactor")

@@ -1,4 +1,4 @@
-"""Collimators and display shutters of a DICOM radiograph: what lies outside of them is not part of the picture."""
+"""Collimators and display shutters of a DICOM radiograph: what lies outside of them is not exposed."""
 
 from __future__ import annotations
 

@@ -38,5 +38,5 @@ def view_of(dataset: Dataset) -> str | None:
 
 
 def declared_plane(dataset: Dataset) -> str | None:
-    """Which plane a film shows by its view, "frontal" or "lateral"; None where that is not said."""
+    """Which plane a radiograph shows by its view, "frontal" or "lateral"; None where it does not say."""
     return PLANE_OF_POSITION.get(view_of(dataset) or view_position(dataset))

@@ -20,24 +20,24 @@ def write_ct(path: str, hu: torch.Tensor, affine: torch.Tensor) -> None:
     _write_nifti(path, hu.round().cpu().numpy().astype(np.int16), affine.cpu().numpy())
 
 
-def write_projection(path: str, film: torch.Tensor, pixel_mm: float) -> None:
+def write_projection(path: str, projection: torch.Tensor, pixel_mm: float) -> None:
     """
-    A film `(H, W)` of line integrals as float NIfTI, which keeps its absolute scale. Stored column by row, as MONAI's
-    readers give pictures.
+    A projection `(H, W)`, line integrals, as float NIfTI, which keeps its absolute scale. Stored column by row, as
+    MONAI's readers return images.
     """
-    _write_nifti(path, film.T[..., None].float().cpu().numpy(), np.diag([pixel_mm, pixel_mm, 1.0, 1.0]))
+    _write_nifti(path, projection.T[..., None].float().cpu().numpy(), np.diag([pixel_mm, pixel_mm, 1.0, 1.0]))
 
 
-def as_greyscale(film: torch.Tensor) -> Image.Image:
-    """A film `(H, W)` as 8-bit picture to look at: its own range to black and white, bone white."""
-    film = film.float().cpu()
-    grey = (film - film.min()) / (film.max() - film.min()).clamp(min=1e-6)
+def as_greyscale(xray: torch.Tensor) -> Image.Image:
+    """An X-ray `(H, W)` as 8-bit image to look at: its own range to black and white, bone white."""
+    xray = xray.float().cpu()
+    grey = (xray - xray.min()) / (xray.max() - xray.min()).clamp(min=1e-6)
     return Image.fromarray((grey * 255).round().byte().numpy())
 
 
-def write_greyscale(path: str, film: torch.Tensor) -> None:
+def write_greyscale(path: str, xray: torch.Tensor) -> None:
     """:func:`as_greyscale` as a file."""
-    write_atomically(path, as_greyscale(film).save)
+    write_atomically(path, as_greyscale(xray).save)
 
 
 def cube_affine(size: int, fov_mm: float, centre_mm: torch.Tensor | None = None) -> torch.Tensor:

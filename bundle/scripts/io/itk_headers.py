@@ -215,7 +215,7 @@ def _skipped(fields: dict[str, str], where: str, is_raw: bool) -> int:
 
 def _neighbour(path: str, name: str, field: str, where: str) -> str:
     """
-    The file of the values that a detached header names: a plain name beside it, no pattern and no list. It may be a
+    The file of the values that a detached header names: a plain name in its folder, no pattern and no list. It may be a
     link only where the header is one too, as in the caches of Hugging Face and git-annex.
     """
     if (
@@ -228,7 +228,7 @@ def _neighbour(path: str, name: str, field: str, where: str) -> str:
     voxels = os.path.join(os.path.dirname(path), name)
     if not os.path.isfile(voxels):
         raise InputError(
-            f"{where} has its voxels in '{name}', expected that file beside the header; put it there under this name."
+            f"{where} has its voxels in '{name}', expected that file next to the header; put it there under this name."
         )
     if os.path.islink(voxels) and not os.path.islink(path):
         raise InputError(

@@ -1,4 +1,4 @@
-"""How large an image may be, told by its header before anything of it is decoded, and which files are read at all."""
+"""How large an image may be, by its header, before anything of it is decoded, and which files are read at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_RADIOGRAPH_PIXELS = 2**25
 MAX_VOXELS = 2**29
 """Voxels: 512 x 512 x 2048."""
 MAX_RADIOGRAPH_BYTES = 16 * MAX_RADIOGRAPH_PIXELS
-"""Bytes of a film's file, deflated or not: 16 for a pixel."""
+"""Bytes of a radiograph's file, deflated or not: 16 for a pixel."""
 LARGEST_NIFTI_HEADER = 2**24
 """Bytes before a NIfTI's values, its extensions among them."""
 JPEG_START, JPEG_2000_START = b"\xff\xd8", b"\xff\x4f\xff\x51"
@@ -33,10 +33,10 @@ JPEG_LS_FRAME = 0xF7
 
 def check_radiograph_file(path: str, where: str) -> None:
     """
-    Refuses what cannot be opened as a film's file: a pipe would wait for ever, a device has no end.
+    Refuses what cannot be opened as a radiograph's file: a pipe would wait for ever, a device has no end.
 
     Args:
-        path: of the film.
+        path: of the radiograph.
         where: start of each message.
 
     Raises:
@@ -46,10 +46,12 @@ def check_radiograph_file(path: str, where: str) -> None:
         raise InputError(f"{where} names a file that does not exist; correct the path.")
     if not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a pipe, a socket or a device"
-        raise InputError(f"{where} names {kind}, expected the file of a film; correct the path.")
+        raise InputError(f"{where} names {kind}, expected the file of a radiograph; correct the path.")
     size = os.path.getsize(path)
     if size > MAX_RADIOGRAPH_BYTES:
-        raise InputError(f"{where} is a file of {size} bytes, expected at most {MAX_RADIOGRAPH_BYTES}; export one film.")
+        raise InputError(
+            f"{where} is a file of {size} bytes, expected at most {MAX_RADIOGRAPH_BYTES}; export one radiograph."
+        )
 
 
 def check_extent(shape: Sequence[int], largest: int, where: str) -> None:
@@ -83,7 +85,9 @@ def check_nifti_extent(path: str, largest: int, where: str) -> None:
         header = _nifti_header(start)
         shape, offset = header.get_data_shape(), header.get_data_offset()
     except Exception as error:  # whatever a damaged file makes gzip and nibabel stumble over
-        raise InputError(f"{where} cannot be read as an image ({one_line_message(error)}); expected a NIfTI file.") from error
+        raise InputError(
+            f"{where} cannot be read as an image ({one_line_message(error)}); expected a NIfTI file."
+        ) from error
     check_extent([int(length) for length in shape], largest, where)
     if not 0 <= offset <= LARGEST_NIFTI_HEADER:
         raise InputError(

@@ -17,25 +17,25 @@ SCALES = get_args(Scale)
 PLANE_OF_VIEW = {"AP": "frontal", "PA": "frontal", "LL": "lateral", "RL": "lateral"}
 PLANE_OF_LETTER = {"L": "frontal", "R": "frontal", "A": "lateral", "P": "lateral"}
 LARGEST_VALUE = 1e10
-"""Of a film: more than any integer of 32 bits, and far from what float32 cannot hold."""
+"""Of a radiograph: more than any integer of 32 bits, and far from what float32 cannot hold."""
 LEAST_CONTRAST = 1e-6
-"""Least range of a film's values, in any unit, that is told from none."""
+"""Least range of a radiograph's values, in any unit, that is distinguished from none."""
 PIXEL_SIDES_MM = (0.01, 20.0)
 """
 Lengths that a side of a pixel can have: those of detectors are of 0.05 to 0.5 mm, those of a thumbnail of some mm.
 """
 RADIOGRAPH_SIDES_MM = (50.0, 1000.0)
-"""Lengths that a side of a film of a chest can have: a newborn's is of some 100 mm, detectors are of at most 430 mm,
-and longer films are of a whole leg or spine."""
+"""Lengths that a side of a chest radiograph can have: a newborn's is of some 100 mm, detectors are of at most 430 mm,
+and longer radiographs are of a whole leg or spine."""
 DISPLAY_ORIENTATION = {"frontal": ("L", "F"), "lateral": ("P", "F")}
-"""Where rows and columns run to, in the letters of DICOM's Patient Orientation, on films as they are read."""
+"""Where rows and columns run to, in the letters of DICOM's Patient Orientation (PS3.3 C.7.6.1.1.1)."""
 
 
 @dataclass(frozen=True)
 class Radiograph:
     """
-    A radiograph as it is read: rows from superior to inferior; a frontal film's columns from the patient's right to
-    the left, a lateral film's from anterior to posterior; more attenuation is larger.
+    A radiograph in display orientation: rows from superior to inferior; columns of a frontal one from the patient's
+    right to the left, of a lateral one from anterior to posterior; more attenuation is larger.
 
     Attributes:
         path: the file.
@@ -43,7 +43,7 @@ class Radiograph:
             whose values have no unit.
         exposed: `(H, W)` bool, false where the file says that a pixel is no image: padding, collimator, shutter.
         scale: what the file held: "line_integral" (∫μ dl), "transmission" (proportional to the intensity I) or
-            "presentation" (prepared for the eye).
+            "presentation" (display values).
         plane: "frontal" or "lateral", None where the file does not say.
         view: DICOM View Position "AP", "PA", "LL" or "RL", None where the file does not say.
         pixel_mm: size of a pixel along a column and along a row, None where unknown.
@@ -88,24 +88,24 @@ def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
 
 
 def plane_of(letters: tuple[str, str]) -> str:
-    """Which plane a film shows, "frontal" or "lateral", from where its rows and columns run to."""
+    """Which plane a radiograph shows, "frontal" or "lateral", from where its rows and columns run to."""
     return next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
 
 
 def check_orientations(orientations: Mapping[str, Sequence[str]], where: str = "film_orientation") -> None:
     """
     Args:
-        orientations: where rows and columns run to, of a `frontal` and a `lateral` film.
+        orientations: where rows and columns run to, of a `frontal` and a `lateral` radiograph.
         where: start of each message.
 
     Raises:
-        InputError: when what is declared of a film does not show its plane.
+        InputError: when what is declared of a radiograph does not show its plane.
     """
     for plane, (row, column) in DISPLAY_ORIENTATION.items():
-        letters = check_directions(orientations.get(plane, ()), f"{where} of a {plane} film")
+        letters = check_directions(orientations.get(plane, ()), f"{where} of a {plane} radiograph")
         if plane_of(letters) != plane:
             raise InputError(
-                f"{where} of a {plane} film is {list(letters)}, expected directions in its plane, such as "
+                f"{where} of a {plane} radiograph is {list(letters)}, expected directions in its plane, such as "
                 f"{[row, column]}."
             )
 
@@ -135,7 +135,7 @@ def line_integrals_of(intensity: np.ndarray, exposed: np.ndarray, floor: float) 
     Args:
         intensity: proportional to the X-ray intensity, of any shape.
         exposed: bool, of the same shape.
-        floor: the least intensity that is told from none, above 0; what lies below counts as this.
+        floor: the least intensity that is distinguished from none, above 0; what lies below counts as this.
     """
     brightest = max(float(intensity[exposed].max()), floor)
     return -np.log(np.clip(intensity, floor, brightest) / brightest)
@@ -175,21 +175,23 @@ def check_spacing(pixel_mm: tuple[float, float], shape: Sequence[int], where: st
         where: the file, its field and what says the size, for messages.
 
     Raises:
-        InputError: when no film has such pixels, see :data:`PIXEL_SIDES_MM`.
+        InputError: when no radiograph has such pixels, see :data:`PIXEL_SIDES_MM`.
 
     Warns:
-        UserWarning: when they make a film that is hardly one of a chest, see :data:`RADIOGRAPH_SIDES_MM`.
+        UserWarning: when they make a radiograph that is hardly one of a chest, see :data:`RADIOGRAPH_SIDES_MM`.
     """
     found = f"{where} is {pixel_mm[0]:g} x {pixel_mm[1]:g} mm"
     least, most = PIXEL_SIDES_MM
     if not all(least <= side <= most for side in pixel_mm):  # NaN is in no range
-        raise InputError(f"{found}, expected {least:g} to {most:g} mm; correct it, or export the film without one.")
+        raise InputError(
+            f"{found}, expected {least:g} to {most:g} mm; correct it, or export the radiograph without one."
+        )
     shortest, longest = RADIOGRAPH_SIDES_MM
     sides = [length * count for length, count in zip(pixel_mm, shape)]
     if not all(shortest <= side <= longest for side in sides):
         warnings.warn(
-            f"{found}, which makes a film of {sides[0]:.4g} x {sides[1]:.4g} mm, expected sides of {shortest:g} to "
-            f"{longest:g} mm. It is used as it is; correct it if the film is of another size.",
+            f"{found}, which makes a radiograph of {sides[0]:.4g} x {sides[1]:.4g} mm, expected sides of {shortest:g} "
+            f"to {longest:g} mm. It is used as it is; correct it if the radiograph is of another size.",
             stacklevel=3,
         )
 

@@ -27,33 +27,36 @@ from .radiograph import (
 )
 
 IMAGE_FORMATS = ("PNG", "TIFF", "JPEG")
-"""By no other decoder is a picture opened, whatever it holds: that of EPS starts Ghostscript."""
+"""No other decoder opens an image file, whatever it holds: that of EPS starts Ghostscript."""
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
 LARGEST_COLOUR = 8
 """How far the channels of a grey pixel may differ: JPEG rounds each by itself."""
 COLOURED_SHARE = 0.01
-"""Part of a grey picture that may have colours: arrows and letters."""
+"""Fraction of a grey image that may have colours: arrows and letters."""
 
 
 def read_radiograph(
     path: str, field: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION
 ) -> Radiograph:
     """
-    Reads a radiograph and turns it as films are read. DICOM is told by its preamble whatever the file's name.
+    Reads a radiograph and brings it to display orientation. DICOM is recognised by its preamble, whatever the file's
+    name.
 
     Args:
         path: the file.
         field: the record's field that names it, "frontal" or "lateral".
         scale: what the values are. By default the file says: DICOM by its tags, see
-            :func:`~scripts.io.dicom_radiograph. read_dicom`; of the others a floating-point file holds line integrals
+            :func:`~scripts.io.dicom_radiograph.read_dicom`; of the others a floating-point file holds line integrals
             and one of integers is a presentation image, bright where attenuation is high.
-        orientations: of a `frontal` and a `lateral` film that does not say: where its rows and its columns run to, in
-            the letters of DICOM's Patient Orientation. By default films are stored as they are read.
+        orientations: of a `frontal` and a `lateral` radiograph that does not say: where its rows and its columns run
+            to, in the letters of DICOM's Patient Orientation. By default radiographs are stored in display
+            orientation.
 
     Raises:
-        InputError: when the file is missing or no image, has more than :data:`~scripts.io.limits.MAX_RADIOGRAPH_PIXELS` pixels,
-            colours, several frames or another number of dimensions, a spacing that no film has, holds NaN, infinite or
-            complex values, or is empty or constant.
+        InputError: when the file is missing or no image, has more than
+            :data:`~scripts.io.limits.MAX_RADIOGRAPH_PIXELS` pixels, colours, several frames or another number of
+            dimensions, a spacing that no radiograph has, holds NaN, infinite or complex values, or is empty or
+            constant.
 
     Warns:
         UserWarning: when the file does not say what has to be assumed instead.
@@ -63,7 +66,7 @@ def read_radiograph(
     check_radiograph_file(path, where)
     if _is_dicom(path):
         return read_dicom(path, where, field, scale, orientations)
-    pixels, pixel_mm = (_read_nifti if str(path).lower().endswith(NIFTI) else _read_picture)(path, where)
+    pixels, pixel_mm = (_read_nifti if str(path).lower().endswith(NIFTI) else _read_image_file)(path, where)
     return _radiograph(path, where, pixels, pixel_mm, scale, orientations[field])
 
 
@@ -72,7 +75,7 @@ def read_stacked_radiographs(
 ) -> tuple[Radiograph, Radiograph]:
     """
     Reads a frontal and a lateral radiograph from one NIfTI file, for tools that know a single input: `(W, H, 2)`, or
-    with axes of length 1 before the last. It does not say where the films were taken; the rest is as in
+    with axes of length 1 before the last. It does not say where the radiographs were taken; the rest is as in
     :func:`read_radiograph`.
 
     Args:
@@ -81,18 +84,22 @@ def read_stacked_radiographs(
         orientations: as there.
 
     Raises:
-        InputError: when the file does not hold two films, or one of them cannot be used.
+        InputError: when the file does not hold two radiographs, or one of them cannot be used.
     """
     check_scale(scale)
     where = f"{shown(path)}: field 'image'"
     check_radiograph_file(path, where)
     if not str(path).lower().endswith(NIFTI):
-        raise InputError(f"{where} is no NIfTI file, expected both films in one, frontal first; or name them singly.")
+        raise InputError(
+            f"{where} is no NIfTI file, expected both radiographs in one, frontal first; or name them singly."
+        )
     stack, pixel_mm = _read_nifti_array(path, where)
     if stack.ndim != 3 or stack.shape[2] != 2:
-        raise InputError(f"{where} has shape {stack.shape}, expected two films of one size, (W, H, 2), frontal first.")
+        raise InputError(
+            f"{where} has shape {stack.shape}, expected two radiographs of one size, (W, H, 2), frontal first."
+        )
     return tuple(
-        _radiograph(path, f"{where}, film '{field}'", pixels, pixel_mm, scale, orientations[field])
+        _radiograph(path, f"{where}, radiograph '{field}'", pixels, pixel_mm, scale, orientations[field])
         for field, pixels in zip(("frontal", "lateral"), stack.T)
     )
 
@@ -110,7 +117,7 @@ def _radiograph(
     if pixel_mm is None:
         warnings.warn(
             f"{where} has no pixel spacing; its longer side, borders included, is taken to span the detector. Expected "
-            f"DICOM with Imager Pixel Spacing (0018,1164), or NIfTI in mm, for a picture that lies where it was taken.",
+            f"DICOM with Imager Pixel Spacing (0018,1164), or NIfTI in mm, for a radiograph of known size and place.",
             stacklevel=3,
         )
     else:
@@ -129,19 +136,19 @@ def _is_dicom(path: str) -> bool:
     return start[128:] == b"DICM" or os.path.splitext(str(path))[1].lower() in DICOM_SUFFIXES
 
 
-def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
-    """`(H, W)`, and no spacing: the resolution that pictures name is that of a screen or of paper."""
+def _read_image_file(path: str, where: str) -> tuple[np.ndarray, None]:
+    """`(H, W)`, and no spacing: the resolution that an image file names is that of a screen or of paper."""
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as picture:
-            check_extent(picture.size[::-1], MAX_RADIOGRAPH_PIXELS, where)
-            frames = getattr(picture, "n_frames", 1)
-            pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr") else picture)
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            check_extent(image.size[::-1], MAX_RADIOGRAPH_PIXELS, where)
+            frames = getattr(image, "n_frames", 1)
+            pixels = np.asarray(image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{where} cannot be read as an image ({one_line_message(error)}); expected DICOM, NIfTI, PNG, TIFF or JPEG, of at most "
-            f"{MAX_RADIOGRAPH_PIXELS} pixels."
+            f"{where} cannot be read as an image ({one_line_message(error)}); expected DICOM, NIfTI, PNG, TIFF or "
+            f"JPEG, of at most {MAX_RADIOGRAPH_PIXELS} pixels."
         ) from error
     if frames > 1:
         raise InputError(f"{where} holds {frames} frames, expected one; export the one that is wanted.")
@@ -149,7 +156,7 @@ def _read_picture(path: str, where: str) -> tuple[np.ndarray, None]:
 
 
 def _single_channel(pixels: np.ndarray, where: str) -> np.ndarray:
-    """A grey picture stored in colours, or with an opacity, is a grey picture, be there a coloured arrow in it."""
+    """A grey image stored in colours, or with an opacity, is a grey image, be there a coloured arrow in it."""
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         pixels = pixels[..., :-1]
     if pixels.ndim == 3:
@@ -182,7 +189,9 @@ def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[float, f
         image = nibabel.load(path)
         pixels = np.asanyarray(image.dataobj)
     except Exception as error:
-        raise InputError(f"{where} cannot be read as an image ({one_line_message(error)}); expected a NIfTI file.") from error
+        raise InputError(
+            f"{where} cannot be read as an image ({one_line_message(error)}); expected a NIfTI file."
+        ) from error
     if pixels.dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {pixels.dtype}, expected real numbers, one for each pixel.")
     pixels = pixels.reshape(pixels.shape[:2] + tuple(length for length in pixels.shape[2:] if length != 1))

@@ -1,5 +1,5 @@
 """
-Sidecars: JSON files of numbers that belong to a file of weights and lie beside it, as `model_uncertainty.json` by
+Sidecars: JSON files of numbers that belong to a file of weights and lie next to it, as `model_uncertainty.json` next to
 `model.pt`. What cannot be used as it stands is refused, since a wrong number would pass for an assurance.
 """
 
@@ -91,8 +91,8 @@ class Sidecar:
         values = np.array(self._nested(field, self._value(field), tuple(shape)))
         if not ((values >= least) & (values <= most) & (values > above) & (values < below)).all():
             bounds = {"at least": least, "at most": most, "above": above, "below": below}
-            told_of = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound))
-            raise self.refusal(field, f"holds numbers from {values.min():g} to {values.max():g}", told_of)
+            expected = " and ".join(f"{name} {bound:g}" for name, bound in bounds.items() if math.isfinite(bound))
+            raise self.refusal(field, f"holds numbers from {values.min():g} to {values.max():g}", expected)
         return values
 
     def number(self, field: str, **bounds: float) -> float:
@@ -124,7 +124,7 @@ class Sidecar:
     def _read(self) -> dict[str, Any]:
         path = Path(self.path)
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file, expected one beside the weights. {self.next_step}")
+            raise CheckpointError(f"{path}: no such file, expected one next to the weights. {self.next_step}")
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
             raise CheckpointError(f"{path}: is no file of at most {MOST_BYTES // 2**20} MiB. {self.next_step}")
         try:

@@ -1,4 +1,4 @@
-"""Random errors of X-rays: of the set-up that they are projected in, and of what the detector makes of them."""
+"""Random errors of X-rays: of the acquisition geometry that they are projected in, and of the detector."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from ..projection.geometry import BiplanarGeometry, at_distance
 
 class RandGeometry(Randomizable):
     """
-    Set-ups near a nominal one, for X-rays that are not quite taken as the network is told.
+    Acquisition geometries near the nominal one, which is the one that the network receives.
 
     The source's distance errs with the detector's in the same proportion, so that the plane through the isocentre keeps
-    its magnification, to which real films are brought as well. The patient stands turned in each view by itself. A view
-    that is turned takes the projector's general path.
+    its magnification, to which real radiographs are brought as well. Each view is rotated by itself. A rotated view
+    takes the projector's general path.
 
     Args:
-        geometry: the nominal set-up, along the axes.
-        distance: largest relative error of the distances, in every case; 0 for none.
+        geometry: the nominal acquisition geometry, along the axes.
+        distance: largest relative error of the distances, drawn every time; 0 for none.
         degrees: largest rotation about each axis; 0 for none.
-        turned: part of the cases in which the patient stands turned.
+        turned: fraction of the draws in which the views are rotated.
 
     Raises:
-        InputError: when the detector would not cover the cube's shadow at the smallest distance.
+        InputError: when the detector would not cover the reconstruction volume's footprint at the smallest distance.
     """
 
     def __init__(self, geometry: BiplanarGeometry, distance: float, degrees: float, turned: float) -> None:
@@ -38,7 +38,7 @@ class RandGeometry(Randomizable):
         at_distance(geometry, 1 - distance)
 
     def __call__(self) -> BiplanarGeometry:
-        """The set-up of one case."""
+        """The acquisition geometry of one sample."""
         geometry = at_distance(self.geometry, 1 + self.R.uniform(-self.distance, self.distance))
         is_turned, angles = self.R.uniform() < self.turned, self.R.uniform(-self.degrees, self.degrees, (2, 3))
         return replace(geometry, angles_deg=angles.tolist()) if is_turned else geometry
@@ -46,11 +46,11 @@ class RandGeometry(Randomizable):
 
 class RandCollimationd(RandomizableTransform, MapTransform):
     """
-    Narrows masks `(C, P, P)` of what was exposed to a random rectangle in each channel.
+    Narrows masks `(C, P, P)` of the exposed area to a random rectangle in each channel.
 
     Args:
         keys: the masks.
-        largest: largest part of the film that is lost at each of its sides, below 0.5.
+        largest: largest fraction of a side that is lost at each of its ends, below 0.5.
         prob: probability that anything is done.
     """
 
@@ -78,7 +78,8 @@ class RandCollimationd(RandomizableTransform, MapTransform):
 
 class RandPoissonNoised(RandomizableTransform, MapTransform):
     """
-    Photon noise of X-rays: for the line integral p, n ~ Poisson(N exp(-p)) photons are counted, and -log(n / N) read.
+    Poisson (quantum) noise of X-rays: for the line integral p, n ~ Poisson(N exp(-p)) photons are counted, and
+    -log(n / N) read.
 
     A line integral of p gets the variance exp(p) / N. A pixel that no photon reaches reads one. The counts are drawn by
     torch's global generator of the device, all else by the transform's own.
@@ -108,12 +109,12 @@ class RandPoissonNoised(RandomizableTransform, MapTransform):
 
 class RandScaleIntensityRangePercentilesd(RandomizableTransform, MapTransform):
     """
-    Shows X-rays as films without an absolute scale come out of :class:`~scripts.PrepareXraysd`: in each channel the
-    percentiles of what was exposed are brought to the standard range.
+    Shows X-rays as uncalibrated radiographs come out of :class:`~scripts.PrepareXraysd`: in each channel the
+    percentiles of the exposed area are brought to the standard range.
 
     Args:
         keys: X-rays.
-        mask_key: field with the masks of what was exposed.
+        mask_key: field with the masks of the exposed area.
         percentiles: those of `PrepareXraysd`.
         standard_range: that of `PrepareXraysd`.
         prob: probability that anything is done.
@@ -136,10 +137,10 @@ class RandScaleIntensityRangePercentilesd(RandomizableTransform, MapTransform):
         self.randomize(None)
         for key in self.keys if self._do_transform else ():
             pairs = zip(record[key], record[self.mask_key])
-            record[key] = torch.stack([self._standardised(film, exposed) for film, exposed in pairs])
+            record[key] = torch.stack([self._standardised(xray, exposed) for xray, exposed in pairs])
         return record
 
-    def _standardised(self, film: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
-        low, high = percentile(film[exposed], self.percentiles)
+    def _standardised(self, xray: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
+        low, high = percentile(xray[exposed], self.percentiles)
         bottom, top = self.standard_range
-        return (film - low) / (high - low).clamp(min=1e-6) * (top - bottom) + bottom
+        return (xray - low) / (high - low).clamp(min=1e-6) * (top - bottom) + bottom

@@ -11,11 +11,11 @@ from ..projection.geometry import BiplanarGeometry
 from ..projection.resampling import smooth_for_coarser
 
 BORDER_LEVEL = 0.04
-"""How far from the darkest or the brightest value a border may be, as a part of the range."""
+"""How far from the darkest or the brightest value a border may be, as a fraction of the range."""
 BORDER_SHARE = 0.97
-"""Part of a row or column that has to be border: what else there is are letters and marks."""
+"""Fraction of a row or column that has to be border: the rest are letters and marks."""
 LARGEST_BORDER = 0.25
-"""Part of a side that a border may take; what is wider is air or shadow, and belongs to the picture."""
+"""Fraction of a side that a border may take; what is wider is air, and belongs to the exposed area."""
 Area = tuple[slice, slice]
 """Rows and columns."""
 
@@ -41,33 +41,33 @@ def exposed_area(radiograph: Radiograph) -> Area:
 
 
 def place_on_detector(
-    film: np.ndarray,
+    image: np.ndarray,
     area: Area,
     pixel_mm: tuple[float, float] | None,
     magnification: float | None,
     geometry: BiplanarGeometry,
 ) -> torch.Tensor:
     """
-    Reads a film at the detector's pixels. Where it does not reach, there is air.
+    Resamples a radiograph to the detector's pixels. Where it does not reach, there is air.
 
-    The middle of the film is the middle of the detector. With `pixel_mm` a film of another magnification is made larger
-    or smaller until the plane through the isocentre has the geometry's. Without, the longer side of the film spans the
-    detector, borders included: a border is as much a part of the detector as air is, which cannot be told from it.
+    The middle of the image is the middle of the detector. With `pixel_mm` an image of another magnification is scaled
+    until the plane through the isocentre has that of the geometry. Without, its longer side spans the detector, borders
+    included: a border is on the detector as air is, and cannot be distinguished from it.
 
     Args:
-        film: `(H, W)`, 0 being air.
+        image: `(H, W)`, 0 being air.
         area: the part to show; what lies outside is air.
         pixel_mm: size of a pixel along a column and along a row, None where unknown.
         magnification: of the plane through the isocentre in `pixel_mm`; None stands for the geometry's.
-        geometry: the set-up, of one case.
+        geometry: the acquisition geometry, of one pair.
 
     Returns:
         `(P, P)` float32.
     """
-    shown = np.zeros_like(film)
-    shown[area] = film[area]
+    shown = np.zeros_like(image)
+    shown[area] = image[area]
     if pixel_mm is None:
-        spacing = [geometry.detector_size_mm / max(film.shape)] * 2
+        spacing = [geometry.detector_size_mm / max(image.shape)] * 2
     else:
         scale = geometry.magnification(0.0) / magnification if magnification else 1.0
         spacing = [side * scale for side in pixel_mm]
@@ -76,13 +76,13 @@ def place_on_detector(
     return torch.from_numpy(_read_at_pixels(smooth, ratios, geometry.detector_pixels)).float()
 
 
-def _read_at_pixels(film: np.ndarray, ratios: list[float], pixels: int) -> np.ndarray:
-    """Linear interpolation about the common middle of film and detector, in steps of `ratios` pixels of the film."""
-    offsets = [(length - 1) / 2 - ratio * (pixels - 1) / 2 for length, ratio in zip(film.shape, ratios)]
+def _read_at_pixels(image: np.ndarray, ratios: list[float], pixels: int) -> np.ndarray:
+    """Linear interpolation about the common middle of image and detector, in steps of `ratios` pixels of the image."""
+    offsets = [(length - 1) / 2 - ratio * (pixels - 1) / 2 for length, ratio in zip(image.shape, ratios)]
     read = ndimage.affine_transform(
-        film.astype(np.float64), ratios, offsets, output_shape=(pixels, pixels), order=1, mode="nearest"
+        image.astype(np.float64), ratios, offsets, output_shape=(pixels, pixels), order=1, mode="nearest"
     )
-    for axis, (length, ratio, offset) in enumerate(zip(film.shape, ratios, offsets)):
+    for axis, (length, ratio, offset) in enumerate(zip(image.shape, ratios, offsets)):
         at = offset + ratio * np.arange(pixels)
         beyond = (at < -0.5 - 1e-6) | (at > length - 0.5 + 1e-6)
         read[(slice(None),) * axis + (beyond,)] = 0

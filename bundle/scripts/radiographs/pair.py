@@ -1,4 +1,4 @@
-"""The two radiographs of a case together: which is which, whether they belong together, and the geometry they give."""
+"""A biplanar pair: which radiograph is which, whether the two belong together, and their acquisition geometry."""
 
 from __future__ import annotations
 
@@ -15,52 +15,55 @@ LARGEST_DIFFERENCE = 0.02
 
 def in_order(frontal: Radiograph, lateral: Radiograph) -> tuple[Radiograph, Radiograph]:
     """
-    The same two films, frontal first, by what their files say.
+    The same two radiographs, frontal first, by what their files say.
 
     Raises:
-        InputError: when both show the same plane, or the films are of two patients.
+        InputError: when both show the same plane, or the radiographs are of two patients.
 
     Warns:
-        UserWarning: when the films had to be exchanged.
+        UserWarning: when the radiographs had to be swapped.
     """
     where = f"{frontal.path}: field 'frontal', with {lateral.path}: field 'lateral'"
     if frontal.plane is not None and frontal.plane == lateral.plane:
         raise InputError(
-            f"{where}: both are {frontal.plane} films (View Position {frontal.view or 'unknown'} and "
-            f"{lateral.view or 'unknown'}), expected one frontal and one lateral; name the other film."
+            f"{where}: both are {frontal.plane} radiographs (View Position {frontal.view or 'unknown'} and "
+            f"{lateral.view or 'unknown'}), expected one frontal and one lateral; name the other radiograph."
         )
     if frontal.patient and lateral.patient and frontal.patient != lateral.patient:
         raise InputError(
-            f"{where}: Patient ID (0010,0020) is {frontal.patient} and {lateral.patient}, expected two films of one "
-            f"patient; name films that belong together."
+            f"{where}: Patient ID (0010,0020) is {frontal.patient} and {lateral.patient}, expected two radiographs of "
+            f"one patient; name radiographs that belong together."
         )
     if frontal.plane == "lateral" or lateral.plane == "frontal":
-        warnings.warn(f"{where}: their tags say that they are exchanged, expected frontal and lateral; taken so.")
+        warnings.warn(f"{where}: their tags say that they are swapped, expected frontal and lateral; taken so.")
         return lateral, frontal
     return frontal, lateral
 
 
 def geometry_from_radiographs(frontal: Radiograph, lateral: Radiograph, geometry: BiplanarGeometry) -> BiplanarGeometry:
     """
-    The geometry with the films' views and distance from the source, as far as the files say.
+    The geometry with the radiographs' views and distance from the source, as far as the files say.
 
     The rays depend on where the source is, and not on how far behind the patient they are caught. So the detector is
-    put where the cube casts the same shadow as in `geometry`, and the films are enlarged to match by
+    put where the reconstruction volume has the footprint that it has in `geometry`, and the radiographs are scaled to
+    match by
     :func:`~scripts.radiographs.detector_placement.place_on_detector`. A parallel beam stays one.
 
     Args:
-        frontal: the frontal film.
-        lateral: the lateral film.
-        geometry: what is taken where the films do not say.
+        frontal: the frontal radiograph.
+        lateral: the lateral radiograph.
+        geometry: what is taken where the radiographs do not say.
 
     Raises:
-        InputError: when the source lies in the cube.
+        InputError: when the source lies in the reconstruction volume.
 
     Warns:
-        UserWarning: when the films were taken from distances that differ; their mean is taken.
+        UserWarning: when the radiographs were taken from distances that differ; their mean is taken.
     """
-    views = tuple(film.view or view for film, view in zip((frontal, lateral), geometry.views))
-    distances = [film.source_to_patient_mm for film in (frontal, lateral) if film.source_to_patient_mm]
+    views = tuple(radiograph.view or view for radiograph, view in zip((frontal, lateral), geometry.views))
+    distances = [
+        radiograph.source_to_patient_mm for radiograph in (frontal, lateral) if radiograph.source_to_patient_mm
+    ]
     if geometry.is_parallel or not distances:
         return replace(geometry, views=views)
     if max(distances) > (1 + LARGEST_DIFFERENCE) * min(distances):
@@ -79,15 +82,17 @@ def geometry_from_radiographs(frontal: Radiograph, lateral: Radiograph, geometry
     return replace(geometry, views=views, source_to_isocentre_mm=distance, source_to_detector_mm=detector)
 
 
-def warn_of_other_geometry(film: Radiograph, view: str, geometry: BiplanarGeometry, field: str) -> None:
+def warn_of_other_geometry(radiograph: Radiograph, view: str, geometry: BiplanarGeometry, field: str) -> None:
     """
     Warns:
-        UserWarning: when the film was taken from another side or distance than the geometry says.
+        UserWarning: when the radiograph was taken from another side or distance than the geometry says.
     """
-    where = f"{film.path}: field '{field}'"
-    if film.view not in (None, view):
-        warnings.warn(f"{where}: View Position is {film.view}, expected {view} as the geometry says, which is used.")
-    found, expected = film.source_to_patient_mm, geometry.source_to_isocentre_mm
+    where = f"{radiograph.path}: field '{field}'"
+    if radiograph.view not in (None, view):
+        warnings.warn(
+            f"{where}: View Position is {radiograph.view}, expected {view} as the geometry says, which is used."
+        )
+    found, expected = radiograph.source_to_patient_mm, geometry.source_to_isocentre_mm
     if found and not geometry.is_parallel and abs(found / expected - 1) > LARGEST_DIFFERENCE:
         warnings.warn(
             f"{where}: the source is {found:g} mm from the patient, expected {expected:g} mm as the geometry says, "

@@ -16,20 +16,21 @@ from ..errors import InputError, shown
 from ..io.radiograph import DISPLAY_ORIENTATION, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import ImagingModel
 from .detector_placement import Area, exposed_area, place_on_detector
 from .pair import geometry_from_radiographs, in_order, warn_of_other_geometry
 from .view_check import warn_of_appearance
 
 LARGEST_SATURATED = 0.4
 GEOMETRY_KEY = "geometry"
-"""Field of a record with those values of the geometry that its own films give, in plain words and numbers."""
+"""Field of a record: values of the acquisition geometry by its own radiographs, in plain words and numbers."""
 GEOMETRY_FIELDS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
 
 
 class LoadRadiographsd(Transform):
     """
-    Reads a record's `frontal` and `lateral` files as :class:`~scripts.io.radiograph.Radiograph`; exchanges the two
-    where their tags say so, and warns where their pictures do, see
+    Reads a record's `frontal` and `lateral` files as :class:`~scripts.io.radiograph.Radiograph`; swaps the two
+    where their tags say so, and warns where their images do, see
     :func:`~scripts.radiographs.view_check.warn_of_appearance`. A record of one file with both, its `image`, gets them
     from there, see :func:`~scripts.io.radiograph_reader.read_stacked_radiographs`. A record without any is left as it
     is.
@@ -37,17 +38,19 @@ class LoadRadiographsd(Transform):
     Args:
         scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
             :func:`~scripts.io.radiograph_reader.read_radiograph`.
-        orientations: where rows and columns run to on a `frontal` and a `lateral` film that does not say, in the
-            letters of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for films as they
-            are read, "A" for a lateral film that has anterior on the right.
+        orientations: where rows and columns run to on a `frontal` and a `lateral` radiograph that does not say, in the
+            letters of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for the display
+            orientation, "A" for a lateral radiograph that has anterior on the right.
 
-    A record's own `film_scale` and `film_orientation` go before these.
+    A record's own `film_scale` and `film_orientation` override these.
 
     Raises:
         InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
     """
 
-    def __init__(self, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION) -> None:
+    def __init__(
+        self, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION
+    ) -> None:
         check_scale(scale)
         check_orientations(orientations)
         self.scale, self.orientations = scale, orientations
@@ -58,28 +61,31 @@ class LoadRadiographsd(Transform):
         if isinstance(record.get("image"), str) and not set(XRAY_KEYS) & set(record):
             stacked = read_stacked_radiographs(record["image"], scale, orientations)
             return {**record, **dict(zip(XRAY_KEYS, stacked))}
-        films = {key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record}
-        if len(films) == len(XRAY_KEYS):
-            films = dict(zip(XRAY_KEYS, in_order(*films.values())))
-            warn_of_appearance(*films.values())
-        return {**record, **films}
+        radiographs = {
+            key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record
+        }
+        if len(radiographs) == len(XRAY_KEYS):
+            radiographs = dict(zip(XRAY_KEYS, in_order(*radiographs.values())))
+            warn_of_appearance(*radiographs.values())
+        return {**record, **radiographs}
 
 
 class GeometryFromRadiographsd(Transform):
     """
-    Puts views and distances of the geometry that the two films give into the record's `geometry`, see
-    :func:`~scripts.radiographs.pair.geometry_from_radiographs`. A record without films gets those of the nominal geometry.
+    Puts views and distances by the two radiographs into the record's `geometry`, see
+    :func:`~scripts.radiographs.pair.geometry_from_radiographs`. A record without radiographs gets those of the nominal
+    geometry.
 
     Args:
-        geometry: what is taken where the films do not say.
+        geometry: what is taken where the radiographs do not say.
     """
 
     def __init__(self, geometry: BiplanarGeometry) -> None:
         self.geometry = geometry
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        films = [record[key] for key in XRAY_KEYS if key in record]
-        geometry = geometry_from_radiographs(*films, self.geometry) if films else self.geometry
+        radiographs = [record[key] for key in XRAY_KEYS if key in record]
+        geometry = geometry_from_radiographs(*radiographs, self.geometry) if radiographs else self.geometry
         return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_FIELDS}}
 
 
@@ -87,40 +93,38 @@ class PrepareXraysd(MapTransform):
     """
     Brings radiographs to the detector's pixels and the model's scale: `(1, P, P)`.
 
-    Line integrals, also those of transmission images, are divided by `xray_scale`. Presentation images have no absolute
-    scale: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`.
+    Line integrals, also those of transmission images, are divided by `xray_scale`. Presentation images are
+    uncalibrated: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`.
 
     Args:
         keys: `frontal`, `lateral` or both, each a :class:`~scripts.io.radiograph.Radiograph`.
-        geometry: the set-up. A record's own `geometry` goes before it.
-        xray_scale: line integral that is called 1.
+        imaging: acquisition geometry and scale of the X-rays. A record's own `geometry` overrides the former.
         percentiles: see above.
         standard_range: see above.
         allow_missing_keys: as in every MONAI transform.
 
     Raises:
-        InputError: when what comes of a film is not finite.
+        InputError: when the result is not finite.
 
     Warns:
-        UserWarning: when a film is saturated, or was taken from another side or distance than the geometry says.
+        UserWarning: when a radiograph is saturated, or was taken from another side or distance than the geometry says.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
-        geometry: BiplanarGeometry,
-        xray_scale: float,
+        imaging: ImagingModel,
         percentiles: Sequence[float],
         standard_range: Sequence[float],
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.geometry, self.xray_scale = geometry, xray_scale
+        self.imaging = imaging
         self.percentiles, self.standard_range = tuple(percentiles), tuple(standard_range)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(record)
-        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        geometry = replace(self.imaging.geometry, **record.get(GEOMETRY_KEY, {}))
         for key in self.key_iterator(record):
             record[key] = self._prepare(str(key), record[key], geometry)
         return record
@@ -129,8 +133,8 @@ class PrepareXraysd(MapTransform):
         warn_of_other_geometry(radiograph, geometry.views[XRAY_KEYS.index(field)], geometry, field)
         area = exposed_area(radiograph)
         _warn_of_saturation(radiograph, area, field)
-        film = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
-        placed = place_on_detector(film, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
+        radiograph = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
+        placed = place_on_detector(radiograph, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
         if not torch.isfinite(placed).all():
             raise InputError(
                 f"{shown(radiograph.path)}: field '{field}' becomes NaN or infinite on the detector, expected values "
@@ -140,7 +144,7 @@ class PrepareXraysd(MapTransform):
 
     def _scaled(self, radiograph: Radiograph, area: Area) -> np.ndarray:
         if radiograph.scale != "presentation":
-            return radiograph.image / self.xray_scale
+            return radiograph.image / self.imaging.xray_scale
         low, high = np.percentile(radiograph.image[area][radiograph.exposed[area]], self.percentiles)
         bottom, top = self.standard_range
         return (radiograph.image - low) / max(high - low, 1e-6) * (top - bottom) + bottom

@@ -1,6 +1,6 @@
 """
-What a chest radiograph looks like, for a warning where no tag says what it is: whether it is a frontal film, and which
-way a lateral one faces. Films are never turned or exchanged for it.
+View check: what a chest radiograph looks like, for a warning where no tag says what it is: whether it is frontal, and
+which way a lateral one faces. Nothing is rotated or swapped for it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from ..io.radiograph import Radiograph
 from .detector_placement import exposed_area
 
 SIDE = 64
-"""Pixels along a side of the reduced picture: lungs and mediastinum are left, ribs and letters are not."""
+"""Pixels along a side of the reduced image: lungs and mediastinum are left, ribs and letters are not."""
 BODY_LEVEL = 0.15
 """What is brighter, on a scale from 0 to 1, is the patient."""
 FRONTAL_CONTRAST = 0.34
-"""Measured: 15 real and 16 projected frontal films have at least 0.41, 12 and 16 lateral ones at most 0.27."""
+"""Measured: 15 real and 16 projected frontal radiographs have at least 0.41, 12 and 16 lateral ones at most 0.27."""
 LATERAL_SLOPE = 0.3
-"""Measured: none of 12 real and 16 projected lateral films is called turned; when they are, 11 and 7 are."""
+"""Measured: of 12 real and 16 projected lateral radiographs none is found mirrored; of their mirror images 11 and 7."""
 
 
 def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
     """
     Warns:
-        UserWarning: when the film taken for the lateral one looks frontal, or faces the other way, and its file does
-            not say what it is.
+        UserWarning: when the radiograph named lateral looks frontal, or faces the other way, and its file does not say
+            what it is.
     """
     where = f"{lateral.path}: field 'lateral'"
     if lateral.plane is None and mediastinal_contrast(lateral) > FRONTAL_CONTRAST:
-        told = "both look frontal" if mediastinal_contrast(frontal) > FRONTAL_CONTRAST else "the two look exchanged"
+        found = "both look frontal" if mediastinal_contrast(frontal) > FRONTAL_CONTRAST else "the two look swapped"
         warnings.warn(
-            f"{where} shows a bright band between two dark lungs, expected a lateral film; with field 'frontal', "
-            f"{frontal.path}, {told}. They are used as named: look at them."
+            f"{where} shows a bright band between two dark lungs, expected a lateral radiograph; with field 'frontal', "
+            f"{frontal.path}, {found}. They are used as named: look at them."
         )
     elif not lateral.is_oriented and lung_slope(lateral) < -LATERAL_SLOPE:
         warnings.warn(
@@ -47,9 +47,9 @@ def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
 
 def mediastinal_contrast(radiograph: Radiograph) -> float:
     """
-    How far the middle of the chest is brighter than both of its sides, as a part of the picture's range.
+    How far the middle of the chest is brighter than both of its sides, as a fraction of the image's range.
 
-    A frontal film has the spine and the mediastinum between two lungs. On a lateral film the lungs lie over each other,
+    A frontal radiograph has the spine and the mediastinum between two lungs. On a lateral one the lungs overlap,
     between the sternum and the spine. Taken is the column, near the middle, with the largest such contrast, in the
     median of the rows from a fifth to three fifths of the body's height; a side counts by its darkest pixel within
     three tenths of the width.
@@ -63,8 +63,8 @@ def mediastinal_contrast(radiograph: Radiograph) -> float:
 
 def lung_slope(radiograph: Radiograph) -> float:
     """
-    Correlation of row and column over the dark part of the chest, -1 to 1, above 0 where a lateral film is as it is
-    read.
+    Correlation of row and column over the dark part of the chest, -1 to 1, above 0 for a lateral radiograph in
+    display orientation.
 
     The diaphragm falls from the front to the back, so that the lungs, from their apex on, lean backwards.
     """
@@ -78,7 +78,7 @@ def lung_slope(radiograph: Radiograph) -> float:
 
 
 def _body(radiograph: Radiograph) -> np.ndarray:
-    """The part of the picture that the patient fills, `(SIDE, SIDE)`, from 0 to 1."""
+    """The part of the image that the patient fills, `(SIDE, SIDE)`, from 0 to 1."""
     area = exposed_area(radiograph)
     image, exposed = radiograph.image[area], radiograph.exposed[area]
     low, high = np.percentile(image[exposed], (1, 99))
