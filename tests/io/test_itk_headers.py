@@ -132,7 +132,7 @@ def test_voxels_may_be_a_link_only_where_the_header_is_one(tmp_path: Path, heade
 def test_a_header_without_its_voxels_says_which_file_is_missing(tmp_path: Path, header: str):
     path = by_itk(tmp_path / header)
     path.with_suffix(".raw").unlink()
-    assert "has its voxels in 'ct.raw', expected that file beside the header" in refused(path)
+    assert "has its voxels in 'ct.raw', expected that file next to the header" in refused(path)
 
 
 def test_values_that_end_early_are_counted(written: Path):

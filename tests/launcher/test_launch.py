@@ -46,7 +46,7 @@ def test_it_needs_nothing_but_python():
 
 
 @on_posix
-def test_it_starts_anywhere_by_any_python_that_imports_nothing_from_beside_a_script(tmp_path: Path):
+def test_it_starts_anywhere_by_any_python_that_imports_nothing_from_the_folder_of_a_script(tmp_path: Path):
     """As under PYTHONSAFEPATH and in the Python that is unpacked from an archive on Windows; by a link to it too."""
     (tmp_path / "link.py").symlink_to(ROOT / "launch.py")
     for script in (ROOT / "launch.py", tmp_path / "link.py"):
@@ -155,8 +155,8 @@ def test_label_refuses_studies_that_are_no_folder(command, tmp_path: Path, capfd
 def test_label_starts_a_server_of_what_it_was_given(command, lines, monkeypatch, tmp_path: Path, capfd):
     monkeypatch.setattr(places, "LABEL_PYTHON", places.PYTHON)
     assert command("label", "--studies", tmp_path, "--weights", tmp_path / "model.pt", "--port", "81") == 0
-    told, line = capfd.readouterr().out.strip().split("\n\n$ ")
-    assert told.startswith(f"{tmp_path}/model.pt: no such weights.")
+    message, line = capfd.readouterr().out.strip().split("\n\n$ ")
+    assert message.startswith(f"{tmp_path}/model.pt: no such weights.")
     assert [shlex.split(line)[1:]] == lines()
     options = {name: option_of(lines()[0], name) for name in ("studies", "host", "port")}
     assert options == {"studies": str(tmp_path), "host": "127.0.0.1", "port": "81"}
@@ -268,7 +268,7 @@ def test_an_uncertainty_that_the_weights_have_no_table_for_ends_infer_with_one_e
     output = capfd.readouterr()
     assert " --uncertainty True" in output.out and "--familiarity" not in output.out
     table = weights.with_name(f"{weights.stem}_uncertainty.json")
-    assert f"launch.py: error: {table}: no such file, expected one beside the weights." in output.err
+    assert f"launch.py: error: {table}: no such file, expected one next to the weights." in output.err
     assert not (tmp_path / "output" / "ct.nii.gz").exists()
 
 
@@ -334,25 +334,25 @@ def test_the_protocol_of_others_has_a_table_of_its_own(command, random_weights, 
         scores = [f"{entry[name]['mean']:.2f}" for name in ("psnr_db", "psnr_3d_db")]
         assert row.split() == [entry["group"], *entry["method"].split(), "1", *scores, f"{entry['ssim']['mean']:.3f}"]
     assert output.endswith(
-        f"\nEvery case is in {tmp_path}/output/protocol_x2ct.csv; protocol_x2ct.json beside it has the definitions.\n"
+        f"\nEvery case is in {tmp_path}/output/protocol_x2ct.csv; protocol_x2ct.json next to it has the definitions.\n"
     )
     written = sorted(path.name for path in (tmp_path / "output").iterdir())
     assert written == ["protocol_x2ct.csv", "protocol_x2ct.json"]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--datalist", "nowhere.json"], f"--datalist {Path.cwd() / 'nowhere.json'}: no such file."),
         (["--stop_after", "1"], "--stop_after needs --robustness"),
     ],
 )
 def test_what_an_evaluation_cannot_do_is_refused_at_once(
-    command, random_weights: Path, folder_of_one: Path, options, told: str, tmp_path: Path, capfd
+    command, random_weights: Path, folder_of_one: Path, options, message: str, tmp_path: Path, capfd
 ):
     output = ["--output", tmp_path / "output"]
     assert command("evaluate", "--dataset_dir", folder_of_one, "--weights", random_weights, *output, *options) == 1
-    assert capfd.readouterr().err.startswith(f"\nlaunch.py: error: {told}")
+    assert capfd.readouterr().err.startswith(f"\nlaunch.py: error: {message}")
     assert not (tmp_path / "output").exists()
 
 

@@ -115,7 +115,7 @@ def test_a_server_without_weights_says_so(without_weights: tuple[Answer, Answer]
     assert f"{weights}: no such weights." in server.log.read_text()
 
 
-def test_it_listens_to_this_machine_alone_unless_told_otherwise(server: Server):
+def test_it_listens_to_this_machine_alone_unless_params_otherwise(server: Server):
     assert "Uvicorn running on http://127.0.0.1:" in server.log.read_text()
 
 
@@ -149,11 +149,11 @@ def test_the_client_gets_the_voxels_and_affine_of_a_bundle_run_whatever_type_it_
     assert answer["unit"] == "HU" and "Research use only" in answer["notice"]
 
 
-def test_radiographs_are_paired_by_their_dicom_tags_and_the_client_is_told_what_is_said_of_them(served: Server):
+def test_radiographs_are_paired_by_their_dicom_tags_and_the_client_receives_their_warnings(served: Server):
     answer = served.infer("tags/1.dcm", output="json")
     assert answer.status == 200 and answer.json["warnings"] == []
     swapped = served.infer("tags/2.dcm", output="json", lateral="tags/1.dcm").json["warnings"]
-    assert any("their tags say that they are exchanged" in warning for warning in swapped)
+    assert any("their tags say that they are swapped" in warning for warning in swapped)
 
 
 def test_radiographs_that_do_not_say_what_they_are_need_the_parameter_lateral(served: Server, first: bytes):
@@ -240,7 +240,7 @@ def test_nothing_in_the_studies_is_deleted_and_no_label_is_kept(served: Server, 
         ("p0_frontal.nii.gz", {"device": "$exit()"}, "device is '$exit()', expected one of"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(served: Server, image: str, given: dict, message: str):
+def test_bad_input_is_params_in_a_sentence(served: Server, image: str, given: dict, message: str):
     answer = served.infer(image, **given)
     assert answer.status == 400
     assert message in answer.detail
@@ -278,16 +278,16 @@ def test_the_answer_says_what_a_bundle_run_says_of_familiarity_and_uncertainty(
 ):
     expected = reconstructed(weights, studies, 0, tmp_path / "run", familiarity=True, uncertainty=True)
     answer = served.infer("p0_frontal.nii.gz", output="all")
-    told = json.loads(part_of(answer.body, b'name="params"'))
+    params = json.loads(part_of(answer.body, b'name="params"'))
     half_width = nibabel.load(tmp_path / "run" / "uncertainty.nii.gz")
     for name, volume in ((b"ct", expected), (b"uncertainty", half_width)):
         assert_same(image_of(part_of(answer.body, b'filename="%s.nii.gz"' % name)), volume)
     for name in ("familiarity", "uncertainty"):
         written = json.loads((tmp_path / "run" / f"{name}.json").read_text())
-        assert told[name].items() >= {"assessed": True, **written}.items()
-    width = told["uncertainty"]["mean_half_width_hu"]
+        assert params[name].items() >= {"assessed": True, **written}.items()
+    width = params["uncertainty"]["mean_half_width_hu"]
     assert abs(width - np.asanyarray(half_width.dataobj).mean()) <= 0.05
-    flag = "flagged" if told["familiarity"]["flagged"] else "not flagged"
+    flag = "flagged" if params["familiarity"]["flagged"] else "not flagged"
     assert answer.headers["X-Out-Of-Distribution"] == flag
     assert answer.headers["X-Uncertainty"] == f"mean half-width {width} HU"
 
@@ -313,7 +313,7 @@ def test_another_model_is_not_found(served: Server):
 
 
 def test_a_training_that_cannot_run_tells_why_and_keeps_the_weights(served: Server, weights: Path):
-    """One that is told to start from weights which are none."""
+    """One that starts from weights which are none."""
     before = weights.read_bytes()
     try:
         weights.write_bytes(before[:1000])
