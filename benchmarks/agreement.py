@@ -1,7 +1,7 @@
 """
 How far the bundle's projector and its peers agree on a real chest CT; `python benchmarks/agreement.py` prints it.
 
-Two films are compared by their normalised RMS difference, the RMS of the difference over the RMS of the second film,
+Two projections are compared by their normalised RMS difference, the RMS of the difference over the RMS of the second,
 and by Pearson's correlation over all pixels.
 """
 
@@ -41,20 +41,20 @@ def chest_attenuation(size: int, fov_mm: float = 360.0) -> torch.Tensor:
     return hu_to_attenuation(Compose(transforms)({"ct": demo_ct()})["ct"].as_tensor())[None]
 
 
-def normalised_rms_difference(film: torch.Tensor, reference: torch.Tensor) -> float:
-    """RMS(film - reference) / RMS(reference), over all pixels."""
-    return float((film.double() - reference.double()).norm() / reference.double().norm())
+def normalised_rms_difference(projection: torch.Tensor, reference: torch.Tensor) -> float:
+    """RMS(projection - reference) / RMS(reference), over all pixels."""
+    return float((projection.double() - reference.double()).norm() / reference.double().norm())
 
 
-def correlation(film: torch.Tensor, reference: torch.Tensor) -> float:
+def correlation(projection: torch.Tensor, reference: torch.Tensor) -> float:
     """Pearson's, over all pixels."""
-    return float(torch.corrcoef(torch.stack([film.double().flatten(), reference.double().flatten()]))[0, 1])
+    return float(torch.corrcoef(torch.stack([projection.double().flatten(), reference.double().flatten()]))[0, 1])
 
 
-def films(
+def projections(
     mu: torch.Tensor, geometry: BiplanarGeometry, peers: dict[str, Projector], rows: slice = slice(None)
 ) -> list[dict[str, torch.Tensor]]:
-    """For each view, some rows of the film by every projector, ours first."""
+    """For each view, some rows of the projection by every projector, ours first."""
     ours = project(mu, geometry)[0]
     beams = [beam(geometry, view).rows(rows) for view in range(2)]
     return [
@@ -81,11 +81,11 @@ def table(views: list[dict[str, torch.Tensor]], names: tuple[str, str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=256, help="voxels along a side; the film has twice as many pixels")
+    parser.add_argument("--size", type=int, default=256, help="voxels along a side; a projection has twice as many")
     size = parser.parse_args().size
     geometry = BiplanarGeometry(detector_pixels=2 * size)
     print(f"Chest CT LIDC-IDRI-0001, {size}³ voxels to {2 * size}² pixels\n")
-    print(table(films(chest_attenuation(size), geometry, PEERS), geometry.views))
+    print(table(projections(chest_attenuation(size), geometry, PEERS), geometry.views))
 
 
 if __name__ == "__main__":

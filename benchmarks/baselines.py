@@ -20,8 +20,8 @@ class LiftedNetwork(nn.Module):
 
     Args:
         network: from `(B, 2, S, S, S)` to `(B, 1, S, S, S)`.
-        geometry: the set-up of both views.
-        size: voxels along a side of the cube, S.
+        geometry: the acquisition geometry of both views.
+        size: voxels along a side of the volume, S.
     """
 
     def __init__(self, network: nn.Module, geometry: BiplanarGeometry, size: int) -> None:
@@ -29,7 +29,7 @@ class LiftedNetwork(nn.Module):
         self.network, self.geometry, self.size = network, geometry, size
 
     def forward(self, xrays: torch.Tensor, stages: int = 1) -> list[torch.Tensor]:
-        """X-rays `(B, 2, P, P)` to one volume `(B, 1, S, S, S)`, in a list as a cascade's first stage gives it."""
+        """X-rays `(B, 2, P, P)` to one volume `(B, 1, S, S, S)`, in a list as a cascade's first stage returns it."""
         if stages != 1:
             raise ValueError(f"LiftedNetwork: stages is {stages}, expected 1, its only one.")
         return [self.network(lift_xrays(xrays, self.geometry, Region.whole(self.size)))]
@@ -57,7 +57,7 @@ BASELINES: dict[str, Callable[[int], nn.Module]] = {
     "attention_unet": attention_unet,
     "swin_unetr": swin_unetr,
 }
-"""Each baseline's network for a cube of so many voxels a side."""
+"""Each baseline's network for a volume of so many voxels a side."""
 
 
 def _channels(size: int) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """
 What the cascade makes of depth that two X-rays leave open: two balls in the lungs, in either of two arrangements that
-cast the same shadows. See depth.md.
+have the same projections. See depth.md.
 
     python benchmarks/depth.py --dataset_dir DIR [--section test] [--output OUT] [--markdown]
 """
@@ -112,7 +112,7 @@ def crossings(
     Where two frontal rays meet two lateral ones in the axial plane through the isocentre, which holds both sources.
 
     Args:
-        geometry: the set-up, along the axes.
+        geometry: the acquisition geometry, along the axes.
         frontal_mm: X at which each frontal ray crosses the coronal plane through the isocentre.
         lateral_mm: Y at which each lateral ray crosses the sagittal plane.
     """
@@ -136,7 +136,7 @@ def crossings_in_lungs(hu: torch.Tensor, geometry: BiplanarGeometry, radius_mm: 
 
     Args:
         hu: a CT, `(S, S, S)` in HU.
-        geometry: its set-up.
+        geometry: its acquisition geometry.
         radius_mm: of the balls.
 
     Raises:
@@ -188,7 +188,7 @@ def reconstructed(
     hu_window: Sequence[float],
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The last stage's volume and its half-width in HU, `(1, S, S, S)`, by the name of the X-rays."""
-    volumes = {name: scaled_to_hu(network(films[None])[-1].clamp(0, 1), hu_window)[0] for name, films in xrays.items()}
+    volumes = {name: scaled_to_hu(network(views[None])[-1].clamp(0, 1), hu_window)[0] for name, views in xrays.items()}
     return volumes, {name: table.half_width(hu[None])[0] for name, hu in volumes.items()}
 
 
@@ -215,7 +215,7 @@ def rows(case: Case, fov_mm: float) -> Iterator[dict[str, Any]]:
 def depth_figure(case: Case, fov_mm: float, title: str) -> Figure:
     """Middle axial slices: a row for each arrangement, its balls in circles, dashed where the other has them."""
     figure = Figure(figsize=(8.2, 8.6), layout="constrained", dpi=110)
-    figure.suptitle(f"{title}: two arrangements of two balls that cast the same shadows\n{NOTICE}", fontsize=10)
+    figure.suptitle(f"{title}: two arrangements of two balls that have the same projections\n{NOTICE}", fontsize=10)
     axes = figure.subplots(len(ARRANGEMENTS), 3)
     extent = (fov_mm / 2, -fov_mm / 2, -fov_mm / 2, fov_mm / 2)
     gray = {"cmap": "gray", "vmin": DISPLAY_WINDOW_HU[0], "vmax": DISPLAY_WINDOW_HU[1]}
@@ -243,7 +243,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the CTs of configs/split.json")
     parser.add_argument("--section", default="test", help="of configs/split.json")
     parser.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt")
-    parser.add_argument("--output", type=Path, default=ROOT / "output" / "depth", help="for a picture of each case")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "depth", help="for a figure of each case")
     parser.add_argument("--radius_mm", type=float, default=10.0, help="of the balls")
     parser.add_argument("--ball_hu", type=float, default=40.0)
     parser.add_argument("--markdown", action="store_true")

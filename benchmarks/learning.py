@@ -57,7 +57,7 @@ MEAN_DRAWS = 32
 SEEN_DEFORMATIONS = 2
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From X-rays `(1, 2, P, P)` and the truth, which only the nearest patient is allowed to see, to a volume."""
+"""From X-rays `(1, 2, P, P)` and the ground truth, which only the nearest patient is allowed to see, to a volume."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -89,7 +89,7 @@ def held_out_patients(records: Sequence[Record], options: argparse.Namespace) ->
 def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
     """
     The bundle's training configuration, stage 1, with other arguments of the network. The CTs have twice the voxels of
-    the stage, half of what they have in training, and are projected to films of full size. With a split they are
+    the stage, half of what they have in training, and are projected to full size. With a split they are
     deformed as for the shipped weights, and not mirrored.
     """
     config = ConfigParser()
@@ -166,7 +166,7 @@ def train(
 
 
 def build(method: str, config: ConfigParser) -> nn.Module:
-    """An untrained network; the first volume that it gives is stage 1's."""
+    """An untrained network; the first volume that it returns is stage 1's."""
     if method in CASCADES:
         return config.get_parsed_content("network_def")
     geometry = config.get_parsed_content("geometry")
@@ -176,8 +176,8 @@ def build(method: str, config: ConfigParser) -> nn.Module:
 
 class Sample(Transform):
     """
-    A loaded CT as the network sees it: its X-rays, and the truth scaled and averaged to `size` voxels a side, which is
-    all that stage 1 is compared with.
+    A loaded CT as the network sees it: its X-rays, and the ground truth, scaled and averaged to the `size` voxels a
+    side of all that stage 1 is compared with.
     """
 
     def __init__(self, project: ProjectCT, hu_window: Sequence[float], size: int) -> None:

@@ -1,6 +1,6 @@
 """
-What making a batch takes beside the training step that it is for: seconds of every part for a record, and the part of a
-step that training waits for its data. See loading.md.
+What making a batch takes besides the training step that it is for: seconds of every part for a record, and the fraction
+of a step that training waits for its data. See loading.md.
 
     python benchmarks/loading.py [--stages 1 2 3] [--workers 0 2] [--batch 2] [--markdown] [--quick]
 """
@@ -75,19 +75,19 @@ def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[st
     monai = by_monai(augment, memory[0]["ct"].shape[-1])
     measured["the same by MONAI's RandAffined, Rand3DElasticd"] = seconds(lambda: monai(memory[0]), 1)
     hu = torch.as_tensor(memory[0]["ct"]).as_subclass(torch.Tensor)
-    films = project(hu)
+    xrays = project(hu)
     measured["project, nominal"] = seconds(lambda: project(hu), repeats)
     augment_geometry.turned = 0.0
     measured["project, with an error of the distance"] = seconds(lambda: project(hu, augment_geometry()), repeats)
     augment_geometry.turned = 1.0
     measured["project, with an error of the pose"] = seconds(lambda: project(hu, augment_geometry()), repeats)
-    sample = {"xrays": films, "exposed": torch.ones_like(films, dtype=torch.bool)}
+    sample = {"xrays": xrays, "exposed": torch.ones_like(xrays, dtype=torch.bool)}
     measured["augment the X-rays"] = seconds(lambda: augment_xrays(sample), 4 * repeats)
     return measured
 
 
 def by_monai(augment: RandDeformd, size: int) -> Compose:
-    """Two transforms of MONAI in turn that turn, shift and scale a cube as much, and bend it about as smoothly."""
+    """Two transforms of MONAI in turn that rotate, shift and scale a volume as much, and bend it about as smoothly."""
     voxels = size / augment.fov_mm
     affine = RandAffined(
         "ct",

@@ -86,7 +86,7 @@ def trained_without(stage: int, term: str, output: Path, overlay: Path, repeats:
 
 
 def print_table(results: dict[tuple[int, str], list[dict[str, Any]]], markdown: bool) -> None:
-    """Means over the unseen patients, beside the upsampled stage before."""
+    """Means over the unseen patients, next to the upsampled stage before."""
     table = Table(COLUMNS, markdown)
     for (stage, term), summary in results.items():
         own = next(entry for entry in summary if entry["method"] == f"stage {stage}")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from peers import beam, diffdrr_siddon, diffdrr_trilinear, nanodrr, plain_slice_stack, rtk_joseph
 from scripts import BiplanarGeometry, project
-from scripts import lift as lift_films
+from scripts import lift as lift_features
 
 OURS, PLAIN, RTK = "this bundle", "plain slice stack", "RTK Joseph"
 PEERS = {
@@ -72,23 +72,23 @@ def projection(projector: str, size: int, views: int, device: str, budget: float
 
 
 def run(projector: str, size: int, views: int, device: str) -> Callable[[bool], None]:
-    """Projects a cube of random attenuation; one view after the other, each with its backward, save for ours."""
+    """Projects a volume of random attenuation; one view after the other, each with its backward, save for ours."""
     geometry = BiplanarGeometry(detector_pixels=2 * size)
     volume = (0.02 * torch.rand(1, 1, size, size, size, device=device)).requires_grad_()
     gradient = torch.rand(geometry.detector_pixels, geometry.detector_pixels, device=device)
     if projector == OURS:
-        films = [lambda: project(volume, geometry)]
+        projections = [lambda: project(volume, geometry)]
     elif projector == PLAIN:
-        films = [lambda view=view: plain_slice_stack(volume, geometry, view) for view in range(views)]
+        projections = [lambda view=view: plain_slice_stack(volume, geometry, view) for view in range(views)]
     else:
         beams = [beam(geometry, view) for view in range(views)]
-        films = [lambda rays=rays: PEERS[projector](volume, geometry.fov_mm, rays) for rays in beams]
+        projections = [lambda rays=rays: PEERS[projector](volume, geometry.fov_mm, rays) for rays in beams]
 
     def step(backward: bool) -> None:
         volume.grad = None
         with torch.set_grad_enabled(backward):
-            for film in films:
-                image = film()
+            for make in projections:
+                image = make()
                 if backward:
                     image.backward(gradient.expand_as(image))
 
@@ -96,14 +96,14 @@ def run(projector: str, size: int, views: int, device: str) -> Callable[[bool], 
 
 
 def lift(size: int, channels: int, device: str, budget: float) -> dict[str, float]:
-    """Films of (2 `size`)² pixels laid into two volumes of `size`³, and the time to write such volumes to memory."""
-    films = torch.rand(1, 2, channels, 2 * size, 2 * size, device=device)
+    """Backprojects feature maps of (2 `size`)² pixels into two volumes of `size`³; times the writing of such, too."""
+    features = torch.rand(1, 2, channels, 2 * size, 2 * size, device=device)
     geometry = BiplanarGeometry(detector_pixels=2 * size)
-    lift_films(films[..., :TINY, :TINY], geometry, TINY)
+    lift_features(features[..., :TINY, :TINY], geometry, TINY)
     start = start_of_memory(device)
     shape = (1, 2, channels, size, size, size)
     write = median_seconds(lambda: torch.full(shape, 1.0, device=device), device, budget)
-    seconds = median_seconds(lambda: lift_films(films, geometry, size), device, budget)
+    seconds = median_seconds(lambda: lift_features(features, geometry, size), device, budget)
     return {"start_mib": start, "lift_s": seconds, "write_s": write, "added_mib": peak_of_memory(device) - start}
 
 

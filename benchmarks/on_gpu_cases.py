@@ -24,7 +24,7 @@ from monai.utils import set_determinism
 import cascade
 from measure import MIB, peak_of_memory, projection, seconds
 from scripts import BiplanarGeometry, ProjectCT
-from scripts import lift as lift_films
+from scripts import lift as lift_features
 from scripts.training.checkpoints import read_checkpoint
 
 MODELS = ROOT / "bundle" / "models"
@@ -78,7 +78,7 @@ class TrainingStep:
         self.loss_value = float("nan")
 
     def take(self, prepared: tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]) -> None:
-        """The batch of the next steps, as `prepare` gives it."""
+        """The batch of the next steps, as `prepare` returns it."""
         self.xrays, self.target, _, self.arguments = prepared
 
     def __call__(self) -> None:
@@ -115,18 +115,18 @@ def inference(precision: str, device: str, quick: bool, repeats: int) -> dict[st
 
 
 def lift(device: str, size: int, repeats: int) -> dict[str, Any]:
-    """Films of 16 channels and (2 `size`)² pixels laid into two volumes of `size`³, and the gradient in the films."""
+    """Backprojects feature maps of 16 channels and (2 `size`)² pixels into two volumes of `size`³; their gradient."""
     geometry = BiplanarGeometry(detector_pixels=2 * size)
-    films = torch.rand(1, 2, LIFTED_CHANNELS, 2 * size, 2 * size, device=device, requires_grad=True)
+    features = torch.rand(1, 2, LIFTED_CHANNELS, 2 * size, 2 * size, device=device, requires_grad=True)
     gradient = torch.rand(1, 2, LIFTED_CHANNELS, size, size, size, device=device)
 
     def forward() -> None:
         with torch.no_grad():
-            lift_films(films, geometry, size)
+            lift_features(features, geometry, size)
 
     def both() -> None:
-        films.grad = None
-        lift_films(films, geometry, size).backward(gradient)
+        features.grad = None
+        lift_features(features, geometry, size).backward(gradient)
 
     forward_s, forward_peak = _measured(forward, device, repeats)
     both_s, both_peak = _measured(both, device, repeats)
@@ -135,7 +135,7 @@ def lift(device: str, size: int, repeats: int) -> dict[str, Any]:
 
 
 def project_both(projector: str, size: int, device: str, budget: float) -> dict[str, Any]:
-    """Two films of (2 `size`)² pixels, and the gradient in the volume of `size`³, see :func:`measure.projection`."""
+    """Both views of (2 `size`)² pixels, and the gradient in the volume of `size`³, see :func:`measure.projection`."""
     result = projection(projector, size, views=2, device=device, budget=budget)
     peaks = {name: result["start_mib"] + result[f"{name}_added_mib"] for name in ("forward", "both")}
     kind = "allocated" if device == "cuda" else "resident"

@@ -31,19 +31,22 @@ class Beam(NamedTuple):
 
 
 Projector = Callable[[torch.Tensor, float, Beam], torch.Tensor]
-"""From attenuation `(1, 1, S, S, S)` in 1/mm, the cube's side in mm and a beam to the film `(H, W)`."""
+"""From attenuation `(1, 1, S, S, S)` in 1/mm, the side of the volume in mm and a beam to the projection `(H, W)`."""
 
 
 def beam(geometry: BiplanarGeometry, view: int) -> Beam:
-    """Where the source and the pixels of a view are: along the cube's axis first, then turned by the view's angles."""
+    """Where the source and the pixels of a view are: along the volume's axis, then rotated by the view's angles."""
     axis, across = ((1, 0), (0, 1))[view]
     towards_source = {"AP": 1, "PA": -1, "LL": 1, "RL": -1}[geometry.views[view]]
-    film = _centres(geometry.detector_pixels, geometry.detector_size_mm)
-    source, pixels = torch.zeros(3, dtype=torch.float64), torch.zeros(len(film), len(film), 3, dtype=torch.float64)
+    detector = _centres(geometry.detector_pixels, geometry.detector_size_mm)
+    source, pixels = (
+        torch.zeros(3, dtype=torch.float64),
+        torch.zeros(len(detector), len(detector), 3, dtype=torch.float64),
+    )
     source[axis] = towards_source * geometry.source_to_isocentre_mm
     pixels[..., axis] = towards_source * (geometry.source_to_isocentre_mm - geometry.source_to_detector_mm)
-    pixels[..., across] = -film
-    pixels[..., 2] = -film[:, None]
+    pixels[..., across] = -detector
+    pixels[..., 2] = -detector[:, None]
     turn = Rotation.from_euler(("ZXY", "ZYX")[view], geometry.angles_deg[view], degrees=True).as_matrix()
     return Beam(*(positions @ torch.as_tensor(turn).T for positions in (source, pixels)))
 
@@ -63,17 +66,17 @@ def diffdrr_trilinear(mu: torch.Tensor, fov_mm: float, beam: Beam, samples: int 
 
 
 def _diffdrr(renderer: Callable, mu: torch.Tensor, fov_mm: float, beam: Beam, rays: int | None = None) -> torch.Tensor:
-    """A renderer takes positions in voxels, and the distance from source to pixel in mm as the film's scale."""
+    """A renderer takes positions in voxels, and the distance from source to pixel in mm as the projection's scale."""
     size, targets = mu.shape[-1], beam.pixels.reshape(-1, 3)
 
     def in_voxels(positions: torch.Tensor) -> torch.Tensor:
         return (positions * size / fov_mm + (size - 1) / 2).to(mu)[None]
 
-    films = []
+    projections = []
     for part in targets.split(rays or len(targets)):
         distance = (part - beam.source).norm(dim=-1).to(mu)[None, None]
-        films.append(renderer(mu[0, 0], in_voxels(beam.source[None]), in_voxels(part), distance)[0, 0])
-    return torch.cat(films).view(beam.pixels.shape[:2])
+        projections.append(renderer(mu[0, 0], in_voxels(beam.source[None]), in_voxels(part), distance)[0, 0])
+    return torch.cat(projections).view(beam.pixels.shape[:2])
 
 
 def nanodrr(mu: torch.Tensor, fov_mm: float, beam: Beam, samples: int = 256, backend: str = "torch") -> torch.Tensor:
@@ -89,7 +92,7 @@ def nanodrr(mu: torch.Tensor, fov_mm: float, beam: Beam, samples: int = 256, bac
 
 
 def _nanodrr_subject(mu: torch.Tensor, fov_mm: float):
-    """The volume, its axes turned round, with the matrices from mm to its grid; no labels."""
+    """The volume, its axes reversed, with the matrices from mm to its grid; no labels."""
     from nanodrr.data import Subject
 
     size = mu.shape[-1]
@@ -148,11 +151,13 @@ def plain_slice_stack(mu: torch.Tensor, geometry: BiplanarGeometry, view: int) -
     """No package, but what one would write first: all slices resampled by one `grid_sample`, then summed."""
     size, pixels = mu.shape[-1], geometry.detector_pixels
     slices = (mu[0, 0].movedim(1, 0) if view == 0 else mu[0, 0])[:, None]
-    depth, film = _centres(size, geometry.fov_mm), _centres(pixels, geometry.detector_size_mm)
+    depth, detector = _centres(size, geometry.fov_mm), _centres(pixels, geometry.detector_size_mm)
     magnification = geometry.magnification(depth * geometry.depth_sign(view))
-    position = (-film / magnification[:, None] * 2 / geometry.fov_mm).to(mu)
+    position = (-detector / magnification[:, None] * 2 / geometry.fov_mm).to(mu)
     grid = torch.stack(torch.broadcast_tensors(position[:, :, None], position[:, None, :]), -1)
-    length = (1 + (film**2 + film[:, None] ** 2) / geometry.source_to_detector_mm**2).sqrt() * geometry.fov_mm / size
+    length = (
+        (1 + (detector**2 + detector[:, None] ** 2) / geometry.source_to_detector_mm**2).sqrt() * geometry.fov_mm / size
+    )
     return grid_sample(slices, grid, align_corners=False)[:, 0].sum(0) * length.to(mu)
 
 

@@ -88,7 +88,7 @@ def runs_here(projector: str, device: str) -> bool:
 
 
 def projection_row(case: dict, result: dict, ours: dict, bandwidth: float) -> dict[str, str]:
-    """The least traffic is the volume read and the films written, and once more for the gradient."""
+    """The least traffic is the volume read and the projections written, and once more for the gradient."""
     size, views = case["size"], case["views"]
     least = 2 * BYTES * (size**3 + views * (2 * size) ** 2)
     return {

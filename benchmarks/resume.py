@@ -75,7 +75,7 @@ def overlay_of(output: Path) -> Path:
 
 
 def start(output: Path, folder: Path) -> subprocess.Popen:
-    """The training of all stages in a process group of its own, its output in a file beside the results."""
+    """The training of all stages in a process group of its own, its output in a file next to the results."""
     with open(f"{folder}.log", "ab") as log:
         line = [str(PYTHON), __file__, "--output", str(output), "--run", str(folder)]
         return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)

@@ -1,5 +1,5 @@
 """
-All three stages trained without anybody beside them, in calls that end in time: :mod:`on_gpu`'s `--train`.
+All three stages trained without supervision, in calls that end in time: :mod:`on_gpu`'s `--train`.
 
 OUT holds all that the next call needs, on this machine or another: `cubes` (see :mod:`cubes`), `resume`, each stage's
 best weights and epochs, and `on_gpu.json`, the overlay that it is trained by.
@@ -132,7 +132,7 @@ def progress(output: Path, stage: int, overlay: Path) -> str:
 
 
 def epochs_of(stage: int, overlay: Path) -> int:
-    """How many epochs the configs give a stage."""
+    """How many epochs a stage has in the configs."""
     names = ["train.json", *([f"stage{stage}.json"] if stage > 1 else [])]
     config = ConfigParser()
     config.read_config([*(str(ROOT / CONFIGS / name) for name in names), str(overlay)])

@@ -14,8 +14,8 @@ def parse_arguments(description: str) -> argparse.Namespace:
     """What the command line says; ends the process with a usage line when that makes no sense."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = parser.add_subparsers(required=True, metavar="VERB")
-    for name, (told, add_options) in VERBS.items():
-        verb = choices.add_parser(name, help=told)
+    for name, (summary, add_options) in VERBS.items():
+        verb = choices.add_parser(name, help=summary)
         add_options(verb)
         verb.set_defaults(verb=getattr(verbs, name))
     arguments, further = parser.parse_known_args()
@@ -65,8 +65,8 @@ def _add_to_train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     what = verb.add_mutually_exclusive_group()
     what.add_argument("--overlay", type=Path, metavar="FILE", help="a config that changes ids of train.json")
-    tiny, told = places.CONFIGS / "tiny.json", "small sizes and a short schedule, to try things out: --overlay"
-    is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{told} {tiny.as_posix()}"}
+    tiny, summary = places.CONFIGS / "tiny.json", "small sizes and a short schedule, to try things out: --overlay"
+    is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{summary} {tiny.as_posix()}"}
     what.add_argument("--tiny", dest="overlay", **is_chosen)
     verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
     verb.add_argument("--output", type=Path, default=places.ROOT / "output" / "train", metavar="DIR")
@@ -93,7 +93,9 @@ def _add_to_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     other = verb.add_mutually_exclusive_group()
     other.add_argument("--protocol", choices=["x2ct"], help="score by the protocol of X2CT-GAN, as in publications")
-    other.add_argument("--robustness", action="store_true", help="score X-rays that the network is not told all of")
+    other.add_argument(
+        "--robustness", action="store_true", help="score perturbed X-rays, of which the network is not told all"
+    )
     verb.add_argument("--stop_after", type=int, choices=[1, 2, 3], metavar="N", help="the last stage of --robustness")
     _add_computing(verb)
 
@@ -130,4 +132,4 @@ VERBS = {
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),
     "label": ("serve a folder of studies by MONAI Label", _add_to_label),
 }
-"""Each verb of :mod:`verbs`, what the help says of it, and what gives it its options."""
+"""Each verb of :mod:`verbs`, its summary in the help, and what adds its options."""

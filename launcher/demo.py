@@ -14,7 +14,7 @@ from .evaluation import run_evaluation
 from .processes import as_typed
 from .tables import print_summary
 from .training import demo_dataset, train_stages
-from .weights import overlay_beside
+from .weights import sidecar_overlay
 from .workflows import run_workflow
 
 
@@ -55,7 +55,7 @@ def demo_reconstruction(output: Path, computing: Computing) -> None:
     started = time.monotonic()
     print("The shipped weights reconstruct the chest CT LIDC-IDRI-0001 from two X-rays that are projected from it.")
     dataset = output / "data"
-    configs = [places.CONFIGS / "train.json", *overlay_beside(places.WEIGHTS), places.CONFIGS / "demo_data.json"]
+    configs = [places.CONFIGS / "train.json", *sidecar_overlay(places.WEIGHTS), places.CONFIGS / "demo_data.json"]
     run_workflow("run", configs, output, computing, dataset_dir=dataset, validation_cases="0", test_cases="0")
     note = "This patient is one of the six that the weights were trained on: the machinery, not generalisation."
     run_evaluation(dataset, output, places.WEIGHTS, computing, note=note, training_records="[]", num_workers="0")
@@ -63,9 +63,9 @@ def demo_reconstruction(output: Path, computing: Computing) -> None:
     print(
         f"\nDone in {time.monotonic() - started:.0f} seconds. Open {output / 'report.html'} in a browser; "
         f"{output / 'stage3.nii.gz'} is the reconstructed CT, 256³ voxels in HU,\n"
-        f"and {output / 'report.png'} and {output / 'xrays.png'} are pictures.\n"
-        "This patient is one of the six that the weights were trained on: picture and figures show the machinery, not\n"
-        f"generalisation. Figures of patients that the weights have not seen are in {places.MODEL_CARD}.\n"
+        f"and {output / 'report.png'} and {output / 'xrays.png'} are figures.\n"
+        "This patient is one of the six that the weights were trained on: figures and scores show the machinery, not\n"
+        f"generalisation. Scores of patients that the weights have not seen are in {places.MODEL_CARD}.\n"
         "Research use only, not for diagnosis."
     )
 
@@ -82,9 +82,9 @@ def demo_training(output: Path, computing: Computing) -> None:
     show_case(output)
     print(
         f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Open {output / 'report.html'} "
-        f"in a browser; {output / 'report.png'} and {output / 'xrays.png'} are pictures of the same.\n"
-        f"The figures, with their definitions, are in {output / 'metrics.json'}.\n"
-        "These figures are of one patient: the network was trained on random deformations of this CT and scored on\n"
+        f"in a browser; {output / 'report.png'} and {output / 'xrays.png'} are figures of the same.\n"
+        f"The scores, with their definitions, are in {output / 'metrics.json'}.\n"
+        "These scores are of one patient: the network was trained on random deformations of this CT and scored on\n"
         "others of the same CT. They show the machinery, not generalisation. Research use only, not for diagnosis."
     )
 

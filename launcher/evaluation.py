@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import places
 from .computing import Computing
-from .weights import overlay_beside
+from .weights import sidecar_overlay
 from .workflows import run_workflow
 
 
@@ -24,12 +24,12 @@ def run_evaluation(
     Args:
         dataset: holds the CTs, and the datalist where there is one.
         output: gets the scores.
-        weights: with the overlay config of their training beside them, if they have one.
+        weights: with the overlay config of their training next to them, if they have one.
         computing: where it computes.
         further: configs that are merged after `evaluate.json`.
         overrides: values of config ids.
     """
-    configs = [places.CONFIGS / "train.json", places.CONFIGS / "evaluate.json", *further, *overlay_beside(weights)]
+    configs = [places.CONFIGS / "train.json", places.CONFIGS / "evaluate.json", *further, *sidecar_overlay(weights)]
     # An overlay may name the datalist of its training, which is not that of this dataset.
     given = {"dataset_dir": dataset, "datalist": dataset / "datalist.json", "weights": weights, "output_dir": output}
     run_workflow("run", configs, output, computing, **{**given, **overrides})

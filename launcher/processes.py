@@ -18,7 +18,7 @@ from .tracebacks import log_traceback, message_of, pass_on
 
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGINT") if hasattr(signal, name)]
 SECONDS_TO_END = 40
-"""What a process gets to end by itself; torchrun gives its own 30."""
+"""How long a process may take to end by itself; torchrun allows its own 30."""
 
 
 def run(
@@ -78,7 +78,7 @@ def child(command: list[str], **options) -> Iterator[subprocess.Popen]:
 
 
 class Received:
-    """The signals to end that have come; raised as :class:`Ended` when there is somebody to tell."""
+    """The signals to end that have come; raised as :class:`Ended` once there is a process to end."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []

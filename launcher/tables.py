@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 SUMMARY_COLUMNS = {"ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1}
-"""Places after the point of what stands beside the PSNR."""
+"""Decimal places of the scores next to the PSNR."""
 
 
 def print_summary(summary: list[dict]) -> None:
@@ -16,7 +16,7 @@ def print_summary(summary: list[dict]) -> None:
             f"{psnr_with_interval(entry)}{means[0]:>6}{means[1]:>8}{means[2]:>9}"
         )
     print(
-        "PSNR: 3-D, whole cube, data range the HU window, mean (95 % interval over patients); "
+        "PSNR: 3-D, whole volume, data range the HU window, mean (95 % interval over patients); "
         "the X2CT convention reads higher."
     )
 
@@ -29,13 +29,13 @@ def print_protocol(summary: list[dict]) -> None:
         scores = f"{psnr_with_interval(entry)}{volume_psnr:>11}{ssim:>7}"
         print(f"{entry['group']:<22}{entry['method']:<26}{entry['cases']:>6}{scores}")
     print(
-        "By the protocol of X2CT-GAN: PSNR slice by slice and of the whole cube, peak 4095, 320 mm at 128³; "
+        "By the protocol of X2CT-GAN: PSNR slice by slice and of the whole volume, peak 4095, 320 mm at 128³; "
         "mean (95 % interval over patients)."
     )
 
 
 def print_robustness(summary: list[dict]) -> None:
-    """The mean PSNR of each stage under each condition, and how much that is more than as the network is told."""
+    """The mean PSNR of each stage under each perturbation, and its difference from the nominal acquisition."""
     print(f"\n{'change of the X-rays':<62}{'value':>18}  {'stage':<7}{'PSNR dB':>8}{'change':>8}")
     for entry in summary:
         value = entry["value"] if isinstance(entry["value"], str) else ""

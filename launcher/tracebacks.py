@@ -66,6 +66,6 @@ def log_traceback(error_log: Path, traceback: str) -> str:
 
 
 def remove_log(error_log: Path) -> None:
-    """That of an earlier run, which would lie beside good results. A link is removed and not what it leads to."""
+    """That of an earlier run, which would lie next to good results. A link is removed and not its target."""
     if error_log.is_symlink() or error_log.is_file():
         error_log.unlink()

@@ -11,7 +11,7 @@ from .failures import LaunchError
 from .files import write_atomically
 from .from_bundle import shared_overlay
 from .overlays import content_of, shared_with_inference
-from .weights import read_beside
+from .weights import read_sidecar_overlay
 from .workflows import run_workflow
 
 RESUME = "resume"
@@ -67,7 +67,7 @@ def has_begun(output: Path, overlay: Path | None) -> bool:
     """Whether a training of the same sizes has begun in a folder and goes on; one of other sizes is refused."""
     if not (output / RESUME).is_dir():
         return False
-    before = read_beside(output)
+    before = read_sidecar_overlay(output)
     now = shared_with_inference(places.ROOT / overlay) if overlay else {}
     if before != now:
         found = f"the sizes of {output / shared_overlay.NAME}" if before else "the sizes of train.json"

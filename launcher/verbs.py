@@ -15,7 +15,7 @@ from .overlays import checked_overlay
 from .processes import as_typed, run
 from .tables import formatted, print_protocol, print_robustness, print_summary
 from .training import demo_dataset, train_stages
-from .weights import check_weights, overlay_beside
+from .weights import check_weights, sidecar_overlay
 from .workflows import run_script, run_workflow
 
 WITHOUT_LABEL = "--without-label"
@@ -57,7 +57,7 @@ def infer(arguments: argparse.Namespace) -> None:
         asked["familiarity"] = "True"
     run_workflow(
         "run",
-        [places.CONFIGS / "inference.json", *overlay_beside(arguments.weights)],
+        [places.CONFIGS / "inference.json", *sidecar_overlay(arguments.weights)],
         arguments.output,
         arguments.computing,
         frontal=arguments.frontal,
@@ -88,16 +88,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
     report = json.loads((output / f"{kind or 'metrics'}.json").read_text(encoding="utf-8"))
     if arguments.robustness:
         print_robustness(report["summary"])
-        print(f"\nEvery case is in {output / 'robustness.csv'}; robustness.png beside it is the picture.")
+        print(f"\nEvery case is in {output / 'robustness.csv'}; robustness.png next to it is the figure.")
         return
     if arguments.protocol:
         print_protocol(report["summary"])
-        print(f"\nEvery case is in {output / f'{kind}.csv'}; {kind}.json beside it has the definitions.")
+        print(f"\nEvery case is in {output / f'{kind}.csv'}; {kind}.json next to it has the definitions.")
         return
     print_summary(report["summary"])
     worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
     print(
-        f"\nWorst cases: {', '.join(worst)}; their pictures are in {output / 'cases'}. "
+        f"\nWorst cases: {', '.join(worst)}; their figures are in {output / 'cases'}. "
         f"Every case is in {output / 'metrics.csv'}."
     )
 

@@ -1,4 +1,4 @@
-"""Weights, and what a training has left beside them."""
+"""Weights, and what a training has left next to them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def check_weights(weights: Path) -> None:
         )
 
 
-def overlay_beside(weights: Path) -> list[Path]:
-    """The overlay config that a training has left beside its weights; none where it would not change the network."""
-    return [weights.parent / shared_overlay.NAME] if read_beside(weights.parent) else []
+def sidecar_overlay(weights: Path) -> list[Path]:
+    """The overlay config that a training has left next to its weights; none where it would not change the network."""
+    return [weights.parent / shared_overlay.NAME] if read_sidecar_overlay(weights.parent) else []
 
 
-def read_beside(folder: Path) -> dict:
+def read_sidecar_overlay(folder: Path) -> dict:
     """What the overlay config of a folder of weights holds: numbers and words, which nothing evaluates."""
     overlay = folder / shared_overlay.NAME
     if not overlay.is_file():

@@ -1,5 +1,5 @@
 """
-A MONAI Label app that serves the bundle beside it: CTs from pairs of chest X-rays. Research use only, not for
+A MONAI Label app that serves the bundle next to it: CTs from pairs of chest X-rays. Research use only, not for
 diagnosis.
 
 `python launch.py label --studies DIR` starts it; see bundle/docs/serving.md.
@@ -75,7 +75,7 @@ class BiplanarApp(MONAILabelApp):
                 where results go; optionally `device`.
             datastore: not used.
         """
-        with self._errors_told():
+        with self._errors_answered():
             frontal, lateral = self._radiographs(request["image"], request.get("lateral"))
             for field, radiograph in (("frontal", frontal), ("lateral", lateral)):
                 where = f"{radiograph.name}: field '{field}'"
@@ -84,7 +84,7 @@ class BiplanarApp(MONAILabelApp):
             return super().infer({**request, "model": MODEL, "image": str(frontal), "lateral": str(lateral)})
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
-        with self._errors_told():
+        with self._errors_answered():
             return super().train(request)
 
     def without_folders(self, text: str) -> str:
@@ -102,8 +102,9 @@ class BiplanarApp(MONAILabelApp):
         elif partner := self.datastore().lateral_of(frontal):
             return frontal, partner
         raise InputError(
-            f"image {_name_of(image)!r} has no lateral radiograph that its name or its DICOM tags tell; expected one frontal "
-            f"and one lateral radiograph of the study. Name the other by the parameter 'lateral', or upload it as 'label'."
+            f"image {_name_of(image)!r} has no lateral radiograph that is known by its name or its DICOM tags; "
+            "expected one frontal and one lateral radiograph of the study. Name the other by the parameter 'lateral', "
+            "or upload it as 'label'."
         )
 
     def _path(self, field: str, name: str | Path) -> Path:
@@ -114,8 +115,8 @@ class BiplanarApp(MONAILabelApp):
         return path
 
     @contextmanager
-    def _errors_told(self) -> Iterator[None]:
-        """A client is told what the bundle says of its input; a training, a process of its own, ends with it."""
+    def _errors_answered(self) -> Iterator[None]:
+        """A client receives what the bundle says of its input; a training, a process of its own, ends with it."""
         try:
             yield
         except HTTPException:

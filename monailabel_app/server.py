@@ -98,8 +98,8 @@ async def infer(request: Request) -> Response:
         given = json_keys(form.get("params", ""), InferenceParameters, "params")
         if bool(asked.image) == ("file" in form) or (given.lateral and "label" in form):
             raise InputError(
-                "expected a frontal radiograph, as 'image' in the query or as the file 'file', and at most one lateral radiograph, "
-                "as 'lateral' in params or as the file 'label'."
+                "expected a frontal radiograph, as 'image' in the query or as the file 'file', and at most one lateral "
+                "one, as 'lateral' in params or as the file 'label'."
             )
         with tempfile.TemporaryDirectory() as folder:
             return await worked(reconstructed, asked, given, form, Path(folder))
@@ -186,26 +186,26 @@ def reconstructed(asked: InferenceKeys, given: InferenceParameters, form: Any, f
         if field in form:
             radiographs[name] = stored(form[field], name, folder)
     result = app_instance().infer({**radiographs, "device": given.device, "folder": str(folder)})
-    told = {**result["params"], "warnings": list(map(app_instance().without_folders, result["params"]["warnings"]))}
+    params = {**result["params"], "warnings": list(map(app_instance().without_folders, result["params"]["warnings"]))}
     if asked.output == "json":
-        return JSONResponse(told, headers=assessment_headers(told))
+        return JSONResponse(params, headers=assessment_headers(params))
     volumes = {name: folder / f"{name}.nii.gz" for name in ("ct", "uncertainty")}
     if asked.output == "image":
         named = {"Content-Disposition": 'attachment; filename="ct.nii.gz"'}
         return Response(
-            volumes["ct"].read_bytes(), 200, {**named, **assessment_headers(told)}, "application/octet-stream"
+            volumes["ct"].read_bytes(), 200, {**named, **assessment_headers(params)}, "application/octet-stream"
         )
-    fields = {"params": (None, JSONResponse(told).body, "application/json")}
+    fields = {"params": (None, JSONResponse(params).body, "application/json")}
     for field, path in zip(("image", "uncertainty"), volumes.values()):
         if path.is_file():
             fields[field] = (path.name, path.read_bytes(), "application/octet-stream")
     parts = MultipartEncoder(fields)
-    return Response(parts.to_string(), 200, assessment_headers(told), parts.content_type)
+    return Response(parts.to_string(), 200, assessment_headers(params), parts.content_type)
 
 
-def assessment_headers(told: dict[str, Any]) -> dict[str, str]:
+def assessment_headers(params: dict[str, Any]) -> dict[str, str]:
     """In the header of every answer, since a CT alone holds nothing else."""
-    familiarity, uncertainty = told["familiarity"], told["uncertainty"]
+    familiarity, uncertainty = params["familiarity"], params["uncertainty"]
     flag = "flagged" if familiarity.get("flagged") else "not flagged"
     width = f"mean half-width {uncertainty.get('mean_half_width_hu')} HU"
     return {

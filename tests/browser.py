@@ -1,6 +1,6 @@
 """
-A page in headless Chromium, driven over the pipe of its DevTools protocol: real clicks, real keys, real pictures; and
-what a page holds.
+A page in headless Chromium, driven over the pipe of its DevTools protocol: real clicks, keys and screenshots; and what
+a page holds.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Page:
         os.close(self._answers)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives; a promise is awaited."""
+        """The value of a JavaScript expression; a promise is awaited."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -115,7 +115,7 @@ class Page:
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self._settle()
 
-    def picture(self) -> np.ndarray:
+    def screenshot(self) -> np.ndarray:
         """The window as `(height, width, 3)`, 8 bits."""
         png = base64.b64decode(self._call("Page.captureScreenshot")["data"])
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -91,7 +91,7 @@ def cause_of(error: BaseException, kind: type[Exception]) -> str:
 
 
 def bundle_run_here(workflow: str, configs: list[str], **overrides: Any) -> ConfigWorkflow:
-    """The same in this process, for what is quick; gives the workflow after its run."""
+    """The same in this process, for what is quick; returns the workflow after its run."""
     paths = [str(ROOT / config) for config in configs]
     texts = {name: str(value) if isinstance(value, Path) else value for name, value in overrides.items()}
     run = ConfigWorkflow(paths, logging_file=False, run_id=workflow, bundle_root=str(ROOT / "bundle"), **texts)

@@ -35,7 +35,7 @@ def seed() -> None:
 
 @pytest.fixture
 def geometry() -> BiplanarGeometry:
-    """The default set-up read out with 128 pixels: a cascade of 16, 32 and 64 voxels."""
+    """The default acquisition geometry read out with 128 pixels: a cascade of 16, 32 and 64 voxels."""
     return BiplanarGeometry(detector_pixels=128)
 
 
@@ -66,7 +66,7 @@ def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascad
 
 @pytest.fixture
 def awaken() -> Callable[[torch.nn.Module], torch.nn.Module]:
-    """Gives random values to what is initialised with zeros, so that every branch takes part in the output."""
+    """Draws at random what is initialised with zeros, so that every branch takes part in the output."""
 
     def fill(module: torch.nn.Module) -> torch.nn.Module:
         for parameter in module.parameters():

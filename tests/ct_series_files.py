@@ -22,7 +22,7 @@ def stored_values(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
 
 
 def ras_affine(orientation=ORIENTATION, spacing=SPACING, origin=(0.0, 0.0, 0.0)) -> np.ndarray:
-    """Of an array `(columns, rows, slices)`: DICOM PS3.3 C.7.6.2.1.1, with x and y turned to RAS."""
+    """Of an array `(columns, rows, slices)`: DICOM PS3.3 C.7.6.2.1.1, with x and y flipped to RAS."""
     along_row, along_column = np.reshape(orientation, (2, 3))
     affine = np.eye(4)
     affine[:3, :3] = np.stack([along_row, along_column, np.cross(along_row, along_column)], 1) * spacing

@@ -1,4 +1,4 @@
-"""A GPU without a GPU: its tensors have a shape and a device but no values; those of the CPU beside them are real."""
+"""A GPU without a GPU: its tensors have a shape and a device but no values; those of the CPU next to them are real."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def fake_gpu(has_float64: bool = True) -> Iterator[None]:
     Lets PyTorch believe in a device `cuda`, by fake tensors for that device alone.
 
     An operation that mixes devices fails as it does on a GPU; so does NumPy on a tensor of the GPU, and float64 where
-    the GPU has none, as Apple's. What is computed on the CPU is computed, so that records, files and pictures are real.
+    the GPU has none, as Apple's. What is computed on the CPU is computed, so that records, files and figures are real.
     A value that is read from the GPU is 1, and a mask is full.
 
     So this finds where devices meet, and neither wrong numbers nor what kernels, autocast, memory and several processes
-    do. Autograd's engine asks the driver: `backward` gives every parameter a gradient of ones instead, and the backward
-    passes of our own functions are to be called by themselves. MONAI's tensors lose their metadata on the way to the
-    GPU.
+    do. Autograd's engine asks the driver: `backward` sets a gradient of ones for every parameter instead, and the
+    backward passes of our own functions are to be called by themselves. MONAI's tensors lose their metadata on the
+    way to the GPU.
     """
 
     def backward(loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:

@@ -139,7 +139,7 @@ class Server:
         return self.ask("POST", f"/infer/{model}?{query}", params, files)
 
     def client(self, folder: Path, method: str, token: str = "", **arguments: Any) -> Any:
-        """What a method of `monailabel.client.MONAILabelClient` gives, which puts files into `folder`."""
+        """What a method of `monailabel.client.MONAILabelClient` returns, which puts files into `folder`."""
         line = [PYTHON, "-c", CLIENT, self.url, folder, token, method, json.dumps(arguments)]
         run = subprocess.run(line, capture_output=True, encoding="utf-8", timeout=120)
         assert run.returncode == 0, run.stderr[-2000:]
@@ -148,7 +148,7 @@ class Server:
 
 @contextmanager
 def running(line: list[Any], port: int, log: Path) -> Iterator[Server]:
-    """A server started by a command, with all its processes ended afterwards; temporary files go beside its log."""
+    """A server started by a command, with all its processes ended afterwards; temporary files go next to its log."""
     temporary = log.parent / "temporary"
     temporary.mkdir()
     with log.open("wb") as output:
@@ -210,7 +210,7 @@ def write_studies(folder: Path) -> None:
     for name, series, tags in (("1.dcm", "1.2.3.1", {}), ("2.dcm", "1.2.3.2", LATERAL)):
         radiograph = nibabel.load(folder / f"p0_{'lateral' if tags else 'frontal'}.nii.gz").get_fdata()[..., 0].T
         write_line_integrals(folder / "tags" / name, radiograph, **study, SeriesInstanceUID=series, **tags)
-    (folder / "bad_frontal.png").write_bytes(b"no picture")
+    (folder / "bad_frontal.png").write_bytes(b"no image")
     write_png(folder / "bad_lateral.png")
     (folder.parent / "outside.nii.gz").write_bytes((folder / "p0_lateral.nii.gz").read_bytes())
     (folder / "link.nii.gz").symlink_to(folder.parent / "outside.nii.gz")

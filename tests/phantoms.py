@@ -15,8 +15,8 @@ from scripts.io.image_writer import cube_affine, write_ct, write_projection
 
 def write_phantoms(folder: Path) -> None:
     """
-    Phantoms of 24 voxels a side and `datalist.json`, in which every other record of validation and test has radiographs of
-    its own, and test two groups.
+    Phantoms of 24 voxels a side and `datalist.json`, in which every other record of validation and test has
+    radiographs of its own, and test two groups.
     """
     sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
     for number, section in enumerate(["training", "training", "validation", "validation", "validation", *["test"] * 4]):
@@ -43,8 +43,8 @@ def phantom(size: int, shift: float) -> torch.Tensor:
 
 def write_radiographs(folder: Path, name: str, hu: torch.Tensor) -> dict[str, str]:
     """
-    Both radiographs of a CT as float NIfTI, 128 pixels a side, from a machine that reads a tenth more than the projector, so
-    that they can be told from projections; their paths by field.
+    Both radiographs of a CT as float NIfTI, 128 pixels a side, from a machine that reads a tenth more than the
+    projector, so that they can be distinguished from projections; their paths by field.
     """
     radiographs = 1.1 * project(hu_to_attenuation(hu[None, None]), BiplanarGeometry(detector_pixels=128))[0]
     paths = {view: str(folder / f"{name}_{view}.nii.gz") for view in ("frontal", "lateral")}
@@ -63,7 +63,7 @@ def smooth_body(size: int = 96) -> torch.Tensor:
 
 
 def rotated(hu: torch.Tensor, degrees: float, axis: int) -> torch.Tensor:
-    """The body turned about an axis of the cube, right-handed."""
+    """The body rotated about an axis of the volume, right-handed."""
     angle, (a, b) = math.radians(degrees), ((axis + 1) % 3, (axis + 2) % 3)
     matrix = torch.eye(3)
     matrix[a, a] = matrix[b, b] = math.cos(angle)

@@ -28,7 +28,7 @@ LATERAL = {"ViewPosition": "LL", "PatientOrientation": ["P", "F"]}
 
 def write_dicom(path: Path, stored: np.ndarray, **tags: Any) -> str:
     """
-    A radiograph of these stored values, `(H, W)`, with :data:`TAGS`; further tags go before them, None removes one.
+    A radiograph of these stored values, `(H, W)`, with :data:`TAGS`; further tags override them, None removes one.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = DigitalXRayImageStorageForProcessing

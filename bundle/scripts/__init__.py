@@ -34,9 +34,9 @@ from .networks.cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .networks.encoder import MultiScaleXrayEncoder
 from .networks.inferer import FinalVolumeInferer
 from .networks.stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
-from .projection.attenuation import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
+from .projection.attenuation import attenuation_to_hu, hu_to_attenuation
 from .projection.geometry import BiplanarGeometry
-from .projection.imaging import ProjectCT
+from .projection.imaging import ImagingModel
 from .projection.projector import lift, project
 from .projection.region import Region
 from .radiographs.augmentation import (
@@ -81,6 +81,7 @@ __all__ = [
     "GradientMagnitudeLoss",
     "InputError",
     "IntervalScaleFit",
+    "ImagingModel",
     "IntervalTable",
     "IntervalTableFit",
     "LoadCTd",
@@ -97,7 +98,6 @@ __all__ = [
     "PrepareXraysd",
     "PretrainedWeightsError",
     "ProgressiveCascadeModel",
-    "ProjectCT",
     "Radiograph",
     "RandBodyOnlyd",
     "RandCollimationd",
@@ -146,7 +146,6 @@ __all__ = [
     "read_identification",
     "read_radiograph",
     "resume",
-    "scaled_to_hu",
     "sidecar_path",
     "structural_similarity",
     "write_ct_series",

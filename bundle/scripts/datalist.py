@@ -1,7 +1,7 @@
 """
 Builds `datalist.json` from a folder of studies, or checks every record of one. From the bundle's folder:
 
-    python -m scripts.datalist DIR             write DIR/datalist.json, and tell what is left out and why
+    python -m scripts.datalist DIR             write DIR/datalist.json, and list what is excluded, with the reason
     python -m scripts.datalist DIR --check     load every record as training does, and list what is wrong
 """
 
@@ -18,7 +18,7 @@ from .errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit status: 1 when nothing can be written or the check finds errors."""
+    """The command line; returns the exit status: 1 when nothing can be written or the check finds errors."""
     options = _parse(arguments)
     datalist = options.datalist or options.folder / "datalist.json"
     try:

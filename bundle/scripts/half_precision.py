@@ -3,7 +3,7 @@ Writes the weights of a training in half precision, as they are shipped, from th
 
     python -m scripts.half_precision OUT/stage3_best.pth models/model.pt
 
-The same weights give the same bytes. They are loaded as any others: the network keeps its float32 and takes the values.
+The same weights become the same bytes. They are loaded as any others: the network stays in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .training.checkpoints import read_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit status: 1 when the weights cannot be read, rounded or written."""
+    """The command line; returns the exit status: 1 when the weights cannot be read, rounded or written."""
     options = _parse(arguments)
     try:
         write_half_precision(options.weights, options.output)
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_half_precision(weights: str, output: str) -> None:
     """
-    Writes :func:`in_half_precision` of a checkpoint, whole or not at all, and beside it the views that stand beside the
-    original, where they do; prints its size and the largest rounding.
+    Writes :func:`in_half_precision` of a checkpoint, whole or not at all, with a copy of the sidecar of known views
+    where there is one; prints its size and the largest rounding.
 
     Args:
         weights: a flat state dict, as training writes it.

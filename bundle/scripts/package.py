@@ -3,7 +3,7 @@ Packs the bundle for a model zoo, from the bundle's folder:
 
     python -m scripts.package OUT      write OUT/biplanar_xray_ct_reconstruction_v<version>.zip and its SHA-256
 
-The same files give the same bytes. `monai.bundle download` unpacks the archive.
+The same files make the same archive, byte by byte. `monai.bundle download` unpacks the archive.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser
 
 from .data.known_views import read_known_views
 from .errors import CheckpointError, InputError
-from .evaluation.out_of_distribution import read_familiarity
+from .evaluation.out_of_distribution import read_detector
 from .evaluation.prediction_intervals import read_error_table
 from .io.atomic_write import write_atomically
 from .io.sidecar import sha256_of, sidecar_path
@@ -35,7 +35,7 @@ NAME = "biplanar_xray_ct_reconstruction"
 BUNDLE = Path(__file__).resolve().parents[1]
 WEIGHTS = "models/model.pt"
 STAGE_WEIGHTS = {stage: f"models/stage{stage}_best.pth" for stage in range(1, NUMBER_OF_STAGES)}
-"""Of the earlier stages, for who wants to train on from one: the first parts of the weights, which hold them all."""
+"""Of the earlier stages, for users who train on from one: the first parts of the weights, which hold them all."""
 OF_WEIGHTS = (WEIGHTS, *STAGE_WEIGHTS.values(), "models/model_*.json", "models/mean_volume.nii.gz")
 """What belongs to the weights, and stays out of an archive without them."""
 LARGE_FILES = "large_files.yml"
@@ -61,7 +61,7 @@ EARLIEST_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; gives the exit status: 1 when something that is needed is missing or does not fit."""
+    """The command line; returns the exit status: 1 when something that is needed is missing or does not fit."""
     options = _parse(arguments)
     try:
         write_package(options.folder, options.without_weights, options.large_files_url)
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_package(folder: Path, without_weights: bool = False, large_files_url: str | None = None) -> Path:
     """
-    Writes the archive and, beside it, its checksum in the form that `sha256sum -c` reads; prints what is in them.
+    Writes the archive and, next to it, its checksum in the form that `sha256sum -c` reads; prints what is in them.
 
     Args:
         folder: where to.
@@ -118,7 +118,7 @@ def _print_left_out(known: set[str]) -> None:
     found = (path for path in BUNDLE.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
     others = sorted({path.relative_to(BUNDLE).as_posix() for path in found} - known)
     if others:
-        print(f"Left out, since they are no part of the bundle: {', '.join(others)}")
+        print(f"Excluded, since they are no part of the bundle: {', '.join(others)}")
 
 
 def _check_weights() -> None:
@@ -143,7 +143,7 @@ def _check_weights() -> None:
 def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
     read_known_views(weights)
     if Path(familiarity := sidecar_path(weights, "familiarity")).is_file():
-        read_familiarity(familiarity, weights)
+        read_detector(familiarity, weights)
     if Path(uncertainty := sidecar_path(weights, "uncertainty")).is_file():
         read_error_table(uncertainty, weights, geometry.fov_mm)
 

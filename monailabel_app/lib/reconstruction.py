@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.utils.others.generic import device_list
 
 from lib.devices import device_called
-from lib.workflows import BUNDLE, overlay_beside, run_workflow
+from lib.workflows import BUNDLE, run_workflow, sidecar_overlay
 from scripts import sidecar_path
 
 ASSESSMENTS = ("familiarity", "uncertainty")
@@ -50,7 +50,7 @@ class ReconstructionTask(InferTask):
     def __call__(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """
         Paths `image` and `lateral` to the path of the CT in the folder `folder`, and what is known of it. Where there
-        is a sidecar for it, `uncertainty.nii.gz` lies beside it: the half-width of an interval in HU.
+        is a sidecar for it, `uncertainty.nii.gz` lies next to it: the half-width of the prediction interval in HU.
         """
         radiographs, folder = {"frontal": request["image"], "lateral": request["lateral"]}, Path(request["folder"])
         device = device_called(request.get("device") or self.device)
@@ -58,12 +58,12 @@ class ReconstructionTask(InferTask):
         further |= {name: True for name in ASSESSMENTS if self._parameters(name).is_file()}
         with self._one_at_a_time, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            configs = [BUNDLE / "configs" / "inference.json", *overlay_beside(self.weights)]
+            configs = [BUNDLE / "configs" / "inference.json", *sidecar_overlay(self.weights)]
             run_workflow("run", configs, weights=str(self.weights), output_dir=str(folder), **radiographs, **further)
-        told = [str(warning.message) for warning in caught if "field '" in str(warning.message)]
-        for message in told:
+        said = [str(warning.message) for warning in caught if "field '" in str(warning.message)]
+        for message in said:
             logger.warning(message)
-        answer = {"unit": "HU", "notice": "Research use only, not for diagnosis", "warnings": told}
+        answer = {"unit": "HU", "notice": "Research use only, not for diagnosis", "warnings": said}
         answer |= {name: self._assessment(name, folder) for name in ASSESSMENTS}
         return str(folder / "ct.nii.gz"), answer
 
@@ -75,7 +75,7 @@ class ReconstructionTask(InferTask):
         found = folder / f"{name}.json"
         if not found.is_file():
             reason = (
-                f"there is no {self._parameters(name).name} beside the weights, made by {name}.json of the configs."
+                f"there is no {self._parameters(name).name} next to the weights, made by {name}.json of the configs."
             )
             return {"assessed": False, "reason": reason}
         content = {"assessed": True, **json.loads(found.read_text(encoding="utf-8"))}

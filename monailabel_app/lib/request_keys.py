@@ -146,7 +146,7 @@ def json_keys(text: str | bytes, kind: type[Known], where: str) -> Known:
 
 
 def shown(value: Any) -> str:
-    """A value of a request in an error, its end left out where it is long."""
+    """A value of a request in an error, shortened where it is long."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**15 else "a number of many digits"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 

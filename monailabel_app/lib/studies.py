@@ -45,7 +45,7 @@ class StudyDatastore(Datastore):
         self.refresh()
 
     def refresh(self) -> None:
-        """Searches the folder anew. A study whose names are no UTF-8 cannot be told to a client, and is passed over."""
+        """Searches the folder anew. A study whose names are no UTF-8 cannot be sent to a client, and is passed over."""
         images, _ = find_images(self.folder)
         found = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in pair_films(images)}
         odd = [
@@ -66,7 +66,7 @@ class StudyDatastore(Datastore):
         return Path(path) if os.path.exists(path) and is_inside(path, str(self.folder)) else None
 
     def lateral_of(self, frontal: Path) -> Path | None:
-        """The lateral radiograph that belongs to a frontal one, also in a folder that has changed since the last scan."""
+        """The lateral radiograph that belongs to a frontal one, also in a folder that has changed since."""
         for search in (False, True):
             if search:
                 self.refresh()
@@ -97,10 +97,10 @@ class StudyDatastore(Datastore):
             if harmed := self._second_of(image_id) or self._lost(pairs, cts):
                 (self.folder / image_id).unlink()
                 self.refresh()
-                told = (
+                message = (
                     f"with image {image_id!r} it would not be known what belongs to {harmed!r}; expected another name."
                 )
-                raise HTTPException(409, told)
+                raise HTTPException(409, message)
         return image_id
 
     def _copy_new(self, source: str, name: str) -> None:
@@ -119,8 +119,10 @@ class StudyDatastore(Datastore):
         except FileExistsError as error:
             raise taken from error
         except OSError as error:
-            told = f"image {name!r} cannot be written into the studies ({error.strerror}); ask the server's operator."
-            raise HTTPException(507, told) from error
+            message = (
+                f"image {name!r} cannot be written into the studies ({error.strerror}); ask the server's operator."
+            )
+            raise HTTPException(507, message) from error
 
     def _second_of(self, name: str) -> str | None:
         """An image of the kind and the study, by its name, of one that lies directly in the folder."""

@@ -15,7 +15,7 @@ from monailabel.utils.others.generic import device_list
 from lib.devices import device_called
 from lib.reconstruction import ASSESSMENTS
 from lib.request_keys import TrainingParameters
-from lib.workflows import BUNDLE, overlay_beside, run_workflow
+from lib.workflows import BUNDLE, run_workflow, sidecar_overlay
 from scripts import sidecar_path
 from scripts.data.datalist_builder import build_datalist
 from scripts.io.atomic_write import write_atomically
@@ -27,9 +27,8 @@ STAGES = (1, 2, 3)
 class TrainingTask(TrainTask):
     """
     Trains the stages in turn on the CTs of the studies, split by patient, then puts the result where the server reads
-    its weights. What it leaves is in a folder `training_DATE_TIME` beside them: the datalist, the stages' weights,
-    those that were served before as `before.pth`, with their sidecars of familiarity and uncertainty, and TensorBoard's
-    files.
+    its weights. What it leaves is in a folder `training_DATE_TIME` next to them: the datalist, the stages' weights,
+    those that were served before as `before.pth`, with their sidecar files, and TensorBoard's files.
 
     Args:
         weights: the file that is served.
@@ -59,7 +58,7 @@ class TrainingTask(TrainTask):
         for stage in STAGES:
             configs = [BUNDLE / "configs" / "train.json", *start]
             configs += [BUNDLE / "configs" / f"stage{stage}.json"] if stage > 1 else []
-            configs += [*overlay_beside(self.weights), *([self.overlay] if self.overlay else [])]
+            configs += [*sidecar_overlay(self.weights), *([self.overlay] if self.overlay else [])]
             places = {"dataset_dir": str(folder), "ckpt_dir": str(folder), "output_dir": str(folder)}
             run_workflow("training", configs, **places, **overrides)
         self._put_sidecars_away(folder)
@@ -68,14 +67,14 @@ class TrainingTask(TrainTask):
         return {"folder": str(folder), "weights": str(self.weights)}
 
     def _put_sidecars_away(self, folder: Path) -> None:
-        """They belong to the weights that were served before, and are refused beside others."""
+        """They belong to the weights that were served before, and are refused next to others."""
         for name in ASSESSMENTS:
             sidecar = Path(sidecar_path(str(self.weights), name))
             if sidecar.is_file():
                 shutil.move(sidecar, sidecar_path(str(folder / "before.pth"), name))
 
     def _start(self, folder: Path) -> list[Path]:
-        """Keeps the weights that are served, and gives a config with the handler that starts from them."""
+        """Keeps the weights that are served, and returns a config with the handler that starts from them."""
         before, config = folder / "before.pth", folder / "start.json"
         shutil.copyfile(self.weights, before)
         loader = {"_target_": "scripts.CascadeCheckpointLoader", "path": as_literal(str(before)), "stage": STAGES[-1]}

@@ -28,7 +28,7 @@ DICOM = (".dcm", ".dicom", ".dic", ".ima")
 SUFFIXES = (*NIFTI, *PICTURE_SUFFIXES, *DICOM)
 STEM = re.compile(r"\w(?:[\w .-]*\w)?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)\d)(?:\..*)?", re.I | re.S)
-"""Names that Windows gives to devices."""
+"""Names of devices on Windows."""
 FREE_BYTES = 2**30
 """What has to stay free on the disk."""
 
@@ -94,7 +94,7 @@ def stored(upload: UploadFile, field: str, folder: Path) -> Path:
 
 def stored_for_studies(upload: UploadFile, name: str | None, folder: Path) -> tuple[str, Path]:
     """
-    Puts an uploaded radiograph or CT into a private folder. The name that it is to have in the studies, and where it is.
+    Puts an uploaded radiograph or CT into a private folder; returns its name in the studies, and where it is.
 
     Args:
         upload: the file.

@@ -31,9 +31,9 @@ def run_workflow(run_id: str, configs: list[Path], **overrides: Any) -> None:
     workflow.finalize()
 
 
-def overlay_beside(weights: Path) -> list[Path]:
+def sidecar_overlay(weights: Path) -> list[Path]:
     """
-    The config that a training run leaves beside weights of other sizes than the configs' own: numbers and words alone.
+    The config that a training run leaves next to weights of other sizes than the configs' own: numbers and words alone.
 
     Raises:
         CheckpointError: when it holds anything that could be run.

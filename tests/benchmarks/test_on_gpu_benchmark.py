@@ -64,8 +64,8 @@ def small_overlay(folder: Path, **further: Any) -> Path:
 def test_without_a_gpu_it_says_how_to_try_it_out(capsys, tmp_path: Path):
     report = tmp_path / "report.json"
     assert on_gpu.main(["--output", str(report)]) == 1
-    told = capsys.readouterr().err
-    assert "no GPU" in told and "--device cpu --quick" in told
+    message = capsys.readouterr().err
+    assert "no GPU" in message and "--device cpu --quick" in message
     assert not report.exists()
     assert on_gpu.main(["--device", "cuda", "--output", str(report)]) == 1
     assert "finds 0 of the kind 'cuda'" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_inference_and_lift_mix_no_devices(monkeypatch: pytest.MonkeyPatch):
     with fake_gpu():
         assert cases.inference("bfloat16", "cuda", quick=True, repeats=1)["run_s"] == 0.0
         features = torch.rand(1, 2, 3, 32, 32, device="cuda", requires_grad=True)
-        assert cases.lift_films(features, BiplanarGeometry(detector_pixels=32), 16).is_cuda
+        assert cases.lift_features(features, BiplanarGeometry(detector_pixels=32), 16).is_cuda
 
 
 def test_what_is_measured_on_is_a_chest():
@@ -259,15 +259,15 @@ def test_a_training_that_is_stopped_ends_with_the_bytes_of_one_left_alone(
     places = ["--dataset_dir", str(dataset)]
 
     assert on_gpu.main(["--train", "0.0001", *options, *places]) == 75
-    told = capfd.readouterr().out
-    assert "Stage 1: none of 3 epochs" in told and "the same command goes on" in told
+    message = capfd.readouterr().out
+    assert "Stage 1: none of 3 epochs" in message and "the same command goes on" in message
     line = [*COMMAND, "--train", "5", *options, *places]
     stopped = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while stopped.poll() is None and not (out / "stage1_epochs.jsonl").is_file():
         time.sleep(0.02)
     stopped.terminate()
-    told, _ = stopped.communicate()
-    assert stopped.returncode == 75 and "of 3 epochs" in told and not (out / "stage3_best.pth").exists()
+    message, _ = stopped.communicate()
+    assert stopped.returncode == 75 and "of 3 epochs" in message and not (out / "stage3_best.pth").exists()
     assert on_gpu.main(["--train", "5", *options]) == 0
     assert "The weights are in" in capfd.readouterr().out
     assert on_gpu.main(["--train", "0.0001", *options]) == 0

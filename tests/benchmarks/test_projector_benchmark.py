@@ -1,4 +1,4 @@
-"""The benchmark's tables are complete, and it measures projectors that make the same film."""
+"""The benchmark's tables are complete, and it measures projectors that make the same projection."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def test_every_projector_can_be_measured(name: str, views: int):
 
 
 @pytest.mark.parametrize(("name", "limit"), [(n, 0.03 if "Siddon" in n else 0.002) for n in benchmark.PEERS])
-def test_what_is_measured_makes_the_same_film(name: str, limit: float):
+def test_what_is_measured_makes_the_same_projection(name: str, limit: float):
     """Of a smooth body; Siddon's voxels are constant, and here large."""
     if not is_here(name):
         pytest.skip(f"{name} is not installed, or needs a GPU")
     geometry = BiplanarGeometry(detector_pixels=64)
-    films = project(body(64), geometry)[0]
+    projections = project(body(64), geometry)[0]
     for view in (0, 1):
-        film = measure.PEERS[name](body(64), geometry.fov_mm, beam(geometry, view))
-        assert (film - films[view]).norm() < limit * films[view].norm()
+        projection = measure.PEERS[name](body(64), geometry.fov_mm, beam(geometry, view))
+        assert (projection - projections[view]).norm() < limit * projections[view].norm()
 
 
 def test_the_plain_slice_stack_is_our_projection_to_rounding():

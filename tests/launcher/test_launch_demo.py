@@ -47,10 +47,10 @@ def test_the_demo_reconstructs_with_what_ships_and_trains_when_it_may(
     monkeypatch.setattr(sys.stdin, "isatty", lambda: terminal)
     assert command("demo", "--output", tmp_path / "demo", *options) == 0
     assert [part.replace(f"{tmp_path}/", "") for part in parts] == expected
-    told = capfd.readouterr().out
-    assert (f"{tmp_path}/model.pt: no such weights" in told) is not shipped
+    printed = capfd.readouterr().out
+    assert (f"{tmp_path}/model.pt: no such weights" in printed) is not shipped
     line = f"python launch.py demo --train --output {tmp_path}/demo"
-    assert (line in told) is not any(part.startswith("train") for part in expected)
+    assert (line in printed) is not any(part.startswith("train") for part in expected)
 
 
 def test_a_terminal_that_ends_is_no_yes(monkeypatch: pytest.MonkeyPatch):
@@ -65,9 +65,9 @@ def test_the_demo_scores_the_shipped_weights_on_its_ct_and_says_what_that_shows(
     monkeypatch.setattr(places, "WEIGHTS", tmp_path / "model.pt")
     output = tmp_path / "demo"
     assert command("demo", "--no-train", "--output", output) == 0
-    told = capfd.readouterr().out
-    assert "one of the six that the weights were trained on" in told and "not\ngeneralisation" in told
-    assert str(ROOT / "bundle" / "docs" / "README.md") in told and "Research use only" in told
+    printed = capfd.readouterr().out
+    assert "one of the six that the weights were trained on" in printed and "not\ngeneralisation" in printed
+    assert str(ROOT / "bundle" / "docs" / "README.md") in printed and "Research use only" in printed
     assert "one of the six that the weights were trained on" in (output / "report.html").read_text(encoding="utf-8")
     cases = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["cases"]
     assert {row["case"] for row in cases} == {"original"}

@@ -26,7 +26,7 @@ def test_a_second_install_does_nothing(installed: Path, for_development: bool, c
 
 @pytest.fixture
 def pip_calls(installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], list[str]]:
-    """Installs, with a Python that ends with the given status, and gives pip's arguments of all calls so far."""
+    """Installs, with a Python that ends with the given status, and returns pip's arguments of all calls so far."""
     if os.name == "nt":
         pytest.skip("the stand-in for Python is a shell script")
     monkeypatch.setattr(places, "PYTHON", tmp_path / "python")

@@ -1,4 +1,4 @@
-"""Paths that hold signs which MONAI's configs give a meaning, and names that a terminal must not see as they are."""
+"""Paths that hold signs which have a meaning in MONAI's configs, and names that a terminal must not see as they are."""
 
 from __future__ import annotations
 

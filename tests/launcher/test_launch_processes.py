@@ -98,9 +98,9 @@ def test_what_ends_the_launcher_ends_all_that_it_has_started(tmp_path: Path, nam
     number = getattr(signal, name)
     process = started(tmp_path, tmp_path / "error.log" if with_log else None)
     process.send_signal(number)
-    _, told = process.communicate(timeout=30)
+    _, message = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert told == f"\nlaunch.py: ended by {name}.\n"
+    assert message == f"\nlaunch.py: ended by {name}.\n"
     assert (tmp_path / "ended").read_text() == str(int(number))
     assert not (tmp_path / "finished").exists()
     grandchild = int((tmp_path / "grandchild").read_text())
@@ -210,7 +210,7 @@ def test_every_line_of_a_verb_that_computes_has_the_device(command, lines, resul
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--device", "paint it"], "--device 'paint it': expected a name such as cpu, cuda, cuda:1, mps or xpu."),
         (["--device", "cuda'); print('"], "expected a name such as cpu, cuda, cuda:1, mps or xpu."),
@@ -218,10 +218,10 @@ def test_every_line_of_a_verb_that_computes_has_the_device(command, lines, resul
         (["--gpus", "2", "--device", "cuda:1"], "--device cuda:1: expected cuda or cpu with --gpus 2"),
     ],
 )
-def test_where_nothing_can_be_computed_is_refused_before_any_work(command, lines, options, told, tmp_path, capfd):
+def test_where_nothing_can_be_computed_is_refused_before_any_work(command, lines, options, message, tmp_path, capfd):
     assert command("train", "--output", tmp_path / "output", *options) == 1
     error = capfd.readouterr().err
-    assert error.startswith("\nlaunch.py: error: --") and told in error and "Traceback" not in error
+    assert error.startswith("\nlaunch.py: error: --") and message in error and "Traceback" not in error
     assert not lines() and not (tmp_path / "output").exists()
 
 

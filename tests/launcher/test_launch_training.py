@@ -1,4 +1,4 @@
-"""Which trainings the launcher begins and goes on with, and what they leave beside their weights."""
+"""Which trainings the launcher begins and goes on with, and what they leave next to their weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from launch_fixtures import command, installed, lines, option_of, places  # noqa
 from launcher.failures import LaunchError
 from launcher.overlays import shared_with_inference
 from launcher.training import demo_dataset
-from launcher.weights import overlay_beside
+from launcher.weights import sidecar_overlay
 
 TINY = ROOT / "bundle" / "configs" / "tiny.json"
 SIZES = '{"network_def#tokens": 5}'
@@ -45,16 +45,16 @@ def test_an_overlay_of_the_training_alone_leaves_nothing_to_evaluation_and_infer
     assert {"datalist", "volume_size", "augment", "epochs"} <= overlay.keys()
     assert command("train", "--overlay", ROOT / weights, "--dataset_dir", tmp_path, "--output", output) == 0
     assert all(option_of(line, "config_file").endswith("'bundle/configs/weights.json']") for line in lines())
-    assert overlay_beside(output / "stage3_best.pth") == []
+    assert sidecar_overlay(output / "stage3_best.pth") == []
     shutil.copyfile(ROOT / weights, output / "overlay.json")
     with pytest.raises(LaunchError, match="overlay.json: id 'datalist' is no part"):
-        overlay_beside(output / "stage3_best.pth")
+        sidecar_overlay(output / "stage3_best.pth")
 
 
-def test_of_an_overlay_with_sizes_these_alone_are_left_beside_the_weights(command, lines, tmp_path: Path):
+def test_of_an_overlay_with_sizes_these_alone_are_left_next_to_the_weights(command, lines, tmp_path: Path):
     (tmp_path / "overlay.json").write_text("{}")
     assert command("train", "--tiny", "--dataset_dir", tmp_path, "--output", tmp_path) == 0
-    (left,) = overlay_beside(tmp_path / "stage3_best.pth")
+    (left,) = sidecar_overlay(tmp_path / "stage3_best.pth")
     overlay, found = (json.loads(path.read_text(encoding="utf-8")) for path in (TINY, left))
     assert found == {name: overlay[name] for name in overlay if name.startswith(("geometry#", "network_def#"))}
     assert found and "epochs" not in found
@@ -81,7 +81,7 @@ def test_what_later_stages_need_is_checked_until_the_first_has_ended(command, li
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (None, "no such file."),
         ("{", "cannot be read as JSON"),
@@ -89,12 +89,14 @@ def test_what_later_stages_need_is_checked_until_the_first_has_ended(command, li
         ('{"datalist": "split.json"}', "names a datalist: say by --dataset_dir where the files of its records lie."),
     ],
 )
-def test_an_overlay_that_cannot_be_used_is_refused_at_once(command, lines, tmp_path: Path, content, told: str, capfd):
+def test_an_overlay_that_cannot_be_used_is_refused_at_once(
+    command, lines, tmp_path: Path, content, message: str, capfd
+):
     if content is not None:
         (tmp_path / "mine.json").write_text(content)
     assert command("train", "--overlay", tmp_path / "mine.json", "--output", tmp_path / "output") == 1
     error = capfd.readouterr().err
-    assert error.startswith(f"\nlaunch.py: error: {tmp_path}/mine.json") and told in error
+    assert error.startswith(f"\nlaunch.py: error: {tmp_path}/mine.json") and message in error
     assert not lines() and not (tmp_path / "output").exists()
 
 

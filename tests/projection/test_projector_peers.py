@@ -1,7 +1,7 @@
 """
 The projector against three that others wrote: DiffDRR's Siddon (voxels of constant attenuation, integrated exactly),
 the torch backend of nanodrr (trilinear samples along the ray) and RTK's Joseph. `python benchmarks/agreement.py`
-prints the comparison for all rows of the films, `pytest -s` for those taken here.
+prints the comparison for all rows of the projections, `pytest -s` for those taken here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from agreement import (  # noqa: E402
     chest_attenuation,
     compared,
     correlation,
-    films,
     normalised_rms_difference,
+    projections,
     table,
 )
 from peers import Beam, beam  # noqa: E402
@@ -59,9 +59,9 @@ def chest(size: int) -> torch.Tensor:
 
 
 @cache
-def full_size_films(peer: str) -> list[dict[str, torch.Tensor]]:
+def full_size_projections(peer: str) -> list[dict[str, torch.Tensor]]:
     """Of 256³ voxels, 512² pixels, every eighth row: Siddon would take half a minute for all."""
-    return films(chest(256), FULL_SIZE, {peer: PEERS[peer]}, rows=slice(1, None, 8))
+    return projections(chest(256), FULL_SIZE, {peer: PEERS[peer]}, rows=slice(1, None, 8))
 
 
 def in_a_body_of_known_integrals(rays: Beam) -> torch.Tensor:
@@ -81,16 +81,18 @@ def gaussian_body(size: int, fov_mm: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("peer", PEERS)
-def test_films_of_a_chest_agree_at_full_size(peer: str):
+def test_projections_of_a_chest_agree_at_full_size(peer: str):
     need(peer)
-    for _, _, _, difference, agreement in compared(full_size_films(peer)):
+    for _, _, _, difference, agreement in compared(full_size_projections(peer)):
         assert difference <= 0.01
         assert agreement >= 0.9995
 
 
 def test_we_are_no_further_from_any_peer_than_the_peers_are_from_each_other():
     need(*PEERS)
-    views = [{name: film for peer in PEERS for name, film in full_size_films(peer)[view].items()} for view in range(2)]
+    views = [
+        {name: of for peer in PEERS for name, of in full_size_projections(peer)[view].items()} for view in range(2)
+    ]
     print("\n" + table(views, FULL_SIZE.views))
     for view in views:
         ours = [difference for _, first, _, difference, _ in compared([view]) if first == OURS]
@@ -102,7 +104,7 @@ def test_we_are_no_further_from_any_peer_than_the_peers_are_from_each_other():
 @pytest.mark.parametrize(("peer", "limit"), [(NANODRR, 1e-3), (RTK, 1e-5)])
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("angles", [ALONG_AXES, TURNED, TURNED_FURTHER], ids=["along axes", "off", "further off"])
-def test_films_from_every_side_agree(peer: str, limit: float, views: tuple[str, str], angles: tuple):
+def test_projections_from_every_side_agree(peer: str, limit: float, views: tuple[str, str], angles: tuple):
     """
     Views along the axes and off them; the peers know the angles only by the rotated source and pixels. The outer
     voxels are air here, since RTK's rays end at the middles of the outer voxels. RTK and we are the same to rounding.
@@ -110,14 +112,14 @@ def test_films_from_every_side_agree(peer: str, limit: float, views: tuple[str, 
     need(peer)
     mu = torch.nn.functional.pad(chest(128)[(..., *[slice(2, -2)] * 3)], [2] * 6)
     geometry = BiplanarGeometry(**DISTANT_DETECTOR, detector_pixels=256, views=views, angles_deg=angles)
-    assert max(difference for *_, difference, _ in compared(films(mu, geometry, {peer: PEERS[peer]}))) < limit
+    assert max(difference for *_, difference, _ in compared(projections(mu, geometry, {peer: PEERS[peer]}))) < limit
 
 
 def test_the_difference_from_siddon_is_that_of_constant_and_interpolated_voxels():
     """It shrinks with the voxels, in proportion, so that both tend to the same integral."""
     need(SIDDON)
-    coarse = films(chest(64), FULL_SIZE.with_pixels(128), {SIDDON: PEERS[SIDDON]})
-    for (*_, at_64, _), (*_, at_256, _) in zip(compared(coarse), compared(full_size_films(SIDDON))):
+    coarse = projections(chest(64), FULL_SIZE.with_pixels(128), {SIDDON: PEERS[SIDDON]})
+    for (*_, at_64, _), (*_, at_256, _) in zip(compared(coarse), compared(full_size_projections(SIDDON))):
         assert at_256 < 0.35 * at_64
 
 
@@ -128,7 +130,7 @@ def test_the_central_ray_through_a_full_cube_measures_its_side(projector: str):
         need(projector)
     geometry = BiplanarGeometry(detector_pixels=33)
     peers = {} if projector == OURS else {projector: PEERS[projector]}
-    for view in films(torch.full((1, 1, 16, 16, 16), 1 / 360.0), geometry, peers):
+    for view in projections(torch.full((1, 1, 16, 16, 16), 1 / 360.0), geometry, peers):
         expected = 15 / 16 if projector == RTK else 1
         assert view[projector][16, 16].item() == pytest.approx(expected, abs=1e-5)
 
@@ -141,7 +143,7 @@ def test_every_projector_finds_the_known_integrals_of_a_smooth_body(projector: s
         need(projector)
     geometry = BiplanarGeometry(**DISTANT_DETECTOR, detector_pixels=96, angles_deg=angles)
     peers = {} if projector == OURS else {projector: PEERS[projector]}
-    for view, by_name in enumerate(films(gaussian_body(128, geometry.fov_mm).float(), geometry, peers)):
+    for view, by_name in enumerate(projections(gaussian_body(128, geometry.fov_mm).float(), geometry, peers)):
         expected = in_a_body_of_known_integrals(beam(geometry, view))
         assert normalised_rms_difference(by_name[projector], expected) < limit
         assert by_name[projector].sum().item() == pytest.approx(expected.sum().item(), rel=2e-4)

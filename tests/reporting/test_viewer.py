@@ -108,7 +108,7 @@ def test_each_window_gives_the_voxels_the_grey_that_its_button_states(page: Page
     stated = page.text("fieldset:first-child :checked + span").replace("−", "-")
     level, width = map(int, re.search(r"(-?\d+) / (\d+)", stated).groups())
     assert (low, high) == (level - width / 2, level + width / 2)
-    picture = page.picture()
+    picture = page.screenshot()
     shown, expected = [], []
     values = numbered(SIDE)[..., voxel_of(place_mm(page), SIDE)[2]]
     for column in range(SIDE):

@@ -625,7 +625,7 @@ def test_an_upload_that_is_not_what_its_name_says_is_refused(server: Server, nam
 
 
 @pytest.mark.parametrize("is_uploaded", [True, False])
-def test_no_picture_starts_ghostscript(server: Server, place: Place, is_uploaded: bool):
+def test_no_image_starts_ghostscript(server: Server, place: Place, is_uploaded: bool):
     """Pillow chooses the decoder by what a file holds; for PostScript it starts the first `gs` of the path."""
     lateral = {"label": place.studies / "p0_lateral.nii.gz"}
     path = place.studies / "one.png"
@@ -641,7 +641,7 @@ def test_no_picture_starts_ghostscript(server: Server, place: Place, is_uploaded
 @pytest.mark.parametrize("name", ["p0_pa.nii.gz", "p0_ap_2.png", "p0_ll.nii.gz", "p0_frontal.png", "p0_ct_2.nii.gz"])
 def test_an_upload_takes_no_study_out_of_the_list(server: Server, place: Place, name: str):
     """A second radiograph of a view, or a second CT, leaves open which belongs to the study."""
-    content = picture("PNG", 8) if name.endswith("png") else (place.studies / "p0_ct.nii.gz").read_bytes()
+    content = image_file("PNG", 8) if name.endswith("png") else (place.studies / "p0_ct.nii.gz").read_bytes()
     content = content if "ct" in name or name.endswith("png") else radiograph(place.studies)
     before = server.send("GET", "/datastore/?output=all").json
     try:
@@ -707,7 +707,7 @@ def test_an_upload_replaces_nothing_whatever_its_case(server: Server, place: Pla
     assert_refused(server.form("PUT", UPLOAD, [Part("file", radiograph(place.studies), name.encode())]), 409)
 
 
-def picture(kind: str, side: int) -> bytes:
+def image_file(kind: str, side: int) -> bytes:
     options = {"PNG": {"compress_level": 1}, "TIFF": {"compression": "tiff_adobe_deflate"}, "JPEG": {}}[kind]
     file = io.BytesIO()
     Image.new("L", (side, side)).save(file, kind, **options)
@@ -744,8 +744,8 @@ def dicom(side: int, deflated: bool, preamble: bytes = b"\0" * 128 + b"DICM") ->
 
 
 BOMBS = {
-    "PNG of 13000²": ("a.png", lambda: picture("PNG", 13_000), "13000 x 13000 = 169000000 values"),
-    "TIFF of 13000²": ("a.tif", lambda: picture("TIFF", 13_000), "13000 x 13000 = 169000000 values"),
+    "PNG of 13000²": ("a.png", lambda: image_file("PNG", 13_000), "13000 x 13000 = 169000000 values"),
+    "TIFF of 13000²": ("a.tif", lambda: image_file("TIFF", 13_000), "13000 x 13000 = 169000000 values"),
     "deflated DICOM of 12000²": ("a.dcm", lambda: dicom(12_000, deflated=True), "is deflated as a whole"),
     "deflated DICOM of 20000², no preamble": (
         "a.dcm",
@@ -892,19 +892,19 @@ def test_what_is_told_of_the_server_and_its_training_names_no_place(server: Serv
         place.weights.write_bytes(whole[:1000])
         assert server.ask("POST", TRAIN, {"max_epochs": 1}).status == 200
         wait_for(lambda: server.send("GET", "/train/").json["status"] not in ("SUBMITTED", "RUNNING"))
-        told = server.send("GET", "/train/").json
+        answer = server.send("GET", "/train/").json
     finally:
         place.weights.write_bytes(whole)
         for folder in place.weights.parent.glob("training_*"):
             shutil.rmtree(folder)
-    assert told["status"] == "ERROR" and any("before.pth" in line for line in told["details"])
-    text = json.dumps([told, server.send("GET", "/info/").json, server.send("GET", "/datastore/?output=all").json])
+    assert answer["status"] == "ERROR" and any("before.pth" in line for line in answer["details"])
+    text = json.dumps([answer, server.send("GET", "/info/").json, server.send("GET", "/datastore/?output=all").json])
     assert not MACHINE.search(text)
 
 
 @pytest.mark.parametrize("output", ["json", "all", "image"])
 def test_every_answer_says_that_it_was_not_assessed(server: Server, output: str):
-    """There is neither `model_familiarity.json` nor `model_uncertainty.json` beside these weights."""
+    """There is neither `model_familiarity.json` nor `model_uncertainty.json` next to these weights."""
     answer = server.infer("p0_frontal.nii.gz", output)
     assert answer.status == 200
     assert answer.headers["X-Out-Of-Distribution"] == "not assessed"
@@ -912,7 +912,7 @@ def test_every_answer_says_that_it_was_not_assessed(server: Server, output: str)
     if output == "json":
         for name in ("familiarity", "uncertainty"):
             assert answer.json[name]["assessed"] is False
-            assert answer.json[name]["reason"].startswith(f"there is no model_{name}.json beside the weights")
+            assert answer.json[name]["reason"].startswith(f"there is no model_{name}.json next to the weights")
 
 
 def command(place: Place, port: int, *further: str) -> list[str]:
@@ -1038,8 +1038,8 @@ def test_a_training_on_such_names_writes_into_its_folder_alone(strange: tuple[Se
     before = odd.content()
     assert server.ask("POST", TRAIN, {"max_epochs": 1, "val_split": 0.34}).status == 200
     wait_for(lambda: server.send("GET", "/train/").json["status"] not in ("SUBMITTED", "RUNNING"), timeout_s=400)
-    told = server.send("GET", "/train/").json
-    assert told["status"] == "DONE", "\n".join(told["details"])
+    answer = server.send("GET", "/train/").json
+    assert answer["status"] == "DONE", "\n".join(answer["details"])
     (folder,) = odd.weights.parent.glob("training_*")
     place, after = str(folder.relative_to(odd.folder)), odd.content()
     assert {path for path in after if not path.startswith(f"{place}/")} == set(before)
@@ -1047,7 +1047,7 @@ def test_a_training_on_such_names_writes_into_its_folder_alone(strange: tuple[Se
     sections = json.loads((folder / "datalist.json").read_text())
     cts = {Path(record["ct"]).name for name in ("training", "validation") for record in sections[name]}
     assert cts >= {f"{name}_ct.nii.gz" for name in SIGNS}
-    assert not MACHINE.search(json.dumps(told))
+    assert not MACHINE.search(json.dumps(answer))
 
 
 def is_running(group: int) -> bool:

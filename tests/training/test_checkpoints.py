@@ -132,8 +132,8 @@ def test_a_checkpoint_that_is_cut_short_is_damaged(small_cascade: Build, tmp_pat
     network = small_cascade().up_to(1)
     path = as_it_fits(network, tmp_path / "best.pth")
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
-    told = refusal(path, network)
-    assert "is damaged, it may be cut short" in told and "does not fit" not in told
+    message = refusal(path, network)
+    assert "is damaged, it may be cut short" in message and "does not fit" not in message
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the count of bytes that were read is Linux's")
@@ -156,13 +156,13 @@ def test_a_damaged_checkpoint_is_told_from_one_that_does_not_fit(small_cascade: 
     content = bytearray(path.read_bytes())
     content[int(place * len(content))] ^= 255
     path.write_bytes(content)
-    told = refusal(path, network)
-    assert "damaged" in told and "does not fit the network" not in told
+    message = refusal(path, network)
+    assert "damaged" in message and "does not fit the network" not in message
     assert "does not fit the network" in refusal(as_it_fits(small_cascade().up_to(2), path), network)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
         (b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
@@ -170,11 +170,11 @@ def test_a_damaged_checkpoint_is_told_from_one_that_does_not_fit(small_cascade: 
     ],
 )
 def test_what_lies_in_the_place_of_a_checkpoint_is_called_by_its_name(
-    small_cascade, tmp_path, content: bytes, told: str
+    small_cascade, tmp_path, content: bytes, message: str
 ):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
-    assert told in refusal(path, small_cascade().up_to(1))
+    assert message in refusal(path, small_cascade().up_to(1))
 
 
 def test_nothing_compressed_is_inflated(small_cascade: Build, tmp_path: Path):

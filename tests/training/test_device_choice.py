@@ -54,7 +54,7 @@ def test_a_users_choice_comes_before_every_other(machine: Machine, name: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("paint", "'paint' is no device of PyTorch, expected cpu, cuda"),
         ("", "'' is no device of PyTorch"),
@@ -64,9 +64,9 @@ def test_a_users_choice_comes_before_every_other(machine: Machine, name: str):
         ("meta", "meta is to compute, but PyTorch finds 0 of the kind 'meta' here"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused_by_its_name(machine: Machine, name: str, told: str):
+def test_a_device_that_is_not_there_is_refused_by_its_name(machine: Machine, name: str, message: str):
     machine(cuda=2)
-    with pytest.raises(InputError, match=f"^device: {told}"):
+    with pytest.raises(InputError, match=f"^device: {message}"):
         choose_device(name)
 
 

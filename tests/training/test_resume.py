@@ -183,7 +183,7 @@ def test_without_a_usable_checkpoint_training_does_not_start_anew_in_silence(alo
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"lr": 0.02}, "optimizer.lr was 0.01, is 0.02"),
         ({"epochs": 5}, "epochs was 4, is 5"),
@@ -193,9 +193,9 @@ def test_without_a_usable_checkpoint_training_does_not_start_anew_in_silence(alo
         ({"dropout": 0.25}, "network.1 was Dropout(p=0.5, inplace=False), is Dropout(p=0.25, inplace=False)"),
     ],
 )
-def test_changed_settings_are_named(alone: Path, settings: dict, told: str):
+def test_changed_settings_are_named(alone: Path, settings: dict, message: str):
     before = left(alone)
-    assert told in refusal(alone, **settings)
+    assert message in refusal(alone, **settings)
     assert left(alone) == before
 
 
@@ -320,5 +320,5 @@ def test_another_number_of_threads_is_told_when_a_training_goes_on(tmp_path: Pat
         trainer.run()
     finally:
         torch.set_num_threads(threads)
-    told = f"computed by {before} threads, these are by {now}: sums are taken in another order"
-    assert (told in caplog.text) is (before != now)
+    message = f"computed by {before} threads, these are by {now}: sums are taken in another order"
+    assert (message in caplog.text) is (before != now)

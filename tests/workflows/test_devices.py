@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser
 from bundle_runs import ROOT, read_configs, stage_configs
 from fake_gpu import fake_gpu
 from scripts import BiplanarGeometry, Region, sidecar_path
-from scripts.evaluation.out_of_distribution import familiarity_of
+from scripts.evaluation.out_of_distribution import detector_of
 from scripts.io.sidecar import write_sidecar
 from scripts.projection import axis_aligned, ray_tracing
 
@@ -171,10 +171,10 @@ def test_robustness(evaluation, gpu):
 
 @pytest.fixture
 def weights(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """Random ones with what belongs beside them for an assessment, made on the CPU."""
+    """Random ones with the sidecars that an assessment needs, made on the CPU."""
     path = Path(shutil.copy(tiny_bundle / "models" / "model.pt", tmp_path / "weights.pt"))
     torch.manual_seed(0)
-    known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
+    known = detector_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
     write_sidecar(sidecar_path(str(path), "familiarity"), str(path), known.as_content())
     return path
 

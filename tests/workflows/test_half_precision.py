@@ -15,7 +15,7 @@ from scripts.half_precision import main, write_half_precision
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[object], Path]:
-    """Saves something, and writes it in half precision; gives the path of that."""
+    """Saves something, and writes it in half precision; returns the path of that."""
 
     def written(state: object, name: str = "half.pt") -> Path:
         torch.save(state, tmp_path / "whole.pth")
@@ -46,9 +46,9 @@ def test_the_same_weights_give_the_same_bytes(small_cascade, write):
     state = small_cascade().state_dict()
     assert isinstance(state, OrderedDict) and hasattr(state, "_metadata")
     whole = write(state, "first.pt").read_bytes()
-    turned = {name: tensor.T.clone().T if tensor.ndim == 2 else tensor for name, tensor in state.items()}
-    assert any(not tensor.is_contiguous() for tensor in turned.values())
-    assert write(turned, "second.pt").read_bytes() == whole
+    transposed = {name: tensor.T.clone().T if tensor.ndim == 2 else tensor for name, tensor in state.items()}
+    assert any(not tensor.is_contiguous() for tensor in transposed.values())
+    assert write(transposed, "second.pt").read_bytes() == whole
 
 
 def test_whole_numbers_stay_as_they_are(write):
@@ -59,7 +59,7 @@ def test_whole_numbers_stay_as_they_are(write):
 
 
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "message"),
     [
         ({"a": torch.ones(2), "b": torch.tensor([1.0, -7e4])}, "'b' holds a magnitude of 70000, expected finite"),
         ({"a": torch.tensor([float("nan")])}, "'a' holds a magnitude of nan"),
@@ -68,11 +68,13 @@ def test_whole_numbers_stay_as_they_are(write):
         ({}, "holds a dict, expected a flat state dict"),
     ],
 )
-def test_what_half_precision_cannot_hold_is_refused_and_an_earlier_file_stays(write, tmp_path: Path, state, told: str):
+def test_what_half_precision_cannot_hold_is_refused_and_an_earlier_file_stays(
+    write, tmp_path: Path, state, message: str
+):
     (tmp_path / "half.pt").write_text("earlier")
     with pytest.raises(CheckpointError) as caught:
         write(state)
-    assert str(caught.value).startswith(f"{tmp_path}/whole.pth: ") and told in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path}/whole.pth: ") and message in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.pt", "whole.pth"]
     assert (tmp_path / "half.pt").read_text() == "earlier"
 
@@ -84,8 +86,8 @@ def test_the_largest_value_is_kept(write):
 def test_the_command_tells_what_it_wrote_or_why_not(tmp_path: Path, capsys):
     torch.save({"a": torch.tensor([1.0, 2.0**-9 + 1])}, tmp_path / "whole.pth")
     assert main([str(tmp_path / "whole.pth"), str(tmp_path / "half.pt")]) == 0
-    assert f"{tmp_path}/half.pt: 1 tensors" in (told := capsys.readouterr().out)
-    assert told.endswith("no value has changed by more than 0.0e+00.\n")
+    assert f"{tmp_path}/half.pt: 1 tensors" in (message := capsys.readouterr().out)
+    assert message.endswith("no value has changed by more than 0.0e+00.\n")
     assert main([str(tmp_path / "nowhere.pth"), str(tmp_path / "other.pt")]) == 1
     assert capsys.readouterr().err.startswith(f"\nerror: {tmp_path}/nowhere.pth: cannot be read as a checkpoint")
     assert not (tmp_path / "other.pt").exists()

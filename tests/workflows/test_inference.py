@@ -89,7 +89,7 @@ def test_float_radiographs_give_the_cascades_volume_in_hu_at_its_place(
 
 
 @pytest.mark.parametrize("known", [None, [("PA", "LL"), ("AP", "LL")]])
-def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_that_they_tell(
+def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_in_their_tags(
     overlay, weights, radiographs, small_cascade, geometry, tmp_path: Path, known
 ):
     """
@@ -111,13 +111,13 @@ def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_that_
     model = small_cascade().eval()
     model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
     with torch.no_grad():
-        told, configured = (
+        as_read, configured = (
             model(xrays / 8, geometry=replace(geometry, views=views))[-1][0, 0].clamp(0, 1).numpy() * 2048 - 1024
             for views in (("AP" if known else "PA", "RL"), geometry.views)
         )
     found = nibabel.load(tmp_path / "output" / "ct.nii.gz").get_fdata()
-    np.testing.assert_allclose(found, told, atol=1.0)
-    assert np.abs(told - configured).max() > 2.0
+    np.testing.assert_allclose(found, as_read, atol=1.0)
+    assert np.abs(as_read - configured).max() > 2.0
     page = view_of(tmp_path / "output" / "view.html")
     assert [view["name"] for view in page["films"]] == ["Frontal X-ray, AP", "Lateral X-ray, RL"]
     marks = [film_projection(replace(geometry, views=("AP", "RL")), (0, 0, 0), view) for view in (0, 1)]
@@ -171,7 +171,7 @@ def test_the_patient_is_copied_when_asked(tmp_path: Path):
 
 
 def test_a_folder_holds_the_results_of_one_run(overlay, weights, radiographs, tmp_path: Path):
-    """A second run without `dicom` leaves no series, of another patient perhaps, beside its CT."""
+    """A second run without `dicom` leaves no series, of another patient perhaps, next to its CT."""
     infer(overlay, weights, tmp_path, dicom=True, **radiographs)
     infer(overlay, weights, tmp_path, **radiographs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
@@ -192,7 +192,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_an_earlier_series_goes_also_when_the_new_results_cannot_all_be_written(
     tmp_path: Path, monkeypatch, dicom: bool
 ):
-    """The CT is new: nothing of the earlier run lies beside it. Before that, everything is as it was."""
+    """The CT is new: nothing of the earlier run lies next to it. Before that, everything is as it was."""
     saved(tmp_path, 0, dicom=True)
     earlier = contents(tmp_path)
 
@@ -248,7 +248,7 @@ def test_image_files_of_any_size_give_a_volume(overlay, weights, radiographs, tm
 
 
 def test_the_brightness_and_contrast_of_an_image_file_do_not_matter(overlay, weights, radiographs, tmp_path: Path):
-    """An integer picture has no absolute scale: a darker, flatter one gives the same CT, as far as its 8 bits go."""
+    """Integers have no absolute scale: a darker, flatter image file leads to the same CT, as far as its 8 bits go."""
     volumes = []
     for name, gain, offset in (("plain", 1.0, 0.0), ("flat", 0.6, 50.0)):
         folder = tmp_path / name
@@ -264,7 +264,7 @@ def test_the_brightness_and_contrast_of_an_image_file_do_not_matter(overlay, wei
 def test_an_orientation_declared_on_the_command_line_turns_the_lateral_radiograph(
     overlay, weights, radiographs, tmp_path: Path
 ):
-    """The line of `docs/data.md`: a radiograph stored facing right gives the CT of the one that faces left."""
+    """The line of `docs/data.md`: a radiograph stored facing right leads to the CT of the one that faces left."""
     image = nibabel.load(radiographs["lateral"])
     nibabel.save(
         nibabel.Nifti1Image(image.get_fdata(dtype=np.float32)[::-1], image.affine), tmp_path / "lateral.nii.gz"
@@ -307,7 +307,7 @@ def spoil(kind: str, path: Path) -> Path:
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
     elif kind == "text":
         path = path.with_name("radiograph.png")
-        path.write_text("no picture")
+        path.write_text("no image")
     return path
 
 

@@ -27,7 +27,7 @@ from monai.bundle import ConfigParser, download_large_files
 from bundle_runs import ROOT, network_of
 from scripts import CheckpointError, InputError, package, sidecar_path
 from scripts.data.known_views import write_known_views
-from scripts.evaluation.out_of_distribution import familiarity_of
+from scripts.evaluation.out_of_distribution import detector_of
 from scripts.half_precision import write_half_precision
 from scripts.io.sidecar import write_sidecar
 
@@ -65,7 +65,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """Serves `tmp_path / "served"`; gives its address."""
+    """Serves `tmp_path / "served"`; returns its address."""
     (tmp_path / "served").mkdir()
     handler = partial(QuietHandler, directory=str(tmp_path / "served"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
@@ -109,7 +109,7 @@ def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, b
     of_other_weights = (".pt", ".pth", "model_familiarity.json", "model_uncertainty.json")
     kept = [name.replace("bundle", NAME, 1) for name in kept if not name.endswith(of_other_weights)]
     assert names == sorted([*kept, f"{NAME}/models/model.pt"])
-    assert f"Left out, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
+    assert f"Excluded, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
 
 
 def test_what_ships_is_tracked_and_what_a_training_leaves_is_not():
@@ -140,7 +140,7 @@ def write_part(bundle: Path) -> Callable[..., Path]:
     return write
 
 
-def test_half_precision_and_its_parts_are_packed_with_the_files_beside(packed, bundle, write_part, tmp_path: Path):
+def test_half_precision_and_its_parts_are_packed_with_their_sidecars(packed, bundle, write_part, tmp_path: Path):
     parts = [write_part(stage) for stage in (1, 2)]
     (bundle / "models" / "model_training.json").write_text("{}")
     archive = zipfile.ZipFile(packed(tmp_path / "with"))
@@ -195,7 +195,7 @@ def test_the_archive_meets_the_zoos_checklist(packed, tmp_path: Path):
 def sidecars(bundle: Path) -> list[Path]:
     """Of the bundle's weights."""
     weights = str(bundle / "models" / "model.pt")
-    known = familiarity_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
+    known = detector_of(torch.rand(60, 2, 64, 64), [str(pair // 20) for pair in range(60)], quantile=0.9)
     write_sidecar(sidecar_path(weights, "familiarity"), weights, known.as_content())
     write_known_views(weights, [("PA", "LL")])
     return [bundle / "models" / f"model_{name}.json" for name in ("familiarity", "views")]

@@ -71,7 +71,7 @@ def _check_archive(path: str, content: bytes) -> None:
 class BestCheckpointSaver:
     """
     An Ignite handler for a validator: writes a network's flat state dict after each validation that beats all before
-    it, and beside it the views that it has met.
+    it, and next to it the views that it has met.
 
     MONAI's `CheckpointSaver` with a fixed file name removes the best weights before it writes better ones.
 

@@ -17,12 +17,12 @@ class GradientClipping:
     An Ignite handler for a MONAI trainer: scales the gradients down to a norm, and stops at a loss or at gradients that
     are not finite before the step that would spoil the weights. The last checkpoint is then as good as it was.
 
-    With gradient accumulation it acts once for each step of the optimizer, and gives a shorter group of batches at an
-    epoch's end the weight that its batches would have by themselves.
+    With gradient accumulation it acts once for each step of the optimizer, and weights a shorter group of batches at
+    an epoch's end as its batches would be by themselves.
 
     Args:
         parameters: what is trained.
-        max_norm: largest norm of all gradients together; null does not clip.
+        max_norm: the largest norm of all gradients together; null does not clip.
 
     Raises:
         DivergenceError: when the loss, or the gradients' norm, is not finite. With float16 the gradient scaler leaves

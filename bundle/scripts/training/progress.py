@@ -58,7 +58,7 @@ class EpochReport:
     Args:
         path: the file of JSON lines: `epoch`, `step`, `learning_rate`, `seconds`, `peak_memory_gib`, the mean of each
             term of the loss, and, where the epoch ended with a validation, its metrics and `best_epoch`.
-        validator: whose metrics are told.
+        validator: whose metrics are printed.
         best_path: where the best weights are.
         stage: the stage that is trained.
     """

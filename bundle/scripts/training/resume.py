@@ -41,7 +41,7 @@ class Resume:
     No random state is stored. Each epoch starts from random states that follow from the seed, the epoch and the process
     alone: those of Python, NumPy, PyTorch, the dataset's transforms, its loader's workers and `prepare_batch`. So an
         epoch
-    that was not completed is run again from its start and gives what it would have given.
+    that was not completed is run again from its start, with the result that it would have had.
 
     Attach it last: after the handler that loads an earlier stage, whose weights are compared with those that this
     training has started from, and after those that write the best weights.
@@ -248,8 +248,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], named: int = 
     """The first values that differ, in words; empty when none does."""
     before, now = _with_present_classes(before), _with_present_classes(now)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    told = [f"{name} was {before.get(name, 'absent')}, is {now.get(name, 'absent')}" for name in names[:named]]
-    return "; ".join(told) + (f"; and {len(names) - named} more" if len(names) > named else "")
+    changes = [f"{name} was {before.get(name, 'absent')}, is {now.get(name, 'absent')}" for name in names[:named]]
+    return "; ".join(changes) + (f"; and {len(names) - named} more" if len(names) > named else "")
 
 
 def _with_present_classes(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def _with_present_classes(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _described(value: Any) -> Any:
-    """A value as nested dictionaries and lists of plain values; what is no setting is told by its type."""
+    """A value as nested dictionaries and lists of plain values; what is no setting is named by its type."""
     if isinstance(value, Enum):
         return _described(value.value)
     if value is None or type(value) in (bool, int, float, str):
