@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from monai.engines import PrepareBatch
-from monai.transforms import Randomizable, ScaleIntensityRange
+from monai.transforms import Randomizable
 
 from ..projection.geometry import BiplanarGeometry, signs_of_views
-from ..projection.imaging import NUMBER_OF_STAGES, ProjectCT
+from ..projection.imaging import ImagingModel
 from ..projection.region import Region
 from ..radiographs.augmentation import RandGeometry
 from .known_views import Views, as_known
@@ -32,8 +32,7 @@ class PrepareBiplanarBatch(PrepareBatch):
 
     Args:
         stages: the stage to stop after.
-        project: the projection.
-        hu_window: the HU that are scaled to 0 and 1.
+        imaging: projects the CTs and scales them.
         augment: random transform of the record `{"ct"}`; None for none.
         augment_geometry: gives each projection a set-up of its own; None for the nominal one.
         augment_xrays: random transform of the record `{"xrays", "exposed"}`, both `(2, P, P)`, `exposed` being where a
@@ -47,17 +46,15 @@ class PrepareBiplanarBatch(PrepareBatch):
     def __init__(
         self,
         stages: int,
-        project: ProjectCT,
-        hu_window: Sequence[float],
+        imaging: ImagingModel,
         augment: Randomizable | None = None,
         augment_geometry: RandGeometry | None = None,
         augment_xrays: Randomizable | None = None,
         crop: int | None = None,
         known_views: Views | None = None,
     ) -> None:
-        self.stages, self.project, self.crop, self.known_views = stages, project, crop, known_views
+        self.stages, self.imaging, self.crop, self.known_views = stages, imaging, crop, known_views
         self.augment, self.augment_geometry, self.augment_xrays = augment, augment_geometry, augment_xrays
-        self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True, dtype=None)
 
     @torch.no_grad()
     def __call__(
@@ -71,13 +68,13 @@ class PrepareBiplanarBatch(PrepareBatch):
         has_films = [bool(has) for has in batchdata["has_films"]]
         prepared = [self._record(*record) for record in zip(cts, films, has_films)]
         xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
-        geometry = geometry_of_batch(batchdata["geometry"], self.project.geometry)
+        geometry = geometry_of_batch(batchdata["geometry"], self.imaging.geometry)
         told = geometry if self.known_views is None else as_known(geometry, self.known_views)
-        target: dict[str, Any] = {"ct": _plain(self.scale(cts)), "xrays": target_xrays, "geometry": geometry}
+        target: dict[str, Any] = {"ct": self.imaging.scale(cts), "xrays": target_xrays, "geometry": geometry}
         arguments: dict[str, Any] = {"stages": self.stages, "geometry": told}
         if self.crop is not None:
-            size = cts.shape[-1] // 2 ** (NUMBER_OF_STAGES - self.stages)
-            arguments["region"] = target["region"] = random_region(size, self.crop)
+            region = random_region(self.imaging.volume_size(self.stages), self.crop)
+            arguments["region"] = target["region"] = region
         return xrays, target, (), arguments
 
     def _record(self, hu: torch.Tensor, films: torch.Tensor, has_films: bool) -> tuple[torch.Tensor, ...]:
@@ -86,9 +83,9 @@ class PrepareBiplanarBatch(PrepareBatch):
             return self._augmented(films, films != 0), films, hu
         if self.augment is not None:
             hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])
-        nominal = seen = self.project(hu)
+        nominal = seen = self.imaging.project(hu[None])[0]
         if self.augment_geometry is not None:
-            seen = self.project(hu, _seeded(self.augment_geometry)())
+            seen = self.imaging.project(hu[None], _seeded(self.augment_geometry)())[0]
         return self._augmented(seen, torch.ones_like(seen, dtype=torch.bool)), nominal, hu
 
     def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Baselines of an evaluation: what can be had without the X-rays, or without the stage."""
+"""Baselines of an evaluation (comparison methods): what can be had without the X-rays, or without the stage."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import ignite.distributed as idist
 import nibabel
 import torch
 from monai.data import Dataset
-from monai.transforms import Compose, Randomizable, ScaleIntensityRange
+from monai.transforms import Compose, Randomizable
 from tqdm import tqdm
 
 from ..errors import InputError
 from ..io.image_writer import cube_affine, write_ct
-from ..projection.attenuation import scaled_to_hu
+from ..projection.imaging import ImagingModel
 from ..projection.resampling import resized, truth_at
 
 MEAN, NEAREST = "mean volume", "nearest training patient"
 BASELINE_DEFINITIONS = {
     MEAN: "the mean of the training CTs, or of random deformations of them; what can be had without the X-rays",
-    NEAREST: "the training CT with the smallest squared error to the truth at the size of the first stage: chosen with "
-    "the truth in hand, which no method can do",
+    NEAREST: "the training CT with the smallest squared error to the ground truth at the size of the first stage: an "
+    "oracle, chosen with the ground truth in hand",
     "upsampled stage <n>": "the volume of that stage, trilinearly upsampled to the size of the row",
 }
 
@@ -33,21 +33,20 @@ class Baselines:
     The mean training volume, the nearest training patient, and earlier stages upsampled.
 
     The mean is taken from the training CTs where there are any, else from a file, see :func:`write_mean_volume`;
-    without either its rows are left out. So are those of the nearest patient without training CTs. A training CT is
+    without either its rows are omitted. So are those of the nearest patient without training CTs. A training CT is
     kept at the size of the first stage and loaded again when it is the nearest, so that many take little memory.
 
     Args:
         dataset: the training CTs as they are loaded, `{"ct"}` in HU; may be empty.
         augment: random transform of the record `{"ct"}` that the mean is taken over; None for none.
-        draws: least number of deformed CTs that the mean is taken over. All training CTs count, each by as many
+        draws: minimum number of deformed CTs that the mean is taken over. All training CTs count, each by as many
             deformations as the others.
-        mean_volume_file: NIfTI with the mean in HU, a cube, read when the dataset is empty; may be missing.
-        hu_window: lowest and highest HU of the scale.
-        coarse_size: voxels along a side of the first stage's volume.
+        mean_volume_file: NIfTI with the mean in HU, a cubic volume, read when the dataset is empty; may be missing.
+        imaging: scale of the volumes.
         seed: of the deformations.
 
     Warns:
-        UserWarning: when rows are left out, or the mean comes from the file.
+        UserWarning: when rows are omitted, or the mean comes from the file.
     """
 
     def __init__(
@@ -56,14 +55,12 @@ class Baselines:
         augment: Randomizable | None,
         draws: int,
         mean_volume_file: str,
-        hu_window: Sequence[float],
-        coarse_size: int,
+        imaging: ImagingModel,
         seed: int = 0,
     ) -> None:
         self.dataset, self.draws, self.mean_volume_file = dataset, draws, mean_volume_file
-        self.hu_window, self.coarse_size = tuple(hu_window), coarse_size
+        self.imaging, self.coarse_size = imaging, imaging.volume_size(1)
         self.augment = Compose(augment).set_random_state(seed=seed)
-        self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)
         self.mean: torch.Tensor | None = None
         self.mean_of: str | None = None
         """Where the mean comes from; None where there is none."""
@@ -75,26 +72,26 @@ class Baselines:
         Loads the training CTs, or the mean from its file.
 
         Raises:
-            InputError: when the file is there and holds no cube.
+            InputError: when the file is there and holds no cubic volume.
         """
         if len(self.dataset):
             self._load_training()
         elif os.path.isfile(self.mean_volume_file):
-            self.mean, self.mean_of = read_mean_volume(self.mean_volume_file, self.hu_window), self.mean_volume_file
-            _warn(f"the rows '{MEAN}' are of {self.mean_volume_file}, and the rows '{NEAREST}' are left out")
+            self.mean, self.mean_of = read_mean_volume(self.mean_volume_file, self.imaging), self.mean_volume_file
+            _warn(f"the rows '{MEAN}' are of {self.mean_volume_file}, and the rows '{NEAREST}' are omitted")
         else:
             _warn(
-                f"there is no {self.mean_volume_file} either: the rows '{MEAN}' and '{NEAREST}' are left out. Name a "
+                f"there is no {self.mean_volume_file} either: the rows '{MEAN}' and '{NEAREST}' are omitted. Name a "
                 f"datalist with training CTs, or write the mean volume first (bundle/docs/README.md has the line)"
             )
 
-    def beside(self, stages: Sequence[torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
+    def of_stage(self, stages: Sequence[torch.Tensor], truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         The baselines of the last of these stages.
 
         Args:
             stages: the volume of each stage up to that one, `(1, 1, S, S, S)`, scaled.
-            truth: the truth, `(1, 1, S, S, S)`, scaled, at any size that is not smaller.
+            truth: the ground truth, `(1, 1, S, S, S)`, scaled, at any size that is not smaller.
 
         Returns:
             Volumes of the last stage's size by name, scaled.
@@ -128,10 +125,10 @@ class Baselines:
         return self.nearest[1]
 
     def _scaled(self, hu: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.scale(hu)).as_subclass(torch.Tensor)[None]
+        return self.imaging.scale(torch.as_tensor(hu).as_subclass(torch.Tensor))[None]
 
 
-def write_mean_volume(baselines: Baselines, path: str, fov_mm: float) -> None:
+def write_mean_volume(baselines: Baselines, path: str) -> None:
     """
     Writes the mean of the training CTs for evaluations that have none: HU as 16-bit integers at the first stage's size.
 
@@ -142,21 +139,21 @@ def write_mean_volume(baselines: Baselines, path: str, fov_mm: float) -> None:
         raise InputError(f"{path}: is made of the section 'training', expected a datalist that has one.")
     baselines.prepare()
     mean = truth_at(baselines.mean, baselines.coarse_size)[0, 0]
-    write_ct(path, scaled_to_hu(mean, baselines.hu_window), cube_affine(len(mean), fov_mm))
+    write_ct(path, baselines.imaging.to_hu(mean), cube_affine(len(mean), baselines.imaging.geometry.fov_mm))
     print(f"Wrote {path}: {baselines.mean_of}, {len(mean)}³ voxels.")
 
 
-def read_mean_volume(path: str, hu_window: Sequence[float]) -> torch.Tensor:
+def read_mean_volume(path: str, imaging: ImagingModel) -> torch.Tensor:
     """
     A mean volume from its file, `(1, 1, S, S, S)`, scaled.
 
     Raises:
-        InputError: when the file holds no cube.
+        InputError: when the file holds no cubic volume.
     """
     hu = torch.from_numpy(nibabel.load(path).get_fdata(dtype="float32"))
     if hu.ndim != 3 or len(set(hu.shape)) > 1:
         raise InputError(f"{path}: the mean volume has shape {tuple(hu.shape)}, expected a cube; write it anew.")
-    return ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)(hu)[None, None].as_subclass(torch.Tensor)
+    return imaging.scale(hu)[None, None]
 
 
 def _warn(consequence: str) -> None:

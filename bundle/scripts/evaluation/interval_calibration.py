@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from ..anatomy.body import TISSUES_HU, body_mask
 from ..io.atomic_write import NOTICE, write_json
 from ..io.sidecar import write_sidecar
-from ..projection.attenuation import scaled_to_hu
+from ..projection.imaging import ImagingModel
 from .metrics import final_volume_and_truth
 from .prediction_intervals import LEAST_HALF_WIDTH_HU, Calibration, IntervalTable, read_error_table
 
@@ -36,8 +36,8 @@ COVERAGE_DEFINITIONS = {
 class VolumeHandler:
     """An Ignite handler of an evaluator of the cascade: hands on each batch's last volume and its truth in HU."""
 
-    def __init__(self, hu_window: Sequence[float]) -> None:
-        self.hu_window = tuple(hu_window)
+    def __init__(self, imaging: ImagingModel) -> None:
+        self.imaging = imaging
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
@@ -45,7 +45,7 @@ class VolumeHandler:
 
     def _iteration(self, engine: Engine) -> None:
         volumes = final_volume_and_truth(engine.state.output)
-        volume, truth = (scaled_to_hu(each.float(), self.hu_window) for each in volumes)
+        volume, truth = (self.imaging.to_hu(each.float()) for each in volumes)
         self.take(volume, truth, decollate_batch(engine.state.batch))
 
     def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
@@ -66,13 +66,11 @@ class IntervalTableFit(VolumeHandler):
         table: is filled when the engine has finished, to 0.01 HU.
         voxel_coverage: which quantile, such as 0.9.
         least_voxels: see above.
-        hu_window: lowest and highest HU of the volumes' scale.
+        imaging: scale of the volumes.
     """
 
-    def __init__(
-        self, table: IntervalTable, voxel_coverage: float, least_voxels: int, hu_window: Sequence[float]
-    ) -> None:
-        super().__init__(hu_window)
+    def __init__(self, table: IntervalTable, voxel_coverage: float, least_voxels: int, imaging: ImagingModel) -> None:
+        super().__init__(imaging)
         self.table, self.voxel_coverage, self.least_voxels = table, voxel_coverage, least_voxels
         self.counts = torch.zeros(table.half_widths.numel(), ERROR_BINS, dtype=torch.int64)
 
@@ -103,7 +101,7 @@ class IntervalScaleFit(VolumeHandler):
         table: the fitted table; gets the factor.
         voxel_coverage: the share of a patient's voxels to cover.
         patient_level: the share of patients to do it for.
-        hu_window: lowest and highest HU of the volumes' scale.
+        imaging: scale of the volumes.
         path: the file to write.
         weights: the weights that it belongs to.
         stage: their stage.
@@ -114,12 +112,12 @@ class IntervalScaleFit(VolumeHandler):
         table: IntervalTable,
         voxel_coverage: float,
         patient_level: float,
-        hu_window: Sequence[float],
+        imaging: ImagingModel,
         path: str,
         weights: str,
         stage: int,
     ) -> None:
-        super().__init__(hu_window)
+        super().__init__(imaging)
         self.table, self.voxel_coverage, self.patient_level = table, voxel_coverage, patient_level
         self.path, self.weights, self.stage = path, weights, stage
         self.scores: dict[str, list[float]] = defaultdict(list)
@@ -154,7 +152,7 @@ class CoverageReport(VolumeHandler):
         parameters: the file of the table, which is read when the engine starts.
         weights: the weights that it belongs to.
         fov_mm: side of the cube.
-        hu_window: lowest and highest HU of the volumes' scale.
+        imaging: scale of the volumes.
         path: the file to write.
         section: of the datalist, to name it in the file.
         stage: of the weights, to name it in the file.
@@ -168,12 +166,12 @@ class CoverageReport(VolumeHandler):
         parameters: str,
         weights: str,
         fov_mm: float,
-        hu_window: Sequence[float],
+        imaging: ImagingModel,
         path: str,
         section: str,
         stage: int,
     ) -> None:
-        super().__init__(hu_window)
+        super().__init__(imaging)
         self.parameters, self.weights, self.fov_mm = parameters, weights, fov_mm
         self.path, self.section, self.stage = path, section, stage
         self.cases: list[dict[str, Any]] = []

@@ -1,13 +1,12 @@
 """
 Metrics of a reconstruction, with one definition each.
 
-Strict: over the whole cube, HU clipped to the model's window, [-1024, 1024] by default, data range its width, 2048.
+Strict: over the whole volume, HU clipped to the model's window, [-1024, 1024] by default, data range its width, 2048.
 The X2CT-compatible PSNR is there to compare with published tables and reads 10 dB and more higher for the same error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from monai.metrics import PSNRMetric
 
 from ..anatomy.body import TISSUES_HU, body_mask
 from ..losses.ssim import structural_similarity
-from ..projection.attenuation import scaled_to_hu
+from ..projection.imaging import ImagingModel
 from ..projection.resampling import truth_at
 
 X2CT_PEAK, X2CT_AIR_HU, X2CT_RANGE = 4095.0, -1024.0, 2500.0
@@ -23,12 +22,12 @@ X2CT_WITHOUT_ERROR_DB = 100.0
 CUT_OFF = 1e-3
 """Added before decimals are cut off, so that a whole number stays what it is after scaling or interpolation."""
 DEFINITIONS = {
-    "psnr_db": "3-D PSNR over the whole cube, HU clipped to the window, data range = width of the window",
+    "psnr_db": "3-D PSNR over the whole volume, HU clipped to the window, data range = width of the window",
     "ssim": "3-D SSIM, Gaussian window 11, sigma 1.5, data range 1 on the scaled volume",
-    "mae_hu": "mean absolute error over the whole cube, HU clipped to the window",
-    "mae_<tissue>_hu": "the same over air and lung (truth < -300), soft tissue (-300 to 150), bone (> 150)",
-    "psnr_body_db, mae_body_hu": "the same inside the body: the largest component of truth > -300 HU, with the holes "
-    "of each axial slice filled",
+    "mae_hu": "mean absolute error over the whole volume, HU clipped to the window",
+    "mae_<tissue>_hu": "the same over air and lung (ground truth < -300), soft tissue (-300 to 150), bone (> 150)",
+    "psnr_body_db, mae_body_hu": "the same inside the body: the largest component of ground truth > -300 HU, with "
+    "the holes of each axial slice filled",
     "reprojection_mae": "mean absolute error of both views' line integrals, projections of the volume against the "
     "X-rays",
     "psnr_x2ct_db": "X2CT convention: PSNR slice by slice, peak 4095, values HU + 1024 within [0, 2500] and cut to "
@@ -38,27 +37,27 @@ DEFINITIONS = {
 
 
 def final_volume_and_truth(output: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """From an engine's output, the last stage's volume, clipped to [0, 1], and the truth at its size."""
+    """From an engine's output, the last stage's volume, clipped to [0, 1], and the ground truth at its size."""
     volume = output["pred"][-1].clamp(0, 1)
     return volume, truth_at(output["label"]["ct"], volume.shape[-1])
 
 
-def volume_metrics(volume: torch.Tensor, truth: torch.Tensor, hu_window: Sequence[float]) -> dict[str, float]:
+def volume_metrics(volume: torch.Tensor, truth: torch.Tensor, imaging: ImagingModel) -> dict[str, float]:
     """
     The metrics of :data:`DEFINITIONS` that compare two volumes.
 
     Args:
         volume: one scaled volume, `(1, 1, S, S, S)`; clipped to [0, 1] here.
-        truth: the same shape, in [0, 1].
-        hu_window: lowest and highest HU of the scale.
+        truth: the ground truth, the same shape, in [0, 1].
+        imaging: scale of the volumes.
 
     Returns:
-        Metric by name. A tissue that the truth does not hold has NaN.
+        Metric by name. A tissue that the ground truth does not hold has NaN.
     """
     volume = volume.clamp(0, 1)
-    hu, hu_truth = scaled_to_hu(volume, hu_window), scaled_to_hu(truth, hu_window)
+    hu, hu_truth = imaging.to_hu(volume), imaging.to_hu(truth)
     error, body = (hu - hu_truth).abs(), body_mask(hu_truth)
-    data_range = hu_window[1] - hu_window[0]
+    data_range = imaging.hu_window[1] - imaging.hu_window[0]
     tissues = {
         f"mae_{name}_hu": error[(hu_truth > low) & (hu_truth <= high)].mean().item()
         for name, (low, high) in TISSUES_HU.items()

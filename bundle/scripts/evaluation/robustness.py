@@ -12,8 +12,7 @@ from monai.engines import PrepareBatch
 from ..data.batch import PrepareBiplanarBatch
 from ..data.datalist import FILM_FIELDS
 from ..io.radiograph import XRAY_KEYS
-from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import ProjectCT
+from ..projection.imaging import ImagingModel
 from .perturbations import Condition
 
 
@@ -53,9 +52,7 @@ class PreparePerturbedBatch(PrepareBatch):
 
     Args:
         stages: the stage to stop after.
-        geometry: the nominal set-up, which the network is told unless the condition says otherwise.
-        xray_scale: line integral that is called 1.
-        hu_window: the HU that are scaled to 0 and 1.
+        imaging: the nominal acquisition, whose geometry the network receives unless the condition says otherwise.
         conditions: those of :class:`PerturbedRecords`.
         seed: of the first case; the following ones have the following seeds.
     """
@@ -63,19 +60,16 @@ class PreparePerturbedBatch(PrepareBatch):
     def __init__(
         self,
         stages: int,
-        geometry: BiplanarGeometry,
-        xray_scale: float,
-        hu_window: Sequence[float],
+        imaging: ImagingModel,
         conditions: Sequence[Condition],
         seed: int,
     ) -> None:
         self.seed = seed
-        self.told = [condition.told or geometry for condition in conditions]
+        self.told = [condition.told or imaging.geometry for condition in conditions]
         self.prepared_by = [
             PrepareBiplanarBatch(
                 stages,
-                ProjectCT(condition.geometry or geometry, xray_scale),
-                hu_window,
+                imaging.in_geometry(condition.geometry or imaging.geometry),
                 augment=condition.ct,
                 augment_xrays=condition.films,
             )

@@ -1,12 +1,11 @@
 """
-The evaluation of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902), followed whole, so that one figure may stand beside
-those that were published by it: their cube, resolution, window, peak and similarity, as in their published code.
+The evaluation of X2CT-GAN (Ying et al., 2019, arXiv:1905.06902), followed whole, so that one figure may be compared
+with those that were published by it: their cube, resolution, window, peak and similarity, as in their published code.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -20,7 +19,7 @@ from skimage.metrics import structural_similarity
 from ..data.transforms import EXTENT_MM
 from ..errors import InputError
 from ..io.atomic_write import NOTICE, write_json
-from ..projection.attenuation import scaled_to_hu
+from ..projection.imaging import ImagingModel
 from ..training.distributed import gathered
 from .baselines import BASELINE_DEFINITIONS, Baselines
 from .metrics import X2CT_AIR_HU, X2CT_PEAK, X2CT_RANGE, X2CT_WITHOUT_ERROR_DB, x2ct_psnr, x2ct_values
@@ -29,13 +28,13 @@ from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise, write_tab
 SIDE_MM, STANDARD_MM, SIZE = 320.0, 1.0, 128
 X2CT_DEFINITIONS = {
     "cube": "320 mm, in the middle of the CT from right to left and from front to back; of a CT that is longer the "
-    "upper 320 mm, moved down as far as the cube of the reconstruction needs, of a shorter one the middle, with air "
+    "upper 320 mm, moved down as far as the reconstruction's field of view needs, of a shorter one the middle, with air "
     "around it",
     "resolution": "128³, read linearly at 128 points of a grid of 1 mm from its first to its last, as theirs; theirs "
-    "was made by cubic interpolation of the CT, ours is read from the voxels of the reconstruction's cube, truth and "
-    "reconstruction alike",
-    "window": "HU from -1024 to 1476, the truth not clipped to the model's window before; a reconstruction ends at "
-    "that window, 1024 by default",
+    "was made by cubic interpolation of the CT, ours is read from the voxels of the reconstruction's field of view, "
+    "ground truth and reconstruction alike",
+    "window": "HU from -1024 to 1476, the ground truth not clipped to the model's window before; a reconstruction ends "
+    "at that window, 1024 by default",
     "psnr_db": "PSNR slice by slice, peak 4095, values HU + 1024 cut to whole numbers, 100 dB for a slice without "
     "error; mean over the slices of an axis, then over the three axes (their PSNR)",
     "psnr_3d_db": "PSNR over the whole cube with the same peak and values (their psnr-3d)",
@@ -55,22 +54,21 @@ class X2CTReport:
 
     Args:
         output_dir: where to write.
-        hu_window: lowest and highest HU of the volumes' scale.
-        fov_mm: side of the volumes' cube.
-        baselines: what stands beside the last stage.
+        imaging: scale and field of view of the volumes.
+        baselines: what the last stage is compared with.
 
     Raises:
-        InputError: when the volumes' cube is smaller than theirs.
+        InputError: when the volumes' field of view is smaller than their cube.
     """
 
-    def __init__(self, output_dir: str, hu_window: Sequence[float], fov_mm: float, baselines: Baselines) -> None:
+    def __init__(self, output_dir: str, imaging: ImagingModel, baselines: Baselines) -> None:
+        fov_mm = imaging.geometry.fov_mm
         if fov_mm < SIDE_MM:
             raise InputError(
                 f"protocol_x2ct.json: `geometry#fov_mm` is {fov_mm:g}, expected at least {SIDE_MM:g}, the side of the "
-                f"protocol's cube. Evaluate weights of a larger field of view, or leave this overlay out."
+                f"protocol's cube. Evaluate weights of a larger field of view, or omit this overlay."
             )
-        self.output_dir, self.hu_window, self.fov_mm = output_dir, tuple(hu_window), fov_mm
-        self.baselines = baselines
+        self.output_dir, self.imaging, self.baselines = output_dir, imaging, baselines
         self.rows: list[list[dict[str, Any]]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -80,12 +78,12 @@ class X2CTReport:
 
     @torch.no_grad()
     def score(self, engine: Engine) -> None:
-        """Scores the cases of one batch; the truth is their CT in HU, as it was loaded."""
+        """Scores the cases of one batch; the ground truth is their CT in HU, as it was loaded."""
         output = engine.state.output
         for index, record in enumerate(decollate_batch(engine.state.batch)):
             volumes = [volume[index : index + 1].float().clamp(0, 1) for volume in output["pred"]]
             scaled_truth = output["label"]["ct"][index : index + 1].float()
-            methods = {f"stage {len(volumes)}": volumes[-1], **self.baselines.beside(volumes, scaled_truth)}
+            methods = {f"stage {len(volumes)}": volumes[-1], **self.baselines.of_stage(volumes, scaled_truth)}
             self.rows.append(self._rows(record, methods))
 
     def write(self, engine: Engine) -> None:
@@ -105,12 +103,12 @@ class X2CTReport:
 
     def _rows(self, record: dict[str, Any], methods: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
         length_mm = record["ct"].meta[EXTENT_MM][2]
-        truth = standard_cube(torch.as_tensor(record["ct"])[0].cpu().numpy(), self.fov_mm, length_mm)
-        rows = []
+        fov_mm, rows = self.imaging.geometry.fov_mm, []
+        truth = standard_cube(torch.as_tensor(record["ct"])[0].cpu().numpy(), fov_mm, length_mm)
         for method, volume in methods.items():
-            hu = scaled_to_hu(volume[0, 0], self.hu_window).cpu().numpy()
+            hu = self.imaging.to_hu(volume[0, 0]).cpu().numpy()
             identity = (record["name"], record["patient"], record["group"], SIZE, method)
-            scores = x2ct_metrics(standard_cube(hu, self.fov_mm, length_mm), truth)
+            scores = x2ct_metrics(standard_cube(hu, fov_mm, length_mm), truth)
             rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **scores})
         return rows
 
@@ -120,7 +118,7 @@ def standard_cube(hu: np.ndarray, fov_mm: float, length_mm: float) -> np.ndarray
     Their cube of a volume.
 
     Args:
-        hu: `(S, S, S)`, RAS+, a cube in the middle of the CT.
+        hu: `(S, S, S)`, RAS+, a field of view in the middle of the CT.
         fov_mm: its side.
         length_mm: of the CT, from inferior to superior.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, l1_loss
 
 from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import Reprojection
+from ..projection.imaging import PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 
 if TYPE_CHECKING:
@@ -21,14 +20,12 @@ class DRRReprojectionLoss(nn.Module):
     Mean absolute difference between the X-rays and the projections of the volume, both as scaled line integrals.
 
     Args:
-        geometry: the nominal set-up.
-        hu_window: lowest and highest HU of the volume's scale.
-        xray_scale: line integral that the X-rays' scale calls 1.
+        imaging: scales of volumes and X-rays, and the nominal acquisition geometry.
     """
 
-    def __init__(self, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float) -> None:
+    def __init__(self, imaging: ImagingModel) -> None:
         super().__init__()
-        self.geometry, self.reprojection = geometry, Reprojection(hu_window, xray_scale)
+        self.imaging = imaging
 
     def forward(
         self,
@@ -53,16 +50,16 @@ class DRRReprojectionLoss(nn.Module):
         elif base is None:
             raise ValueError("DRRReprojectionLoss: a region, but no base; expected the volume that it is a part of.")
         else:
-            attenuation = self.reprojection.attenuation
+            attenuation = self.imaging.attenuation
             change = attenuation(prediction) - attenuation(region.of(base))
-            drr = self.project(base, geometry) + self._films(change, region, geometry)
+            drr = self.project(base, geometry) + self._line_integrals(change, region, geometry)
         return l1_loss(drr, adaptive_avg_pool2d(xrays, drr.shape[-1]))
 
     def project(
         self, volume: Float[Tensor, "B 1 S S S"], geometry: BiplanarGeometry | None = None
     ) -> Float[Tensor, "B 2 2*S 2*S"]:
         """Scaled line integrals of a scaled volume."""
-        return self._films(self.reprojection.attenuation(volume), Region.whole(volume.shape[-1]), geometry)
+        return self._line_integrals(self.imaging.attenuation(volume), Region.whole(volume.shape[-1]), geometry)
 
-    def _films(self, mu: Tensor, region: Region, geometry: BiplanarGeometry | None) -> Tensor:
-        return self.reprojection.films(mu, geometry or self.geometry, region, region.size)
+    def _line_integrals(self, mu: Tensor, region: Region, geometry: BiplanarGeometry | None) -> Tensor:
+        return self.imaging.project_region(mu, region, PIXELS_PER_VOXEL * region.size, geometry)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import NUMBER_OF_STAGES, Reprojection
+from ..projection.imaging import NUMBER_OF_STAGES, PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 from .encoder import MultiScaleXrayEncoder
 from .stages import EVIDENCE, Stage1Base64, Stage2Refiner128, Stage3Refiner256
@@ -32,10 +32,8 @@ class ProgressiveCascadeModel(nn.Module):
     whose volume is mirrored back: exact, and nothing that has to be learned.
 
     Args:
-        geometry: the set-up of both views; `detector_pixels` is the side of the X-rays, eight times that of the first
-            stage's volume.
-        hu_window: lowest and highest HU of the volumes' scale.
-        xray_scale: line integral that the X-rays' scale calls 1.
+        imaging: acquisition geometry of both views and the scales of volumes and X-rays. Its `detector_pixels` are the
+            side of the X-rays, eight times that of the first stage's volume.
         tokens: volume tokens along a side, one number for all stages or one for each.
         num_layers: transformer layers of each stage.
         num_heads: attention heads of each stage.
@@ -47,9 +45,10 @@ class ProgressiveCascadeModel(nn.Module):
         context_channels: widths of the context path's pyramid, finest first, in every stage.
         local_channels: width of each stage's local path.
         detail_channels: width of the last stage's detail enhancer.
+        consistency_steps: MART updates at the end of the first stage.
         feature_dropout: share of the lifted feature channels that are dropped in training.
-        attention: "ray", "dense" or "none", which leaves the ViT out.
         checkpointing: gradient checkpointing of each stage.
+        attention: "ray", "dense" or "none", which leaves the ViT out.
         evidence: what the stages read, see :class:`~scripts.networks.stages.VolumeStage`.
         trained_stage: the one stage (1, 2 or 3) to train; all else is frozen. None leaves everything trainable.
 
@@ -59,40 +58,44 @@ class ProgressiveCascadeModel(nn.Module):
 
     def __init__(
         self,
-        geometry: BiplanarGeometry,
-        hu_window: Sequence[float] = (-1024, 1024),
-        xray_scale: float = 8.0,
-        tokens: int | Sequence[int] = (8, 16, 16),
-        num_layers: Sequence[int] = (4, 6, 8),
-        num_heads: Sequence[int] = (4, 8, 8),
-        hidden_size: int | Sequence[int] = 128,
-        mlp_dim: int | Sequence[int] = 512,
-        feature_channels: Sequence[int] = (16, 16, 8),
-        encoder_channels: Sequence[int] = (16, 32, 64),
-        context_size: int = 32,
-        context_channels: Sequence[int] = (16, 32, 64, 128),
-        local_channels: Sequence[int] = (8, 16, 8),
-        detail_channels: int = 8,
-        feature_dropout: float = 0.1,
+        imaging: ImagingModel,
+        tokens: int | Sequence[int],
+        num_layers: Sequence[int],
+        num_heads: Sequence[int],
+        hidden_size: int | Sequence[int],
+        mlp_dim: int | Sequence[int],
+        feature_channels: Sequence[int],
+        encoder_channels: Sequence[int],
+        context_size: int,
+        context_channels: Sequence[int],
+        local_channels: Sequence[int],
+        detail_channels: int,
+        consistency_steps: int,
+        feature_dropout: float,
+        checkpointing: Sequence[bool],
         attention: str = "ray",
-        checkpointing: Sequence[bool] = (False, False, True),
         evidence: Sequence[str] = EVIDENCE,
         trained_stage: int | None = None,
     ) -> None:
         super().__init__()
-        self.geometry = geometry
-        self.sizes = tuple(geometry.detector_pixels // divisor for divisor in (8, 4, 2))
-        if geometry.detector_pixels % 8:
+        self.geometry = imaging.geometry
+        self.sizes = tuple(imaging.volume_size(stage) for stage in range(1, NUMBER_OF_STAGES + 1))
+        if self.geometry.detector_pixels % 8:
             raise ValueError(
-                f"ProgressiveCascadeModel: the X-rays have {geometry.detector_pixels} pixels a side, expected a "
+                f"ProgressiveCascadeModel: the X-rays have {self.geometry.detector_pixels} pixels a side, expected a "
                 f"multiple of 8, since the volumes have an eighth, a quarter and a half of them."
             )
         tokens, hidden_size, mlp_dim = (ensure_tuple_rep(each, len(STAGES)) for each in (tokens, hidden_size, mlp_dim))
+        own_arguments: tuple[dict[str, Any], ...] = (
+            {"consistency_steps": consistency_steps},
+            {},
+            {"detail_channels": detail_channels},
+        )
         self.encoder = MultiScaleXrayEncoder(feature_channels, encoder_channels)
         self.stages = nn.ModuleList(
             stage(
                 size=self.sizes[k],
-                reprojection=Reprojection(hu_window, xray_scale),
+                imaging=imaging,
                 context={
                     "size": context_size,
                     "tokens": tokens[k],
@@ -101,7 +104,7 @@ class ProgressiveCascadeModel(nn.Module):
                     "num_heads": num_heads[k],
                     "hidden_size": hidden_size[k],
                     "mlp_dim": mlp_dim[k],
-                    "feature_pixels": 2 * self.sizes[k],
+                    "feature_pixels": PIXELS_PER_VOXEL * self.sizes[k],
                     "attention": attention,
                 },
                 checkpointing=checkpointing[k],
@@ -109,9 +112,9 @@ class ProgressiveCascadeModel(nn.Module):
                 feature_channels=feature_channels[k],
                 feature_dropout=feature_dropout,
                 evidence=evidence,
-                **({"detail_channels": detail_channels} if stage is Stage3Refiner256 else {}),
+                **own,
             )
-            for k, stage in enumerate(STAGES)
+            for k, (stage, own) in enumerate(zip(STAGES, own_arguments))
         )
         self.trained_stage = trained_stage
         if trained_stage is not None:

@@ -28,7 +28,7 @@ class MultiScaleXrayEncoder(nn.Module):
         unet_channels: widths of the coarsest level's U-Net, which gives every level its view of the whole film.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 16, 8), unet_channels: Sequence[int] = (16, 32, 64)) -> None:
+    def __init__(self, channels: Sequence[int], unet_channels: Sequence[int]) -> None:
         super().__init__()
         self.shrinks = tuple(2**power for power in reversed(range(len(channels))))
         coarsest = UNet(

@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import Reprojection
+from ..projection.imaging import PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 from ..projection.resampling import upsample_region
 from .blocks import ACTIVATION, VIEWS, DetailEnhancer, EvidenceStem, computed, lift_xrays, zero_initialised
@@ -36,7 +36,7 @@ class VolumeStage(nn.Module):
 
     Args:
         size: voxels along a side of the cube.
-        reprojection: how volumes are compared with the X-rays.
+        imaging: how volumes are compared with the X-rays.
         context: arguments of :class:`ContextNetwork` that the stage itself does not give.
         local_channels: width of the local path.
         feature_channels: channels of the X-ray features.
@@ -57,7 +57,7 @@ class VolumeStage(nn.Module):
     def __init__(
         self,
         size: int,
-        reprojection: Reprojection,
+        imaging: ImagingModel,
         context: dict,
         local_channels: int,
         feature_channels: int,
@@ -69,7 +69,7 @@ class VolumeStage(nn.Module):
         super().__init__()
         if not set(evidence) <= set(EVIDENCE) or not set(evidence) & {"xrays", "features"}:
             raise ValueError(f"{type(self).__name__}: evidence is {evidence}, expected some of {EVIDENCE}.")
-        self.size, self.reprojection, self.checkpointing = size, reprojection, checkpointing
+        self.size, self.imaging, self.checkpointing = size, imaging, checkpointing
         self.reads_xrays, self.reads_features = "xrays" in evidence, "features" in evidence
         self.reads_reprojection = "reprojection" in evidence
         self.dropout = nn.Dropout3d(feature_dropout)
@@ -116,7 +116,7 @@ class VolumeStage(nn.Module):
         context = self._context(features, lifted, xrays, geometry, previous)
         log_ratio = None
         if previous is not None and self.reads_reprojection:
-            log_ratio = self.reprojection.log_ratio(previous, xrays, geometry, self.size)
+            log_ratio = self.imaging.log_ratio(previous, xrays, PIXELS_PER_VOXEL * self.size, geometry)
         parts = [
             computed(self.checkpointing, self._decode, part, context, lifted, xrays, geometry, previous, log_ratio)
             for part in (region or Region.whole(self.size)).slabs(slabs)
@@ -148,7 +148,7 @@ class VolumeStage(nn.Module):
         seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
         correction = None
         if base is not None and log_ratio is not None:
-            correction = CORRECTION_SCALE * self.reprojection.correction(base, log_ratio, geometry, wide)
+            correction = CORRECTION_SCALE * self.imaging.correction(base, log_ratio, wide, geometry)
             seen.append(correction)
         volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
         if base is not None:
@@ -166,14 +166,13 @@ class Stage1Base64(VolumeStage):
     The base: a volume from the X-rays alone, which then takes some steps towards agreement with them.
 
     Args:
-        size: voxels along a side of the cube.
         consistency_steps: how many corrections by reprojection follow, each with a learned relaxation that starts at 1;
             none without "reprojection" in the evidence.
         network: as in :class:`VolumeStage`, less `is_first`.
     """
 
-    def __init__(self, size: int = 64, consistency_steps: int = 2, **network: Any) -> None:
-        super().__init__(size=size, is_first=True, **network)
+    def __init__(self, consistency_steps: int, **network: Any) -> None:
+        super().__init__(is_first=True, **network)
         self.relaxation = nn.Parameter(torch.ones(consistency_steps if self.reads_reprojection else 0))
 
     def forward(
@@ -188,16 +187,13 @@ class Stage1Base64(VolumeStage):
         """As in :meth:`VolumeStage.forward`. The whole is computed for any region, since a ray crosses all of it."""
         volume, whole = super().forward(features, xrays, geometry, slabs=slabs), Region.whole(self.size)
         for relaxation in self.relaxation:
-            log_ratio = self.reprojection.log_ratio(volume, xrays, geometry, self.size)
-            volume = volume + relaxation * self.reprojection.correction(volume, log_ratio, geometry, whole)
+            log_ratio = self.imaging.log_ratio(volume, xrays, PIXELS_PER_VOXEL * self.size, geometry)
+            volume = volume + relaxation * self.imaging.correction(volume, log_ratio, whole, geometry)
         return volume if region is None else region.of(volume)
 
 
 class Stage2Refiner128(VolumeStage):
     """The texture: base + residual; starts as the trilinear upsampling. Arguments as in :class:`VolumeStage`."""
-
-    def __init__(self, size: int = 128, **network: Any) -> None:
-        super().__init__(size=size, **network)
 
 
 class Stage3Refiner256(VolumeStage):
@@ -205,15 +201,14 @@ class Stage3Refiner256(VolumeStage):
     The detail: base + residual + a high-frequency branch at full resolution, the detail enhancer.
 
     Args:
-        size: voxels along a side of the cube.
         detail_channels: width of the detail enhancer.
         network: as in :class:`VolumeStage`.
     """
 
     margin = 6
 
-    def __init__(self, size: int = 256, detail_channels: int = 8, **network: Any) -> None:
-        super().__init__(size=size, **network)
+    def __init__(self, detail_channels: int, **network: Any) -> None:
+        super().__init__(**network)
         self.detail_enhancer = convert_conv3d_weight_memory_format(
             DetailEnhancer(detail_channels), torch.channels_last_3d
         )

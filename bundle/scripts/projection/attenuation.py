@@ -1,8 +1,7 @@
-"""Hounsfield units, linear attenuation and the model's scaled volumes."""
+"""Hounsfield units and linear attenuation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -26,9 +25,3 @@ def hu_to_attenuation(hu: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def attenuation_to_hu(mu: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Hounsfield units from linear attenuation in 1/mm, the inverse of :func:`hu_to_attenuation` above air."""
     return 1000 * (mu / WATER_ATTENUATION_PER_MM - 1)
-
-
-def scaled_to_hu(volume: Float[Tensor, "*shape"], hu_window: Sequence[float]) -> Float[Tensor, "*shape"]:
-    """Hounsfield units from a volume that was scaled to [0, 1] by the window `(lowest HU, highest HU)`."""
-    lowest, highest = hu_window
-    return volume * (highest - lowest) + lowest

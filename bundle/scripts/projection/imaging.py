@@ -1,6 +1,4 @@
-"""
-What a volume's own X-rays say about it: its projections in the X-rays' scale, and the correction that they call for.
-"""
+"""How a volume and its X-rays belong together: units, projection, and the correction that the X-rays call for."""
 
 from __future__ import annotations
 
@@ -10,7 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .attenuation import AIR_HU, hu_to_attenuation, scaled_to_hu
+from ..errors import InputError
+from .attenuation import AIR_HU, hu_to_attenuation
 from .geometry import BiplanarGeometry
 from .projector import lift, project
 from .region import Region
@@ -19,95 +18,114 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 NUMBER_OF_STAGES = 3
+PIXELS_PER_VOXEL = 2
+"""Along a side of the X-rays and of the last stage's volume."""
 LEAST = 0.0025
-"""Scaled line integral, some millimetres of tissue, below which a film tells nothing: it is added to both films."""
+"""Scaled line integral of some millimetres of tissue, added to both sides of a ratio: less than that is noise."""
 LARGEST_RATIO = 4.0
 
 
-class Reprojection:
+class ImagingModel:
     """
-    Compares scaled volumes with scaled X-rays at two pixels a voxel.
+    The acquisition geometry and both scales of the network: volumes in [0, 1] for a window of HU, and X-rays as line
+    integrals of attenuation over `xray_scale`.
 
     Args:
-        hu_window: lowest and highest HU of the volumes' scale.
-        xray_scale: line integral that the X-rays' scale calls 1.
+        geometry: of both views; its field of view is the reconstruction volume.
+        hu_window: lowest and highest HU, scaled to 0 and 1.
+        xray_scale: line integral that is scaled to 1.
+
+    Raises:
+        InputError: when the window is not ascending, or the scale is not positive.
     """
 
-    def __init__(self, hu_window: Sequence[float], xray_scale: float) -> None:
-        self.hu_window, self.xray_scale = tuple(hu_window), xray_scale
+    def __init__(self, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float) -> None:
+        self.geometry, self.hu_window, self.xray_scale = geometry, tuple(hu_window), xray_scale
+        if len(self.hu_window) != 2 or not self.hu_window[0] < self.hu_window[1]:
+            raise InputError(f"ImagingModel: hu_window is {list(hu_window)}, expected the lowest and the highest HU.")
+        if not xray_scale > 0:
+            raise InputError(f"ImagingModel: xray_scale is {xray_scale}, expected a positive line integral.")
+
+    def in_geometry(self, geometry: BiplanarGeometry) -> ImagingModel:
+        """The same scales in another acquisition geometry."""
+        return ImagingModel(geometry, self.hu_window, self.xray_scale)
+
+    def volume_size(self, stage: int) -> int:
+        """Voxels along a side of the volume of stage 1, 2 or 3: an eighth, a quarter, a half of the X-rays' pixels."""
+        return self.geometry.detector_pixels // (PIXELS_PER_VOXEL * 2 ** (NUMBER_OF_STAGES - stage))
+
+    def scale(self, hu: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """HU to the volume's scale, clipped to [0, 1]."""
+        lowest, highest = self.hu_window
+        return ((hu - lowest) / (highest - lowest)).clamp(0, 1)
+
+    def to_hu(self, volume: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """HU of a scaled volume, not clipped."""
+        lowest, highest = self.hu_window
+        return volume * (highest - lowest) + lowest
 
     def attenuation(self, volume: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Linear attenuation in 1/mm of a scaled volume."""
-        return hu_to_attenuation(scaled_to_hu(volume, self.hu_window))
+        return hu_to_attenuation(self.to_hu(volume))
 
-    def films(
-        self, mu: Float[Tensor, "B 1 X Y Z"], geometry: BiplanarGeometry, region: Region, size: int
-    ) -> Float[Tensor, "B 2 {2*size} {2*size}"]:
-        """Scaled line integrals of the attenuation in a region."""
-        return project(mu, geometry.with_pixels(2 * size), region) / self.xray_scale
+    def project(
+        self, hu: Float[Tensor, "B 1 S S S"], geometry: BiplanarGeometry | None = None
+    ) -> Float[Tensor, "B 2 P P"]:
+        """The scaled X-rays of CTs in HU, which need not be clipped; `geometry` overrides the model's own."""
+        return project(hu_to_attenuation(hu), geometry or self.geometry) / self.xray_scale
+
+    def project_region(
+        self,
+        mu: Float[Tensor, "B 1 X Y Z"],
+        region: Region,
+        pixels: int,
+        geometry: BiplanarGeometry | None = None,
+    ) -> Float[Tensor, "B 2 pixels pixels"]:
+        """Scaled line integrals of the attenuation in a region; `geometry` overrides the model's own."""
+        return project(mu, (geometry or self.geometry).with_pixels(pixels), region) / self.xray_scale
 
     def log_ratio(
         self,
         volume: Float[Tensor, "B 1 s s s"],
         xrays: Float[Tensor, "B 2 P P"],
-        geometry: BiplanarGeometry,
-        size: int,
-    ) -> Float[Tensor, "B 2 {2*size} {2*size}"]:
+        pixels: int,
+        geometry: BiplanarGeometry | None = None,
+    ) -> Float[Tensor, "B 2 pixels pixels"]:
         """
-        Logarithm of the X-rays over the volume's own projections, between -log 4 and log 4.
+        Logarithm of the X-rays over the reprojection of a whole scaled volume, between -log 4 and log 4; 0 where they
+        agree.
 
         Args:
             volume: a whole one, scaled.
             xrays: scaled line integrals.
-            geometry: the set-up.
-            size: the films have twice as many pixels.
-
-        Returns:
-            Films, 0 where they agree.
+            pixels: along a side of the detector, at which they are compared.
+            geometry: overrides the model's own.
         """
-        films = self.films(self.attenuation(volume), geometry, Region.whole(volume.shape[-1]), size)
-        ratio = (adaptive_avg_pool2d(xrays, 2 * size) + LEAST) / (films + LEAST)
+        reprojection = self.project_region(self.attenuation(volume), Region.whole(volume.shape[-1]), pixels, geometry)
+        ratio = (adaptive_avg_pool2d(xrays, pixels) + LEAST) / (reprojection + LEAST)
         return ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO).log()
 
     def correction(
         self,
         volume: Float[Tensor, "B 1 X Y Z"],
         log_ratio: Float[Tensor, "B 2 P P"],
-        geometry: BiplanarGeometry,
         region: Region,
+        geometry: BiplanarGeometry | None = None,
     ) -> Float[Tensor, "B 1 X Y Z"]:
         """
         What to add to a region of a volume, so that it agrees better with both X-rays: attenuation is multiplied by the
         geometric mean of the ratios of the two rays through a voxel, one step of the multiplicative algebraic
-        reconstruction technique for all rays at a time (Gordon, Bender and Herman, 1970; Lent, 1977). Zero in air, and
-        where both X-rays agree; a ray that misses its detector asks for no change.
+        reconstruction technique (MART) for all rays at a time (Gordon, Bender and Herman, 1970; Lent, 1977). Zero in
+        air, and where both X-rays agree; a ray that misses its detector asks for no change.
 
         Args:
-            volume: the region's part of the volume, scaled.
+            volume: that region of the volume, scaled.
             log_ratio: from :meth:`log_ratio` of the whole.
-            geometry: the set-up.
-            region: which part.
+            region: which part of the volume.
+            geometry: overrides the model's own.
         """
         lowest, highest = self.hu_window
-        change = lift(log_ratio[:, :, None], geometry, region.size, region).mean(dim=1).expm1()
-        above_air = (scaled_to_hu(volume, self.hu_window) - AIR_HU).clamp(min=0) / (highest - lowest)
-        return above_air * change
-
-
-class ProjectCT:
-    """
-    X-rays of CTs: line integrals in the model's scale.
-
-    Args:
-        geometry: the set-up; its field of view is the CT's cube.
-        xray_scale: line integral that is called 1.
-    """
-
-    def __init__(self, geometry: BiplanarGeometry, xray_scale: float) -> None:
-        self.geometry, self.xray_scale = geometry, xray_scale
-
-    def __call__(
-        self, hu: Float[Tensor, "1 S S S"], geometry: BiplanarGeometry | None = None
-    ) -> Float[Tensor, "2 P P"]:
-        """The X-rays of a CT in HU, not clipped; `geometry` goes before the one above."""
-        return project(hu_to_attenuation(hu[None]), geometry or self.geometry)[0] / self.xray_scale
+        # The mean of logarithms has a gradient everywhere; the root of a product of lifted ratios has none at 0.
+        lifted = lift(log_ratio[:, :, None], geometry or self.geometry, region.size, region)
+        above_air = (self.to_hu(volume) - AIR_HU).clamp(min=0) / (highest - lowest)
+        return above_air * lifted.mean(dim=1).expm1()

@@ -14,8 +14,8 @@ from ..errors import OutputError, shown
 from ..io.atomic_write import write_atomically
 from ..io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
 from ..losses.reprojection import DRRReprojectionLoss
-from ..projection.attenuation import scaled_to_hu
 from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import ImagingModel
 from .figures import volume_figure, xray_figure
 from .viewer import write_view
 
@@ -34,21 +34,17 @@ class CaseReport:
 
     Args:
         output_dir: holds `cases`.
-        geometry: the nominal set-up.
-        hu_window: lowest and highest HU of the scale.
-        xray_scale: line integral that the X-rays' scale calls 1.
+        imaging: scales of volumes and X-rays, and the nominal acquisition geometry.
         note: what a reader of the page has to know, such as that its patient was trained on.
 
     Raises:
         OutputError: when `cases` is there and holds anything else than the folders of an earlier evaluation.
     """
 
-    def __init__(
-        self, output_dir: str, geometry: BiplanarGeometry, hu_window: Sequence[float], xray_scale: float, note: str = ""
-    ) -> None:
+    def __init__(self, output_dir: str, imaging: ImagingModel, note: str = "") -> None:
         check_case_folders(os.path.join(output_dir, "cases"))
-        self.output_dir, self.geometry, self.hu_window, self.note = output_dir, geometry, tuple(hu_window), note
-        self.xray_scale, self.reprojection = xray_scale, DRRReprojectionLoss(geometry, hu_window, xray_scale)
+        self.output_dir, self.imaging, self.note = output_dir, imaging, note
+        self.reprojection = DRRReprojectionLoss(imaging)
 
     def folder(self, case: str) -> str:
         return os.path.join(self.output_dir, "cases", case)
@@ -76,12 +72,12 @@ class CaseReport:
         centre = (affine @ torch.tensor([(truth.shape[-1] - 1) / 2] * 3 + [1.0], dtype=torch.float64))[:3]
         named = {f"stage {stage}": volume.clamp(0, 1) for stage, volume in enumerate(volumes, start=1)}
         truth_and_volumes = {"truth": truth, **named}
-        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in truth_and_volumes.items()}
+        in_hu = {name: self.imaging.to_hu(volume[0, 0]) for name, volume in truth_and_volumes.items()}
         files = {name: os.path.join(folder, f"{name.replace(' ', '')}.nii.gz") for name in in_hu}
         for name, hu in in_hu.items():
-            write_ct(files[name], hu, cube_affine(len(hu), self.geometry.fov_mm, centre))
-        for name, film in zip(("frontal", "lateral"), xrays[0] * self.xray_scale):
-            write_projection(os.path.join(folder, f"{name}.nii.gz"), film, self.geometry.pixel_mm)
+            write_ct(files[name], hu, cube_affine(len(hu), self.imaging.geometry.fov_mm, centre))
+        for name, film in zip(("frontal", "lateral"), xrays[0] * self.imaging.xray_scale):
+            write_projection(os.path.join(folder, f"{name}.nii.gz"), film, self.imaging.geometry.pixel_mm)
             write_greyscale(os.path.join(folder, f"{name}.png"), film)
         hu_truth = in_hu.pop("truth")
         report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")

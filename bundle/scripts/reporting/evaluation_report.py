@@ -43,8 +43,7 @@ class EvaluationReport:
 
     def __init__(self, case_files: CaseReport, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
         self.case_files, self.baselines, self.written_cases = case_files, baselines, written_cases
-        self.output_dir, self.hu_window = case_files.output_dir, case_files.hu_window
-        self.xray_scale = case_files.xray_scale
+        self.output_dir, self.imaging = case_files.output_dir, case_files.imaging
         self.reprojection: DRRReprojectionLoss = case_files.reprojection
         self.worst = WorstCases(worst_cases)
         self.rows: list[list[dict[str, Any]]] = []
@@ -83,7 +82,7 @@ class EvaluationReport:
         report = {
             "notice": NOTICE,
             "definitions": {**DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
-            "hu_window": list(self.hu_window),
+            "hu_window": list(self.imaging.hu_window),
             "mean_volume": self.baselines.mean_of,
             "summary": summarise(rows),
             "worst_cases": worst,
@@ -103,10 +102,12 @@ class EvaluationReport:
         rows = []
         for stage, volume in enumerate(volumes, start=1):
             size = volume.shape[-1]
-            methods = {f"stage {stage}": volume, **self.baselines.beside(volumes[:stage], truth)}
+            methods = {f"stage {stage}": volume, **self.baselines.of_stage(volumes[:stage], truth)}
             for method, candidate in methods.items():
-                scores = volume_metrics(candidate, truth_at(truth, size), self.hu_window)
-                error = self.reprojection(candidate.clamp(0, 1), xrays, geometry=geometry).item() * self.xray_scale
+                scores = volume_metrics(candidate, truth_at(truth, size), self.imaging)
+                error = (
+                    self.reprojection(candidate.clamp(0, 1), xrays, geometry=geometry).item() * self.imaging.xray_scale
+                )
                 identity = (record["name"], record["patient"], record["group"], size, method)
                 rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **scores, "reprojection_mae": error})
         return rows

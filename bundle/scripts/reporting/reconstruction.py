@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,8 @@ from ..evaluation.prediction_intervals import CALIBRATION_KEY, UNCERTAINTY_KEY
 from ..io.atomic_write import NOTICE, remove_earlier, write_atomically, write_json
 from ..io.dicom_ct_writer import check_series_folder, read_identification, write_ct_series
 from ..io.image_writer import cube_affine, write_ct
-from ..projection.attenuation import scaled_to_hu
 from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import ImagingModel
 from ..radiographs.transforms import GEOMETRY_KEY
 from .figures import preview_figure
 from .viewer import write_view
@@ -31,16 +31,15 @@ class ToHUd(Transform):
     Gives `pred` its Hounsfield units and its place, RAS+, a cube centred on the isocentre, and takes it to the CPU.
 
     Args:
-        hu_window: lowest and highest HU of the model's scale; what lies outside is clipped.
-        fov_mm: side of the cube.
+        imaging: scale and field of view of the volumes; what lies outside the scale is clipped.
     """
 
-    def __init__(self, hu_window: Sequence[float], fov_mm: float) -> None:
-        self.hu_window, self.fov_mm = tuple(hu_window), fov_mm
+    def __init__(self, imaging: ImagingModel) -> None:
+        self.imaging = imaging
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        hu = scaled_to_hu(torch.as_tensor(record["pred"]).float().cpu().clamp(0, 1), self.hu_window)
-        return {**record, "pred": MetaTensor(hu, affine=cube_affine(hu.shape[-1], self.fov_mm))}
+        hu = self.imaging.to_hu(torch.as_tensor(record["pred"]).float().cpu().clamp(0, 1))
+        return {**record, "pred": MetaTensor(hu, affine=cube_affine(hu.shape[-1], self.imaging.geometry.fov_mm))}
 
 
 class SaveReconstructiond(Transform):

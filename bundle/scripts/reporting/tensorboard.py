@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 
 import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
 from ..losses.reprojection import DRRReprojectionLoss
-from ..projection.attenuation import scaled_to_hu
-from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import ImagingModel
 from .figures import volume_figure, xray_figure
 
 
@@ -20,21 +18,16 @@ class TensorBoardPictures:
 
     Args:
         log_dir: TensorBoard's folder.
-        geometry: the nominal set-up.
-        hu_window: lowest and highest HU of the scale.
-        xray_scale: line integral that the X-rays' scale calls 1.
+        imaging: scales of volumes and X-rays, and the nominal acquisition geometry.
     """
 
     def __init__(
         self,
         log_dir: str,
-        geometry: BiplanarGeometry,
-        hu_window: Sequence[float],
-        xray_scale: float,
+        imaging: ImagingModel,
     ) -> None:
         self.writer = SummaryWriter(log_dir)
-        self.hu_window = tuple(hu_window)
-        self.reprojection = DRRReprojectionLoss(geometry, hu_window, xray_scale)
+        self.imaging, self.reprojection = imaging, DRRReprojectionLoss(imaging)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=_is_first), self)
@@ -44,8 +37,8 @@ class TensorBoardPictures:
         output, step = engine.state.output, engine.state.epoch
         volumes = {f"stage {i}": volume[:1].float() for i, volume in enumerate(output["pred"], start=1)}
         truth, xrays = (output["label"][key][:1].float() for key in ("ct", "xrays"))
-        in_hu = {name: scaled_to_hu(volume[0, 0], self.hu_window) for name, volume in volumes.items()}
-        slices = volume_figure(in_hu, scaled_to_hu(truth[0, 0], self.hu_window))
+        in_hu = {name: self.imaging.to_hu(volume[0, 0]) for name, volume in volumes.items()}
+        slices = volume_figure(in_hu, self.imaging.to_hu(truth[0, 0]))
         self.writer.add_figure("slices", slices, step)
         geometry = output["label"]["geometry"].of_case(0)
         drrs = {name: self.reprojection.project(volume, geometry)[0] for name, volume in volumes.items()}
