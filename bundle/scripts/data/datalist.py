@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, one_line_message, shown
+from ..io.former_ids import with_present_fields
 from ..io.radiograph import DISPLAY_ORIENTATION, check_orientations, check_scale
 
 SECTIONS = ("training", "validation", "test")
 IMAGE_FIELDS = ("frontal", "lateral", "ct")
-FILM_FIELDS = ("film_scale", "film_orientation")
+RADIOGRAPH_FIELDS = ("radiograph_scale", "radiograph_orientation")
 LABEL_FIELDS = ("name", "group", "patient")
 LONGEST_NAME = 200
 """Bytes of a name in UTF-8: a file's name may have 255, and a suffix stands behind it."""
@@ -28,7 +29,7 @@ RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re
 """Names that Windows gives to devices."""
 NOT_IN_A_NAME = '/\\<>:"|?*'
 """What separates folders, or what Windows has in no file's name."""
-KNOWN_FIELDS = (*IMAGE_FIELDS, *FILM_FIELDS, *LABEL_FIELDS)
+KNOWN_FIELDS = (*IMAGE_FIELDS, *RADIOGRAPH_FIELDS, *LABEL_FIELDS)
 
 
 def load_records(datalist: str, section: str, folder: str | None = None) -> list[dict[str, Any]]:
@@ -37,8 +38,8 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
 
     A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`,
     by default the CT's path as one word, see :func:`default_name`, `group`, by default the section, and `patient`, by
-    default the name; evaluation summarises each group by itself, and its intervals are over patients. `film_scale` and
-    `film_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
+    default the name; evaluation summarises each group by itself, and its intervals are over patients. `radiograph_scale` and
+    `radiograph_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
 
     Args:
         datalist: path of the JSON file.
@@ -76,7 +77,7 @@ def read_datalist(datalist: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(
             f"{datalist}: no such datalist; expected a JSON file with the sections {', '.join(SECTIONS)}. Build it by "
-            f"`python -m scripts.datalist DIR` from the bundle's folder (see bundle/docs/quickstart.md)."
+            f"`python -m scripts.datalist DIR` from the bundle's folder (see bundle/docs/data.md)."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{datalist}: cannot be read as JSON in UTF-8 ({one_line_message(error)}).") from error
@@ -154,6 +155,8 @@ def resolve_record(record: Any, datalist: str, section: str, index: int, folder:
     :class:`InputError` as :func:`load_records` does.
     """
     where = f"{datalist}: {section}[{index}]"
+    if isinstance(record, dict):
+        record = with_present_fields(record, f"{datalist}: a record of '{section}'")
     _check_fields(record, where)
     paths = {field: os.path.join(folder, record[field]) for field in IMAGE_FIELDS if field in record}
     for field, path in paths.items():
@@ -222,15 +225,15 @@ def _check_fields(record: Any, where: str) -> None:
     for field in IMAGE_FIELDS:
         if field in record and not _is_path(record[field]):
             raise InputError(f"{where}: field '{field}' is {record[field]!r}, expected the path of a file.")
-    check_scale(record.get("film_scale"), f"{where}: field 'film_scale'")
-    orientation = record.get("film_orientation", {})
+    check_scale(record.get("radiograph_scale"), f"{where}: field 'radiograph_scale'")
+    orientation = record.get("radiograph_orientation", {})
     is_object = isinstance(orientation, dict) and not set(orientation) - set(DISPLAY_ORIENTATION)
     if not is_object or not all(isinstance(letters, list) for letters in orientation.values()):
         raise InputError(
-            f"{where}: field 'film_orientation' is {orientation!r}, expected an object with lists of two letters as "
+            f"{where}: field 'radiograph_orientation' is {orientation!r}, expected an object with lists of two letters as "
             f"{' and '.join(DISPLAY_ORIENTATION)}."
         )
-    check_orientations({**DISPLAY_ORIENTATION, **orientation}, f"{where}: field 'film_orientation'")
+    check_orientations({**DISPLAY_ORIENTATION, **orientation}, f"{where}: field 'radiograph_orientation'")
 
 
 def _check_names(record: dict[str, Any], where: str) -> None:

@@ -45,7 +45,7 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
     print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
     print_unnamed(records)
     if not records:
-        raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/quickstart.md).")
+        raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/data.md).")
     sections = split_by_patient([record.patient for record in records], fractions, seed)
     members = {name: [r for r in records if r.patient in patients] for name, patients in sections.items()}
     repeated = _names_of_repeated(records)

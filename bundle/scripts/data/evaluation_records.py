@@ -39,7 +39,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     if not found:
         raise InputError(
             f"{folder}: holds neither {DATALIST} nor a CT, expected one of them (how CTs are recognised: "
-            f"bundle/docs/quickstart.md). Another datalist is named by `--datalist FILE`."
+            f"bundle/docs/data.md). Another datalist is named by `--datalist FILE`."
         )
     if idist.get_rank() == 0:
         print(f"{folder}: no {DATALIST}, so that each of the {len(found)} CTs found there is a case.")
