@@ -28,9 +28,9 @@ from torch.nn.functional import conv3d
 
 from scripts import BiplanarGeometry, IntervalTable, ProgressiveCascadeModel, load_records, sidecar_path
 from scripts.anatomy.augmentation import ellipsoid
-from scripts.evaluation.prediction_intervals import read_error_table
+from scripts.evaluation.prediction_intervals import read_interval_table
 from scripts.io.atomic_write import NOTICE, write_atomically
-from scripts.projection.attenuation import scaled_to_hu
+from scripts.projection.imaging import ImagingModel
 from scripts.reporting.figures import DISPLAY_WINDOW_HU, ERROR_RANGE_HU, middle_slice
 from scripts.training.checkpoints import read_checkpoint
 from table import Table
@@ -81,10 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         STAGE,
     )
     weights = str(options.weights)
-    network, geometry = (config.get_parsed_content(name) for name in ("network_def", "geometry"))
+    network, imaging = (config.get_parsed_content(name) for name in ("network_def", "imaging"))
+    geometry = imaging.geometry
     network.eval().up_to(STAGE).load_state_dict(read_checkpoint(weights))
-    table, _ = read_error_table(sidecar_path(weights, "uncertainty"), weights, geometry.fov_mm)
-    load, project, datalist = (config.get_parsed_content(name) for name in ("load", "project", "datalist"))
+    table, _ = read_interval_table(sidecar_path(weights, "uncertainty"), weights, geometry.fov_mm)
+    load, datalist = (config.get_parsed_content(name) for name in ("load", "datalist"))
     printed, differences = Table(COLUMNS, options.markdown), {}
     for record in load_records(datalist, options.section, str(options.dataset_dir)):
         hu = torch.as_tensor(load(record)["ct"]).as_subclass(torch.Tensor)
@@ -93,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name: with_balls(hu, geometry.fov_mm, [places[ball] for ball in balls], options.radius_mm, options.ball_hu)
             for name, balls in ARRANGEMENTS.items()
         }
-        xrays = {name: project(ct) for name, ct in cts.items()}
-        volumes, half_widths = reconstructed(network, table, xrays, config["hu_window"])
+        xrays = {name: imaging.project(ct[None])[0] for name, ct in cts.items()}
+        volumes, half_widths = reconstructed(network, table, xrays, imaging)
         case = Case(places, options.radius_mm, cts, xrays, volumes, half_widths)
         for row in rows(case, geometry.fov_mm):
             printed.add(case=record["name"], **row)
@@ -185,10 +186,10 @@ def reconstructed(
     network: ProgressiveCascadeModel,
     table: IntervalTable,
     xrays: Mapping[str, torch.Tensor],
-    hu_window: Sequence[float],
+    imaging: ImagingModel,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The last stage's volume and its half-width in HU, `(1, S, S, S)`, by the name of the X-rays."""
-    volumes = {name: scaled_to_hu(network(views[None])[-1].clamp(0, 1), hu_window)[0] for name, views in xrays.items()}
+    volumes = {name: imaging.to_hu(network(views[None])[-1].clamp(0, 1))[0] for name, views in xrays.items()}
     return volumes, {name: table.half_width(hu[None])[0] for name, hu in volumes.items()}
 
 

@@ -32,7 +32,7 @@ from torch import nn
 
 from baselines import BASELINES, LiftedNetwork
 from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in
-from scripts import ProjectCT
+from scripts import ImagingModel
 from scripts.evaluation.metrics import volume_metrics
 from scripts.evaluation.summary import mean_and_interval
 from scripts.io.atomic_write import write_json
@@ -113,12 +113,12 @@ def run(
         metric of every case by patient.
     """
     config = configuration(options, **CASCADES.get(method, {}))
-    augment, project = (config.get_parsed_content(name) for name in ("augment", "project"))
-    size = config.get_parsed_content("geometry").detector_pixels // 8
-    sample = Sample(project, config["hu_window"], size)
+    augment, imaging = (config.get_parsed_content(name) for name in ("augment", "imaging"))
+    size = imaging.volume_size(1)
+    sample = Sample(imaging, size)
     all_unseen = set().union(*unseen.values())
     seen = [record for record in loaded if record["group"] not in all_unseen]
-    made_by = {name: config[name] for name in ("geometry", "volume_size", "load", "augment", "project")}
+    made_by = {name: config[name] for name in ("geometry", "volume_size", "load", "augment", "imaging")}
     made_of = json_hashing({**made_by, "names": [record["name"] for record in seen], "size": size})
     folder = options.output / "deformations" / made_of.decode()
     training = DeformedPatients(seen, Compose([augment, sample]), options.deformations * len(seen), folder)
@@ -140,7 +140,7 @@ def run(
             for number in range(SEEN_DEFORMATIONS)
         ),
     }
-    return {**effort, **{group: score(predict, samples, config["hu_window"]) for group, samples in cases.items()}}
+    return {**effort, **{group: score(predict, samples, imaging) for group, samples in cases.items()}}
 
 
 def train(
@@ -169,9 +169,9 @@ def build(method: str, config: ConfigParser) -> nn.Module:
     """An untrained network; the first volume that it returns is stage 1's."""
     if method in CASCADES:
         return config.get_parsed_content("network_def")
-    geometry = config.get_parsed_content("geometry")
-    size = geometry.detector_pixels // 8
-    return LiftedNetwork(BASELINES[method](size), geometry, size)
+    imaging = config.get_parsed_content("imaging")
+    size = imaging.volume_size(1)
+    return LiftedNetwork(BASELINES[method](size), imaging.geometry, size)
 
 
 class Sample(Transform):
@@ -180,14 +180,13 @@ class Sample(Transform):
     side of all that stage 1 is compared with.
     """
 
-    def __init__(self, project: ProjectCT, hu_window: Sequence[float], size: int) -> None:
-        self.project, self.size = project, size
-        self.scale = ScaleIntensityRange(*hu_window, b_min=0.0, b_max=1.0, clip=True)
+    def __init__(self, imaging: ImagingModel, size: int) -> None:
+        self.imaging, self.size = imaging, size
 
     def __call__(self, record: Record) -> Record:
         hu = torch.as_tensor(record["ct"]).as_subclass(torch.Tensor)
-        truth = truth_at(self.scale(hu).as_subclass(torch.Tensor)[None], self.size)[0]
-        return {**record, "ct": truth, "xrays": self.project(hu)}
+        truth = truth_at(self.imaging.scale(hu)[None], self.size)[0]
+        return {**record, "ct": truth, "xrays": self.imaging.project(hu[None])[0]}
 
 
 class StepClock:
@@ -226,13 +225,13 @@ class StepClock:
             engine.terminate()
 
 
-def score(predict: Predict, samples: Iterable[Record], hu_window: Sequence[float]) -> dict[str, list[dict[str, float]]]:
+def score(predict: Predict, samples: Iterable[Record], imaging: ImagingModel) -> dict[str, list[dict[str, float]]]:
     """The metrics of every sample, by patient."""
     scores = defaultdict(list)
     for sample in samples:
         truth = sample["ct"][None]
         volume = predict(sample["xrays"][None], truth)
-        scores[sample["group"]].append(volume_metrics(volume, truth, hu_window))
+        scores[sample["group"]].append(volume_metrics(volume, truth, imaging))
     return dict(scores)
 
 

@@ -61,8 +61,8 @@ def configuration(options: argparse.Namespace, stage: int) -> ConfigParser:
 
 def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[str, float]:
     """Mean CPU seconds of every part of a record's way to the network."""
-    load, project, augment, augment_geometry, augment_xrays = (
-        config.get_parsed_content(name) for name in ("load", "project", "augment", "augment_geometry", "augment_xrays")
+    load, imaging, augment, augment_geometry, augment_xrays = (
+        config.get_parsed_content(name) for name in ("load", "imaging", "augment", "augment_geometry", "augment_xrays")
     )
     measured = {"load, the first time": seconds(lambda: load(record), 1)}
     memory = cached_dataset([record], load)
@@ -74,13 +74,13 @@ def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[st
     measured["deform"] = seconds(lambda: augment(memory[0]), repeats)
     monai = by_monai(augment, memory[0]["ct"].shape[-1])
     measured["the same by MONAI's RandAffined, Rand3DElasticd"] = seconds(lambda: monai(memory[0]), 1)
-    hu = torch.as_tensor(memory[0]["ct"]).as_subclass(torch.Tensor)
-    xrays = project(hu)
-    measured["project, nominal"] = seconds(lambda: project(hu), repeats)
+    hu = torch.as_tensor(memory[0]["ct"]).as_subclass(torch.Tensor)[None]
+    xrays = imaging.project(hu)[0]
+    measured["project, nominal"] = seconds(lambda: imaging.project(hu), repeats)
     augment_geometry.turned = 0.0
-    measured["project, with an error of the distance"] = seconds(lambda: project(hu, augment_geometry()), repeats)
+    measured["project, with an error of the distance"] = seconds(lambda: imaging.project(hu, augment_geometry()), repeats)
     augment_geometry.turned = 1.0
-    measured["project, with an error of the pose"] = seconds(lambda: project(hu, augment_geometry()), repeats)
+    measured["project, with an error of the pose"] = seconds(lambda: imaging.project(hu, augment_geometry()), repeats)
     sample = {"xrays": xrays, "exposed": torch.ones_like(xrays, dtype=torch.bool)}
     measured["augment the X-rays"] = seconds(lambda: augment_xrays(sample), 4 * repeats)
     return measured

@@ -22,8 +22,8 @@ from monai.data import list_data_collate
 from monai.utils import set_determinism
 
 import cascade
+from bundle_geometry import bundle_geometry
 from measure import MIB, peak_of_memory, projection, seconds
-from scripts import BiplanarGeometry, ProjectCT
 from scripts import lift as lift_features
 from scripts.training.checkpoints import read_checkpoint
 
@@ -103,12 +103,12 @@ def inference(precision: str, device: str, quick: bool, repeats: int) -> dict[st
     network = config.get_parsed_content("network_def").eval()
     if not quick:
         network.up_to(3).load_state_dict(read_checkpoint(str(MODELS / "model.pt")))
-    project = ProjectCT(config.get_parsed_content("geometry"), config["xray_scale"])
-    xrays = project(chest(configuration(["train.json"], "cpu", quick))["ct"].as_tensor())[None]
+    imaging = config.get_parsed_content("imaging")
+    xrays = imaging.project(chest(configuration(["train.json"], "cpu", quick))["ct"].as_tensor()[None])
     reference = network(xrays)
     run = partial(config.get_parsed_content("inferer"), xrays.to(device), network.to(device))
     run_s, peak = _measured(run, device, repeats)
-    low, high = config["hu_window"]
+    low, high = imaging.hu_window
     difference = (run().cpu() - reference).abs() * (high - low)
     far = {"mean_difference_hu": difference.mean().item(), "largest_difference_hu": difference.max().item()}
     return {"precision": precision, "voxels": reference.shape[-1], "run_s": run_s, **peak, **far}
@@ -116,7 +116,7 @@ def inference(precision: str, device: str, quick: bool, repeats: int) -> dict[st
 
 def lift(device: str, size: int, repeats: int) -> dict[str, Any]:
     """Backprojects feature maps of 16 channels and (2 `size`)² pixels into two volumes of `size`³; their gradient."""
-    geometry = BiplanarGeometry(detector_pixels=2 * size)
+    geometry = bundle_geometry(2 * size)
     features = torch.rand(1, 2, LIFTED_CHANNELS, 2 * size, 2 * size, device=device, requires_grad=True)
     gradient = torch.rand(1, 2, LIFTED_CHANNELS, size, size, size, device=device)
 

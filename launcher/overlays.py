@@ -34,6 +34,6 @@ def shared_with_inference(overlay: Path) -> dict:
     shared = shared_overlay.shared_part(content_of(overlay))
     try:
         shared_overlay.check_shared_overlay(shared, overlay)
+        return shared_overlay.with_present_ids(shared, overlay)
     except ValueError as error:
         raise LaunchError(str(error)) from error
-    return shared

@@ -21,6 +21,7 @@ from .evaluation.out_of_distribution import DetectOutOfDistributiond
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
 from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
 from .evaluation.x2ct_protocol import X2CTReport
+from .io import former_ids
 from .io.dicom_ct_writer import read_identification, write_ct_series
 from .io.radiograph import Radiograph
 from .io.radiograph_reader import read_radiograph
@@ -134,6 +135,7 @@ __all__ = [
     "devices",
     "distributed",
     "evaluation_records",
+    "former_ids",
     "gradient_clipping",
     "hu_to_attenuation",
     "known_views",

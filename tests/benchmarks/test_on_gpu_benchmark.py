@@ -20,7 +20,8 @@ from monai.engines import SupervisedTrainer
 
 from bundle_runs import OVERLAY, ROOT, bundle_run_here, read_configs, stage_configs
 from fake_gpu import fake_gpu
-from scripts import BiplanarGeometry, InputError, ProjectCT, load_records
+from phantoms import chest_geometry
+from scripts import InputError, ProjectCT, load_records
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -140,7 +141,7 @@ def test_inference_and_lift_mix_no_devices(monkeypatch: pytest.MonkeyPatch):
     with fake_gpu():
         assert cases.inference("bfloat16", "cuda", quick=True, repeats=1)["run_s"] == 0.0
         features = torch.rand(1, 2, 3, 32, 32, device="cuda", requires_grad=True)
-        assert cases.lift_features(features, BiplanarGeometry(detector_pixels=32), 16).is_cuda
+        assert cases.lift_features(features, chest_geometry(detector_pixels=32), 16).is_cuda
 
 
 def test_what_is_measured_on_is_a_chest():
@@ -230,7 +231,9 @@ def test_cubes_are_the_cts_as_training_loads_them(dataset: Path, overlay: Path, 
         assert len(after) == number
         for first, second in zip(map(load, before), map(load, after)):
             assert (first["ct"] - second["ct"]).abs().max() <= 0.5 + 1e-3
-            assert first["has_films"] == second["has_films"] and torch.equal(first["xrays"], second["xrays"])
+            assert first["has_radiographs"] == second["has_radiographs"] and torch.equal(
+                first["xrays"], second["xrays"]
+            )
 
 
 def test_cubes_of_something_else_are_refused(dataset: Path, overlay: Path, tmp_path: Path):

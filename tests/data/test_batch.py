@@ -7,9 +7,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandRotated, RandShiftIntensityd
 
-from phantoms import phantom
+from phantoms import chest_geometry, phantom
 from scripts import (
-    BiplanarGeometry,
     FinalVolumeInferer,
     FinalVolumeModel,
     PrepareBiplanarBatch,
@@ -22,7 +21,7 @@ from scripts import (
 from scripts.data.batch import random_region
 
 SIZE, SCALE, WINDOW = 24, 8.0, (-1024, 1024)
-SET_UP = BiplanarGeometry(detector_pixels=2 * SIZE)
+SET_UP = chest_geometry(detector_pixels=2 * SIZE)
 FILMS = torch.rand(2, 2 * SIZE, 2 * SIZE)
 FILMS[:, :5] = 0
 
@@ -37,7 +36,7 @@ def batch() -> dict[str, Any]:
         "source_to_isocentre_mm": torch.tensor([1600.0, 1400.0], dtype=torch.float64),
         "source_to_detector_mm": torch.tensor([1800.0, 1600.0], dtype=torch.float64),
     }
-    return {"ct": MetaTensor(cts), "xrays": xrays, "has_films": torch.tensor([False, True]), "geometry": geometry}
+    return {"ct": MetaTensor(cts), "xrays": xrays, "has_radiographs": torch.tensor([False, True]), "geometry": geometry}
 
 
 def prepare(stages: int = 3, **arguments: Any) -> PrepareBiplanarBatch:
@@ -74,7 +73,7 @@ def test_a_batch_may_mix_records_with_films_and_without(batch):
 
 
 def test_xrays_are_projected_from_hu_that_were_not_clipped():
-    film = ProjectCT(BiplanarGeometry(detector_pixels=48), xray_scale=1.0)(torch.full((1, 8, 8, 8), 3000.0))[0]
+    film = ProjectCT(chest_geometry(detector_pixels=48), xray_scale=1.0)(torch.full((1, 8, 8, 8), 3000.0))[0]
     assert film[23:25, 23:25].mean().item() == pytest.approx(4 * 0.02059 * 360, rel=1e-3)
 
 
@@ -127,19 +126,25 @@ def test_a_seed_of_torch_decides_everything(batch):
 
 
 def test_records_of_a_batch_are_augmented_apart(batch):
-    both = {**batch, "ct": batch["ct"][:1].repeat(2, 1, 1, 1, 1), "has_films": torch.tensor([False, False])}
+    both = {**batch, "ct": batch["ct"][:1].repeat(2, 1, 1, 1, 1), "has_radiographs": torch.tensor([False, False])}
     xrays, target, *_ = prepare(**augmentations())(both)
     assert not torch.allclose(target["ct"][0], target["ct"][1])
     assert not torch.allclose(xrays[0], xrays[1])
 
 
 def test_films_are_collected_with_the_frontal_one_first():
-    record = {"ct": 1, "frontal": torch.zeros(1, 4, 4), "lateral": torch.ones(1, 4, 4), "name": "a", "film_scale": "x"}
+    record = {
+        "ct": 1,
+        "frontal": torch.zeros(1, 4, 4),
+        "lateral": torch.ones(1, 4, 4),
+        "name": "a",
+        "radiograph_scale": "x",
+    }
     collected = StackXraysd(4)(record)
-    assert set(collected) == {"ct", "xrays", "has_films", "name"} and collected["has_films"]
+    assert set(collected) == {"ct", "xrays", "has_radiographs", "name"} and collected["has_radiographs"]
     assert collected["xrays"].shape == (2, 4, 4) and not collected["xrays"][0].any() and collected["xrays"][1].all()
     without = StackXraysd(4)({"ct": 1})
-    assert without["xrays"].shape == (2, 4, 4) and not without["has_films"]
+    assert without["xrays"].shape == (2, 4, 4) and not without["has_radiographs"]
 
 
 @pytest.mark.parametrize(("stages", "size"), [(1, 6), (2, 12), (3, 24)])

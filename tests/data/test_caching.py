@@ -49,7 +49,7 @@ def test_memory_and_folder_serve_what_the_transform_gives(record, load: Compose,
         for dataset in (cached_dataset([record], load, cache_dir), cached_dataset([record], load, cache_dir)):
             for _ in range(2):
                 assert same(dataset[0], expected)
-                assert (dataset[0]["name"], dataset[0]["has_films"]) == ("a", False)
+                assert (dataset[0]["name"], dataset[0]["has_radiographs"]) == ("a", False)
     assert len(files(tmp_path / "cache")) == 1
 
 

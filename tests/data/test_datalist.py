@@ -224,17 +224,17 @@ def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
     ("declared", "told"),
     [
         (
-            {"film_scale": "log"},
-            "field 'film_scale' is 'log', expected one of line_integral, transmission, presentation",
+            {"radiograph_scale": "log"},
+            "field 'radiograph_scale' is 'log', expected one of line_integral, transmission, presentation",
         ),
-        ({"film_orientation": ["A", "F"]}, "field 'film_orientation' is ['A', 'F'], expected an object"),
+        ({"radiograph_orientation": ["A", "F"]}, "field 'radiograph_orientation' is ['A', 'F'], expected an object"),
         (
-            {"film_orientation": {"side": ["A", "F"]}},
+            {"radiograph_orientation": {"side": ["A", "F"]}},
             "expected an object with lists of two letters as frontal and lateral",
         ),
-        ({"film_orientation": {"lateral": 5}}, "is {'lateral': 5}, expected an object with lists"),
-        ({"film_orientation": {"lateral": ["L", "F"]}}, "is ['L', 'F'], expected directions in its plane"),
-        ({"film_orientation": {"frontal": ["L", "F", "H"]}}, "is ['L', 'F', 'H'], expected two directions"),
+        ({"radiograph_orientation": {"lateral": 5}}, "is {'lateral': 5}, expected an object with lists"),
+        ({"radiograph_orientation": {"lateral": ["L", "F"]}}, "is ['L', 'F'], expected directions in its plane"),
+        ({"radiograph_orientation": {"frontal": ["L", "F", "H"]}}, "is ['L', 'F', 'H'], expected two directions"),
     ],
 )
 def test_what_films_cannot_be_is_refused_with_the_record(write, declared: dict, told: str):

@@ -50,7 +50,7 @@ def check(folder: Path, transform: Compose, **sections: Any) -> tuple[list[Probl
 
 def test_the_transforms_are_those_that_load_in_training(folder: Path, transform: Compose):
     record = transform({"ct": str(folder / "good.nii.gz"), "name": "a", "group": "b"})
-    assert set(record) == {"ct", "xrays", "has_films", "geometry", "name", "group"}
+    assert set(record) == {"ct", "xrays", "has_radiographs", "geometry", "name", "group"}
     assert record["ct"].shape == (1, 16, 16, 16)
     assert record["xrays"].shape == (2, 32, 32)
     assert record["ct"].min() < -900 and record["ct"].max() > 0

@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 from PIL import Image
 
-from scripts import BiplanarGeometry, InputError, LoadCTd, LoadRadiographsd, PrepareXraysd, ResampleToCubed
+from phantoms import chest_geometry
+from scripts import InputError, LoadCTd, LoadRadiographsd, PrepareXraysd, ResampleToCubed
 from scripts.io.image_writer import cube_affine
 
 SIZE, FOV = 24, 360.0
@@ -46,7 +47,7 @@ def prepare(path: str, pixels: int, xray_scale: float = 8.0) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no pixel spacing")
         record = LoadRadiographsd()({"frontal": path})
-    geometry = BiplanarGeometry(detector_pixels=pixels)
+    geometry = chest_geometry(detector_pixels=pixels)
     return PrepareXraysd("frontal", geometry, xray_scale, (1, 99), (0.0, 0.7))(record)["frontal"]
 
 

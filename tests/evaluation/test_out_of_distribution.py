@@ -15,23 +15,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import interpolate
 
 from bundle_runs import bundle_run_here, write_random_weights
-from phantoms import phantom
-from scripts import BiplanarGeometry, CheckpointError, InputError, RandDeformd, sidecar_path
+from phantoms import chest_geometry, phantom
+from scripts import CheckpointError, InputError, RandDeformd, sidecar_path
 from scripts.data.batch import PrepareBiplanarBatch
-from scripts.evaluation.corrupted_pairs import FAULTS
+from scripts.evaluation.corrupted_pairs import CORRUPTIONS
 from scripts.evaluation.out_of_distribution import (
     FEATURES,
     MISTAKES,
     UNDONE_BY,
-    FalseAlarms,
+    FalsePositives,
     Familiarity,
-    familiarity_of,
+    detector_of,
     findings,
-    fit_familiarity,
-    held_out_shares,
+    fit_detector,
+    held_out_fractions,
     left_out_distances,
     quantile_over_patients,
-    read_familiarity,
+    read_detector,
     reduced,
     reference_of,
 )
@@ -53,7 +53,7 @@ def chest(shift: float, height: float = 0.0) -> torch.Tensor:
 
 
 def xrays_of(hu: torch.Tensor) -> torch.Tensor:
-    return ProjectCT(BiplanarGeometry(detector_pixels=PIXELS), 8.0)(hu)
+    return ProjectCT(chest_geometry(detector_pixels=PIXELS), 8.0)(hu)
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +63,18 @@ def familiarity() -> Familiarity:
         "ct", fov_mm=360.0, degrees=3.0, shift_mm=8.0, scale=0.05, magnitude_mm=[0.0, 8.0], spacing_mm=60.0
     )
     torch.manual_seed(0)
-    prepare = PrepareBiplanarBatch(1, ProjectCT(BiplanarGeometry(detector_pixels=PIXELS), 8.0), (-1024, 1024), deform)
+    prepare = PrepareBiplanarBatch(1, ProjectCT(chest_geometry(detector_pixels=PIXELS), 8.0), (-1024, 1024), deform)
     films = [reduced(prepare(batch_of(chest(0.0)))[0])[0] for _ in range(60)]
-    return familiarity_of(torch.stack(films), ids(4, 15), QUANTILE)
+    return detector_of(torch.stack(films), ids(4, 15), QUANTILE)
 
 
 def batch_of(hu: torch.Tensor, patient: str = "a") -> dict[str, Any]:
     """As a `DataLoader` gives it of a record without films."""
-    nominal = BiplanarGeometry()
+    nominal = chest_geometry()
     geometry = {"views": [(view,) for view in nominal.views]}
     distances = ("source_to_isocentre_mm", "source_to_detector_mm")
     geometry |= {name: torch.tensor([getattr(nominal, name)]) for name in distances}
-    films = {"xrays": torch.zeros(1, 2, PIXELS, PIXELS), "has_films": [False], "geometry": geometry}
+    films = {"xrays": torch.zeros(1, 2, PIXELS, PIXELS), "has_radiographs": [False], "geometry": geometry}
     return {"ct": hu[None], **films, "name": [f"{patient}_1"], "patient": [patient]}
 
 
@@ -85,7 +85,7 @@ def batch_of(hu: torch.Tensor, patient: str = "a") -> dict[str, Any]:
 def test_a_pair_is_familiar_and_flagged_with_a_fault(familiarity: Familiarity, fault: str):
     xrays = xrays_of(chest(0.0))
     assert not familiarity.assess(xrays)["flagged"]
-    assert familiarity.assess(FAULTS[fault](xrays))["flagged"]
+    assert familiarity.assess(CORRUPTIONS[fault](xrays))["flagged"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_false_alarms_are_those_of_patients_who_took_no_part_in_the_threshol
     mean, another = torch.rand(2, 1, 2, 6, 6).mul(4)
     means = [(interpolate(each, size=64, mode="bicubic"), patients) for each, patients in ((mean, 5), (another, 1))]
     films = [drawn_films(each, patients, 20, 0.1, 0.1) for each, patients in means]
-    found = familiarity_of(torch.cat(films), ids(6, 20), QUANTILE)
+    found = detector_of(torch.cat(films), ids(6, 20), QUANTILE)
     assert found.reference.distances(films[1]).max() < found.threshold
     assert found.false_alarms.shares[5] == 1.0
     assert max(found.false_alarms.shares[:5]) < 0.5
@@ -190,14 +190,14 @@ def test_a_threshold_is_made_of_other_patients_alone():
     known = reference_of(torch.cat([second, third]), ids(2, 20))
     mistaken = [mistake is not None for mistake in findings(known, first).mistakes]
     expected = ((known.distances(first) > np.concatenate(of_others).max()) | mistaken).mean()
-    assert held_out_shares(films, whose, QUANTILE)[0] == pytest.approx(expected)
+    assert held_out_fractions(films, whose, QUANTILE)[0] == pytest.approx(expected)
 
 
 def test_patients_weigh_alike_however_many_pairs_they_have():
     """A patient's pairs three times over change nothing."""
     films, whose = drawn_films(torch.rand(1, 2, 64, 64), 4, 20, 0.3, 0.2), ids(4, 20)
     again, whose_again = torch.cat([films, films[:20], films[:20]]), [*whose, *["0"] * 40]
-    one, other = (familiarity_of(each, of, 0.9) for each, of in ((films, whose), (again, whose_again)))
+    one, other = (detector_of(each, of, 0.9) for each, of in ((films, whose), (again, whose_again)))
     assert other.threshold == pytest.approx(one.threshold, rel=1e-4)
     assert other.false_alarms.shares == one.false_alarms.shares
     assert np.allclose(other.reference.correlation, one.reference.correlation, atol=1e-4)
@@ -215,7 +215,7 @@ def test_the_interval_of_false_alarms_is_that_of_clopper_and_pearson(flagged: in
     """By quantiles of the beta distribution, the interval's other form."""
     low = beta.ppf(0.025, flagged, patients - flagged + 1) if flagged else 0.0
     high = beta.ppf(0.975, flagged + 1, patients - flagged) if flagged < patients else 1.0
-    found = FalseAlarms((1.0,) * flagged + (0.5,) * (patients - flagged))
+    found = FalsePositives((1.0,) * flagged + (0.5,) * (patients - flagged))
     assert found.interval == pytest.approx((low, high), abs=1e-4)
     assert found.as_content()["statement"].startswith(f"{flagged} of {patients} training patients were flagged")
 
@@ -251,7 +251,7 @@ def fitted(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactor
 def test_the_workflow_says_which_faults_it_flags(fitted: Path):
     report = json.loads((fitted.parent / "faults_validation.json").read_text())
     for case in report["cases"]:
-        assert {*FAULTS, "lateral of phantom_0", "frontal of phantom_1"} < set(case["faults"])
+        assert {*CORRUPTIONS, "lateral of phantom_0", "frontal of phantom_1"} < set(case["faults"])
         assert case["faults"]["noise"]["flagged"]
         for found in case["faults"].values():
             is_beyond = found["distance"] > report["threshold"] - 5e-4
@@ -291,10 +291,10 @@ def test_inference_warns_and_notes_it(
     ],
 )
 def test_too_few_patients_or_pairs_are_refused(patients: int, draws: int, told: str, tmp_path: Path):
-    prepare = PrepareBiplanarBatch(1, ProjectCT(BiplanarGeometry(detector_pixels=PIXELS), 8.0), (-1024, 1024))
+    prepare = PrepareBiplanarBatch(1, ProjectCT(chest_geometry(detector_pixels=PIXELS), 8.0), (-1024, 1024))
     batches = [batch_of(chest(0.02 * number), str(number)) for number in range(patients)]
     with pytest.raises(InputError, match=told):
-        fit_familiarity(batches, prepare, draws, QUANTILE, str(tmp_path / "familiarity.json"), "weights.pth")
+        fit_detector(batches, prepare, draws, QUANTILE, str(tmp_path / "familiarity.json"), "weights.pth")
     assert not list(tmp_path.iterdir())
 
 
@@ -302,12 +302,12 @@ def test_pairs_that_are_not_finite_are_refused(tmp_path: Path):
     films = drawn_films(torch.rand(1, 2, 64, 64), 3, 20, 0.3, 0.2)
     films[7, 0, 3, 3] = math.nan
     with pytest.raises(InputError, match="X-rays that are not finite"):
-        familiarity_of(films, ids(3, 20), QUANTILE)
+        detector_of(films, ids(3, 20), QUANTILE)
 
 
 def test_what_was_written_is_read_back(fitted: Path, familiarity: Familiarity):
     path = sidecar_path(str(fitted), "familiarity")
-    read = json.loads(json.dumps(read_familiarity(path, str(fitted)).as_content()))
+    read = json.loads(json.dumps(read_detector(path, str(fitted)).as_content()))
     assert read == {name: json.loads(Path(path).read_text())[name] for name in read}
 
 
@@ -358,7 +358,7 @@ def test_a_tampered_file_is_refused_by_file_and_field(tampered: str, fitted: Pat
     place[last] = value(place[last]) if callable(value) else value
     (tmp_path / "familiarity.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=f"familiarity.json: field '{field}' "):
-        read_familiarity(str(tmp_path / "familiarity.json"), str(fitted))
+        read_detector(str(tmp_path / "familiarity.json"), str(fitted))
 
 
 @pytest.mark.parametrize("field", ["weights_sha256", "threshold", "correlation", "left_out_distances", "false_alarms"])
@@ -367,9 +367,9 @@ def test_a_file_without_a_field_is_named(field: str, fitted: Path, tmp_path: Pat
     content.pop(field)
     (tmp_path / "familiarity.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=f"familiarity.json: lacks field '{field}"):
-        read_familiarity(str(tmp_path / "familiarity.json"), str(fitted))
+        read_detector(str(tmp_path / "familiarity.json"), str(fitted))
 
 
 def test_a_file_without_its_weights_is_refused(fitted: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="none.pth: no such weights"):
-        read_familiarity(sidecar_path(str(fitted), "familiarity"), str(tmp_path / "none.pth"))
+        read_detector(sidecar_path(str(fitted), "familiarity"), str(tmp_path / "none.pth"))

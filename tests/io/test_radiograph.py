@@ -235,7 +235,7 @@ def test_a_records_own_scale_and_orientation_override_the_configured_ones(tmp_pa
     Image.fromarray(values).save(tmp_path / "radiograph.png")
     load, record = LoadRadiographsd("presentation"), {"lateral": str(tmp_path / "radiograph.png")}
     np.testing.assert_array_equal(load(record)["lateral"].image, values)
-    declared = {"film_scale": "transmission", "film_orientation": {"lateral": ["A", "F"]}}
+    declared = {"radiograph_scale": "transmission", "radiograph_orientation": {"lateral": ["A", "F"]}}
     np.testing.assert_allclose(load({**record, **declared})["lateral"].image, np.log([[2, 1], [8, 4]]), rtol=1e-6)
 
 
@@ -254,7 +254,7 @@ def test_a_files_own_orientation_overrides_a_declared_one(tmp_path: Path):
     ],
 )
 def test_an_orientation_that_no_lateral_radiograph_can_have_is_refused(lateral: list[str], told: str):
-    with pytest.raises(InputError, match=re.escape(f"film_orientation of a lateral radiograph {told}")):
+    with pytest.raises(InputError, match=re.escape(f"radiograph_orientation of a lateral radiograph {told}")):
         LoadRadiographsd(orientations={"frontal": ["L", "F"], "lateral": lateral})
 
 

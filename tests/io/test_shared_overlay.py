@@ -32,7 +32,7 @@ def test_a_network_and_a_geometry_may_be_replaced_whole(tmp_path: Path):
     parser = ConfigParser()
     parser.read_config(str(ROOT / "bundle" / "configs" / "train.json"))
     network = {key: value for key, value in parser["network_def"].items() if key != "trained_stage"}
-    content = {"geometry": parser["geometry"], "network_def": network, "film_orientation": parser["film_orientation"]}
+    content = {"geometry": parser["geometry"], "network_def": network, "radiograph_orientation": parser["radiograph_orientation"]}
     assert read_shared_overlay(written(tmp_path, content)) == content
 
 

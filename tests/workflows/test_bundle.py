@@ -87,7 +87,7 @@ def test_the_public_names_are_there_and_in_order():
 def test_inference_and_training_agree_on_what_they_share():
     """Weights that training writes go into inference as the configs are."""
     train, inference = read("train"), read("inference")
-    for name in ("geometry", "hu_window", "xray_scale", "film_scale", "film_orientation"):
+    for name in ("geometry", "hu_window", "xray_scale", "radiograph_scale", "radiograph_orientation"):
         assert inference[name] == train[name]
     own = {"_target_", "stages", "trained_stage"}
     networks = [{k: v for k, v in config["network_def"].items() if k not in own} for config in (train, inference)]

@@ -21,7 +21,8 @@ from monai.bundle import ConfigParser
 
 from bundle_runs import ROOT, read_configs, stage_configs
 from fake_gpu import fake_gpu
-from scripts import BiplanarGeometry, Region, sidecar_path
+from phantoms import chest_geometry
+from scripts import Region, sidecar_path
 from scripts.evaluation.out_of_distribution import detector_of
 from scripts.io.sidecar import write_sidecar
 from scripts.projection import axis_aligned, ray_tracing
@@ -56,7 +57,7 @@ def record(**fields: Any) -> dict[str, Any]:
     geometry = {"views": ["PA", "LL"], "source_to_isocentre_mm": 1600.0, "source_to_detector_mm": 1800.0}
     names = dict.fromkeys(("name", "group", "patient"), "a")
     ct, xrays = torch.zeros(1, SIZE, SIZE, SIZE), torch.rand(2, PIXELS, PIXELS)
-    return {"ct": ct, "xrays": xrays, "has_films": False, "geometry": geometry, **names, **fields}
+    return {"ct": ct, "xrays": xrays, "has_radiographs": False, "geometry": geometry, **names, **fields}
 
 
 def training(stage: int, *overlays: str, **overrides: Any) -> ConfigParser:
@@ -66,7 +67,7 @@ def training(stage: int, *overlays: str, **overrides: Any) -> ConfigParser:
     configs = [*stage_configs(stage), *(f"bundle/configs/{name}.json" for name in overlays)]
     parser = read_configs(configs, device=f"$torch.device('{DEVICE}')", vgg_weights="untrained", **overrides)
     others = {"views": ["AP", "RL"], "source_to_isocentre_mm": 1500.0, "source_to_detector_mm": 1700.0}
-    parser["train#dataset"] = {"_target_": "Dataset", "data": [record(), record(has_films=True, geometry=others)]}
+    parser["train#dataset"] = {"_target_": "Dataset", "data": [record(), record(has_radiographs=True, geometry=others)]}
     parser["validate#dataset"] = {"_target_": "Dataset", "data": [record()]}
     parser["num_workers"], parser["epochs"], parser["train#dataloader#batch_size"] = 0, 1, 2
     for handlers in ("train#handlers", "validate#handlers"):
@@ -119,7 +120,7 @@ def test_every_random_transform_of_a_batch_stays_on_the_device(name: str, gpu):
 @pytest.mark.parametrize("function", ["_Project", "_Lift"])
 def test_the_projectors_own_backward_passes_stay_on_the_device(function: str, gpu):
     """Autograd calls them on a real device, and not on a fake one."""
-    geometry, region = BiplanarGeometry(detector_pixels=32), Region.whole(16)
+    geometry, region = chest_geometry(detector_pixels=32), Region.whole(16)
     projections, volumes = torch.rand(2, 2, 3, 32, 32).to(DEVICE), torch.rand(2, 16, 16, 16).to(DEVICE)
     if function == "_Project":
         weights = axis_aligned._weights(geometry, region, 32, volumes, interpolate_voxels=True)

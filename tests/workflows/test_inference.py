@@ -21,9 +21,9 @@ from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from ct_series_files import write_series
+from phantoms import chest_geometry
 from radiograph_files import write_line_integrals
 from scripts import (
-    BiplanarGeometry,
     CheckpointError,
     FinalVolumeInferer,
     FinalVolumeModel,
@@ -35,7 +35,7 @@ from scripts import (
 )
 from scripts.data.known_views import write_known_views
 from scripts.io.image_writer import cube_affine, write_greyscale, write_projection
-from scripts.reporting.viewer import film_projection
+from scripts.reporting.viewer import projection_matrix
 from unwritable import full_disk, on_posix, read_only
 
 
@@ -120,7 +120,7 @@ def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_in_th
     assert np.abs(as_read - configured).max() > 2.0
     page = view_of(tmp_path / "output" / "view.html")
     assert [view["name"] for view in page["films"]] == ["Frontal X-ray, AP", "Lateral X-ray, RL"]
-    marks = [film_projection(replace(geometry, views=("AP", "RL")), (0, 0, 0), view) for view in (0, 1)]
+    marks = [projection_matrix(replace(geometry, views=("AP", "RL")), (0, 0, 0), view) for view in (0, 1)]
     np.testing.assert_allclose([view["projection"] for view in page["films"]], marks, atol=1e-9)
 
 
@@ -163,7 +163,7 @@ def test_the_patient_is_copied_when_asked(tmp_path: Path):
     radiograph = write_series(tmp_path / "radiograph", lambda image, _: setattr(image, "PatientID", "4711")) / "0.dcm"
     record = {"pred": torch.rand(1, 8, 8, 8), "image": torch.rand(2, 16, 16)}
     output = str(tmp_path / "output")
-    save = SaveReconstructiond(output, BiplanarGeometry(), dicom=True, copy_patient_from=str(radiograph))
+    save = SaveReconstructiond(output, chest_geometry(), dicom=True, copy_patient_from=str(radiograph))
     save(ToHUd((-1024.0, 1024.0), fov_mm=80.0)(record))
     images = [dcmread(path) for path in (tmp_path / "output" / "ct_dicom").iterdir()]
     assert {image.PatientID for image in images} == {"4711"}
@@ -181,7 +181,7 @@ def saved(folder: Path, seed: int, **arguments) -> None:
     """What `infer` writes of a prediction that this seed draws."""
     draw = torch.Generator().manual_seed(seed)
     record = {"pred": torch.rand(1, 16, 16, 16, generator=draw), "image": torch.rand(2, 16, 16, generator=draw)}
-    SaveReconstructiond(str(folder), BiplanarGeometry(), **arguments)(ToHUd((-1024.0, 1024.0), fov_mm=80.0)(record))
+    SaveReconstructiond(str(folder), chest_geometry(), **arguments)(ToHUd((-1024.0, 1024.0), fov_mm=80.0)(record))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -277,7 +277,7 @@ def test_an_orientation_declared_on_the_command_line_turns_the_lateral_radiograp
         lateral=tmp_path / "lateral.nii.gz",
         weights=weights,
         output_dir=tmp_path / "turned",
-        **{"film_orientation#lateral": "['A','F']"},
+        **{"radiograph_orientation#lateral": "['A','F']"},
     )
     assert run.returncode == 0, run.stdout[-3000:]
     expected, found = (nibabel.load(tmp_path / name / "ct.nii.gz").get_fdata() for name in ("facing left", "turned"))

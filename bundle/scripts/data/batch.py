@@ -27,8 +27,9 @@ class PrepareBiplanarBatch(PrepareBatch):
     record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films
     again.
 
-    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_films` and `geometry`, see :class:`~scripts.StackXraysd`.
-    The random transforms are seeded for every record by torch's global generator, which also draws the crop.
+    A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_radiographs` and `geometry`, see
+    :class:`~scripts.StackXraysd`. The random transforms are seeded for every record by torch's global generator, which
+    also draws the crop.
 
     Args:
         stages: the stage to stop after.
@@ -65,8 +66,8 @@ class PrepareBiplanarBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]:
         cts, films = (_plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays"))
-        has_films = [bool(has) for has in batchdata["has_films"]]
-        prepared = [self._record(*record) for record in zip(cts, films, has_films)]
+        has_radiographs = [bool(has) for has in batchdata["has_radiographs"]]
+        prepared = [self._record(*record) for record in zip(cts, films, has_radiographs)]
         xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
         geometry = geometry_of_batch(batchdata["geometry"], self.imaging.geometry)
         told = geometry if self.known_views is None else as_known(geometry, self.known_views)
@@ -77,9 +78,9 @@ class PrepareBiplanarBatch(PrepareBatch):
             arguments["region"] = target["region"] = region
         return xrays, target, (), arguments
 
-    def _record(self, hu: torch.Tensor, films: torch.Tensor, has_films: bool) -> tuple[torch.Tensor, ...]:
+    def _record(self, hu: torch.Tensor, films: torch.Tensor, has_radiographs: bool) -> tuple[torch.Tensor, ...]:
         """X-rays as they are seen, X-rays as they should be, and the CT in HU."""
-        if has_films:
+        if has_radiographs:
             return self._augmented(films, films != 0), films, hu
         if self.augment is not None:
             hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])

@@ -38,8 +38,9 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
 
     A record names `ct` alone, whose X-rays are then projected, or `frontal`, `lateral` and `ct`. Optional are `name`,
     by default the CT's path as one word, see :func:`default_name`, `group`, by default the section, and `patient`, by
-    default the name; evaluation summarises each group by itself, and its intervals are over patients. `radiograph_scale` and
-    `radiograph_orientation` go before those of the configuration, see :class:`~scripts.LoadRadiographsd`.
+    default the name; evaluation summarises each group by itself, and its intervals are over patients.
+    `radiograph_scale` and `radiograph_orientation` override those of the configuration, see
+    :class:`~scripts.LoadRadiographsd`; under their former names they are read with a `FutureWarning`.
 
     Args:
         datalist: path of the JSON file.
@@ -230,8 +231,8 @@ def _check_fields(record: Any, where: str) -> None:
     is_object = isinstance(orientation, dict) and not set(orientation) - set(DISPLAY_ORIENTATION)
     if not is_object or not all(isinstance(letters, list) for letters in orientation.values()):
         raise InputError(
-            f"{where}: field 'radiograph_orientation' is {orientation!r}, expected an object with lists of two letters as "
-            f"{' and '.join(DISPLAY_ORIENTATION)}."
+            f"{where}: field 'radiograph_orientation' is {orientation!r}, expected an object with lists of two letters "
+            f"as {' and '.join(DISPLAY_ORIENTATION)}."
         )
     check_orientations({**DISPLAY_ORIENTATION, **orientation}, f"{where}: field 'radiograph_orientation'")
 

@@ -18,7 +18,7 @@ from ..io.limits import MAX_VOXELS, check_nifti_extent
 from ..io.radiograph import XRAY_KEYS
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import smooth_for_coarser
-from .datalist import FILM_FIELDS
+from .datalist import RADIOGRAPH_FIELDS
 
 LARGEST_HU = 1e5
 """Of either sign: more than 16 bits hold, in which scanners store."""
@@ -132,9 +132,9 @@ class ResampleToCubed(MapTransform):
 
 class StackXraysd(Transform):
     """
-    Puts a record's films, `(1, P, P)` each, into one field, so that records with films and without make one batch:
-    `xrays`, `(2, P, P)`, zeros where there are none, and `has_films`. `frontal` and `lateral` are gone, and so is what
-    the record said of them; `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, stays.
+    Puts a record's prepared radiographs, `(1, P, P)` each, into one field, so that records with and without them make
+    one batch: `xrays`, `(2, P, P)`, zeros where there are none, and `has_radiographs`. `frontal` and `lateral` are
+    gone, and so is what the record said of them; `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, stays.
 
     Args:
         pixels: along a side of the detector.
@@ -144,10 +144,10 @@ class StackXraysd(Transform):
         self.pixels = pixels
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        films = [record[key] for key in XRAY_KEYS if key in record]
-        others = {key: value for key, value in record.items() if key not in (*XRAY_KEYS, *FILM_FIELDS)}
-        xrays = torch.cat(films) if films else torch.zeros(len(XRAY_KEYS), self.pixels, self.pixels)
-        return {**others, "xrays": xrays, "has_films": bool(films)}
+        radiographs = [record[key] for key in XRAY_KEYS if key in record]
+        others = {key: value for key, value in record.items() if key not in (*XRAY_KEYS, *RADIOGRAPH_FIELDS)}
+        xrays = torch.cat(radiographs) if radiographs else torch.zeros(len(XRAY_KEYS), self.pixels, self.pixels)
+        return {**others, "xrays": xrays, "has_radiographs": bool(radiographs)}
 
 
 def _checked_voxels(image: MetaTensor, where: str) -> MetaTensor:

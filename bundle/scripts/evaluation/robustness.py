@@ -1,4 +1,4 @@
-"""Robustness: the reconstruction under perturbations of the acquisition that the network is not told of."""
+"""Robustness: the reconstruction under perturbations of the acquisition that the network does not know of."""
 
 from __future__ import annotations
 
@@ -10,50 +10,52 @@ from monai.data import Dataset
 from monai.engines import PrepareBatch
 
 from ..data.batch import PrepareBiplanarBatch
-from ..data.datalist import FILM_FIELDS
+from ..data.datalist import RADIOGRAPH_FIELDS
 from ..io.radiograph import XRAY_KEYS
 from ..projection.imaging import ImagingModel
-from .perturbations import Condition
+from .perturbations import Perturbation
 
 
 class PerturbedRecords(Dataset):
     """
-    Every case under every condition, the conditions of a case one after the other. A case is loaded once for all of
-    them, by the process that comes to it. X-rays are projected from the CT also where a record has films, which nobody
-    can take again.
+    Every case under every perturbation, the perturbations of a case one after the other. A case is loaded once for all
+    of them, by the process that comes to it. X-rays are projected from the CT also where a record has radiographs,
+    which nobody can acquire again.
 
     Args:
         data: records, see :func:`~scripts.load_records`.
-        conditions: the conditions; a sample has the place of its own in `condition`, and that of its case in `number`.
+        perturbations: a sample has the place of its own in `perturbation`, and that of its case in `number`.
         transform: loads a record.
     """
 
-    def __init__(self, data: Sequence[dict[str, Any]], conditions: Sequence[Condition], transform: Callable) -> None:
-        films = (*XRAY_KEYS, *FILM_FIELDS)
-        without_films = [{key: value for key, value in record.items() if key not in films} for record in data]
-        super().__init__(without_films, transform)
-        self.conditions = conditions
+    def __init__(
+        self, data: Sequence[dict[str, Any]], perturbations: Sequence[Perturbation], transform: Callable
+    ) -> None:
+        of_radiographs = (*XRAY_KEYS, *RADIOGRAPH_FIELDS)
+        cts = [{key: value for key, value in record.items() if key not in of_radiographs} for record in data]
+        super().__init__(cts, transform)
+        self.perturbations = perturbations
         self.loaded: tuple[int, dict[str, Any]] | None = None
 
     def __len__(self) -> int:
-        return len(self.data) * len(self.conditions)
+        return len(self.data) * len(self.perturbations)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number, condition = divmod(index, len(self.conditions))
+        number, perturbation = divmod(index, len(self.perturbations))
         if self.loaded is None or self.loaded[0] != number:
             self.loaded = number, super().__getitem__(number)
-        return {**self.loaded[1], "condition": condition, "number": number}
+        return {**self.loaded[1], "perturbation": perturbation, "number": number}
 
 
 class PreparePerturbedBatch(PrepareBatch):
     """
-    As :class:`~scripts.PrepareBiplanarBatch`, in batches of one, the X-rays taken under the sample's condition. What is
-    random about them is the same for a case under every condition.
+    As :class:`~scripts.PrepareBiplanarBatch`, in batches of one, the X-rays acquired under the sample's perturbation.
+    What is random about them is the same for a case under every perturbation.
 
     Args:
         stages: the stage to stop after.
-        imaging: the nominal acquisition, whose geometry the network receives unless the condition says otherwise.
-        conditions: those of :class:`PerturbedRecords`.
+        imaging: the nominal acquisition, whose geometry the network receives unless the perturbation says otherwise.
+        perturbations: those of :class:`PerturbedRecords`.
         seed: of the first case; the following ones have the following seeds.
     """
 
@@ -61,23 +63,23 @@ class PreparePerturbedBatch(PrepareBatch):
         self,
         stages: int,
         imaging: ImagingModel,
-        conditions: Sequence[Condition],
+        perturbations: Sequence[Perturbation],
         seed: int,
     ) -> None:
         self.seed = seed
-        self.told = [condition.told or imaging.geometry for condition in conditions]
+        self.received = [perturbation.received or imaging.geometry for perturbation in perturbations]
         self.prepared_by = [
             PrepareBiplanarBatch(
                 stages,
-                imaging.in_geometry(condition.geometry or imaging.geometry),
-                augment=condition.ct,
-                augment_xrays=condition.films,
+                imaging.in_geometry(perturbation.geometry or imaging.geometry),
+                augment=perturbation.ct,
+                augment_xrays=perturbation.xrays,
             )
-            for condition in conditions
+            for perturbation in perturbations
         ]
 
     def __call__(self, batchdata: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple:
         torch.manual_seed(self.seed + int(batchdata["number"]))
-        condition = int(batchdata["condition"])
-        xrays, target, further, arguments = self.prepared_by[condition](batchdata, *args, **kwargs)
-        return xrays, target, further, {**arguments, "geometry": self.told[condition]}
+        perturbation = int(batchdata["perturbation"])
+        xrays, target, further, arguments = self.prepared_by[perturbation](batchdata, *args, **kwargs)
+        return xrays, target, further, {**arguments, "geometry": self.received[perturbation]}

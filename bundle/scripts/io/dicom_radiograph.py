@@ -89,7 +89,7 @@ def _as_radiograph(
     letters, plane = _directions(dataset, view, where)
     is_oriented = letters is not None
     if not is_oriented:
-        letters = check_directions(orientations[plane or field], "film_orientation")
+        letters = check_directions(orientations[plane or field], "radiograph_orientation")
         missing.append(f"{named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
     acquisition = _acquisition_geometry(dataset, where, missing)
     if missing:

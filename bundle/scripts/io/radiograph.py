@@ -92,7 +92,7 @@ def plane_of(letters: tuple[str, str]) -> str:
     return next(PLANE_OF_LETTER[letter] for letter in letters if letter in PLANE_OF_LETTER)
 
 
-def check_orientations(orientations: Mapping[str, Sequence[str]], where: str = "film_orientation") -> None:
+def check_orientations(orientations: Mapping[str, Sequence[str]], where: str = "radiograph_orientation") -> None:
     """
     Args:
         orientations: where rows and columns run to, of a `frontal` and a `lateral` radiograph.

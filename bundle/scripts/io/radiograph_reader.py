@@ -113,7 +113,7 @@ def _radiograph(
     directions: Sequence[str],
 ) -> Radiograph:
     """What the pixels `(H, W)` of a file that is no DICOM file say."""
-    letters = check_directions(directions, "film_orientation")
+    letters = check_directions(directions, "radiograph_orientation")
     if pixel_mm is None:
         warnings.warn(
             f"{where} has no pixel spacing; its longer side, borders included, is taken to span the detector. Expected "

@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
 from ..errors import InputError, shown
+from ..io.former_ids import with_present_fields
 from ..io.radiograph import DISPLAY_ORIENTATION, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
@@ -42,7 +43,7 @@ class LoadRadiographsd(Transform):
             letters of DICOM's Patient Orientation: `{"frontal": ["L", "F"], "lateral": ["P", "F"]}` for the display
             orientation, "A" for a lateral radiograph that has anterior on the right.
 
-    A record's own `film_scale` and `film_orientation` override these.
+    A record's own `radiograph_scale` and `radiograph_orientation` override these.
 
     Raises:
         InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
@@ -56,8 +57,9 @@ class LoadRadiographsd(Transform):
         self.scale, self.orientations = scale, orientations
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        scale = record.get("film_scale", self.scale)
-        orientations = {**self.orientations, **record.get("film_orientation", {})}
+        record = with_present_fields(record, "A record")
+        scale = record.get("radiograph_scale", self.scale)
+        orientations = {**self.orientations, **record.get("radiograph_orientation", {})}
         if isinstance(record.get("image"), str) and not set(XRAY_KEYS) & set(record):
             stacked = read_stacked_radiographs(record["image"], scale, orientations)
             return {**record, **dict(zip(XRAY_KEYS, stacked))}

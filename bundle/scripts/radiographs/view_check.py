@@ -41,7 +41,7 @@ def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
     elif not lateral.is_oriented and lung_slope(lateral) < -LATERAL_SLOPE:
         warnings.warn(
             f"{where} seems to face the other way: its lungs reach deepest where its rows begin, expected at the back, "
-            f"where they end. It is used as declared: look at it, and correct film_orientation."
+            f"where they end. It is used as declared: look at it, and correct radiograph_orientation."
         )
 
 
