@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 from .data.known_views import read_known_views
 from .errors import CheckpointError, InputError
 from .evaluation.out_of_distribution import read_detector
-from .evaluation.prediction_intervals import read_error_table
+from .evaluation.prediction_intervals import read_interval_table
 from .io.atomic_write import write_atomically
 from .io.sidecar import sha256_of, sidecar_path
 from .projection.geometry import BiplanarGeometry
@@ -145,7 +145,7 @@ def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
     if Path(familiarity := sidecar_path(weights, "familiarity")).is_file():
         read_detector(familiarity, weights)
     if Path(uncertainty := sidecar_path(weights, "uncertainty")).is_file():
-        read_error_table(uncertainty, weights, geometry.fov_mm)
+        read_interval_table(uncertainty, weights, geometry.fov_mm)
 
 
 def _check_part(path: Path, expected: dict[str, torch.Tensor]) -> None:

@@ -11,7 +11,7 @@ from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage, stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from scripts import demo_ct, scaled_to_hu
+from scripts import demo_ct
 from scripts.anatomy.body import body_mask
 from scripts.evaluation.metrics import final_volume_and_truth, volume_metrics, x2ct_psnr
 from scripts.evaluation.summary import mean_and_interval
@@ -40,14 +40,14 @@ def distance_from_centre(size: int) -> torch.Tensor:
 
 def test_psnr_and_mae_are_those_of_hu_with_a_range_of_2048():
     volume, truth = torch.rand(2, 1, 1, 12, 12, 12)
-    metrics = volume_metrics(volume, truth, HU_WINDOW)
+    metrics = volume_metrics(volume, truth, IMAGING)
     error = (volume.double() - truth.double()).numpy() * 2048
     assert metrics["psnr_db"] == pytest.approx(10 * log10(2048**2 / np.mean(error**2)), abs=1e-4)
     assert metrics["mae_hu"] == pytest.approx(np.abs(error).mean(), rel=1e-5)
 
 
 def test_a_constant_error_of_64_hu_reads_30_decibels():
-    metrics = volume_metrics(scaled(cube(12, 64.0)), scaled(cube(12, 0.0)), HU_WINDOW)
+    metrics = volume_metrics(scaled(cube(12, 64.0)), scaled(cube(12, 0.0)), IMAGING)
     assert metrics["psnr_db"] == pytest.approx(20 * log10(2048 / 64), abs=1e-4)
     assert metrics["psnr_body_db"] == pytest.approx(metrics["psnr_db"], abs=1e-4)
     assert metrics["psnr_x2ct_db"] == pytest.approx(20 * log10(4095 / 64), abs=1e-4)
@@ -57,21 +57,21 @@ def test_a_constant_error_of_64_hu_reads_30_decibels():
 def test_ssim_is_monais_with_a_range_of_one():
     volume, truth = torch.rand(2, 1, 1, 14, 14, 14)
     expected = SSIMMetric(spatial_dims=3, data_range=1.0)(volume, truth).item()
-    assert volume_metrics(volume, truth, HU_WINDOW)["ssim"] == pytest.approx(expected, abs=1e-5)
+    assert volume_metrics(volume, truth, IMAGING)["ssim"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_volume_is_clipped_to_the_window_before_it_is_scored():
     truth = torch.rand(1, 1, 12, 12, 12)
     wild = torch.where(truth > 0.5, truth + 1, truth - 1)
-    expected = volume_metrics((truth > 0.5).float(), truth, HU_WINDOW)
-    assert volume_metrics(wild, truth, HU_WINDOW) == pytest.approx(expected, nan_ok=True)
+    expected = volume_metrics((truth > 0.5).float(), truth, IMAGING)
+    assert volume_metrics(wild, truth, IMAGING) == pytest.approx(expected, nan_ok=True)
 
 
 def test_each_tissue_has_the_error_that_was_made_in_it():
     truth, error = cube(12, -1000.0), cube(12, 10.0)
     truth[..., 4:8], error[..., 4:8] = 40.0, -20.0
     truth[..., 8:], error[..., 8:] = 700.0, 50.0
-    metrics = volume_metrics(scaled(truth + error), scaled(truth), HU_WINDOW)
+    metrics = volume_metrics(scaled(truth + error), scaled(truth), IMAGING)
     assert metrics["mae_air_and_lung_hu"] == pytest.approx(10, abs=1e-3)
     assert metrics["mae_soft_hu"] == pytest.approx(20, abs=1e-3)
     assert metrics["mae_bone_hu"] == pytest.approx(50, abs=1e-3)
@@ -81,7 +81,7 @@ def test_each_tissue_has_the_error_that_was_made_in_it():
 
 def test_the_truth_and_not_the_prediction_says_which_tissue_a_voxel_is():
     truth, volume = cube(12, 40.0), cube(12, -900.0)
-    metrics = volume_metrics(scaled(volume), scaled(truth), HU_WINDOW)
+    metrics = volume_metrics(scaled(volume), scaled(truth), IMAGING)
     assert metrics["mae_soft_hu"] == pytest.approx(940, abs=1e-2)
     assert isnan(metrics["mae_air_and_lung_hu"])
     assert isnan(metrics["mae_bone_hu"])
@@ -118,7 +118,7 @@ def test_the_metrics_inside_the_body_do_not_see_the_air_around_it():
     distance = distance_from_centre(24)
     truth = torch.where(distance < 9, 0.0, -1000.0)
     volume = torch.where(distance < 9, 32.0, -500.0)
-    metrics = volume_metrics(scaled(volume), scaled(truth), HU_WINDOW)
+    metrics = volume_metrics(scaled(volume), scaled(truth), IMAGING)
     assert metrics["mae_body_hu"] == pytest.approx(32, abs=1e-3)
     assert metrics["psnr_body_db"] == pytest.approx(20 * log10(2048 / 32), abs=1e-3)
 
@@ -169,7 +169,7 @@ def test_the_x2ct_psnr_is_that_of_the_published_rule(kind: str):
 def test_whole_hu_in_float32_are_not_cut_to_the_number_below():
     """In a scale of [0, 1] and back, which for one in twenty of these gives a little less than it was."""
     hu = torch.arange(-900.0, 900.0).view(10, 10, 18)
-    there_and_back = scaled_to_hu((hu + 1000) / 2500, (-1000, 1500))
+    there_and_back = ((hu + 1000) / 2500) * 2500 - 1000
     assert (there_and_back < hu).any()
     assert x2ct_psnr(there_and_back, hu) == 100
 
@@ -197,7 +197,7 @@ def test_psnr_and_ssim_of_a_real_ct_are_those_of_scikit_image(chest: torch.Tenso
     truth = scaled(chest[..., :64, :64, :64].clamp(*HU_WINDOW)).double()
     volume = (truth + 0.05 * torch.randn_like(truth)).clamp(0, 1)
     arrays = [each[0, 0].numpy() for each in (truth, volume)]
-    found = volume_metrics(volume, truth, HU_WINDOW)
+    found = volume_metrics(volume, truth, IMAGING)
     assert found["psnr_db"] == pytest.approx(peak_signal_noise_ratio(*arrays, data_range=1.0), abs=1e-4)
     gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "win_size": 11}
     similarity = structural_similarity(*arrays, data_range=1.0, full=True, **gaussian)[1]

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import interpolate
 
 from bundle_runs import bundle_run_here, write_random_weights
-from phantoms import chest_geometry, phantom
+from phantoms import chest_geometry, chest_imaging, phantom
 from scripts import CheckpointError, InputError, RandDeformd, sidecar_path
 from scripts.data.batch import PrepareBiplanarBatch
 from scripts.evaluation.corrupted_pairs import CORRUPTIONS
@@ -24,7 +24,7 @@ from scripts.evaluation.out_of_distribution import (
     MISTAKES,
     UNDONE_BY,
     FalsePositives,
-    Familiarity,
+    OutOfDistributionDetector,
     detector_of,
     findings,
     fit_detector,
@@ -35,7 +35,6 @@ from scripts.evaluation.out_of_distribution import (
     reduced,
     reference_of,
 )
-from scripts.projection.imaging import ProjectCT
 
 PIXELS = 64
 QUANTILE = 0.995
@@ -53,49 +52,49 @@ def chest(shift: float, height: float = 0.0) -> torch.Tensor:
 
 
 def xrays_of(hu: torch.Tensor) -> torch.Tensor:
-    return ProjectCT(chest_geometry(detector_pixels=PIXELS), 8.0)(hu)
+    return chest_imaging(PIXELS).project(hu[None])[0]
 
 
 @pytest.fixture(scope="module")
-def familiarity() -> Familiarity:
+def detector() -> OutOfDistributionDetector:
     """Of four patients, deformations of one phantom all of them."""
     deform = RandDeformd(
         "ct", fov_mm=360.0, degrees=3.0, shift_mm=8.0, scale=0.05, magnitude_mm=[0.0, 8.0], spacing_mm=60.0
     )
     torch.manual_seed(0)
-    prepare = PrepareBiplanarBatch(1, ProjectCT(chest_geometry(detector_pixels=PIXELS), 8.0), (-1024, 1024), deform)
-    films = [reduced(prepare(batch_of(chest(0.0)))[0])[0] for _ in range(60)]
-    return detector_of(torch.stack(films), ids(4, 15), QUANTILE)
+    prepare = PrepareBiplanarBatch(1, chest_imaging(PIXELS), deform)
+    pairs = [reduced(prepare(batch_of(chest(0.0)))[0])[0] for _ in range(60)]
+    return detector_of(torch.stack(pairs), ids(4, 15), QUANTILE)
 
 
 def batch_of(hu: torch.Tensor, patient: str = "a") -> dict[str, Any]:
-    """As a `DataLoader` gives it of a record without films."""
+    """As a `DataLoader` yields it of a record without radiographs."""
     nominal = chest_geometry()
     geometry = {"views": [(view,) for view in nominal.views]}
     distances = ("source_to_isocentre_mm", "source_to_detector_mm")
     geometry |= {name: torch.tensor([getattr(nominal, name)]) for name in distances}
-    films = {"xrays": torch.zeros(1, 2, PIXELS, PIXELS), "has_radiographs": [False], "geometry": geometry}
-    return {"ct": hu[None], **films, "name": [f"{patient}_1"], "patient": [patient]}
+    pairs = {"xrays": torch.zeros(1, 2, PIXELS, PIXELS), "has_radiographs": [False], "geometry": geometry}
+    return {"ct": hu[None], **pairs, "name": [f"{patient}_1"], "patient": [patient]}
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "corruption",
     ["exchanged", "frontal upside down", "lateral upside down", "both inverted", "frontal inverted", "noise", "blank"],
 )
-def test_a_pair_is_familiar_and_flagged_with_a_fault(familiarity: Familiarity, fault: str):
+def test_a_pair_is_flagged_when_it_is_corrupted_and_not_as_it_is(detector: OutOfDistributionDetector, corruption: str):
     xrays = xrays_of(chest(0.0))
-    assert not familiarity.assess(xrays)["flagged"]
-    assert familiarity.assess(CORRUPTIONS[fault](xrays))["flagged"]
+    assert not detector.assess(xrays)["flagged"]
+    assert detector.assess(CORRUPTIONS[corruption](xrays))["flagged"]
 
 
 @pytest.mark.parametrize(
     "mistake", ["exchanged", "both upside down", "frontal upside down", "both inverted", *UNDONE_BY]
 )
-def test_a_mistake_is_named(familiarity: Familiarity, mistake: str):
+def test_a_mistake_is_named(detector: OutOfDistributionDetector, mistake: str):
     """Both ways round: none where there is none, and the one that was made, though the threshold be out of reach."""
     xrays = xrays_of(chest(0.0))
-    assert familiarity.assess(xrays)["mistake"] is None
-    careless = replace(familiarity, left_out=[np.array([1e6])])
+    assert detector.assess(xrays)["mistake"] is None
+    careless = replace(detector, left_out=[np.array([1e6])])
     found = careless.assess(MISTAKES[mistake](xrays))
     assert found["flagged"] and found["mistake"] == mistake
     assert not careless.assess(xrays)["flagged"]
@@ -103,41 +102,41 @@ def test_a_mistake_is_named(familiarity: Familiarity, mistake: str):
 
 @pytest.mark.parametrize("mistake", sorted(MISTAKES))
 def test_a_mistake_is_undone_by_itself_or_by_its_opposite(mistake: str):
-    """Inverting leaves out by how much the whole film was brighter than black."""
-    films = torch.rand(3, 2, 8, 8)
-    films[..., 0, 0] = 0.0
-    films[..., 0, 1] = 1.0
-    assert not torch.equal(MISTAKES[mistake](films), films)
-    torch.testing.assert_close(MISTAKES[UNDONE_BY.get(mistake, mistake)](MISTAKES[mistake](films)), films)
+    """Inverting loses by how much the whole X-ray was brighter than black."""
+    pairs = torch.rand(3, 2, 8, 8)
+    pairs[..., 0, 0] = 0.0
+    pairs[..., 0, 1] = 1.0
+    assert not torch.equal(MISTAKES[mistake](pairs), pairs)
+    torch.testing.assert_close(MISTAKES[UNDONE_BY.get(mistake, mistake)](MISTAKES[mistake](pairs)), pairs)
 
 
-def test_views_of_two_phantoms_are_flagged(familiarity: Familiarity):
-    """The other one's belly reaches 60 mm higher, so that the rows of the two films show other slices."""
+def test_views_of_two_phantoms_are_flagged(detector: OutOfDistributionDetector):
+    """The other one's belly reaches 60 mm higher, so that the rows of the two X-rays show other slices."""
     one, other = xrays_of(chest(0.0)), xrays_of(chest(0.0, height=0.33))
-    found = familiarity.assess(torch.stack([one[0], other[1]]))
+    found = detector.assess(torch.stack([one[0], other[1]]))
     assert found["flagged"]
 
 
-def test_the_distance_is_that_of_mahalanobis(familiarity: Familiarity):
-    """By a solution of the linear system instead of the inverse, on features that the class itself gives."""
-    films = reduced(xrays_of(chest(0.05)))[None]
-    off = torch.tensor(familiarity.reference.standardised(films)[0])
-    solved = torch.linalg.solve(torch.tensor(familiarity.reference.correlation), off)
-    assert familiarity.reference.distances(films)[0] == pytest.approx(
+def test_the_distance_is_that_of_mahalanobis(detector: OutOfDistributionDetector):
+    """By a solution of the linear system instead of the inverse, on features that the class itself returns."""
+    pairs = reduced(xrays_of(chest(0.05)))[None]
+    off = torch.tensor(detector.reference.standardised(pairs)[0])
+    solved = torch.linalg.solve(torch.tensor(detector.reference.correlation), off)
+    assert detector.reference.distances(pairs)[0] == pytest.approx(
         float((off @ solved / len(FEATURES)).sqrt()), rel=1e-6
     )
 
 
-def test_brightness_of_both_films_does_not_move_a_correlation(familiarity: Familiarity):
+def test_brightness_of_both_xrays_does_not_move_a_correlation(detector: OutOfDistributionDetector):
     """All features but the two of roughness."""
-    films = reduced(xrays_of(chest(0.0)))[None]
-    standardised = familiarity.reference.standardised
-    change = abs(standardised(films * 1.7 + 0.2) - standardised(films))[0]
+    pairs = reduced(xrays_of(chest(0.0)))[None]
+    standardised = detector.reference.standardised
+    change = abs(standardised(pairs * 1.7 + 0.2) - standardised(pairs))[0]
     assert {name for name, moved in zip(FEATURES, change) if moved > 1e-3} == {"frontal roughness", "lateral roughness"}
 
 
-def drawn_films(mean: torch.Tensor, patients: int, draws: int, between: float, within: float) -> torch.Tensor:
-    """Reduced films `(B, 2, 64, 64)`: a mean, a smooth deviation of each patient's, and one of each draw's."""
+def drawn_pairs(mean: torch.Tensor, patients: int, draws: int, between: float, within: float) -> torch.Tensor:
+    """Reduced pairs `(B, 2, 64, 64)`: a mean, a smooth deviation of each patient's, and one of each draw's."""
 
     def smooth(number: int) -> torch.Tensor:
         return interpolate(torch.randn(number, 2, 6, 6), size=64, mode="bicubic")
@@ -151,13 +150,13 @@ def ids(patients: int, draws: int) -> list[str]:
 
 def test_the_threshold_of_patients_left_out_holds_for_patients_who_are_not_known():
     """
-    Six patients of twenty draws, forty times, and fifty unseen patients each time. The quantile of the known films' own
+    Six patients of twenty draws, forty times, and fifty unseen patients each time. The quantile of the known pairs' own
     distances flags most unseen ones, since the draws of a patient are alike; that of the left-out distances hardly any.
     """
     own, left_out = [], []
     for _ in range(40):
         mean = interpolate(torch.randn(1, 2, 6, 6), size=64, mode="bicubic")
-        known, unseen = drawn_films(mean, 6, 20, 0.3, 0.2), drawn_films(mean, 50, 1, 0.3, 0.2)
+        known, unseen = drawn_pairs(mean, 6, 20, 0.3, 0.2), drawn_pairs(mean, 50, 1, 0.3, 0.2)
         reference = reference_of(known, ids(6, 20))
         distances = reference.distances(unseen)
         own.append((distances > np.quantile(reference.distances(known), QUANTILE)).mean())
@@ -167,43 +166,43 @@ def test_the_threshold_of_patients_left_out_holds_for_patients_who_are_not_known
     assert np.mean(left_out) < 0.03
 
 
-def test_the_false_alarms_are_those_of_patients_who_took_no_part_in_the_threshold():
+def test_the_false_positives_are_those_of_patients_who_took_no_part_in_the_threshold():
     """
     Five patients who are alike and a sixth of another kind, who makes a threshold wide enough for himself: among the
     others alone it is not.
     """
     mean, another = torch.rand(2, 1, 2, 6, 6).mul(4)
     means = [(interpolate(each, size=64, mode="bicubic"), patients) for each, patients in ((mean, 5), (another, 1))]
-    films = [drawn_films(each, patients, 20, 0.1, 0.1) for each, patients in means]
-    found = detector_of(torch.cat(films), ids(6, 20), QUANTILE)
-    assert found.reference.distances(films[1]).max() < found.threshold
-    assert found.false_alarms.shares[5] == 1.0
-    assert max(found.false_alarms.shares[:5]) < 0.5
-    assert found.false_alarms.flagged == 1
+    pairs = [drawn_pairs(each, patients, 20, 0.1, 0.1) for each, patients in means]
+    found = detector_of(torch.cat(pairs), ids(6, 20), QUANTILE)
+    assert found.reference.distances(pairs[1]).max() < found.threshold
+    assert found.false_positives.fractions[5] == 1.0
+    assert max(found.false_positives.fractions[:5]) < 0.5
+    assert found.false_positives.flagged == 1
 
 
 def test_a_threshold_is_made_of_other_patients_alone():
     """By hand: the other two of three patients, each measured by the other one."""
-    films, whose = drawn_films(torch.rand(1, 2, 64, 64), 3, 20, 0.3, 0.2), ids(3, 20)
-    first, second, third = films.split(20)
+    pairs, whose = drawn_pairs(torch.rand(1, 2, 64, 64), 3, 20, 0.3, 0.2), ids(3, 20)
+    first, second, third = pairs.split(20)
     of_others = [reference_of(one, ["a"] * 20).distances(other) for one, other in ((second, third), (third, second))]
     known = reference_of(torch.cat([second, third]), ids(2, 20))
     mistaken = [mistake is not None for mistake in findings(known, first).mistakes]
     expected = ((known.distances(first) > np.concatenate(of_others).max()) | mistaken).mean()
-    assert held_out_fractions(films, whose, QUANTILE)[0] == pytest.approx(expected)
+    assert held_out_fractions(pairs, whose, QUANTILE)[0] == pytest.approx(expected)
 
 
 def test_patients_weigh_alike_however_many_pairs_they_have():
     """A patient's pairs three times over change nothing."""
-    films, whose = drawn_films(torch.rand(1, 2, 64, 64), 4, 20, 0.3, 0.2), ids(4, 20)
-    again, whose_again = torch.cat([films, films[:20], films[:20]]), [*whose, *["0"] * 40]
-    one, other = (detector_of(each, of, 0.9) for each, of in ((films, whose), (again, whose_again)))
+    pairs, whose = drawn_pairs(torch.rand(1, 2, 64, 64), 4, 20, 0.3, 0.2), ids(4, 20)
+    again, whose_again = torch.cat([pairs, pairs[:20], pairs[:20]]), [*whose, *["0"] * 40]
+    one, other = (detector_of(each, of, 0.9) for each, of in ((pairs, whose), (again, whose_again)))
     assert other.threshold == pytest.approx(one.threshold, rel=1e-4)
-    assert other.false_alarms.shares == one.false_alarms.shares
+    assert other.false_positives.fractions == one.false_positives.fractions
     assert np.allclose(other.reference.correlation, one.reference.correlation, atol=1e-4)
 
 
-def test_the_quantile_is_of_patients_shares():
+def test_the_quantile_weighs_patients_alike():
     """Ten values of one patient weigh as much as one of another: half of the weight lies at 1 to 10, half at 20."""
     values = [np.arange(1.0, 11.0), np.array([20.0])]
     found = [quantile_over_patients(values, share) for share in (0.05, 0.25, 0.5, 0.51, 1.0)]
@@ -211,7 +210,7 @@ def test_the_quantile_is_of_patients_shares():
 
 
 @pytest.mark.parametrize("flagged, patients", [(0, 6), (1, 6), (6, 6), (3, 40)])
-def test_the_interval_of_false_alarms_is_that_of_clopper_and_pearson(flagged: int, patients: int):
+def test_the_interval_of_the_false_positive_rate_is_that_of_clopper_and_pearson(flagged: int, patients: int):
     """By quantiles of the beta distribution, the interval's other form."""
     low = beta.ppf(0.025, flagged, patients - flagged + 1) if flagged else 0.0
     high = beta.ppf(0.975, flagged + 1, patients - flagged) if flagged < patients else 1.0
@@ -222,13 +221,13 @@ def test_the_interval_of_false_alarms_is_that_of_clopper_and_pearson(flagged: in
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3e38])
 @pytest.mark.parametrize("pixels", [1, PIXELS**2])
-def test_a_pair_that_is_not_finite_is_flagged(familiarity: Familiarity, value: float, pixels: int):
+def test_a_pair_that_is_not_finite_is_flagged(detector: OutOfDistributionDetector, value: float, pixels: int):
     xrays = xrays_of(chest(0.0))
     xrays[0].view(-1)[:pixels] = value
-    assert familiarity.assess(xrays)["flagged"] is True
+    assert detector.assess(xrays)["flagged"] is True
 
 
-def test_films_of_any_device_are_compared_on_the_cpu():
+def test_xrays_of_any_device_are_compared_on_the_cpu():
     """Shapes and devices alone, of a GPU that need not be there."""
     with FakeTensorMode():
         assert reduced(torch.empty(2, 512, 512, device="cuda")).device.type == "cpu"
@@ -236,7 +235,7 @@ def test_films_of_any_device_are_compared_on_the_cpu():
 
 @pytest.fixture(scope="module")
 def fitted(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights beside which lies what `familiarity.json` makes for them, of three phantoms."""
+    """Weights with the sidecar file that `familiarity.json` makes for them, of three phantoms."""
     weights = write_random_weights(tmp_path_factory.mktemp("weights") / "stage3_best.pth", overlay)
     sections = {"training": [0, 1, 2], "validation": [3, 4]}
     records = {name: [{"ct": f"phantom_{each}.nii.gz"} for each in numbers] for name, numbers in sections.items()}
@@ -248,7 +247,7 @@ def fitted(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactor
     return weights
 
 
-def test_the_workflow_says_which_faults_it_flags(fitted: Path):
+def test_the_workflow_says_which_corruptions_it_flags(fitted: Path):
     report = json.loads((fitted.parent / "faults_validation.json").read_text())
     for case in report["cases"]:
         assert {*CORRUPTIONS, "lateral of phantom_0", "frontal of phantom_1"} < set(case["faults"])
@@ -261,25 +260,25 @@ def test_the_workflow_says_which_faults_it_flags(fitted: Path):
     assert content["false_alarms"]["patients"] == len(content["left_out_distances"]) == 3
 
 
-@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
 def test_inference_warns_and_notes_it(
-    fitted: Path, dataset: Path, overlay: Path, tmp_path: Path, recwarn, exchanged: bool
+    fitted: Path, dataset: Path, overlay: Path, tmp_path: Path, recwarn, swapped: bool
 ):
-    views = ("lateral", "frontal") if exchanged else ("frontal", "lateral")
-    films = {view: dataset / f"phantom_6_{other}.nii.gz" for view, other in zip(("frontal", "lateral"), views)}
+    views = ("lateral", "frontal") if swapped else ("frontal", "lateral")
+    pairs = {view: dataset / f"phantom_6_{other}.nii.gz" for view, other in zip(("frontal", "lateral"), views)}
     configs = ["bundle/configs/inference.json", str(overlay)]
-    bundle_run_here("run", configs, weights=fitted, output_dir=tmp_path, familiarity=True, **films)
+    bundle_run_here("run", configs, weights=fitted, output_dir=tmp_path, familiarity=True, **pairs)
     found = json.loads((tmp_path / "familiarity.json").read_text())
     warned = [str(warning.message) for warning in recwarn if "unlike those of the training" in str(warning.message)]
     assert len(warned) == found["flagged"]
     assert found["false_alarms"]["patients"] == 3
     assert list(found["deviations"].values()) == sorted(found["deviations"].values(), key=abs, reverse=True)
-    if exchanged:
+    if swapped:
         assert found["flagged"]
 
 
 @pytest.mark.parametrize(
-    "patients, draws, told",
+    "patients, draws, message",
     [
         (2, 20, "2 patients, expected at least 3, since the threshold comes from patients left out"),
         (
@@ -290,22 +289,22 @@ def test_inference_warns_and_notes_it(
         ),
     ],
 )
-def test_too_few_patients_or_pairs_are_refused(patients: int, draws: int, told: str, tmp_path: Path):
-    prepare = PrepareBiplanarBatch(1, ProjectCT(chest_geometry(detector_pixels=PIXELS), 8.0), (-1024, 1024))
+def test_too_few_patients_or_pairs_are_refused(patients: int, draws: int, message: str, tmp_path: Path):
+    prepare = PrepareBiplanarBatch(1, chest_imaging(PIXELS))
     batches = [batch_of(chest(0.02 * number), str(number)) for number in range(patients)]
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         fit_detector(batches, prepare, draws, QUANTILE, str(tmp_path / "familiarity.json"), "weights.pth")
     assert not list(tmp_path.iterdir())
 
 
 def test_pairs_that_are_not_finite_are_refused(tmp_path: Path):
-    films = drawn_films(torch.rand(1, 2, 64, 64), 3, 20, 0.3, 0.2)
-    films[7, 0, 3, 3] = math.nan
+    pairs = drawn_pairs(torch.rand(1, 2, 64, 64), 3, 20, 0.3, 0.2)
+    pairs[7, 0, 3, 3] = math.nan
     with pytest.raises(InputError, match="X-rays that are not finite"):
-        detector_of(films, ids(3, 20), QUANTILE)
+        detector_of(pairs, ids(3, 20), QUANTILE)
 
 
-def test_what_was_written_is_read_back(fitted: Path, familiarity: Familiarity):
+def test_what_was_written_is_read_back(fitted: Path):
     path = sidecar_path(str(fitted), "familiarity")
     read = json.loads(json.dumps(read_detector(path, str(fitted)).as_content()))
     assert read == {name: json.loads(Path(path).read_text())[name] for name in read}

@@ -17,7 +17,13 @@ from bundle_runs import bundle_run_here, cause_of, write_random_weights
 from phantoms import phantom
 from scripts import CheckpointError, IntervalScaleFit, IntervalTable, IntervalTableFit, sidecar_path
 from scripts.evaluation.interval_calibration import coverage, histogram_quantile, needed_factor
-from scripts.evaluation.prediction_intervals import CONFORMAL, EMPIRICAL, Calibration, read_error_table, steepness
+from scripts.evaluation.prediction_intervals import (
+    CONFORMAL,
+    EMPIRICAL,
+    Calibration,
+    gradient_magnitude,
+    read_interval_table,
+)
 from scripts.io.image_writer import cube_affine, write_ct
 from scripts.reporting.figures import preview_figure
 
@@ -32,7 +38,7 @@ def weights(overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(weights: Path, dataset: Path, overlay: Path) -> Path:
-    """The table that `uncertainty.json` makes for the weights; beside it lies the coverage of the test section."""
+    """The table that `uncertainty.json` makes for the weights; next to it is the coverage of the test section."""
     calibrated("run", weights, dataset, overlay, draws=1)
     return Path(sidecar_path(str(weights), "uncertainty"))
 
@@ -44,9 +50,9 @@ def calibrated(workflow: str, weights: Path, dataset: Path, overlay: Path, **ove
 
 
 def infer(overlay: Path, weights: Path, dataset: Path, output: Path, **asked: bool) -> None:
-    films = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
+    xrays = {view: dataset / f"phantom_6_{view}.nii.gz" for view in ("frontal", "lateral")}
     configs = ["bundle/configs/inference.json", str(overlay)]
-    bundle_run_here("run", configs, weights=weights, output_dir=output, **films, **asked)
+    bundle_run_here("run", configs, weights=weights, output_dir=output, **xrays, **asked)
 
 
 def table(**arguments) -> IntervalTable:
@@ -59,12 +65,12 @@ def normal_errors(hu: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("axis", [2, 3, 4])
-def test_the_steepness_of_a_ramp_is_its_slope(axis: int):
-    """Also beside the border of the other axes; the border of its own repeats a voxel."""
+def test_the_gradient_magnitude_of_a_ramp_is_its_slope(axis: int):
+    """Also next to the border of the other axes; the border of its own repeats a voxel."""
     shape = [1, 1, 1, 1, 1]
     shape[axis] = 9
     ramp = (torch.arange(9.0) * 30).view(shape).expand(1, 1, 9, 9, 9)
-    inner = steepness(ramp, voxel_mm=2.0).narrow(axis, 2, 5)
+    inner = gradient_magnitude(ramp, voxel_mm=2.0).narrow(axis, 2, 5)
     assert torch.allclose(inner, torch.full_like(inner, 15.0), atol=1e-3)
 
 
@@ -79,7 +85,7 @@ def test_a_fitted_table_holds_the_quantiles_of_the_errors_in_its_cells():
     hu = torch.full((2, 1, 40, 40, 40), -800.0)
     hu[:, :, 20:] = 800.0
     fitted = table(gradient_edges=[1e6])
-    fit = IntervalTableFit(fitted, 0.9, 100, WINDOW)
+    fit = IntervalTableFit(fitted, 0.9, 100, IMAGING)
     fit.take(hu, hu + normal_errors(hu), [])
     fit.finish(None)
     assert fitted.half_widths[0, 0] == pytest.approx(16.45, rel=0.03)
@@ -91,7 +97,7 @@ def test_a_cell_without_voxels_takes_its_neighbours_quantile_and_a_row_without_t
     flat = torch.full((1, 1, 20, 20, 20), -800.0)
     ramp = (torch.arange(20.0) * 32 - 320).view(1, 1, 20, 1, 1).expand_as(flat)
     fitted = table(hu_edges=[-500.0, 2000.0], gradient_edges=[10.0, 60.0])
-    fit = IntervalTableFit(fitted, 0.9, 100, WINDOW)
+    fit = IntervalTableFit(fitted, 0.9, 100, IMAGING)
     fit.take(flat, flat + 100, [])
     fit.take(ramp, ramp + 300, [])
     fit.finish(None)
@@ -105,12 +111,12 @@ def test_the_factor_makes_the_intervals_cover_as_much_as_they_say(weights: Path,
     hu = torch.full((1, 1, 32, 32, 32), -1000.0)
     hu[:, :, 8:24, 8:24] = 40.0
     believed = table(half_widths_hu=[[16.45] * 2, [16.45] * 2, [65.8] * 2], gradient_edges=[1e6])
-    fit = IntervalScaleFit(believed, 0.9, 0.9, WINDOW, str(tmp_path / "table.json"), str(weights), 3)
+    fit = IntervalScaleFit(believed, 0.9, 0.9, IMAGING, str(tmp_path / "table.json"), str(weights), 3)
     fit.take(hu, hu + 30 * torch.randn(hu.shape), [{"name": "a", "patient": "a"}])
     fit.finish(None)
     fresh = hu + 30 * torch.randn(hu.shape)
     assert coverage(hu, fresh, believed.half_width(hu))["coverage"]["whole"] == pytest.approx(0.9, abs=0.01)
-    read, calibration = read_error_table(str(tmp_path / "table.json"), str(weights), 16.0)
+    read, calibration = read_interval_table(str(tmp_path / "table.json"), str(weights), 16.0)
     assert calibration.voxel_coverage == 0.9
     assert torch.equal(read.half_width(hu), believed.half_width(hu))
 
@@ -135,11 +141,11 @@ def test_a_patients_cases_make_one_score(weights: Path, tmp_path: Path):
     errors = torch.tensor([10.0, 30.0, 50.0]).view(3, 1, 1, 1, 1)
     records = [{"name": name, "patient": patient} for name, patient in (("a1", "a"), ("a2", "a"), ("b", "b"))]
     fit = IntervalScaleFit(
-        table(half_widths_hu=[[10.0] * 2] * 3), 0.9, 0.9, WINDOW, str(tmp_path / "t.json"), str(weights), 3
+        table(half_widths_hu=[[10.0] * 2] * 3), 0.9, 0.9, IMAGING, str(tmp_path / "t.json"), str(weights), 3
     )
     fit.take(hu, hu + errors, records)
     fit.finish(None)
-    _, calibration = read_error_table(str(tmp_path / "t.json"), str(weights), 16.0)
+    _, calibration = read_interval_table(str(tmp_path / "t.json"), str(weights), 16.0)
     assert calibration.scores == pytest.approx((2.0, 5.0))
     assert (calibration.factor, calibration.kind) == (calibration.scores[1], EMPIRICAL)
 
@@ -205,7 +211,7 @@ def test_inference_writes_the_half_width_of_its_own_ct(fitted: Path, weights, da
     infer(overlay, weights, dataset, tmp_path, uncertainty=True)
     ct, half_width = (nibabel.load(tmp_path / f"{name}.nii.gz") for name in ("ct", "uncertainty"))
     assert np.array_equal(half_width.affine, ct.affine)
-    read, _ = read_error_table(str(fitted), str(weights), 360.0)
+    read, _ = read_interval_table(str(fitted), str(weights), 360.0)
     hu = torch.tensor(ct.get_fdata()).float()[None, None]
     expected = read.half_width(hu)[0, 0].round().numpy()
     assert (half_width.get_fdata() == expected).mean() > 0.97  # rounded HU cross an edge here and there
@@ -216,7 +222,7 @@ def test_inference_writes_the_half_width_of_its_own_ct(fitted: Path, weights, da
     assert widths[1] > widths[0]
 
 
-def test_an_earlier_uncertainty_does_not_lie_beside_a_new_ct(fitted, weights, dataset, overlay, tmp_path: Path):
+def test_an_earlier_uncertainty_is_removed_with_a_new_ct(fitted, weights, dataset, overlay, tmp_path: Path):
     infer(overlay, weights, dataset, tmp_path, uncertainty=True)
     infer(overlay, weights, dataset, tmp_path)
     assert not (tmp_path / "uncertainty.nii.gz").exists()
@@ -258,7 +264,7 @@ def test_half_widths_fit_the_file_that_they_are_written_to():
 
 
 def replaced(field: str, value: Any) -> Callable[[dict], Any]:
-    """Puts a value in a field, named by its place; a function gets what was there."""
+    """Puts a value in a field, named by its place; a function receives what was there."""
 
     def change(content: dict) -> None:
         *outer, last = field.split(".")
@@ -292,7 +298,7 @@ TAMPERED = {
     "a half-width beyond the file": ("half_widths_hu", first_is(1e6)),
     "a row missing": ("half_widths_hu", lambda rows: rows[1:]),
     "a row short": ("half_widths_hu", lambda rows: [rows[0][1:], *rows[1:]]),
-    "rows and columns exchanged": ("half_widths_hu", lambda rows: [list(column) for column in zip(*rows)]),
+    "rows and columns swapped": ("half_widths_hu", lambda rows: [list(column) for column in zip(*rows)]),
     "a row that is a number": ("half_widths_hu", lambda rows: [1.0, *rows[1:]]),
     "edges falling": ("hu_edges", lambda edges: edges[::-1]),
     "edges equal": ("gradient_edges", lambda edges: [edges[0], edges[0], *edges[2:]]),
@@ -352,10 +358,10 @@ def test_what_is_no_table_is_refused(text: str, weights: Path, tmp_path: Path):
 
 def test_a_table_that_is_a_folder_or_a_pipe_is_refused(weights: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="is no file"):
-        read_error_table(str(tmp_path), str(weights), 360.0)
+        read_interval_table(str(tmp_path), str(weights), 360.0)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="is no file"):
-        read_error_table(str(tmp_path / "pipe"), str(weights), 360.0)
+        read_interval_table(str(tmp_path / "pipe"), str(weights), 360.0)
 
 
 def test_a_table_of_other_weights_ends_inference(fitted: Path, weights, dataset, overlay, tmp_path: Path):
@@ -371,4 +377,4 @@ def test_a_table_of_other_weights_ends_inference(fitted: Path, weights, dataset,
 
 def read(folder: Path, text: str, weights: Path) -> None:
     (folder / "table.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    read_error_table(str(folder / "table.json"), str(weights), 360.0)
+    read_interval_table(str(folder / "table.json"), str(weights), 360.0)

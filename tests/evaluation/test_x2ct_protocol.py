@@ -19,6 +19,7 @@ from scipy.ndimage import map_coordinates
 
 from bundle_runs import bundle_run_here
 from fake_gpu import fake_gpu
+from phantoms import chest_imaging
 from scripts import Baselines, InputError, X2CTReport
 from scripts.data.transforms import EXTENT_MM
 from scripts.evaluation.x2ct_protocol import standard_cube, x2ct_metrics
@@ -100,7 +101,7 @@ def report(tmp_path: Path) -> Callable[..., dict]:
         output = {"pred": [volume.to(device)], "label": {"ct": truth.clamp(0, 1).to(device)}}
         baselines = Baselines([{"ct": ct}], None, 1, "", HU_WINDOW, coarse_size=8)
         engine = Engine(lambda engine, batch: output)
-        X2CTReport(str(tmp_path), HU_WINDOW, 360.0, baselines).attach(engine)
+        X2CTReport(str(tmp_path), chest_imaging(), baselines).attach(engine)
         engine.run([batch])
         return json.loads((tmp_path / "protocol_x2ct.json").read_text())
 
@@ -122,7 +123,7 @@ def test_tensors_of_a_gpu_are_scored_on_the_cpu(report):
 
 def test_a_cube_smaller_than_theirs_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="`geometry#fov_mm` is 300, expected at least 320"):
-        X2CTReport(str(tmp_path), HU_WINDOW, 300.0, Baselines([], None, 1, "", HU_WINDOW, coarse_size=8))
+        X2CTReport(str(tmp_path), imaging, Baselines([], None, 1, "", imaging))
 
 
 def files_cube(path: Path) -> np.ndarray:

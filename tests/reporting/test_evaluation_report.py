@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
+from phantoms import chest_imaging
 from scripts import Baselines, CheckpointError, InputError
 from scripts.evaluation.baselines import BASELINE_DEFINITIONS
 from scripts.evaluation.metrics import DEFINITIONS, volume_metrics
@@ -79,26 +80,26 @@ def report(evaluate: Callable[..., Report], tmp_path_factory: pytest.TempPathFac
     return evaluate(tmp_path_factory.mktemp("evaluation"), written_cases=2, worst_cases=1, note="A phantom.")
 
 
-def test_every_case_has_every_stage_beside_its_baselines(report: Report):
+def test_every_case_has_every_stage_and_its_baselines(report: Report):
     rows = [(row["case"], row["size"], row["method"]) for row in report.content["cases"]]
     assert rows == [(case, size, method) for case in CASES for size, method in METHODS]
 
 
 def test_the_scores_are_those_of_the_networks_volumes(report: Report, trained: Trained, small_cascade):
-    """Network, films and truth brought together without the workflow."""
+    """Network, X-rays and ground truth brought together without the workflow."""
     model = small_cascade().eval()
     model.load_state_dict(torch.load(trained.folder / "stage3_best.pth", weights_only=True), strict=True)
     case = "phantom_6"
-    films = [torch.tensor(report.volume(case, view)[..., 0].T) for view in ("frontal", "lateral")]
+    xrays = [torch.tensor(report.volume(case, view)[..., 0].T) for view in ("frontal", "lateral")]
     with torch.no_grad():
-        volumes = model(torch.stack(films)[None].float() / 8)
+        volumes = model(torch.stack(xrays)[None].float() / 8)
     truth = (torch.tensor(report.volume(case, "truth"))[None, None].float() + 1024) / 2048
     candidates = [(f"stage {k}", volume) for k, volume in enumerate(volumes, start=1)]
     candidates += [(f"upsampled stage {k}", upsample(volumes[k - 1])) for k in (1, 2)]
     candidates.append(("upsampled stage 1", interpolate(volumes[0], scale_factor=4, mode="trilinear")))
     for method, volume in candidates:
         row = report.row(case, volume.shape[-1], method)
-        for name, value in volume_metrics(volume, truth_at(truth, volume.shape[-1]), (-1024, 1024)).items():
+        for name, value in volume_metrics(volume, truth_at(truth, volume.shape[-1]), chest_imaging()).items():
             assert row[name] == pytest.approx(value, rel=2e-3), (method, name)
 
 
@@ -140,8 +141,7 @@ def test_every_training_ct_counts_alike_in_the_mean_volume(count: int, draws: in
     values = torch.linspace(-900, 900, count)
     cts = [{"ct": torch.full((1, 8, 8, 8), float(value))} for value in values]
     for dataset in (cts, cts[::-1]):
-        window = (-1024, 1024)
-        baselines = Baselines(dataset, None, draws, mean_volume_file="", hu_window=window, coarse_size=8)
+        baselines = Baselines(dataset, None, draws, mean_volume_file="", imaging=chest_imaging(64))
         baselines.prepare()
         expected = torch.full((1, 1, 8, 8, 8), (float(values.mean()) + 1024) / 2048)
         torch.testing.assert_close(baselines.mean, expected, rtol=0, atol=1e-6)
@@ -254,18 +254,18 @@ def test_each_group_has_its_mean_and_its_students_interval(report: Report):
             assert entry[name]["high"] == pytest.approx(entry[name]["mean"] + half, rel=1e-4, abs=1e-9)
 
 
-def test_a_record_with_films_is_scored_on_its_own_films(report: Report, dataset: Path):
+def test_a_record_with_radiographs_is_scored_on_its_own(report: Report, dataset: Path):
     for view in ("frontal", "lateral"):
-        film = nibabel.load(dataset / f"phantom_6_{view}.nii.gz").get_fdata()
-        np.testing.assert_allclose(report.volume("phantom_6", view), film, rtol=1e-4, atol=1e-4)
+        radiograph = nibabel.load(dataset / f"phantom_6_{view}.nii.gz").get_fdata()
+        np.testing.assert_allclose(report.volume("phantom_6", view), radiograph, rtol=1e-4, atol=1e-4)
 
 
-def test_a_record_without_films_is_scored_on_the_projections_of_its_ct(report: Report):
-    """The frontal film of a cone beam weighs about as much as the CT: the sum over pixels, less the magnification."""
+def test_a_record_without_radiographs_is_scored_on_the_projections_of_its_ct(report: Report):
+    """The frontal projection of a cone beam weighs as much as the CT: the sum over pixels, less the magnification."""
     mu = np.clip(report.volume("phantom_5", "truth") / 1000 + 1, 0, None) * 0.02059
-    film = report.volume("phantom_5", "frontal")
+    projection = report.volume("phantom_5", "frontal")
     magnification = 1800 / 1600
-    assert film.sum() * 3.75**2 / magnification**2 == pytest.approx(mu.sum() * 5.625**3, rel=0.05)
+    assert projection.sum() * 3.75**2 / magnification**2 == pytest.approx(mu.sum() * 5.625**3, rel=0.05)
 
 
 def test_written_cases_are_the_first_of_the_datalist_and_the_worst_and_whole(report: Report):
@@ -279,12 +279,12 @@ def test_written_cases_are_the_first_of_the_datalist_and_the_worst_and_whole(rep
         assert {path.name for path in case.iterdir()} == names
 
 
-def test_the_page_of_a_case_holds_its_volumes_and_scores_and_marks_its_place_on_the_films(report: Report):
+def test_the_page_of_a_case_holds_its_volumes_and_scores_and_marks_its_place_on_the_xrays(report: Report):
     folder = report.folder / "cases" / "phantom_5"
     page = view_of(folder / "report.html")
     assert page["note"] == "A phantom."
-    assert [volume["name"] for volume in page["volumes"]] == ["truth", "stage 1", "stage 2", "stage 3"]
-    files = [folder / f"{volume['name'].replace(' ', '')}.nii.gz" for volume in page["volumes"]]
+    assert [volume["name"] for volume in page["volumes"]] == ["ground truth", "stage 1", "stage 2", "stage 3"]
+    files = [folder / f"{name}.nii.gz" for name in ("truth", "stage1", "stage2", "stage3")]
     assert [base64.b64decode(volume["file"]) for volume in page["volumes"]] == [file.read_bytes() for file in files]
     assert [(score["size"], score["method"]) for score in page["scores"]] == [
         (f"{size}³", name) for size, name in METHODS
@@ -292,8 +292,8 @@ def test_the_page_of_a_case_holds_its_volumes_and_scores_and_marks_its_place_on_
     assert page["scores"][0]["PSNR, dB"] == f"{report.row('phantom_5', 16, 'stage 1')['psnr_db']:.2f}"
     truth = nibabel.load(folder / "truth.nii.gz")
     middle = truth.affine @ [*(np.array(truth.shape) / 2 - 0.5), 1]
-    for film in page["films"]:
-        u, v, w = np.array(film["projection"]) @ middle
+    for xray in page["xrays"]:
+        u, v, w = np.array(xray["projection"]) @ middle
         np.testing.assert_allclose([u / w, v / w], 0.5, atol=1e-6)
 
 
@@ -335,11 +335,11 @@ def test_missing_weights_are_named(evaluate: Callable[..., Report], tmp_path: Pa
 
 def test_a_record_without_a_ct_is_refused_by_its_place(evaluate: Callable[..., Report], dataset: Path, tmp_path: Path):
     records = json.loads((dataset / "datalist.json").read_text())
-    films_only = {key: value for key, value in records["test"][1].items() if key != "ct"}
+    radiographs_only = {key: value for key, value in records["test"][1].items() if key != "ct"}
     for section in records.values():
         for record in section:
             record["ct"] = str(dataset / record["ct"])
-    records["test"].append(films_only)
+    records["test"].append(radiographs_only)
     (tmp_path / "datalist.json").write_text(json.dumps(records))
     with pytest.raises(RuntimeError) as caught:
         evaluate(tmp_path / "output", datalist=tmp_path / "datalist.json")

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from browser import NO_WEBGL, Page, chromium, view_of
+from phantoms import chest_geometry
 from scripts import BiplanarGeometry
 from scripts.io.image_writer import cube_affine, write_ct
-from scripts.reporting.viewer import film_projection, niivue_module, write_view
+from scripts.reporting.viewer import niivue_module, projection_matrix, write_view
 
 SIDE, VOXEL_MM, CENTRE_MM = 20, 18.0, (30.0, -40.0, 1000.0)
 TITLE = "p1 </script><script>document.title = 'markup'</script> & \"q\""
@@ -43,7 +44,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_ct(str(folder / f"{name}.nii.gz"), numbered(side), cube_affine(side, 360.0, torch.tensor(CENTRE_MM)))
     volumes = {"truth": str(folder / "truth.nii.gz"), 'stage "1" <b>': str(folder / "stage1.nii.gz")}
     xrays = torch.linspace(0, 1, 2 * 32 * 32).reshape(2, 32, 32)
-    geometry = BiplanarGeometry(detector_pixels=32)
+    geometry = chest_geometry(detector_pixels=32)
     scores = [{"method": "<i>stage 1</i>", "PSNR, dB": "21.50"}]
     write_view(str(folder / "report.html"), TITLE, volumes, xrays, geometry, CENTRE_MM, scores, "A note.")
     return folder / "report.html"
@@ -99,7 +100,7 @@ def test_a_click_shows_the_value_of_the_voxel_under_the_cross_hair_in_every_volu
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_each_window_gives_the_voxels_the_grey_that_its_button_states(page: Page, name: str):
+def test_each_window_shows_the_voxels_in_the_grey_that_its_button_states(page: Page, name: str):
     """In the axial plane, left column to the patient's right, upper row to anterior."""
     page.click(*voxel_in_window(page, 0, 4, 15))
     choose(page, name)
@@ -121,9 +122,9 @@ def test_each_window_gives_the_voxels_the_grey_that_its_button_states(page: Page
     assert np.ptp(expected) > 500
 
 
-def test_the_cross_hair_goes_to_the_side_of_the_film_that_its_letter_names(page: Page):
+def test_the_cross_hair_goes_to_the_side_of_the_xray_that_its_letter_names(page: Page):
     """Clicks on the patient's left, then right, anterior, then posterior; in pixels of the window."""
-    films = page.value("[...document.querySelectorAll('.frame')].map(frame => frame.getBoundingClientRect().x)")
+    lefts = page.value("[...document.querySelectorAll('.frame')].map(frame => frame.getBoundingClientRect().x)")
     widths = page.value("[...document.querySelectorAll('.frame')].map(frame => frame.getBoundingClientRect().width)")
     marks = []
     for column, row in ((17, 2), (2, 17)):
@@ -131,11 +132,11 @@ def test_the_cross_hair_goes_to_the_side_of_the_film_that_its_letter_names(page:
         left = "lines => parseFloat(getComputedStyle(lines, '::before').left)"
         marks.append(np.array(page.value(f"[...document.querySelectorAll('.lines')].map({left})")) / widths)
     assert place_mm(page)[0] > CENTRE_MM[0] and place_mm(page)[1] < CENTRE_MM[1]
-    for film, letters in enumerate((("R", "L"), ("A", "P"))):
-        edges = f"[...document.querySelectorAll('.film')[{film}].querySelectorAll('.edge')]"
+    for view, letters in enumerate((("R", "L"), ("A", "P"))):
+        edges = f"[...document.querySelectorAll('.xray')[{view}].querySelectorAll('.edge')]"
         places = page.value(f"{edges}.map(edge => [edge.textContent, edge.getBoundingClientRect().x])")
         assert [letter for letter, _ in sorted(places, key=lambda place: place[1])] == list(letters)
-        assert films[film] <= places[0][1] < films[film] + widths[film] / 2 < places[1][1]
+        assert lefts[view] <= places[0][1] < lefts[view] + widths[view] / 2 < places[1][1]
     (left, anterior), (right, posterior) = marks
     assert left > 0.6 > 0.4 > right
     assert anterior < 0.4 < 0.6 < posterior
@@ -233,15 +234,15 @@ def test_the_page_reaches_nothing_outside_of_itself(page: Page):
     assert len(own) == 1 and own[0].startswith("file://") and own[0].endswith("report.html")
 
 
-def test_a_browser_without_webgl2_says_so_and_still_shows_the_films(browser: None, written: Path, tmp_path: Path):
+def test_a_browser_without_webgl2_says_so_and_still_shows_the_xrays(browser: None, written: Path, tmp_path: Path):
     with Page(written, tmp_path / "profile", graphics=NO_WEBGL) as page:
         assert page.value("document.documentElement.dataset.state") == "no-webgl2"
         assert "this browser has no WebGL2" in page.text("#message")
-        assert page.value("[...document.querySelectorAll('.film img')].map(image => image.naturalWidth)") == [32, 32]
+        assert page.value("[...document.querySelectorAll('.xray img')].map(image => image.naturalWidth)") == [32, 32]
         assert page.value("document.getElementById('volumes').hidden")
 
 
-def test_the_page_holds_the_files_that_lie_beside_it_and_nothing_to_fetch(written: Path):
+def test_the_page_holds_the_files_that_are_next_to_it_and_nothing_to_fetch(written: Path):
     text, view = written.read_text(encoding="utf-8"), view_of(written)
     files = [written.parent / name for name in ("truth.nii.gz", "stage1.nii.gz")]
     assert [base64.b64decode(volume["file"]) for volume in view["volumes"]] == [file.read_bytes() for file in files]
@@ -252,19 +253,19 @@ def test_the_page_holds_the_files_that_lie_beside_it_and_nothing_to_fetch(writte
 @pytest.mark.parametrize(
     "geometry",
     [
-        BiplanarGeometry(views=("AP", "RL"), angles_deg=((3.0, -2.0, 5.0), (-4.0, 1.0, 2.0))),
-        BiplanarGeometry(source_to_isocentre_mm=1000.0, source_to_detector_mm=1300.0, detector_size_mm=600.0),
-        BiplanarGeometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf),
+        chest_geometry(views=("AP", "RL"), angles_deg=((3.0, -2.0, 5.0), (-4.0, 1.0, 2.0))),
+        chest_geometry(source_to_isocentre_mm=1000.0, source_to_detector_mm=1300.0, detector_size_mm=600.0),
+        chest_geometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf),
     ],
 )
 @pytest.mark.parametrize("view", [0, 1])
-def test_the_films_matrix_gives_the_shadow_of_the_geometry(geometry: BiplanarGeometry, view: int):
+def test_the_matrix_projects_to_the_points_of_the_geometry(geometry: BiplanarGeometry, view: int):
     points = np.random.default_rng(0).uniform(-150, 150, (20, 3))
-    matrix = film_projection(geometry, CENTRE_MM, view)
+    matrix = projection_matrix(geometry, CENTRE_MM, view)
     homogeneous = np.concatenate([points + CENTRE_MM, np.ones((20, 1))], axis=1) @ matrix.T
-    shadow = np.stack(geometry.shadow(tuple(points.T), view), axis=1)
-    film_mm = (homogeneous[:, :2] / homogeneous[:, 2:] - 0.5) * geometry.detector_size_mm
-    np.testing.assert_allclose(film_mm, shadow, atol=1e-9)
+    points_mm = np.stack(geometry.shadow(tuple(points.T), view), axis=1)
+    detector_mm = (homogeneous[:, :2] / homogeneous[:, 2:] - 0.5) * geometry.detector_size_mm
+    np.testing.assert_allclose(detector_mm, points_mm, atol=1e-9)
 
 
 def test_without_the_package_there_is_no_page_and_the_warning_says_how_to_get_it(tmp_path: Path, monkeypatch):
@@ -273,5 +274,5 @@ def test_without_the_package_there_is_no_page_and_the_warning_says_how_to_get_it
     path = tmp_path / "view.html"
     path.write_text("of an earlier volume")
     with pytest.warns(UserWarning, match=r"view\.html is not written.*pip install --no-deps 'ipyniivue"):
-        write_view(str(path), "p1", {}, torch.zeros(2, 8, 8), BiplanarGeometry(detector_pixels=8))
+        write_view(str(path), "p1", {}, torch.zeros(2, 8, 8), chest_geometry(detector_pixels=8))
     assert list(tmp_path.iterdir()) == []

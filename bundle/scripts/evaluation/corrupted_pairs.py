@@ -9,22 +9,22 @@ import torch
 
 from ..io.atomic_write import NOTICE, write_json
 from ..io.radiograph import XRAY_KEYS
-from .out_of_distribution import MISTAKES, of_view, read_familiarity, reduced_pairs
+from .out_of_distribution import MISTAKES, of_view, read_detector, reduced_pairs
 
-FAULTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "none": lambda films: films,
+CORRUPTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda pair: pair,
     **MISTAKES,
-    **{f"{view} mirrored": of_view(view, lambda film: film.flip(-1)) for view in XRAY_KEYS},
-    "frontal twice": lambda films: films[:1].repeat(2, 1, 1),
-    "lateral twice": lambda films: films[1:].repeat(2, 1, 1),
-    "lateral lower by a sixteenth": of_view("lateral", lambda film: film.roll(film.shape[-2] // 16, -2)),
-    "noise": lambda films: torch.rand(films.shape, generator=torch.Generator().manual_seed(0)),
-    "blank": lambda films: torch.full_like(films, 0.3),
+    **{f"{view} mirrored": of_view(view, lambda xray: xray.flip(-1)) for view in XRAY_KEYS},
+    "frontal twice": lambda pair: pair[:1].repeat(2, 1, 1),
+    "lateral twice": lambda pair: pair[1:].repeat(2, 1, 1),
+    "lateral lower by a sixteenth": of_view("lateral", lambda xray: xray.roll(xray.shape[-2] // 16, -2)),
+    "noise": lambda pair: torch.rand(pair.shape, generator=torch.Generator().manual_seed(0)),
+    "blank": lambda pair: torch.full_like(pair, 0.3),
 }
-"""A pair `(2, P, P)`, frontal then lateral, to the pair with a fault."""
+"""A pair `(2, P, P)`, frontal then lateral, to the corrupted pair."""
 
 
-def measure_faults(
+def measure_corruptions(
     records: Iterable[Mapping[str, Any]],
     others: Iterable[Mapping[str, Any]],
     prepare_batch: Callable,
@@ -33,31 +33,32 @@ def measure_faults(
     path: str,
 ) -> None:
     """
-    Writes, for each pair of X-rays, distance and flag with every fault of :data:`FAULTS`, and with its frontal or
-    lateral film taken from another patient; with the rate of false alarms, which the pair without a fault is to be read
-    by.
+    Writes, for each pair of X-rays, distance and flag under every corruption of :data:`CORRUPTIONS`, and with its
+    frontal or lateral X-ray replaced by that of another patient; and the false-positive rate, by which the pair without
+    a corruption is to be read.
 
     Args:
-        records: batches of one record, whose pairs are spoilt.
-        others: batches of one record, whose films are taken.
+        records: batches of one record, whose pairs are corrupted.
+        others: batches of one record, whose X-rays are taken.
         prepare_batch: a :class:`~scripts.PrepareBiplanarBatch` that does not augment.
         parameters: the file that `familiarity.json` wrote.
         weights: the weights that it belongs to.
         path: the file to write.
     """
-    familiarity = read_familiarity(parameters, weights)
+    detector = read_detector(parameters, weights)
     pairs, strangers = (reduced_pairs(each, prepare_batch) for each in (records, others))
     cases = []
-    for films, name, patient in zip(*pairs):
-        spoilt = {fault: spoil(films) for fault, spoil in FAULTS.items()}
+    for pair, name, patient in zip(*pairs):
+        corrupted = {corruption: corrupt(pair) for corruption, corrupt in CORRUPTIONS.items()}
         for stranger, other, another in zip(*strangers):
             if another != patient:
-                spoilt[f"lateral of {other}"] = torch.stack([films[0], stranger[1]])
-                spoilt[f"frontal of {other}"] = torch.stack([stranger[0], films[1]])
-        found = {fault: familiarity.assess(pair) for fault, pair in spoilt.items()}
+                corrupted[f"lateral of {other}"] = torch.stack([pair[0], stranger[1]])
+                corrupted[f"frontal of {other}"] = torch.stack([stranger[0], pair[1]])
+        found = {corruption: detector.assess(each) for corruption, each in corrupted.items()}
         faults = {
-            fault: {key: each[key] for key in ("distance", "mistake", "flagged")} for fault, each in found.items()
+            corruption: {key: each[key] for key in ("distance", "mistake", "flagged")}
+            for corruption, each in found.items()
         }
         cases.append({"case": name, "faults": faults})
-    head = {"notice": NOTICE, "threshold": familiarity.threshold, "false_alarms": familiarity.false_alarms.as_content()}
+    head = {"notice": NOTICE, "threshold": detector.threshold, "false_alarms": detector.false_positives.as_content()}
     write_json(path, {**head, "cases": cases})

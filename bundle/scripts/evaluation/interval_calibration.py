@@ -1,5 +1,5 @@
 """
-Fits the residual quantiles of prediction intervals and, on left-out patients, their scale factor; measures coverage.
+Fits the residual quantiles of prediction intervals and, on held-out patients, their scale factor; measures coverage.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from ..io.atomic_write import NOTICE, write_json
 from ..io.sidecar import write_sidecar
 from ..projection.imaging import ImagingModel
 from .metrics import final_volume_and_truth
-from .prediction_intervals import LEAST_HALF_WIDTH_HU, Calibration, IntervalTable, read_error_table
+from .prediction_intervals import MIN_HALF_WIDTH_HU, Calibration, IntervalTable, read_interval_table
 
 ERROR_BINS, ERROR_BIN_HU = 1024, 2.0
 RANKED_VOXELS = 50_000
 COVERAGE_DEFINITIONS = {
-    "coverage": "share of voxels whose true HU lie within the half-width of the reconstructed HU",
+    "coverage": "fraction of voxels whose true HU lie within the half-width of the reconstructed HU",
     "half_width_hu": "mean half-width over the same voxels",
     "spearman": "rank correlation of half-width and absolute error over a grid of about 50,000 of the voxels",
-    "whole, body": "the whole cube, and the body as in the evaluation",
+    "whole, body": "the whole volume, and the body as in the evaluation",
     "air_and_lung, soft, bone": "by the true HU: below -300, -300 to 150, above 150",
 }
 
 
 class VolumeHandler:
-    """An Ignite handler of an evaluator of the cascade: hands on each batch's last volume and its truth in HU."""
+    """An Ignite handler of an evaluator of the cascade: hands on each batch's last volume and ground truth in HU."""
 
     def __init__(self, imaging: ImagingModel) -> None:
         self.imaging = imaging
@@ -49,7 +49,7 @@ class VolumeHandler:
         self.take(volume, truth, decollate_batch(engine.state.batch))
 
     def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
-        """Volumes `(B, 1, S, S, S)` in HU, their truths, and their records, which have `name` and `patient`."""
+        """Volumes `(B, 1, S, S, S)` in HU, their ground truth, and their records, which have `name` and `patient`."""
         raise NotImplementedError
 
     def finish(self, engine: Engine) -> None:
@@ -58,20 +58,20 @@ class VolumeHandler:
 
 class IntervalTableFit(VolumeHandler):
     """
-    Fills a table with a quantile of the absolute errors in each cell. A cell that fewer than `least_voxels` voxels fell
+    Fills a table with a quantile of the absolute errors in each cell. A cell that fewer than `min_voxels` voxels fell
     into takes that of the nearest cell of its row that has them, and in a row without any, that of all voxels. None is
     below 1 HU.
 
     Args:
         table: is filled when the engine has finished, to 0.01 HU.
         voxel_coverage: which quantile, such as 0.9.
-        least_voxels: see above.
+        min_voxels: see above.
         imaging: scale of the volumes.
     """
 
-    def __init__(self, table: IntervalTable, voxel_coverage: float, least_voxels: int, imaging: ImagingModel) -> None:
+    def __init__(self, table: IntervalTable, voxel_coverage: float, min_voxels: int, imaging: ImagingModel) -> None:
         super().__init__(imaging)
-        self.table, self.voxel_coverage, self.least_voxels = table, voxel_coverage, least_voxels
+        self.table, self.voxel_coverage, self.min_voxels = table, voxel_coverage, min_voxels
         self.counts = torch.zeros(table.half_widths.numel(), ERROR_BINS, dtype=torch.int64)
 
     def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
@@ -83,24 +83,24 @@ class IntervalTableFit(VolumeHandler):
         rows, columns = self.table.half_widths.shape
         counts = self.counts.view(rows, columns, ERROR_BINS)
         for row in range(rows):
-            filled = [column for column in range(columns) if counts[row, column].sum() >= self.least_voxels]
+            filled = [column for column in range(columns) if counts[row, column].sum() >= self.min_voxels]
             for column in range(columns):
                 nearest = min(filled, key=lambda other: abs(other - column), default=None)
                 chosen = counts.sum((0, 1)) if nearest is None else counts[row, nearest]
                 half_width = histogram_quantile(chosen, self.voxel_coverage, ERROR_BIN_HU)
-                self.table.half_widths[row, column] = max(LEAST_HALF_WIDTH_HU, round(half_width, 2))
+                self.table.half_widths[row, column] = max(MIN_HALF_WIDTH_HU, round(half_width, 2))
 
 
 class IntervalScaleFit(VolumeHandler):
     """
-    Finds the factor by which the half-widths have to be multiplied, see
+    Finds the scale factor by which the half-widths have to be multiplied, see
     :class:`~scripts.evaluation.prediction_intervals.Calibration`, and writes the file. Every patient has one score, the
-    mean over its cases. Its X-rays have to come as they do when the network is used: augmented ones make other errors.
+    mean over its cases. Its X-rays have to be like those that the network is used on: augmented ones make other errors.
 
     Args:
         table: the fitted table; gets the factor.
-        voxel_coverage: the share of a patient's voxels to cover.
-        patient_level: the share of patients to do it for.
+        voxel_coverage: the fraction of a patient's voxels to cover.
+        patient_level: the fraction of patients to do it for.
         imaging: scale of the volumes.
         path: the file to write.
         weights: the weights that it belongs to.
@@ -136,8 +136,9 @@ class IntervalScaleFit(VolumeHandler):
 
 def needed_factor(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor, voxel_coverage: float) -> float:
     """
-    By what the half-widths of one case, volumes `(1, 1, S, S, S)` in HU, have to be multiplied to hold the truth in
-    this share of the voxels of the whole cube and of the body's: the quantile of |error| over half-width, the larger.
+    The scale factor by which the half-widths of one case, volumes `(1, 1, S, S, S)` in HU, hold the ground truth in
+    this fraction of the voxels of the whole volume and of the body's: the quantile of |error| over half-width, the
+    larger.
     """
     ratio, body = (hu - truth).abs() / half_width, body_mask(truth)
     parts = [part.cpu().numpy() for part in (ratio, ratio[body]) if part.numel()]
@@ -182,7 +183,7 @@ class CoverageReport(VolumeHandler):
 
     def read(self, engine: Engine) -> None:
         """Reads the table."""
-        self.table, self.calibration = read_error_table(self.parameters, self.weights, self.fov_mm)
+        self.table, self.calibration = read_interval_table(self.parameters, self.weights, self.fov_mm)
 
     def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
         for volume, true, record in zip(hu[:, None], truth[:, None], records):
@@ -199,8 +200,8 @@ class CoverageReport(VolumeHandler):
 
 def coverage(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor) -> dict[str, dict[str, float]]:
     """
-    The figures of :data:`COVERAGE_DEFINITIONS` for one case, volumes `(1, 1, S, S, S)` in HU. A part that the truth
-    does not hold has NaN.
+    The figures of :data:`COVERAGE_DEFINITIONS` for one case, volumes `(1, 1, S, S, S)` in HU. A part that the ground
+    truth does not hold has NaN.
     """
     error, body = (hu - truth).abs(), body_mask(truth)
     parts = {"whole": torch.ones_like(body), "body": body}
@@ -214,10 +215,10 @@ def coverage(hu: torch.Tensor, truth: torch.Tensor, half_width: torch.Tensor) ->
     }
 
 
-def histogram_quantile(counts: torch.Tensor, share: float, width: float) -> float:
-    """The value below which this share of a histogram lies, whose bins of this width start at zero, evenly filled."""
+def histogram_quantile(counts: torch.Tensor, fraction: float, width: float) -> float:
+    """The value below which this fraction of a histogram lies; its bins of this width start at 0, evenly filled."""
     reached = counts.cumsum(0).double()
-    wanted = share * reached[-1]
+    wanted = fraction * reached[-1]
     index = int(torch.searchsorted(reached, wanted).clamp(max=len(counts) - 1))
     before = reached[index] - counts[index]
     return float((index + (wanted - before) / counts[index].clamp(min=1)) * width)

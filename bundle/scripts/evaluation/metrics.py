@@ -7,7 +7,6 @@ The X2CT-compatible PSNR is there to compare with published tables and reads 10 
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 from monai.metrics import PSNRMetric

@@ -19,25 +19,26 @@ UNCERTAINTY_KEY = "uncertainty"
 """Field of a record with the half-width of the interval in HU, `(1, S, S, S)`."""
 CALIBRATION_KEY = "calibration"
 """In the metadata of `uncertainty`, the :class:`Calibration` of its half-widths."""
-LEAST_HALF_WIDTH_HU, MOST_HALF_WIDTH_HU = 1.0, 32767.0
+MIN_HALF_WIDTH_HU, MAX_HALF_WIDTH_HU = 1.0, 32767.0
 """A file of HU holds integers of 16 bits."""
 EMPIRICAL, CONFORMAL = "empirical scale", "conformal over patients"
 
 
 class IntervalTable:
     """
-    Half-widths in HU by what the reconstruction itself shows at a voxel: its HU, and how steep it is there.
+    Residual quantiles, half-widths in HU, by what the reconstruction itself shows at a voxel: its HU and its gradient
+    magnitude.
 
     Two views determine edges and the inside of tissues unequally well, and a table of the errors that were made says by
-    how much. It knows neither the truth nor the depth at which something lies: what is missing from a reconstruction
-    without a trace has the width of what stands in its place.
+    how much. It knows neither the ground truth nor the depth at which something lies: what is missing from a
+    reconstruction without a trace has the width of what is in its place.
 
     Args:
         hu_edges: rising HU that part the rows, one fewer than there are rows.
         gradient_edges: rising HU/mm that part the columns, one fewer than there are columns.
-        fov_mm: side of the cube.
+        fov_mm: side of the field of view.
         half_widths_hu: the table, rows by columns; zeros until it is fitted.
-        factor: what every half-width is multiplied by, see
+        factor: the scale factor that every half-width is multiplied by, see
             :class:`~scripts.evaluation.interval_calibration.IntervalScaleFit`.
     """
 
@@ -57,12 +58,12 @@ class IntervalTable:
     def cells(self, hu: torch.Tensor) -> torch.Tensor:
         """Each voxel's cell, row by row from 0, of volumes `(B, 1, S, S, S)` in HU: the same shape."""
         rows = torch.bucketize(hu.contiguous(), self.hu_edges.to(hu.device))
-        columns = torch.bucketize(steepness(hu, self.fov_mm / hu.shape[-1]), self.gradient_edges.to(hu.device))
+        columns = torch.bucketize(gradient_magnitude(hu, self.fov_mm / hu.shape[-1]), self.gradient_edges.to(hu.device))
         return rows * self.half_widths.shape[1] + columns
 
     def half_width(self, hu: torch.Tensor) -> torch.Tensor:
         """Half-width of the interval, 1 to 32767 HU, of volumes `(B, 1, S, S, S)` in HU: the same shape."""
-        widths = (self.half_widths.to(hu.device) * self.factor).clamp(LEAST_HALF_WIDTH_HU, MOST_HALF_WIDTH_HU)
+        widths = (self.half_widths.to(hu.device) * self.factor).clamp(MIN_HALF_WIDTH_HU, MAX_HALF_WIDTH_HU)
         return widths.flatten()[self.cells(hu)]
 
     def as_numbers(self) -> dict[str, Any]:
@@ -77,17 +78,17 @@ class IntervalTable:
 @dataclass(frozen=True)
 class Calibration:
     """
-    What the factor of the half-widths rests on: a score of each patient of a section that was not trained on.
+    What the scale factor of the half-widths rests on: a score of each patient of a section that was not trained on.
 
-    A patient's score is the factor that its own intervals need to hold the truth in `voxel_coverage` of its voxels.
-    With enough of them, the factor is the ⌈(n + 1) · `patient_level`⌉-th smallest of n scores: split conformal
+    A patient's score is the factor that its own intervals need to hold the ground truth in `voxel_coverage` of its
+    voxels. With enough of them, the factor is the ⌈(n + 1) · `patient_level`⌉-th smallest of n scores: split conformal
     prediction over patients (Lei et al., 2018, arXiv:1604.04173, section 2.2). If another patient is exchangeable with
     these, its score lies within the factor with a probability of at least `patient_level`. With fewer, the factor is
     the largest score, an empirical scale that promises nothing of others.
 
     Args:
-        voxel_coverage: share of a patient's voxels, above 0 and below 1.
-        patient_level: share of patients, above 0 and below 1.
+        voxel_coverage: fraction of a patient's voxels, above 0 and below 1.
+        patient_level: fraction of patients, above 0 and below 1.
         scores: one for each patient.
     """
 
@@ -119,11 +120,11 @@ class Calibration:
     def statement(self) -> str:
         """What may be relied on, in a sentence."""
         patients = _patients(len(self.scores))
-        voxels, level = (f"{100 * share:g} %" for share in (self.voxel_coverage, self.patient_level))
+        voxels, level = (f"{100 * fraction:g} %" for fraction in (self.voxel_coverage, self.patient_level))
         if self.kind == CONFORMAL:
             return (
                 f"Conformal over {patients}: of a further patient who is exchangeable with them, the intervals hold "
-                f"the truth in {voxels} of the voxels or more with a probability of at least {level}."
+                f"the ground truth in {voxels} of the voxels or more with a probability of at least {level}."
             )
         needed = ceil(round(self.patient_level / (1 - self.patient_level), 9))
         return (
@@ -145,7 +146,7 @@ def _patients(number: int) -> str:
     return f"{number} patient{'s' if number > 1 else ''}"
 
 
-def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[IntervalTable, Calibration]:
+def read_interval_table(path: str, weights: str, fov_mm: float) -> tuple[IntervalTable, Calibration]:
     """
     The table in a file that `uncertainty.json` wrote, and what its factor rests on.
 
@@ -156,10 +157,10 @@ def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[IntervalTa
     file = Sidecar(path, weights, made_by("uncertainty", weights))
     edges = {name: file.rising(name).tolist() for name in ("hu_edges", "gradient_edges")}
     shape = [len(values) + 1 for values in edges.values()]
-    half_widths = file.numbers("half_widths_hu", shape, least=0.0, most=MOST_HALF_WIDTH_HU).tolist()
-    shares = {name: file.number(name, above=0.0, below=1.0) for name in ("voxel_coverage", "patient_level")}
+    half_widths = file.numbers("half_widths_hu", shape, least=0.0, most=MAX_HALF_WIDTH_HU).tolist()
+    fractions = {name: file.number(name, above=0.0, below=1.0) for name in ("voxel_coverage", "patient_level")}
     scores = file.numbers("calibration.scores", (None,), above=0.0)
-    calibration, why = Calibration(**shares, scores=tuple(scores.tolist())), "as calibration.scores have it"
+    calibration, why = Calibration(**fractions, scores=tuple(scores.tolist())), "as calibration.scores have it"
     factor = file.number("factor", above=0.0)
     file.require("factor", calibration.factor, why)
     file.require("calibration.patients", len(scores), why)
@@ -167,7 +168,7 @@ def read_error_table(path: str, weights: str, fov_mm: float) -> tuple[IntervalTa
     return IntervalTable(**edges, fov_mm=fov_mm, half_widths_hu=half_widths, factor=factor), calibration
 
 
-def steepness(hu: torch.Tensor, voxel_mm: float) -> torch.Tensor:
+def gradient_magnitude(hu: torch.Tensor, voxel_mm: float) -> torch.Tensor:
     """
     Length of the gradient in HU/mm, by central differences of volumes `(B, 1, S, S, S)` averaged over 3 x 3 x 3 voxels;
     the border is repeated outwards.
@@ -195,7 +196,7 @@ class PredictIntervalsd(Transform):
     Args:
         path: the table, a file that `uncertainty.json` wrote for these weights.
         weights: the weights that made `pred`.
-        fov_mm: side of the cube.
+        fov_mm: side of the field of view.
 
     Raises:
         CheckpointError: when the table is missing or cannot be used.
@@ -205,7 +206,7 @@ class PredictIntervalsd(Transform):
     """
 
     def __init__(self, path: str, weights: str, fov_mm: float) -> None:
-        self.path, (self.table, self.calibration) = path, read_error_table(path, weights, fov_mm)
+        self.path, (self.table, self.calibration) = path, read_interval_table(path, weights, fov_mm)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if self.calibration.kind == EMPIRICAL:

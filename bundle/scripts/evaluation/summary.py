@@ -15,7 +15,7 @@ IDENTITY_COLUMNS = ("case", "patient", "group", "size", "method")
 INTERVAL_DEFINITION = {
     "mean, low, high": "over patients: the cases of one patient are averaged first, then the mean of the patients and "
     "its two-sided 95 % Student-t interval are taken; null for fewer than two patients. A case whose record names no "
-    "patient counts as a patient of its own. Cases whose metric is not finite are left out of that metric",
+    "patient counts as a patient of its own. Cases whose metric is not finite are excluded from that metric",
 }
 
 

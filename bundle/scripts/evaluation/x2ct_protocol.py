@@ -28,8 +28,8 @@ from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise, write_tab
 SIDE_MM, STANDARD_MM, SIZE = 320.0, 1.0, 128
 X2CT_DEFINITIONS = {
     "cube": "320 mm, in the middle of the CT from right to left and from front to back; of a CT that is longer the "
-    "upper 320 mm, moved down as far as the reconstruction's field of view needs, of a shorter one the middle, with air "
-    "around it",
+    "upper 320 mm, moved down as far as the reconstruction's field of view needs, of a shorter one the middle, with "
+    "air around it",
     "resolution": "128³, read linearly at 128 points of a grid of 1 mm from its first to its last, as theirs; theirs "
     "was made by cubic interpolation of the CT, ours is read from the voxels of the reconstruction's field of view, "
     "ground truth and reconstruction alike",

@@ -1,4 +1,4 @@
-"""The folder of a case in an evaluation: its volumes, X-rays, pictures and page; and which cases get one."""
+"""The report of a case in an evaluation: a folder with its volumes, X-rays, figures and page."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..projection.imaging import ImagingModel
 from .figures import volume_figure, xray_figure
 from .viewer import write_view
 
+TRUTH = "ground truth"
 SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
 """What the page shows of a case, by heading: the metric and its decimal places."""
 OF_A_CASE = re.compile(
@@ -29,8 +30,8 @@ OF_A_CASE = re.compile(
 
 class CaseReport:
     """
-    Writes for a case the folder `cases/<case>`: both X-rays, each stage's volume and the truth in HU, the pictures, and
-    `report.html`, a page that shows them.
+    Writes for a case the folder `cases/<case>`: both X-rays, each stage's volume and the ground truth in HU, figures,
+    and `report.html`, a page that shows them.
 
     Args:
         output_dir: holds `cases`.
@@ -62,31 +63,31 @@ class CaseReport:
         Args:
             record: with its `name` and its `ct`, whose affine says where the volumes lie.
             volumes: each stage's, `(1, 1, S, S, S)`, scaled.
-            truth: `(1, 1, S, S, S)`, scaled.
+            truth: the ground truth, `(1, 1, S, S, S)`, scaled.
             xrays: `(1, 2, P, P)`, scaled.
-            geometry: the set-up of these X-rays.
+            geometry: the acquisition geometry of these X-rays.
             rows: the case's scores.
         """
         folder = self.folder(record["name"])
         affine = record["ct"].affine.double()
         centre = (affine @ torch.tensor([(truth.shape[-1] - 1) / 2] * 3 + [1.0], dtype=torch.float64))[:3]
         named = {f"stage {stage}": volume.clamp(0, 1) for stage, volume in enumerate(volumes, start=1)}
-        truth_and_volumes = {"truth": truth, **named}
-        in_hu = {name: self.imaging.to_hu(volume[0, 0]) for name, volume in truth_and_volumes.items()}
-        files = {name: os.path.join(folder, f"{name.replace(' ', '')}.nii.gz") for name in in_hu}
+        in_hu = {name: self.imaging.to_hu(volume[0, 0]) for name, volume in {TRUTH: truth, **named}.items()}
+        stems = {TRUTH: "truth", **{name: name.replace(" ", "") for name in named}}
+        files = {name: os.path.join(folder, f"{stem}.nii.gz") for name, stem in stems.items()}
         for name, hu in in_hu.items():
             write_ct(files[name], hu, cube_affine(len(hu), self.imaging.geometry.fov_mm, centre))
-        for name, film in zip(("frontal", "lateral"), xrays[0] * self.imaging.xray_scale):
-            write_projection(os.path.join(folder, f"{name}.nii.gz"), film, self.imaging.geometry.pixel_mm)
-            write_greyscale(os.path.join(folder, f"{name}.png"), film)
-        hu_truth = in_hu.pop("truth")
-        report = volume_figure(in_hu, hu_truth, f"{record['name']}: truth, each stage, and each stage's error")
+        for name, xray in zip(("frontal", "lateral"), xrays[0] * self.imaging.xray_scale):
+            write_projection(os.path.join(folder, f"{name}.nii.gz"), xray, self.imaging.geometry.pixel_mm)
+            write_greyscale(os.path.join(folder, f"{name}.png"), xray)
+        hu_truth = in_hu.pop(TRUTH)
+        report = volume_figure(in_hu, hu_truth, f"{record['name']}: ground truth, each stage, each stage's error")
         write_atomically(os.path.join(folder, "report.png"), report.savefig)
         drrs = {name: self.reprojection.project(volume, geometry)[0] for name, volume in named.items()}
-        films = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
-        write_atomically(os.path.join(folder, "xrays.png"), films.savefig)
+        reprojections = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
+        write_atomically(os.path.join(folder, "xrays.png"), reprojections.savefig)
         page = os.path.join(folder, "report.html")
-        title = f"{record['name']}: truth and reconstruction"
+        title = f"{record['name']}: ground truth and reconstruction"
         scores = [shown_scores(row) for row in rows]
         write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, self.note)
 

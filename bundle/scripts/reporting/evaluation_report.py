@@ -1,4 +1,4 @@
-"""Evaluation of every stage against the truth, beside its baselines, case by case."""
+"""Evaluation of every stage and its baselines against the ground truth, case by case."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class EvaluationReport:
     summary by group with confidence intervals, the worst cases, every case) and `metrics.csv`; and a folder for some
     cases, see :class:`~scripts.reporting.case_report.CaseReport`: the first ones of the datalist and the worst of all.
 
-    Stages are scored at their own size against the truth averaged to that size. Beside each stage stand its baselines:
-    the mean training volume, the nearest training patient, and the trilinear upsampling of every stage before it, so
-    that at the last size all stages stand against the same truth.
+    Stages are scored at their own size against the ground truth averaged to that size, and compared with baselines: the
+    mean training volume, the nearest training patient, and the trilinear upsampling of every stage before it, so that
+    at the last size all stages are scored against the same ground truth.
 
     Args:
-        case_files: writes a case's folder.
-        baselines: what stands beside the stages.
+        case_report: writes a case's folder.
+        baselines: what the stages are compared with.
         written_cases: how many cases get a folder whatever their score, in the order of the datalist.
         worst_cases: how many of the worst cases are named and get a folder.
     """
 
-    def __init__(self, case_files: CaseReport, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
-        self.case_files, self.baselines, self.written_cases = case_files, baselines, written_cases
-        self.output_dir, self.imaging = case_files.output_dir, case_files.imaging
-        self.reprojection: DRRReprojectionLoss = case_files.reprojection
+    def __init__(self, case_report: CaseReport, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
+        self.case_report, self.baselines, self.written_cases = case_report, baselines, written_cases
+        self.output_dir, self.imaging = case_report.output_dir, case_report.imaging
+        self.reprojection: DRRReprojectionLoss = case_report.reprojection
         self.worst = WorstCases(worst_cases)
         self.rows: list[list[dict[str, Any]]] = []
 
@@ -65,18 +65,18 @@ class EvaluationReport:
             place = len(self.rows) * idist.get_world_size() + idist.get_rank()
             self.rows.append(rows)
             if place < self.written_cases:
-                self.case_files.write(record, volumes, truth, xrays, geometry, rows)
+                self.case_report.write(record, volumes, truth, xrays, geometry, rows)
                 continue
             last = next(row["psnr_db"] for row in rows if row["method"] == f"stage {len(volumes)}")
-            folder = self.case_files.folder(record["name"])
-            write = partial(self.case_files.write, record, volumes, truth, xrays, geometry, rows)
+            folder = self.case_report.folder(record["name"])
+            write = partial(self.case_report.write, record, volumes, truth, xrays, geometry, rows)
             self.worst.consider(last, folder, write)
 
     def write(self, engine: Engine) -> None:
         """Writes `metrics.json` and `metrics.csv`, of the cases of all processes in the order of the datalist."""
         rows = [row for case in gathered(self.rows) for row in case]
         worst = worst_cases(rows, self.worst.count)
-        self.worst.keep_only({self.case_files.folder(case["case"]) for case in worst})
+        self.worst.keep_only({self.case_report.folder(case["case"]) for case in worst})
         if idist.get_rank() != 0:
             return
         report = {

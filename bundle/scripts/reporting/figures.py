@@ -1,4 +1,4 @@
-"""Pictures of reconstructions: slices in three planes with their errors, and X-rays beside reprojections."""
+"""Figures of reconstructions: slices in three planes with their errors, and X-rays next to reprojections."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def volume_figure(volumes: Mapping[str, torch.Tensor], truth: torch.Tensor | Non
 
     Args:
         volumes: `(S, S, S)` in HU by name, RAS+, of any sizes.
-        truth: `(S, S, S)` in HU; with it each volume's error is shown beside the volumes.
+        truth: the ground truth, `(S, S, S)` in HU; with it each volume's error is shown next to the volumes.
         title: a line above the slices.
     """
-    columns: dict[str, torch.Tensor] = {} if truth is None else {f"truth {truth.shape[0]}³": truth}
+    columns: dict[str, torch.Tensor] = {} if truth is None else {f"ground truth {truth.shape[0]}³": truth}
     columns |= {f"{name} {volume.shape[0]}³": volume for name, volume in volumes.items()}
     errors = {} if truth is None else {f"error of {name}": _error(volume, truth) for name, volume in volumes.items()}
     figure, axes = _grid(len(PLANES), len(columns) + len(errors), title, bar_inches=0.85)
@@ -52,14 +52,14 @@ def xray_figure(xrays: torch.Tensor, reprojections: Mapping[str, torch.Tensor], 
     Args:
         xrays: `(2, H, W)`, frontal and lateral.
         reprojections: `(2, h, w)` by name, on the same scale.
-        title: a line above the films.
+        title: a line above the X-rays.
     """
     figure, axes = _grid(2, 1 + len(reprojections), title)
     for view, (row, name) in enumerate(zip(axes, ("frontal", "lateral"))):
         low, high = xrays[view].min().item(), xrays[view].max().item()
-        films = {"X-ray": xrays, **{f"reprojection of {key}": film for key, film in reprojections.items()}}
-        for place, (label, film) in zip(row, films.items()):
-            place.imshow(film[view].cpu(), cmap="gray", vmin=low, vmax=high)
+        shown = {"X-ray": xrays, **{f"reprojection of {key}": each for key, each in reprojections.items()}}
+        for place, (label, pair) in zip(row, shown.items()):
+            place.imshow(pair[view].cpu(), cmap="gray", vmin=low, vmax=high)
             place.set_title(label if view == 0 else "", fontsize=9)
         row[0].set_ylabel(name, fontsize=9)
     return figure
@@ -74,13 +74,13 @@ def preview_figure(
 ) -> Figure:
     """
     Both X-rays `(2, H, W)` and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given,
-    the middle coronal slice of the half-width of the volume's interval `(S, S, S)` in HU, bright where it is wide, over
-    what its scale rests on.
+    the middle coronal slice of the half-width of the volume's prediction interval `(S, S, S)` in HU, bright where it is
+    wide, over what its scale rests on.
     """
     figure, axes = _grid(1, 2 + len(PLANES) + (half_width is not None), title)
     low, high = DISPLAY_WINDOW_HU
-    for place, film, name in zip(axes[0], xrays, ("frontal X-ray", "lateral X-ray")):
-        place.imshow(film.cpu(), cmap="gray")
+    for place, xray, name in zip(axes[0], xrays, ("frontal X-ray", "lateral X-ray")):
+        place.imshow(xray.cpu(), cmap="gray")
         place.set_title(name, fontsize=9)
     for place, (plane, axis) in zip(axes[0, 2:], PLANES.items()):
         place.imshow(middle_slice(hu, axis), cmap="gray", vmin=low, vmax=high)
@@ -115,5 +115,5 @@ def _error(volume: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def middle_slice(volume: torch.Tensor, axis: int) -> torch.Tensor:
-    """The middle slice along `axis`, its rows and columns turned to run from superior or anterior, and from right."""
+    """The middle slice along `axis`, its rows and columns flipped to run from superior or anterior, and from right."""
     return volume.select(axis, volume.shape[axis] // 2).flip(0, 1).T.cpu()

@@ -28,7 +28,7 @@ ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
 
 class ToHUd(Transform):
     """
-    Gives `pred` its Hounsfield units and its place, RAS+, a cube centred on the isocentre, and takes it to the CPU.
+    Brings `pred` to Hounsfield units, the affine of a field of view centred on the isocentre (RAS+), and the CPU.
 
     Args:
         imaging: scale and field of view of the volumes; what lies outside the scale is clipped.
@@ -46,13 +46,14 @@ class SaveReconstructiond(Transform):
     """
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
     `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
-    the half-widths rest on, and their picture in the preview, one with `familiarity` gets `familiarity.json`. What the
+    the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. What the
     folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie
     side by side.
 
     Args:
         output_dir: where to.
-        geometry: the set-up; the record's `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, goes before it.
+        geometry: of the acquisition; the record's `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, overrides
+            it.
         dicom: whether to write the folder `ct_dicom` as well, a DICOM CT series of the same HU.
         copy_patient_from: DICOM file of which the series takes the patient's and the study's identification; by default
             it names nobody.
@@ -95,7 +96,7 @@ class SaveReconstructiond(Transform):
 def _write_assessments(
     record: Mapping[Hashable, Any], half_widths: str, basis: str, familiarity: str
 ) -> dict[str, Any]:
-    """Writes those of :data:`ASSESSMENTS` that the record has; gives what the preview shows of them."""
+    """Writes those of :data:`ASSESSMENTS` that the record has; returns what the preview shows of them."""
     if FAMILIARITY_KEY in record:
         write_json(familiarity, record[FAMILIARITY_KEY])
     if UNCERTAINTY_KEY not in record:

@@ -1,4 +1,4 @@
-"""The report of a robustness evaluation and its picture: a panel for each change, a line for each stage."""
+"""The report of a robustness evaluation and its figure: a panel for each perturbation, a line for each stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monai.data import decollate_batch
 from monai.metrics import PSNRMetric
 
 from ..evaluation.metrics import DEFINITIONS
-from ..evaluation.perturbations import AS_TOLD, Condition
+from ..evaluation.perturbations import NOMINAL, Perturbation
 from ..evaluation.summary import INTERVAL_DEFINITION, summarise, write_table
 from ..io.atomic_write import NOTICE, write_atomically, write_json
 from ..projection.resampling import truth_at
@@ -24,35 +24,35 @@ from ..training.distributed import gathered
 
 COMBINATION = ("change", "value", "unit", "stage", "size")
 ROBUSTNESS_DEFINITIONS = {
-    "psnr_db": f"{DEFINITIONS['psnr_db']}; each stage at its own size, against the truth averaged to it",
-    "psnr_change_db": f"psnr_db less that of the same case and stage under '{AS_TOLD.change}'",
-    "change": "how the X-rays are taken otherwise than the network is told; the truth stays where it is, so that a "
-    "patient who stands turned is also charged with lying elsewhere",
+    "psnr_db": f"{DEFINITIONS['psnr_db']}; each stage at its own size, against the ground truth averaged to it",
+    "psnr_change_db": f"psnr_db less that of the same case and stage under '{NOMINAL.change}'",
+    "change": "the perturbation of the acquisition, which the network does not know of; the ground truth stays where "
+    "it is, so that a rotated patient is scored against the unrotated one",
 }
 COLUMNS = 4
 PANEL_INCHES = (3.1, 2.5)
-ONE_WAY = "films read otherwise"
+ONE_WAY = "other readings of the X-rays"
 
 
 def robustness_figure(summary: Sequence[dict[str, Any]]) -> Figure:
     """
-    PSNR against the size of each change; dashed lines are the stages with X-rays as the network is told. Changes that
-    have only one way share a panel.
+    PSNR against the size of each perturbation; dashed lines are the stages under nominal acquisition. Perturbations
+    that have only one size share a panel.
 
     Args:
         summary: entries with `change`, `value`, `unit`, `stage`, `size` and the `mean` of `psnr_db`.
     """
     panels: dict[str, list[dict[str, Any]]] = {}
     for entry in summary:
-        if entry["change"] != AS_TOLD.change:
+        if entry["change"] != NOMINAL.change:
             panels.setdefault(ONE_WAY if entry["value"] is None else entry["change"], []).append(entry)
-    nominal = [entry for entry in summary if entry["change"] == AS_TOLD.change]
+    nominal = [entry for entry in summary if entry["change"] == NOMINAL.change]
     columns = max(1, min(COLUMNS, len(panels)))
     rows = max(1, -(-len(panels) // columns))
     size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.9)
     figure = Figure(figsize=size, layout="constrained", dpi=110)
     cases = max(entry["cases"] for entry in summary)
-    heading = f"X-rays taken otherwise than the network is told: mean PSNR of {cases} case{'s' if cases > 1 else ''}"
+    heading = f"Perturbations of the acquisition: mean PSNR of {cases} case{'s' if cases > 1 else ''}"
     figure.suptitle(f"{heading}\n{NOTICE}", fontsize=10)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for place, (change, entries) in zip(axes.flat, panels.items()):
@@ -66,12 +66,18 @@ def robustness_figure(summary: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _draw(place: Axes, change: str, entries: Sequence[dict[str, Any]], nominal: Sequence[dict[str, Any]]) -> None:
-    for number, told in enumerate(nominal):
-        of_stage = [entry for entry in entries if entry["stage"] == told["stage"]]
+    for number, unperturbed in enumerate(nominal):
+        of_stage = [entry for entry in entries if entry["stage"] == unperturbed["stage"]]
         means = [entry["psnr_db"]["mean"] for entry in of_stage]
         style = "o-" if all(isinstance(entry["value"], (int, float)) for entry in of_stage) else "o"
-        place.plot(range(len(means)), means, style, color=f"C{number}", label=f"stage {told['stage']}, {told['size']}³")
-        place.axhline(told["psnr_db"]["mean"], color=f"C{number}", linestyle="--", linewidth=0.8)
+        place.plot(
+            range(len(means)),
+            means,
+            style,
+            color=f"C{number}",
+            label=f"stage {unperturbed['stage']}, {unperturbed['size']}³",
+        )
+        place.axhline(unperturbed["psnr_db"]["mean"], color=f"C{number}", linestyle="--", linewidth=0.8)
     place.set_xticks(range(len(of_stage)), [_label(entry) for entry in of_stage], fontsize=7)
     place.set_xlim(-0.5, len(of_stage) - 0.5)
     place.tick_params(axis="y", labelsize=7)
@@ -90,17 +96,17 @@ def _label(entry: dict[str, Any]) -> str:
 
 class RobustnessReport:
     """
-    An Ignite handler that scores each stage under each condition and writes, when the engine has finished,
-    `robustness.json` (definitions, a summary by condition and stage with intervals over patients, every case),
+    An Ignite handler that scores each stage under each perturbation and writes, when the engine has finished,
+    `robustness.json` (definitions, a summary by perturbation and stage with intervals over patients, every case),
     `robustness.csv` and `robustness.png`.
 
     Args:
         output_dir: where to write.
-        conditions: those of :class:`PerturbedRecords`.
+        perturbations: those of :class:`PerturbedRecords`.
     """
 
-    def __init__(self, output_dir: str, conditions: Sequence[Condition]) -> None:
-        self.output_dir, self.conditions = output_dir, conditions
+    def __init__(self, output_dir: str, perturbations: Sequence[Perturbation]) -> None:
+        self.output_dir, self.perturbations = output_dir, perturbations
         self.psnr = PSNRMetric(max_val=1.0)
         self.rows: list[list[dict[str, Any]]] = []
 
@@ -113,14 +119,17 @@ class RobustnessReport:
         """Scores every stage of the samples of one batch."""
         output = engine.state.output
         for index, record in enumerate(decollate_batch(engine.state.batch)):
-            condition, truth = self.conditions[int(record["condition"])], output["label"]["ct"][index : index + 1]
+            perturbation, truth = (
+                self.perturbations[int(record["perturbation"])],
+                output["label"]["ct"][index : index + 1],
+            )
             volumes = [volume[index : index + 1].float().clamp(0, 1) for volume in output["pred"]]
             self.rows.append(
                 [
                     {
                         "case": record["name"],
                         **{name: record[name] for name in ("patient", "group")},
-                        **{name: getattr(condition, name) for name in ("change", "value", "unit")},
+                        **{name: getattr(perturbation, name) for name in ("change", "value", "unit")},
                         "stage": stage,
                         "size": volume.shape[-1],
                         "psnr_db": self.psnr(volume, truth_at(truth.float(), volume.shape[-1])).item(),
@@ -147,6 +156,6 @@ class RobustnessReport:
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with `psnr_change_db`, the difference from the row of the same case and stage as the network is told."""
-    nominal = {(row["case"], row["stage"]): row["psnr_db"] for row in rows if row["change"] == AS_TOLD.change}
+    """The rows with `psnr_change_db`, the difference from the nominal row of the same case and stage."""
+    nominal = {(row["case"], row["stage"]): row["psnr_db"] for row in rows if row["change"] == NOMINAL.change}
     return [{**row, "psnr_change_db": row["psnr_db"] - nominal[row["case"], row["stage"]]} for row in rows]

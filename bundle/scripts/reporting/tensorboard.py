@@ -1,7 +1,6 @@
-"""Pictures in TensorBoard: slices of the truth and of every stage, and the X-rays beside the reprojections."""
+"""Figures in TensorBoard: slices of the ground truth and of every stage, and X-rays next to reprojections."""
 
 from __future__ import annotations
-
 
 import torch
 from ignite.engine import Engine, Events

@@ -1,4 +1,4 @@
-// The page's behaviour: one cross-hair in mm, shown by every panel and on both films.
+// The page's behaviour: one cross-hair in mm, shown by every panel and on both X-rays.
 
 const root = document.documentElement;
 const view = JSON.parse(document.getElementById("view").textContent);
@@ -142,21 +142,21 @@ function moveTo(mm, source) {
     slider.value = mm[axis] * sign;
     slider.setAttribute("aria-valuetext", `${distances[axis]} mm ${directions[axis]}`);
   }
-  view.films.forEach(({ projection }, i) => {
+  view.xrays.forEach(({ projection }, i) => {
     const [u, v, w] = projection.map((row) => row[0] * mm[0] + row[1] * mm[1] + row[2] * mm[2] + row[3]);
-    const { style } = document.querySelectorAll(".film .lines")[i];
+    const { style } = document.querySelectorAll(".xray .lines")[i];
     style.setProperty("--across", `${(100 * u) / w}%`);
     style.setProperty("--down", `${(100 * v) / w}%`);
   });
 }
 
-function showFilms() {
-  for (const { name, edges, picture } of view.films) {
+function showXrays() {
+  for (const { name, edges, image: src } of view.xrays) {
     const [left, right] = edges.map((letter) => element("span", { className: "edge", textContent: letter }));
-    const image = element("img", { src: picture, alt: `${name}; ${edges[0]} is on the left` });
+    const image = element("img", { src, alt: `${name}; ${edges[0]} is on the left` });
     const frame = element("div", { className: "frame" }, image, element("div", { className: "lines" }), left, right);
     const caption = element("figcaption", { textContent: name });
-    document.getElementById("films").append(element("figure", { className: "film" }, caption, frame));
+    document.getElementById("xrays").append(element("figure", { className: "xray" }, caption, frame));
   }
 }
 
@@ -202,7 +202,7 @@ async function showVolumes() {
 
 document.title = view.title;
 for (const part of ["title", "notice", "note"]) document.getElementById(part).textContent = view[part];
-showFilms();
+showXrays();
 showScores();
 if (!document.createElement("canvas").getContext("webgl2")) {
   tell(

@@ -29,7 +29,7 @@ INSTALL = "run `pip install --no-deps 'ipyniivue>=2.4.4,<2.5'`"
 NIIVUE_MODULE = re.compile(r'"([^"\s]*export%7B[^"\s]*%2CNiivue%2C[^"\s]*)"')
 """The string literal of the widget's JavaScript that holds NiiVue, percent-encoded, for pages that the widget saves."""
 EDGES = {"frontal": ("R", "L"), "lateral": ("A", "P")}
-"""Where the left and the right edge of a film lie, see :class:`~scripts.BiplanarGeometry`."""
+"""Where the left and the right edge of an X-ray lie, see :class:`~scripts.BiplanarGeometry`."""
 
 
 def write_view(
@@ -51,9 +51,9 @@ def write_view(
     Args:
         path: where to, `.html`.
         title: heading of the page.
-        volumes: NIfTI files in HU by the name to show. The page begins with the first beside the last.
+        volumes: NIfTI files in HU by the name to show. The page begins with the first and the last.
         xrays: `(2, H, W)`, frontal and lateral.
-        geometry: the set-up of the X-rays, of one case, by which the page marks the cross-hair on the films.
+        geometry: the acquisition geometry of the X-rays, of one case, by which the page projects the cross-hair.
         isocentre_mm: the isocentre in the space of the volumes.
         scores: rows of a table under the volumes, all with the same columns.
         note: a further line under the heading.
@@ -71,7 +71,7 @@ def write_view(
         "title": title,
         "note": note,
         "notice": f"{NOTICE}. Two views do not determine a volume: structures can be invented or erased.",
-        "films": [_film(xrays, geometry, isocentre_mm, index) for index in range(len(xrays))],
+        "xrays": [_xray(xrays, geometry, isocentre_mm, index) for index in range(len(xrays))],
         "volumes": [{"name": name, "file": _base64(Path(file).read_bytes())} for name, file in volumes.items()],
         "scores": list(scores),
         "niivue": module,
@@ -99,13 +99,13 @@ def niivue_module() -> tuple[str, str]:
     return _base64(gzip.compress(unquote(found.group(1)).encode("utf-8"), mtime=0)), licence
 
 
-def film_projection(geometry: BiplanarGeometry, isocentre_mm: Sequence[float], view: int) -> np.ndarray:
+def projection_matrix(geometry: BiplanarGeometry, isocentre_mm: Sequence[float], view: int) -> np.ndarray:
     """
     :meth:`BiplanarGeometry.shadow` as a `(3, 4)` matrix: `(X, Y, Z, 1)` in mm to `(u w, v w, w)`, where `u` and `v` are
-    parts of the film's side, from its left and its upper edge.
+    fractions of the detector's side, from its left and its upper edge.
     """
-    turned = np.array(geometry.rotation(view), dtype=float).T
-    across, depth, up = (turned[view], turned[1 - view] * geometry.depth_sign(view), turned[2])
+    rotated = np.array(geometry.rotation(view), dtype=float).T
+    across, depth, up = (rotated[view], rotated[1 - view] * geometry.depth_sign(view), rotated[2])
     weight = np.zeros(4)
     weight[3] = 1.0
     if not geometry.is_parallel:
@@ -118,20 +118,20 @@ def film_projection(geometry: BiplanarGeometry, isocentre_mm: Sequence[float], v
     return matrix
 
 
-def _film(xrays: torch.Tensor, geometry: BiplanarGeometry, isocentre_mm: Sequence[float], index: int) -> dict[str, Any]:
+def _xray(xrays: torch.Tensor, geometry: BiplanarGeometry, isocentre_mm: Sequence[float], index: int) -> dict[str, Any]:
     name, edges = list(EDGES.items())[index]
-    picture = io.BytesIO()
-    as_greyscale(xrays[index]).save(picture, format="png")
+    image = io.BytesIO()
+    as_greyscale(xrays[index]).save(image, format="png")
     return {
         "name": f"{name.capitalize()} X-ray, {geometry.views[index]}",
         "edges": edges,
-        "picture": f"data:image/png;base64,{_base64(picture.getvalue())}",
-        "projection": film_projection(geometry, isocentre_mm, index).tolist(),
+        "image": f"data:image/png;base64,{_base64(image.getvalue())}",
+        "projection": projection_matrix(geometry, isocentre_mm, index).tolist(),
     }
 
 
 def _page(view: Mapping[str, Any], licence: str) -> str:
-    """The template filled in. What comes from outside stands in JSON, which the page's script reads as text."""
+    """The template filled in. What comes from outside is in JSON, which the page's script reads as text."""
     files = (Path(__file__).with_name(f"viewer.{kind}") for kind in ("html", "css", "js"))
     template, style, script = (file.read_text(encoding="utf-8") for file in files)
     hashed = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
