@@ -27,7 +27,7 @@ from monailabel.config import settings  # noqa: E402
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
 
-from scripts.data.folder_scan import find_film_pairs
+from scripts.data.folder_scan import find_radiograph_pairs
 from scripts.errors import BundleError, CheckpointError, InputError, OutputError, PretrainedWeightsError, root_cause
 from scripts.io.limits import MAX_RADIOGRAPH_PIXELS, check_radiograph_file
 
@@ -96,7 +96,7 @@ class BiplanarApp(MONAILabelApp):
         if lateral:
             return frontal, self._path("lateral", lateral)
         if frontal.is_dir():
-            pairs = find_film_pairs(frontal)
+            pairs = find_radiograph_pairs(frontal)
             if len(pairs) == 1:
                 return frontal / pairs[0].frontal, frontal / pairs[0].lateral
         elif partner := self.datastore().lateral_of(frontal):

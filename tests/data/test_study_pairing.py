@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from scripts.data.folder_scan import find_film_pairs, find_records
+from scripts.data.folder_scan import find_radiograph_pairs, find_records
 from scripts.data.study_pairing import FilmPair
 from scripts.io.dicom_headers import UNNAMED
 from scripts.io.dicom_tags import MODALITIES
@@ -368,12 +368,12 @@ def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
     for name in ("b_ct.nii.gz", "c_ct.nii.gz"):
         write_volume(tmp_path / name)
     alone, with_ct = FilmPair("a_pa.png", "a_ll.png", None), FilmPair("b_pa.png", "b_ll.png", "b_ct.nii.gz")
-    assert find_film_pairs(tmp_path) == [alone, with_ct]
+    assert find_radiograph_pairs(tmp_path) == [alone, with_ct]
     write_volume(tmp_path / "b_ct_2.nii.gz")
-    assert find_film_pairs(tmp_path)[1] == FilmPair("b_pa.png", "b_ll.png", None)
+    assert find_radiograph_pairs(tmp_path)[1] == FilmPair("b_pa.png", "b_ll.png", None)
 
 
 def test_film_pairs_are_found_by_dicom_tags(tmp_path: Path):
     write_dicom_radiograph(tmp_path / "x" / "1.dcm", "PA")
     write_dicom_radiograph(tmp_path / "x" / "2.dcm", "LL")
-    assert find_film_pairs(tmp_path) == [FilmPair("x/1.dcm", "x/2.dcm", None)]
+    assert find_radiograph_pairs(tmp_path) == [FilmPair("x/1.dcm", "x/2.dcm", None)]

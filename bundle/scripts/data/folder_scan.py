@@ -27,7 +27,7 @@ def find_records(folder: Path) -> tuple[list[PatientRecord], list[LeftOut]]:
     return records, sorted(left_out + unpaired)
 
 
-def find_film_pairs(folder: Path) -> list[FilmPair]:
+def find_radiograph_pairs(folder: Path) -> list[FilmPair]:
     """The studies of a folder that have one frontal and one lateral film, with a CT or without."""
     return pair_films(find_images(folder)[0])
 
