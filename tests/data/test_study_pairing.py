@@ -9,7 +9,7 @@ import pytest
 from pydicom import Dataset
 
 from scripts.data.folder_scan import find_radiograph_pairs, find_records
-from scripts.data.study_pairing import FilmPair
+from scripts.data.study_pairing import RadiographPair
 from scripts.io.dicom_headers import UNNAMED
 from scripts.io.dicom_tags import MODALITIES
 from study_files import write_dicom_radiograph, write_header, write_png, write_series, write_volume
@@ -367,13 +367,13 @@ def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
         write_png(tmp_path / name)
     for name in ("b_ct.nii.gz", "c_ct.nii.gz"):
         write_volume(tmp_path / name)
-    alone, with_ct = FilmPair("a_pa.png", "a_ll.png", None), FilmPair("b_pa.png", "b_ll.png", "b_ct.nii.gz")
+    alone, with_ct = RadiographPair("a_pa.png", "a_ll.png", None), RadiographPair("b_pa.png", "b_ll.png", "b_ct.nii.gz")
     assert find_radiograph_pairs(tmp_path) == [alone, with_ct]
     write_volume(tmp_path / "b_ct_2.nii.gz")
-    assert find_radiograph_pairs(tmp_path)[1] == FilmPair("b_pa.png", "b_ll.png", None)
+    assert find_radiograph_pairs(tmp_path)[1] == RadiographPair("b_pa.png", "b_ll.png", None)
 
 
 def test_film_pairs_are_found_by_dicom_tags(tmp_path: Path):
     write_dicom_radiograph(tmp_path / "x" / "1.dcm", "PA")
     write_dicom_radiograph(tmp_path / "x" / "2.dcm", "LL")
-    assert find_radiograph_pairs(tmp_path) == [FilmPair("x/1.dcm", "x/2.dcm", None)]
+    assert find_radiograph_pairs(tmp_path) == [RadiographPair("x/1.dcm", "x/2.dcm", None)]

@@ -44,7 +44,7 @@ class PatientRecord:
 
 
 @dataclass(frozen=True)
-class FilmPair:
+class RadiographPair:
     """The two films of a study."""
 
     frontal: str
@@ -59,14 +59,14 @@ def patient_names(records: Iterable[PatientRecord]) -> dict[str, str]:
     return {patient: f"patient_{number}" for number, patient in enumerate(patients, 1)}
 
 
-def pair_films(images: Iterable[Image]) -> list[FilmPair]:
+def pair_films(images: Iterable[Image]) -> list[RadiographPair]:
     """The studies with one frontal and one lateral film, in order; whether they have a CT does not matter."""
     pairs = []
     for members in _join_days(sorted(images)).values():
         by_field = _paths_by_field(members)
         if len(by_field["frontal"]) == len(by_field["lateral"]) == 1:
             ct = by_field["ct"][0] if len(by_field["ct"]) == 1 else None
-            pairs.append(FilmPair(by_field["frontal"][0], by_field["lateral"][0], ct))
+            pairs.append(RadiographPair(by_field["frontal"][0], by_field["lateral"][0], ct))
     return sorted(pairs, key=lambda pair: pair.frontal)
 
 
