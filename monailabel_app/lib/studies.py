@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from scripts.data.datalist import is_inside
 from scripts.data.folder_scan import find_images
 from scripts.data.name_conventions import describe_file, image_suffix
-from scripts.data.study_pairing import Image, pair_by_study, pair_films
+from scripts.data.study_pairing import Image, pair_by_study, pair_radiographs
 
 LONGEST_LISTING = 10_000
 """Studies that one answer lists."""
@@ -47,7 +47,7 @@ class StudyDatastore(Datastore):
     def refresh(self) -> None:
         """Searches the folder anew. A study whose names are no UTF-8 cannot be sent to a client, and is passed over."""
         images, _ = find_images(self.folder)
-        found = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in pair_films(images)}
+        found = {pair.frontal: {"lateral": pair.lateral, "ct": pair.ct} for pair in pair_radiographs(images)}
         odd = [
             name for name, info in found.items() if not all(map(_is_text, (name, info["lateral"], info["ct"] or "")))
         ]

@@ -14,7 +14,7 @@ from ..io.dicom_headers import Header, is_dicom, read_header
 from .datalist import is_inside
 from .dicom_scan import describe_headers, name_patients, patients_by_folder
 from .name_conventions import describe_file, image_suffix
-from .study_pairing import RadiographPair, Image, LeftOut, PatientRecord, pair_by_study, pair_films
+from .study_pairing import RadiographPair, Image, LeftOut, PatientRecord, pair_by_study, pair_radiographs
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 VOXELS = re.compile(r"\.(zraw|raw(\.gz)?)$", re.I)
@@ -29,7 +29,7 @@ def find_records(folder: Path) -> tuple[list[PatientRecord], list[LeftOut]]:
 
 def find_radiograph_pairs(folder: Path) -> list[RadiographPair]:
     """The studies of a folder that have one frontal and one lateral film, with a CT or without."""
-    return pair_films(find_images(folder)[0])
+    return pair_radiographs(find_images(folder)[0])
 
 
 def find_images(folder: Path) -> tuple[list[Image], list[LeftOut]]:

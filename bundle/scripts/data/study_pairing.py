@@ -59,7 +59,7 @@ def patient_names(records: Iterable[PatientRecord]) -> dict[str, str]:
     return {patient: f"patient_{number}" for number, patient in enumerate(patients, 1)}
 
 
-def pair_films(images: Iterable[Image]) -> list[RadiographPair]:
+def pair_radiographs(images: Iterable[Image]) -> list[RadiographPair]:
     """The studies with one frontal and one lateral film, in order; whether they have a CT does not matter."""
     pairs = []
     for members in _join_days(sorted(images)).values():
