@@ -28,9 +28,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from ct_series_files import SHAPE, write_series
+from phantoms import chest_geometry, chest_imaging
 from radiograph_files import compress, write_dicom
 from scripts import (
-    BiplanarGeometry,
     InputError,
     LoadCTd,
     LoadRadiographsd,
@@ -42,7 +42,7 @@ from scripts import (
 from scripts.data.datalist import default_name
 from scripts.data.datalist_builder import build_datalist
 from scripts.data.folder_scan import find_records
-from scripts.data.study_pairing import LeftOut
+from scripts.data.study_pairing import Excluded
 from scripts.errors import BundleError, shown
 from scripts.io.atomic_write import write_atomically, write_checkpoint, write_folder_atomically, write_text
 from scripts.io.limits import MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, MAX_VOXELS, coded_extent
@@ -59,9 +59,7 @@ FOREIGN = "pa\x1b[2J\x1b[31m\nWrote ct.nii.gz in /home/me\x07\u202egnp"
 """A name that clears the terminal, colours it, begins a line of its own, rings, and turns the direction of writing."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-PREPARE = Compose(
-    [LoadRadiographsd(), PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7))]
-)
+PREPARE = Compose([LoadRadiographsd(), PrepareXraysd("frontal", chest_imaging(32), (1, 99), (0.0, 0.7))])
 READ_CT = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 8, 360.0)])
 
 
@@ -649,7 +647,7 @@ def test_a_search_does_not_wait_for_a_pipe(tmp_path: Path, name: str):
     with within(60):
         records, left_out = find_records(tmp_path)
     assert not records
-    assert left_out == [LeftOut(name, "is a pipe, a socket or a device")]
+    assert left_out == [Excluded(name, "is a pipe, a socket or a device")]
 
 
 @pytest.mark.parametrize("keyword", ["Modality", "PhotometricInterpretation", "ViewPosition"])
@@ -740,8 +738,8 @@ OWN = ["cases/notes.txt", "cases/original/thesis.docx", "cases/original/sub/a.tx
 def test_a_folder_cases_of_somebodys_own_is_refused_before_any_work(tmp_path: Path, own: str):
     (tmp_path / own).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / own).write_text("mine")
-    geometry = BiplanarGeometry(detector_pixels=16)
-    message = refused(lambda: CaseReport(str(tmp_path), geometry, (-1024, 1024), 8.0), OutputError)
+    geometry = chest_geometry(detector_pixels=16)
+    message = refused(lambda: CaseReport(str(tmp_path), chest_imaging(32)), OutputError)
     assert "is none of an evaluation's files" in message and "choose another output folder" in message
     assert (tmp_path / own).read_text() == "mine"
 

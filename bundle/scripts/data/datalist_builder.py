@@ -15,7 +15,7 @@ from ..io.atomic_write import write_json
 from ..io.dicom_headers import UNNAMED
 from .datalist import SECTIONS, is_inside
 from .folder_scan import find_records
-from .study_pairing import LeftOut, PatientRecord, patient_names
+from .study_pairing import Excluded, PatientRecord, patient_names
 
 SHOWN_ALONE = 3
 """Files of one folder that are left out for one reason are told one by one up to this number."""
@@ -95,7 +95,7 @@ def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, st
     return {field: (root / path).as_posix() for field, path in record.fields().items()}
 
 
-def print_left_out(left_out: Sequence[LeftOut]) -> None:
+def print_left_out(left_out: Sequence[Excluded]) -> None:
     """All that is left out with its reason; many files of one folder with the same reason in one line."""
     groups: dict[tuple[str, str], list[str]] = {}
     for entry in left_out:

@@ -12,10 +12,10 @@ from scipy.cluster.hierarchy import DisjointSet
 from ..io.dicom_headers import UNNAMED, Header
 from ..io.dicom_tags import MODALITIES, PLANE_OF_POSITION
 from ..io.slice_places import described, overlaid_acquisitions, places_along
-from .study_pairing import Image, LeftOut
+from .study_pairing import Image, Excluded
 
 
-def name_patients(headers: Sequence[Header]) -> list[Header | LeftOut]:
+def name_patients(headers: Sequence[Header]) -> list[Header | Excluded]:
     """
     Patients for files without a Patient ID: one for each folder, and one for folders with a study, series or frame of
     reference in common. It is the patient of the Patient ID that such a folder, study, series or frame has elsewhere; a
@@ -42,11 +42,11 @@ def _patients_by_root(headers: Sequence[Header], ties: DisjointSet) -> dict[tupl
     return {root: patients[root] or {f"{UNNAMED}{min(places)}"} for root, places in folders.items()}
 
 
-def _named(header: Header, patients: set[str]) -> Header | LeftOut:
+def _named(header: Header, patients: set[str]) -> Header | Excluded:
     if len(patients) == 1:
         return replace(header, patient=min(patients))
     found = f"its folder, study, series or frame of reference is of {len(patients)} patients"
-    return LeftOut(header.path, f"its PatientID is empty, and {found}; whose it is is not known")
+    return Excluded(header.path, f"its PatientID is empty, and {found}; whose it is is not known")
 
 
 def patients_by_folder(headers: Iterable[Header]) -> dict[str, set[str]]:
@@ -57,7 +57,7 @@ def patients_by_folder(headers: Iterable[Header]) -> dict[str, set[str]]:
     return patients
 
 
-def describe_headers(headers: Sequence[Header]) -> list[Image | LeftOut]:
+def describe_headers(headers: Sequence[Header]) -> list[Image | Excluded]:
     """
     CT series and films, and why others are left out.
 
@@ -69,7 +69,7 @@ def describe_headers(headers: Sequence[Header]) -> list[Image | LeftOut]:
     for header in headers:
         series[header.series_key].append(header)
         folders[header.folder].add(header.series_key)
-    found: list[Image | LeftOut] = []
+    found: list[Image | Excluded] = []
     for members in series.values():
         if members[0].modality == "CT":
             found.append(_describe_series(members, folders))
@@ -78,7 +78,7 @@ def describe_headers(headers: Sequence[Header]) -> list[Image | LeftOut]:
     return found
 
 
-def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image | LeftOut:
+def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image | Excluded:
     first, places = slices[0], sorted({header.folder for header in slices})
     if any(header.is_localizer for header in slices):
         reason = "holds localizer images"
@@ -95,7 +95,7 @@ def _describe_series(slices: Sequence[Header], folders: dict[str, set]) -> Image
     else:
         return Image(first.patient, first.study_key, "ct", first.folder, first.day)
     path = first.path if len(slices) == 1 else places[0]
-    return LeftOut(path, f"CT series {first.series} ({len(slices)} files) {reason}")
+    return Excluded(path, f"CT series {first.series} ({len(slices)} files) {reason}")
 
 
 def _acquisitions_of(slices: Sequence[Header]) -> dict[str, int]:
@@ -106,10 +106,10 @@ def _acquisitions_of(slices: Sequence[Header]) -> dict[str, int]:
     return overlaid_acquisitions([header.acquisition for header in slices], places)
 
 
-def _describe_film(header: Header) -> Image | LeftOut:
+def _describe_film(header: Header) -> Image | Excluded:
     if header.modality not in MODALITIES:
-        return LeftOut(header.path, f"its modality is '{header.modality}', expected CT, {', '.join(MODALITIES)}")
+        return Excluded(header.path, f"its modality is '{header.modality}', expected CT, {', '.join(MODALITIES)}")
     if header.plane is None:
         expected = f"one of {', '.join(PLANE_OF_POSITION)}, or a View Code Sequence"
-        return LeftOut(header.path, f"its View Position is '{header.view_position}', expected {expected}")
+        return Excluded(header.path, f"its View Position is '{header.view_position}', expected {expected}")
     return Image(header.patient, header.study_key, header.plane, header.path, header.day)

@@ -16,7 +16,7 @@ import nibabel
 
 from ..errors import one_line_message
 from ..io.ct_reader import META_IMAGE, NIFTI, NRRD
-from .study_pairing import Image, LeftOut
+from .study_pairing import Image, Excluded
 
 VIEW_OF_WORD = {
     "frontal": "frontal",
@@ -41,7 +41,7 @@ def image_suffix(path: str) -> str | None:
     return next((suffix for suffix in SUFFIXES if path.lower().endswith(suffix)), None)
 
 
-def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]]) -> Image | LeftOut:
+def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]]) -> Image | Excluded:
     """
     What a file is, by its name and a NIfTI's header; why it is left out when that is not clear.
 
@@ -55,30 +55,30 @@ def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]
     stem = name[: len(name) - len(image_suffix(name) or "")]
     words = {word.lower() for word in re.split(r"[^A-Za-z0-9]+", stem)}
     if words & MASK_WORDS:
-        return LeftOut(path, f"its name has the word '{min(words & MASK_WORDS)}', so it is taken for a label map")
+        return Excluded(path, f"its name has the word '{min(words & MASK_WORDS)}', so it is taken for a label map")
     field = _field_of(folder, path, {VIEW_OF_WORD[word] for word in words & VIEW_OF_WORD.keys()})
-    if isinstance(field, LeftOut):
+    if isinstance(field, Excluded):
         return field
     patients = _patients_of(path, stem, dicom_patients)
     if len(patients) > 1:
-        return LeftOut(
+        return Excluded(
             path, f"its folder or namesake holds DICOM files of {len(patients)} patients; whose it is is not known"
         )
     return Image(min(patients), _study_of(path, stem), field, path)
 
 
-def _field_of(folder: Path, path: str, views: set[str]) -> str | LeftOut:
+def _field_of(folder: Path, path: str, views: set[str]) -> str | Excluded:
     try:
         dimensions = _dimensions(folder / path)
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
-        return LeftOut(path, f"its header cannot be read ({one_line_message(error)})")
+        return Excluded(path, f"its header cannot be read ({one_line_message(error)})")
     if dimensions not in (2, 3):
-        return LeftOut(path, f"has {dimensions} dimensions, expected a volume of 3 or a film of 2")
+        return Excluded(path, f"has {dimensions} dimensions, expected a volume of 3 or a film of 2")
     if dimensions == 3:
-        return LeftOut(path, f"is a volume, but its name says {min(views)} film") if views else "ct"
+        return Excluded(path, f"is a volume, but its name says {min(views)} film") if views else "ct"
     if len(views) != 1:
         found = "both views" if views else "no view"
-        return LeftOut(path, f"its name has {found} as a word, expected one of {', '.join(VIEW_OF_WORD)}")
+        return Excluded(path, f"its name has {found} as a word, expected one of {', '.join(VIEW_OF_WORD)}")
     return views.pop()
 
 

@@ -22,7 +22,7 @@ class Image:
 
 
 @dataclass(frozen=True, order=True)
-class LeftOut:
+class Excluded:
     """Something that is in no record, and why."""
 
     path: str
@@ -70,7 +70,7 @@ def pair_radiographs(images: Iterable[Image]) -> list[RadiographPair]:
     return sorted(pairs, key=lambda pair: pair.frontal)
 
 
-def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[LeftOut]]:
+def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[Excluded]]:
     """
     The records of all studies, in order, and the films that are in none.
 
@@ -85,7 +85,7 @@ def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[Le
         films = (by_field["frontal"][0], by_field["lateral"][0]) if obstacle is None else None
         records += [PatientRecord(patient, ct, films) for ct in by_field["ct"]]
         if obstacle:
-            left_out += [LeftOut(path, obstacle) for view in ("frontal", "lateral") for path in by_field[view]]
+            left_out += [Excluded(path, obstacle) for view in ("frontal", "lateral") for path in by_field[view]]
     return sorted(records), left_out
 
 
