@@ -42,7 +42,7 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
             f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE."
         )
     records, left_out = find_records(folder)
-    print_left_out([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
+    print_excluded([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
     print_unnamed(records)
     if not records:
         raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/data.md).")
@@ -95,7 +95,7 @@ def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, st
     return {field: (root / path).as_posix() for field, path in record.fields().items()}
 
 
-def print_left_out(left_out: Sequence[Excluded]) -> None:
+def print_excluded(left_out: Sequence[Excluded]) -> None:
     """All that is left out with its reason; many files of one folder with the same reason in one line."""
     groups: dict[tuple[str, str], list[str]] = {}
     for entry in left_out:

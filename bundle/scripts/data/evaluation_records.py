@@ -10,7 +10,7 @@ import ignite.distributed as idist
 
 from ..errors import InputError
 from .datalist import load_records, read_datalist, resolve_records
-from .datalist_builder import print_left_out, print_unnamed
+from .datalist_builder import print_excluded, print_unnamed
 from .folder_scan import find_records
 from .study_pairing import patient_names
 
@@ -43,7 +43,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
         )
     if idist.get_rank() == 0:
         print(f"{folder}: no {DATALIST}, so that each of the {len(found)} CTs found there is a case.")
-        print_left_out(left_out)
+        print_excluded(left_out)
         print_unnamed(found)
     names = patient_names(found)
     records = [{**record.fields(), "patient": names[record.patient]} for record in found]
