@@ -18,14 +18,14 @@ from starlette.requests import Request
 
 from lib.request_keys import shown
 from scripts.data.datalist import LONGEST_NAME
-from scripts.data.name_conventions import PICTURE_SUFFIXES
+from scripts.data.name_conventions import IMAGE_FILE_SUFFIXES
 from scripts.errors import InputError, one_line_message
 from scripts.io.ct_reader import NIFTI
 from scripts.io.limits import check_extent, check_nifti_extent, is_deflated
 from scripts.io.radiograph_reader import IMAGE_FORMATS
 
 DICOM = (".dcm", ".dicom", ".dic", ".ima")
-SUFFIXES = (*NIFTI, *PICTURE_SUFFIXES, *DICOM)
+SUFFIXES = (*NIFTI, *IMAGE_FILE_SUFFIXES, *DICOM)
 STEM = re.compile(r"\w(?:[\w .-]*\w)?")
 RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)\d)(?:\..*)?", re.I | re.S)
 """Names of devices on Windows."""
@@ -148,7 +148,7 @@ def check_size(path: Path, where: str, largest: int) -> None:
             check_extent(_dicom_shape(path, where), largest, where)
         elif name.endswith(NIFTI):
             check_nifti_extent(str(path), largest, where)
-        elif name.endswith(PICTURE_SUFFIXES):
+        elif name.endswith(IMAGE_FILE_SUFFIXES):
             with Image.open(path, formats=IMAGE_FORMATS) as picture:
                 check_extent(picture.size[::-1], largest, where)
         else:

@@ -27,8 +27,8 @@ VIEW_OF_WORD = {
     "ll": "lateral",
     "rl": "lateral",
 }
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-SUFFIXES = (*NIFTI, *NRRD, *META_IMAGE, *PICTURE_SUFFIXES)
+IMAGE_FILE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SUFFIXES = (*NIFTI, *NRRD, *META_IMAGE, *IMAGE_FILE_SUFFIXES)
 MASK_WORDS = {"mask", "label", "labels", "seg", "segmentation"}
 KIND_WORDS = rf"(?:{'|'.join(VIEW_OF_WORD)}|ct|s\d+)(?![a-z0-9])"
 LEADING_KINDS = re.compile(rf"\A(?:{KIND_WORDS}[^a-z0-9]*)+", re.I)
@@ -86,7 +86,7 @@ def _dimensions(path: Path) -> int:
     """Axes of an image: by its suffix, and those of a NIfTI by its header, up to the last that is longer than 1."""
     suffix = image_suffix(path.name)
     if suffix not in NIFTI:
-        return 2 if suffix in PICTURE_SUFFIXES else 3
+        return 2 if suffix in IMAGE_FILE_SUFFIXES else 3
     return max((axis for axis, length in enumerate(nibabel.load(path).shape, start=1) if length != 1), default=0)
 
 
