@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..errors import InputError, one_line_message, root_cause
 from .datalist import SECTIONS, check_distinct_names, read_datalist, resolve_record, section_of, warn_of_paths_outside
-from .duplicates import Repeats
+from .duplicates import Duplicates
 
 TRAINING_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 WARNING = "warning: "
@@ -61,7 +61,7 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
     Raises:
         InputError: when the datalist cannot be read at all.
     """
-    content, problems, count, repeats = read_datalist(datalist), [], 0, Repeats()
+    content, problems, count, repeats = read_datalist(datalist), [], 0, Duplicates()
     folder = os.path.dirname(os.path.abspath(datalist))
     for section in SECTIONS:
         if section == "test" and content.get(section) in (None, []):
@@ -101,7 +101,7 @@ def _read_record(
     index: int,
     folder: str,
     transform: Callable[[Mapping[str, Any]], Any],
-    repeats: Repeats,
+    repeats: Duplicates,
 ) -> None:
     """Loads a record; warns of what it has in common with those before."""
     record = resolve_record(record, datalist, section, index, folder)

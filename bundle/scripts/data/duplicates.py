@@ -12,7 +12,7 @@ from ..io.dicom_headers import patient_id
 from .datalist import IMAGE_FIELDS
 
 
-class Repeats:
+class Duplicates:
     """Remembers the records of a datalist, and tells what a further one has in common with them."""
 
     def __init__(self) -> None:
