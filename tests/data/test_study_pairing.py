@@ -21,9 +21,9 @@ def found(folder: Path) -> list[tuple[str, str, tuple[str, str] | None]]:
 
 def reason(folder: Path, path: str) -> str:
     """Why a path is left out; it has to be told once, and no record may name it."""
-    records, left_out = find_records(folder)
+    records, excluded = find_records(folder)
     assert not any(path in (record.ct, *(record.films or ())) for record in records)
-    (entry,) = [entry for entry in left_out if entry.path == path]
+    (entry,) = [entry for entry in excluded if entry.path == path]
     return entry.reason
 
 

@@ -645,9 +645,9 @@ def test_what_a_search_takes_and_leaves_out_is_listed_by_names_that_move_no_term
 def test_a_search_does_not_wait_for_a_pipe(tmp_path: Path, name: str):
     os.mkfifo(tmp_path / name)
     with within(60):
-        records, left_out = find_records(tmp_path)
+        records, excluded = find_records(tmp_path)
     assert not records
-    assert left_out == [Excluded(name, "is a pipe, a socket or a device")]
+    assert excluded == [Excluded(name, "is a pipe, a socket or a device")]
 
 
 @pytest.mark.parametrize("keyword", ["Modality", "PhotometricInterpretation", "ViewPosition"])

@@ -41,8 +41,8 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
         raise InputError(
             f"{datalist}: is there already. Replace it by --overwrite, or write another by --datalist FILE."
         )
-    records, left_out = find_records(folder)
-    print_excluded([entry for entry in left_out if (folder / entry.path).resolve() != datalist.resolve()])
+    records, excluded = find_records(folder)
+    print_excluded([entry for entry in excluded if (folder / entry.path).resolve() != datalist.resolve()])
     print_unnamed(records)
     if not records:
         raise InputError(f"{folder}: no CT found, expected at least one (their names: bundle/docs/data.md).")
@@ -95,12 +95,12 @@ def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, st
     return {field: (root / path).as_posix() for field, path in record.fields().items()}
 
 
-def print_excluded(left_out: Sequence[Excluded]) -> None:
+def print_excluded(excluded: Sequence[Excluded]) -> None:
     """All that is left out with its reason; many files of one folder with the same reason in one line."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for entry in left_out:
+    for entry in excluded:
         groups.setdefault((PurePosixPath(entry.path).parent.as_posix(), entry.reason), []).append(entry.path)
-    print(f"Left out: {len(left_out) or 'nothing'}")
+    print(f"Left out: {len(excluded) or 'nothing'}")
     for (parent, reason), paths in groups.items():
         alone = len(paths) <= SHOWN_ALONE
         for path in paths if alone else [f"{parent}/ ({len(paths)} files such as {PurePosixPath(paths[0]).name})"]:

@@ -35,7 +35,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     """
     if not _is_folder_alone(datalist, folder):
         return load_records(datalist, section, folder)
-    found, left_out = find_records(Path(folder))
+    found, excluded = find_records(Path(folder))
     if not found:
         raise InputError(
             f"{folder}: holds neither {DATALIST} nor a CT, expected one of them (how CTs are recognised: "
@@ -43,7 +43,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
         )
     if idist.get_rank() == 0:
         print(f"{folder}: no {DATALIST}, so that each of the {len(found)} CTs found there is a case.")
-        print_excluded(left_out)
+        print_excluded(excluded)
         print_unnamed(found)
     names = patient_names(found)
     records = [{**record.fields(), "patient": names[record.patient]} for record in found]

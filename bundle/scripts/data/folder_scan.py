@@ -22,9 +22,9 @@ VOXELS = re.compile(r"\.(zraw|raw(\.gz)?)$", re.I)
 
 def find_records(folder: Path) -> tuple[list[PatientRecord], list[Excluded]]:
     """The records of a folder, in an order that the file system has no part in, and all that is in none of them."""
-    images, left_out = find_images(folder)
+    images, excluded = find_images(folder)
     records, unpaired = pair_by_study(images)
-    return records, sorted(left_out + unpaired)
+    return records, sorted(excluded + unpaired)
 
 
 def find_radiograph_pairs(folder: Path) -> list[RadiographPair]:
@@ -34,7 +34,7 @@ def find_radiograph_pairs(folder: Path) -> list[RadiographPair]:
 
 def find_images(folder: Path) -> tuple[list[Image], list[Excluded]]:
     """The CTs and films of a folder, and every other file with its reason."""
-    paths, left_out = _walk(folder)
+    paths, excluded = _walk(folder)
     dicom = [path for path in paths if image_suffix(path) is None and is_dicom(folder / path)]
     read = [_read_header(folder, path) for path in tqdm(dicom, desc="Reading DICOM headers", disable=not dicom)]
     unread = [entry for entry in read if isinstance(entry, Excluded)]
@@ -42,10 +42,10 @@ def find_images(folder: Path) -> tuple[list[Image], list[Excluded]]:
     known = [header for header in headers if isinstance(header, Header)]
     patients = patients_by_folder(known)
     found = [describe_file(folder, path, patients) for path in paths if image_suffix(path)] + describe_headers(known)
-    left_out += [entry for entry in (*headers, *found) if isinstance(entry, Excluded)]
+    excluded += [entry for entry in (*headers, *found) if isinstance(entry, Excluded)]
     others = set(paths) - set(dicom) - {path for path in paths if image_suffix(path)}
-    left_out += [Excluded(path, _reason_of_other(path)) for path in others if not _is_voxels_of_a_header(path, paths)]
-    return [entry for entry in found if isinstance(entry, Image)], left_out
+    excluded += [Excluded(path, _reason_of_other(path)) for path in others if not _is_voxels_of_a_header(path, paths)]
+    return [entry for entry in found if isinstance(entry, Image)], excluded
 
 
 def _read_header(folder: Path, path: str) -> Header | Excluded:
@@ -57,24 +57,24 @@ def _read_header(folder: Path, path: str) -> Header | Excluded:
 
 def _walk(folder: Path) -> tuple[list[str], list[Excluded]]:
     """Paths of all files, from the folder on, and what cannot be reached or leads out of it."""
-    paths, left_out = [], []
+    paths, excluded = [], []
 
     def refuse(error: OSError) -> None:
         place = Path(os.path.relpath(error.filename, folder)).as_posix()
-        left_out.append(Excluded(place, f"cannot be listed ({error.strerror})"))
+        excluded.append(Excluded(place, f"cannot be listed ({error.strerror})"))
 
     for place, names, files in os.walk(folder, onerror=refuse):
         here = Path(os.path.relpath(place, folder))
         links = [name for name in names if os.path.islink(os.path.join(place, name))]
-        left_out += [Excluded((here / name).as_posix(), "a link to a folder is not followed") for name in links]
+        excluded += [Excluded((here / name).as_posix(), "a link to a folder is not followed") for name in links]
         names[:] = [name for name in names if name not in links and not name.startswith(".")]
         for path in ((here / name).as_posix() for name in files if not name.startswith(".")):
             reason = _reason_of_link(folder, path) or _reason_of_kind(folder / path)
             if reason is None:
                 paths.append(path)
             else:
-                left_out.append(Excluded(path, reason))
-    return sorted(paths), left_out
+                excluded.append(Excluded(path, reason))
+    return sorted(paths), excluded
 
 
 def _reason_of_link(folder: Path, path: str) -> str | None:

@@ -78,15 +78,15 @@ def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[Ex
     any other study are left out, since it is not known what belongs together; its CTs stay. Hospitals file CT and films
     as two studies: a study of films alone joins the patient's study of the same day, where they are the only two.
     """
-    records, left_out = [], []
+    records, excluded = [], []
     for (patient, _), members in _join_days(sorted(images)).items():
         by_field = _paths_by_field(members)
         obstacle = _obstacle(**{field: len(paths) for field, paths in by_field.items()})
         films = (by_field["frontal"][0], by_field["lateral"][0]) if obstacle is None else None
         records += [PatientRecord(patient, ct, films) for ct in by_field["ct"]]
         if obstacle:
-            left_out += [Excluded(path, obstacle) for view in ("frontal", "lateral") for path in by_field[view]]
-    return sorted(records), left_out
+            excluded += [Excluded(path, obstacle) for view in ("frontal", "lateral") for path in by_field[view]]
+    return sorted(records), excluded
 
 
 def _paths_by_field(members: Iterable[Image]) -> dict[str, list[str]]:
