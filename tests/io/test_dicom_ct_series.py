@@ -253,7 +253,7 @@ def test_a_folder_of_other_files_holds_no_dicom(tmp_path: Path):
 def test_a_file_that_is_not_dicom_among_slices_is_named(tmp_path: Path):
     folder = write_series(tmp_path / "series")
     (folder / "notes.dcm").write_text("no slice")
-    with pytest.raises(InputError, match=r"holds 1 file\(s\) beside 4 DICOM slices .* notes\.dcm \(no DICOM file"):
+    with pytest.raises(InputError, match=r"holds 1 file\(s\) next to 4 DICOM slices .* notes\.dcm \(no DICOM file"):
         load(folder)
 
 
