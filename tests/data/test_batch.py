@@ -7,12 +7,11 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandRotated, RandShiftIntensityd
 
-from phantoms import chest_geometry, phantom
+from phantoms import chest_imaging, phantom
 from scripts import (
     FinalVolumeInferer,
     FinalVolumeModel,
     PrepareBiplanarBatch,
-    ProjectCT,
     RandGeometry,
     StackXraysd,
     hu_to_attenuation,
@@ -20,8 +19,9 @@ from scripts import (
 )
 from scripts.data.batch import random_region
 
-SIZE, SCALE, WINDOW = 24, 8.0, (-1024, 1024)
-SET_UP = chest_geometry(detector_pixels=2 * SIZE)
+SIZE, SCALE = 24, 8.0
+IMAGING = chest_imaging(2 * SIZE)
+SET_UP = IMAGING.geometry
 FILMS = torch.rand(2, 2 * SIZE, 2 * SIZE)
 FILMS[:, :5] = 0
 
@@ -40,7 +40,7 @@ def batch() -> dict[str, Any]:
 
 
 def prepare(stages: int = 3, **arguments: Any) -> PrepareBiplanarBatch:
-    return PrepareBiplanarBatch(stages, ProjectCT(SET_UP, SCALE), WINDOW, **arguments)
+    return PrepareBiplanarBatch(stages, IMAGING, **arguments)
 
 
 def augmentations() -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_a_batch_may_mix_records_with_films_and_without(batch):
 
 
 def test_xrays_are_projected_from_hu_that_were_not_clipped():
-    film = ProjectCT(chest_geometry(detector_pixels=48), xray_scale=1.0)(torch.full((1, 8, 8, 8), 3000.0))[0]
+    film = chest_imaging(48, xray_scale=1.0).project(torch.full((1, 1, 8, 8, 8), 3000.0))[0, 0]
     assert film[23:25, 23:25].mean().item() == pytest.approx(4 * 0.02059 * 360, rel=1e-3)
 
 

@@ -13,7 +13,7 @@ from scripts import InputError, load_records
 
 @pytest.fixture
 def write(tmp_path: Path):
-    """Writes a datalist beside three (empty) images, and gives its path."""
+    """Writes a datalist next to three (empty) images, and returns its path."""
     for name in ("patient_1.nii.gz", "frontal.png", "lateral.png"):
         (tmp_path / name).touch()
 
@@ -237,8 +237,8 @@ def test_a_name_that_cannot_be_a_files_is_refused(write, field: str, name: Any):
         ({"radiograph_orientation": {"frontal": ["L", "F", "H"]}}, "is ['L', 'F', 'H'], expected two directions"),
     ],
 )
-def test_what_films_cannot_be_is_refused_with_the_record(write, declared: dict, told: str):
+def test_what_radiographs_cannot_be_is_refused_with_the_record(write, declared: dict, told: str):
     with pytest.raises(InputError) as caught:
         load_records(write({"training": [{**CT, **declared}]}), "training")
-    assert "training[0]: field 'film_" in str(caught.value)
+    assert "training[0]: field 'radiograph_" in str(caught.value)
     assert told in str(caught.value)

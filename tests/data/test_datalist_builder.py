@@ -88,10 +88,10 @@ def test_the_datalist_is_read_as_it_is_written(tmp_path: Path, capsys):
     (paired,) = [record for record in records if "frontal" in record]
     assert [Path(paired[view]).name for view in ("frontal", "lateral")] == ["frontal.png", "lateral.png"]
     assert Path(paired["ct"]).parent.name == "a"
-    told = capsys.readouterr().out
-    assert "Left out: 1\n  notes.txt: is no image file of a known kind\n" in told
-    assert str(tmp_path / "datalist.json") in told
-    assert [line.split() for line in told.splitlines() if line.startswith(("training", "validation", "test"))] == [
+    printed = capsys.readouterr().out
+    assert "Excluded: 1\n  notes.txt: is no image file of a known kind\n" in printed
+    assert str(tmp_path / "datalist.json") in printed
+    assert [line.split() for line in printed.splitlines() if line.startswith(("training", "validation", "test"))] == [
         [section, *map(str, (len(found), len(found), sum("frontal" in record for record in found)))]
         for section, found in read(tmp_path).items()
     ]
@@ -107,10 +107,10 @@ def test_folders_without_a_patient_id_are_told_and_stay_in_one_section(tmp_path:
     sections = {name: {record["ct"][0] for record in records} for name, records in read(tmp_path).items()}
     assert [len(patients) for patients in sections.values()] == [3, 2, 2]
     assert sorted(patient for patients in sections.values() for patient in patients) == [*"012345", "n"]
-    told = capsys.readouterr().out
-    assert "Without a Patient ID, a patient for each folder, study and frame of reference: 6\n" in told
-    assert "\n  0/lung, 0/soft: one patient\n" in told
-    assert "named" not in told
+    printed = capsys.readouterr().out
+    assert "Without a Patient ID, a patient for each folder, study and frame of reference: 6\n" in printed
+    assert "\n  0/lung, 0/soft: one patient\n" in printed
+    assert "named" not in printed
 
 
 def test_many_files_left_out_of_a_folder_for_one_reason_are_one_line(tmp_path: Path, capsys):
@@ -118,10 +118,10 @@ def test_many_files_left_out_of_a_folder_for_one_reason_are_one_line(tmp_path: P
     for number in range(20):
         (tmp_path / "a" / f"{number:02d}.txt").touch()
     assert main([str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "Left out: 20\n  a/ (20 files such as 00.txt): is no image" in told
-    assert "01.txt" not in told
-    assert "The section 'validation' is empty; training needs" in told
+    printed = capsys.readouterr().out
+    assert "Excluded: 20\n  a/ (20 files such as 00.txt): is no image" in printed
+    assert "01.txt" not in printed
+    assert "The section 'validation' is empty; training needs" in printed
 
 
 def test_a_datalist_that_is_there_is_replaced_on_demand_alone(tmp_path: Path, capsys):
@@ -134,7 +134,7 @@ def test_a_datalist_that_is_there_is_replaced_on_demand_alone(tmp_path: Path, ca
     assert "--overwrite" in error
     assert main([str(tmp_path), "--overwrite"]) == 0
     assert len(read(tmp_path)["training"]) == 1
-    assert "Left out: nothing" in capsys.readouterr().out
+    assert "Excluded: nothing" in capsys.readouterr().out
 
 
 def test_the_same_folder_gives_the_same_bytes_and_another_seed_others(tmp_path: Path):
@@ -153,14 +153,14 @@ def test_a_datalist_above_the_folder_has_relative_paths_and_one_elsewhere_absolu
         assert read(tmp_path / place)["training"] == [{"ct": expected}]
 
 
-@pytest.mark.parametrize("content", ["nothing", "films"])
+@pytest.mark.parametrize("content", ["nothing", "radiographs"])
 def test_a_folder_without_a_ct_ends_in_an_error_and_no_file(tmp_path: Path, capsys, content: str):
-    if content == "films":
+    if content == "radiographs":
         write_png(tmp_path / "p_pa.png")
     assert main([str(tmp_path)]) == 1
-    told = capsys.readouterr()
-    assert f"error: {tmp_path}: no CT found" in told.err
-    assert ("p_pa.png: its study has 1 frontal" in told.out) == (content == "films")
+    printed = capsys.readouterr()
+    assert f"error: {tmp_path}: no CT found" in printed.err
+    assert ("p_pa.png: its study has 1 frontal" in printed.out) == (content == "radiographs")
     assert not (tmp_path / "datalist.json").exists()
 
 

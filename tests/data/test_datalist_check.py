@@ -34,12 +34,13 @@ def transform() -> Compose:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """
-    CTs that fill the cube, as `good.nii.gz` and so on, and a film, as `good.png` and, with its place, `film.nii.gz`.
+    CTs that fill the cube, as `good.nii.gz` and so on, and a radiograph, as `good.png` and, with its place, as
+    `radiograph.nii.gz`.
     """
     for number, record in enumerate((CT, *OTHERS)):
         write_ct(str(tmp_path / record["ct"]), phantom(24, 0.05 * number), cube_affine(24, 360.0))
     Image.fromarray(np.arange(4096).reshape(64, 64).astype(np.uint8)).save(tmp_path / "good.png")
-    write_projection(str(tmp_path / "film.nii.gz"), torch.rand(64, 64), 7.5)
+    write_projection(str(tmp_path / "radiograph.nii.gz"), torch.rand(64, 64), 7.5)
     return tmp_path
 
 
@@ -57,8 +58,10 @@ def test_the_transforms_are_those_that_load_in_training(folder: Path, transform:
 
 
 def test_a_clean_datalist_has_no_problems(folder: Path, transform: Compose, capsys):
-    films = {"frontal": "film.nii.gz", "lateral": "film.nii.gz"}
-    found = check(folder, transform, training=[CT, {**OTHERS[0], **films}], validation=[OTHERS[1]], test=[OTHERS[2]])
+    radiographs = {"frontal": "radiograph.nii.gz", "lateral": "radiograph.nii.gz"}
+    found = check(
+        folder, transform, training=[CT, {**OTHERS[0], **radiographs}], validation=[OTHERS[1]], test=[OTHERS[2]]
+    )
     assert found == ([], 4)
     print_problems(*found)
     assert capsys.readouterr().out == "No problems in 4 records.\n"
@@ -70,7 +73,12 @@ def test_each_bad_image_is_named_with_its_record_and_field(folder: Path, transfo
     nibabel.save(nibabel.Nifti1Image(volume, np.diag([15.0, 15, 15, 1])), folder / "nan.nii.gz")
     (folder / "cut.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:-400])
     write_projection(str(folder / "constant.nii.gz"), torch.full((64, 64), 7.0), 7.5)
-    training = [CT, {"ct": "nan.nii.gz"}, {**CT, "frontal": "film.nii.gz", "lateral": "constant.nii.gz"}, OTHERS[0]]
+    training = [
+        CT,
+        {"ct": "nan.nii.gz"},
+        {**CT, "frontal": "radiograph.nii.gz", "lateral": "constant.nii.gz"},
+        OTHERS[0],
+    ]
     problems, count = check(folder, transform, training=training, validation=[{"ct": "cut.nii.gz"}])
     assert count == 5
     assert [(p.record, p.field) for p in problems] == [
@@ -113,7 +121,7 @@ def test_warnings_of_the_bundle_are_problems(folder: Path, tmp_path_factory, tra
     assert "covers 2%" in problems[1].message
 
 
-def test_a_ct_that_comes_again_is_told_by_what_it_holds(folder: Path, transform: Compose):
+def test_a_duplicate_ct_is_found_by_what_it_holds(folder: Path, transform: Compose):
     """Under another name, uncompressed, in the same section or another."""
     write_ct(str(folder / "copy.nii"), phantom(24, 0.0), cube_affine(24, 360.0))
     copy = {"ct": "copy.nii"}
@@ -131,7 +139,7 @@ def test_a_ct_that_comes_again_is_told_by_what_it_holds(folder: Path, transform:
 
 
 def test_a_patient_in_two_sections_is_told_by_the_patient_id(folder: Path, transform: Compose):
-    """Two studies of one patient, one known by its series and one by a film; within a section they are no problem."""
+    """Two studies of one patient, known by a series and by a radiograph; within a section they are no problem."""
     tags = {"ViewPosition": "PA", "PatientOrientation": ["L", "F"]}
     ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     for name, patient in (("same", "4711"), ("other", "4712")):

@@ -35,8 +35,8 @@ def test_without_a_datalist_every_ct_of_the_folder_is_a_case_and_patients_are_nu
         ("p9_s2", "patient_3", "test"),
     ]
     assert [record["ct"] for record in records[:2]] == [str(folder / "a.nii.gz"), str(folder / "b.nii.gz")]
-    told = capsys.readouterr().out
-    assert "each of the 4 CTs found there is a case" in told and "notes.txt" in told
+    printed = capsys.readouterr().out
+    assert "each of the 4 CTs found there is a case" in printed and "notes.txt" in printed
     assert training_records(str(folder / "datalist.json"), str(folder)) == []
 
 
@@ -47,8 +47,8 @@ def test_cts_without_a_patient_id_are_patients_by_folder_and_told(folder: Path, 
     patients = {record["name"]: record["patient"] for record in records}
     assert patients["y"] == patients["z"] and len(set(patients.values())) == 5
     assert all(patient.startswith("patient_") for patient in patients.values())
-    told = capsys.readouterr().out
-    assert "Without a Patient ID" in told and "  x: one patient\n  y, z: one patient\n" in told
+    printed = capsys.readouterr().out
+    assert "Without a Patient ID" in printed and "  x: one patient\n  y, z: one patient\n" in printed
 
 
 def test_a_datalist_elsewhere_names_files_of_the_folder(folder: Path, tmp_path: Path):

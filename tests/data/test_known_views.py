@@ -47,24 +47,24 @@ def xrays(chests, mixed) -> torch.Tensor:
 
 @pytest.mark.parametrize("angles", [((0.0,) * 3,) * 2, TURNED])
 def test_a_batch_of_different_views_is_projected_and_lifted_as_each_case_alone(chests, mixed, angles):
-    films = project(chests, replace(mixed, angles_deg=torch.tensor([angles] * 4)))
-    lifted = lift(films[:, :, None], replace(mixed, angles_deg=torch.tensor([angles] * 4)), SIZE)
+    xrays = project(chests, replace(mixed, angles_deg=torch.tensor([angles] * 4)))
+    lifted = lift(xrays[:, :, None], replace(mixed, angles_deg=torch.tensor([angles] * 4)), SIZE)
     for case, views in enumerate(PAIRS):
         alone = replace(mixed, views=views, angles_deg=angles)
         torch.testing.assert_close(
-            films[case : case + 1], project(chests[case : case + 1], alone), rtol=1e-5, atol=1e-5
+            xrays[case : case + 1], project(chests[case : case + 1], alone), rtol=1e-5, atol=1e-5
         )
-        again = lift(films[case : case + 1, :, None], alone, SIZE)
+        again = lift(xrays[case : case + 1, :, None], alone, SIZE)
         torch.testing.assert_close(lifted[case : case + 1], again, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("views", PAIRS)
 @pytest.mark.parametrize("angles", [((0.0,) * 3,) * 2, TURNED])
-def test_a_mirror_image_casts_mirrored_frontal_and_the_same_lateral_films(chests, geometry, views, angles):
+def test_a_mirror_image_casts_mirrored_frontal_and_the_same_lateral_projections(chests, geometry, views, angles):
     set_up = replace(geometry, views=views, angles_deg=angles)
-    films, mirrored = project(chests, set_up), project(chests.flip(2), set_up.mirrored())
-    torch.testing.assert_close(mirrored[:, 0].flip(-1), films[:, 0], rtol=1e-5, atol=2e-5)
-    torch.testing.assert_close(mirrored[:, 1], films[:, 1], rtol=1e-5, atol=2e-5)
+    xrays, mirrored = project(chests, set_up), project(chests.flip(2), set_up.mirrored())
+    torch.testing.assert_close(mirrored[:, 0].flip(-1), xrays[:, 0], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(mirrored[:, 1], xrays[:, 1], rtol=1e-5, atol=2e-5)
     assert set_up.mirrored().mirrored() == set_up
 
 
@@ -133,7 +133,7 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_weights_have_met_the_views_that_stand_beside_them_else_those_of_the_configuration(weights, geometry):
+def test_weights_have_met_the_views_of_their_sidecar_file_else_those_of_the_configuration(weights, geometry):
     assert known_views(str(weights), geometry) == [("PA", "LL")]
     assert known_views(str(weights), replace(geometry, views=("AP", "RL"))) == [("AP", "RL")]
     write_known_views(str(weights), [("PA", "LL"), ("AP", "LL")])
@@ -143,7 +143,7 @@ def test_weights_have_met_the_views_that_stand_beside_them_else_those_of_the_con
 @pytest.mark.parametrize(
     "views", [[], [["PA"]], [["LL", "PA"]], "PA LL", [["PA", "LL"], ["AP", 1]], {"PA": "LL"}, None]
 )
-def test_views_beside_weights_that_are_none_are_refused_by_name(weights, geometry, views):
+def test_views_in_a_sidecar_file_that_are_none_are_refused_by_name(weights, geometry, views):
     write_known_views(str(weights), [("PA", "LL")])
     path = weights.with_name("model_views.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "views": views}))
@@ -158,10 +158,10 @@ def test_views_of_other_weights_are_refused(weights, geometry):
         known_views(str(weights), geometry)
 
 
-def test_a_network_is_told_a_frontal_view_that_it_has_met_and_any_lateral_one(mixed, geometry):
+def test_a_network_receives_a_frontal_view_that_it_has_met_and_any_lateral_one(mixed, geometry):
     with pytest.warns(UserWarning, match="view is AP, expected PA"):
-        told = as_known(mixed, [("PA", "LL")])
-    assert [case.views for case in told.cases_apart()] == [("PA", "RL"), ("PA", "LL"), ("PA", "LL"), ("PA", "RL")]
+        received = as_known(mixed, [("PA", "LL")])
+    assert [case.views for case in received.cases_apart()] == [("PA", "RL"), ("PA", "LL"), ("PA", "LL"), ("PA", "RL")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert as_known(mixed, [("PA", "LL"), ("AP", "LL")]) is mixed

@@ -1,4 +1,4 @@
-"""What is found in a folder of studies, what is paired, and why the rest is left out."""
+"""What is found in a folder of studies, what is paired, and why the rest is excluded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from study_files import write_dicom_radiograph, write_header, write_png, write_s
 
 
 def found(folder: Path) -> list[tuple[str, str, tuple[str, str] | None]]:
-    return [(record.patient, record.ct, record.films) for record in find_records(folder)[0]]
+    return [(record.patient, record.ct, record.radiographs) for record in find_records(folder)[0]]
 
 
 def reason(folder: Path, path: str) -> str:
-    """Why a path is left out; it has to be told once, and no record may name it."""
+    """Why a path is excluded; it has to be said once, and no record may name it."""
     records, excluded = find_records(folder)
-    assert not any(path in (record.ct, *(record.films or ())) for record in records)
+    assert not any(path in (record.ct, *(record.radiographs or ())) for record in records)
     (entry,) = [entry for entry in excluded if entry.path == path]
     return entry.reason
 
@@ -31,8 +31,8 @@ def test_a_study_in_a_patients_folder_is_one_record(tmp_path: Path):
     write_volume(tmp_path / "anna" / "2020" / "scan.nii.gz")
     write_png(tmp_path / "anna" / "2020" / "chest-PA.png")
     write_png(tmp_path / "anna" / "2020" / "chest_Lat.jpg")
-    films = ("anna/2020/chest-PA.png", "anna/2020/chest_Lat.jpg")
-    assert found(tmp_path) == [("anna", "anna/2020/scan.nii.gz", films)]
+    radiographs = ("anna/2020/chest-PA.png", "anna/2020/chest_Lat.jpg")
+    assert found(tmp_path) == [("anna", "anna/2020/scan.nii.gz", radiographs)]
     assert find_records(tmp_path)[1] == []
 
 
@@ -67,11 +67,11 @@ def test_files_without_folders_are_paired_by_patient_and_scan(tmp_path: Path):
         write_volume(tmp_path / f"p7_{scan}.nii.gz")
     write_png(tmp_path / "p7_frontal_PA_s2.png")
     write_png(tmp_path / "p7_lateral_L_s2.png")
-    films = ("p7_frontal_PA_s2.png", "p7_lateral_L_s2.png")
-    assert found(tmp_path) == [("p7", "p7_s1.nii.gz", None), ("p7", "p7_s2.nii.gz", films)]
+    radiographs = ("p7_frontal_PA_s2.png", "p7_lateral_L_s2.png")
+    assert found(tmp_path) == [("p7", "p7_s1.nii.gz", None), ("p7", "p7_s2.nii.gz", radiographs)]
 
 
-def test_a_nifti_with_one_slice_is_a_film(tmp_path: Path):
+def test_a_nifti_with_one_slice_is_a_radiograph(tmp_path: Path):
     write_volume(tmp_path / "p" / "ct.nii.gz")
     write_volume(tmp_path / "p" / "frontal.nii.gz", (4, 5, 1))
     write_volume(tmp_path / "p" / "lateral.nii.gz", (4, 5))
@@ -86,7 +86,7 @@ def test_nrrd_and_metaimage_are_cts_with_all_their_files(tmp_path: Path):
     assert [entry.path for entry in find_records(tmp_path)[1]] == ["e.raw"]
 
 
-def test_films_of_an_incomplete_study_are_left_out_and_its_ct_stays(tmp_path: Path):
+def test_radiographs_of_an_incomplete_study_are_excluded_and_its_ct_stays(tmp_path: Path):
     write_volume(tmp_path / "p" / "ct.nii.gz")
     write_png(tmp_path / "p" / "pa.png")
     assert found(tmp_path) == [("p", "p/ct.nii.gz", None)]
@@ -94,11 +94,11 @@ def test_films_of_an_incomplete_study_are_left_out_and_its_ct_stays(tmp_path: Pa
     write_png(tmp_path / "p" / "ap.png")
     write_png(tmp_path / "p" / "lateral.png")
     assert found(tmp_path) == [("p", "p/ct.nii.gz", None)]
-    for film in ("pa", "ap", "lateral"):
-        assert "2 frontal and 1 lateral" in reason(tmp_path, f"p/{film}.png")
+    for radiograph in ("pa", "ap", "lateral"):
+        assert "2 frontal and 1 lateral" in reason(tmp_path, f"p/{radiograph}.png")
 
 
-def test_films_beside_no_ct_or_two_are_left_out(tmp_path: Path):
+def test_radiographs_of_no_ct_or_two_are_excluded(tmp_path: Path):
     for view in ("pa", "lateral"):
         write_png(tmp_path / "p" / f"{view}.png")
     assert reason(tmp_path, "p/pa.png") == "its study has no CT"
@@ -130,7 +130,7 @@ def test_what_has_no_clear_kind_is_left_out_with_the_reason(tmp_path: Path):
     assert "no image file of a known kind" in reason(tmp_path, "notes.txt")
 
 
-def test_links_that_lead_out_are_left_out_and_told(tmp_path: Path):
+def test_links_that_lead_out_are_excluded_with_a_reason(tmp_path: Path):
     write_volume(tmp_path / "outside" / "ct.nii.gz")
     folder = tmp_path / "data"
     folder.mkdir()
@@ -163,7 +163,7 @@ def test_a_dicom_study_is_paired_by_its_headers_and_not_by_its_folders(tmp_path:
     assert find_records(tmp_path)[1] == []
 
 
-def test_dicom_films_of_another_patient_or_study_are_not_paired(tmp_path: Path):
+def test_dicom_radiographs_of_another_patient_or_study_are_not_paired(tmp_path: Path):
     write_series(tmp_path / "series")
     for patient, study in (("Q", "1.1"), ("P", "1.2")):
         write_dicom_radiograph(
@@ -178,23 +178,25 @@ def test_dicom_films_of_another_patient_or_study_are_not_paired(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("day", "is_paired"), [("20240131", True), ("20240201", False), ("", False)])
-def test_a_patients_studies_of_ct_and_films_are_paired_on_one_day_alone(tmp_path: Path, day: str, is_paired: bool):
+def test_a_patients_studies_of_ct_and_radiographs_are_paired_on_one_day_alone(
+    tmp_path: Path, day: str, is_paired: bool
+):
     write_series(tmp_path / "series", StudyDate="20240131")
-    write_dicom_radiograph(tmp_path / "films" / "pa.dcm", "PA", StudyInstanceUID="1.2", StudyDate=day)
-    write_dicom_radiograph(tmp_path / "films" / "lat.dcm", "LATERAL", StudyInstanceUID="1.2", StudyDate=day)
-    assert found(tmp_path) == [("P", "series", ("films/pa.dcm", "films/lat.dcm") if is_paired else None)]
+    write_dicom_radiograph(tmp_path / "radiographs" / "pa.dcm", "PA", StudyInstanceUID="1.2", StudyDate=day)
+    write_dicom_radiograph(tmp_path / "radiographs" / "lat.dcm", "LATERAL", StudyInstanceUID="1.2", StudyDate=day)
+    assert found(tmp_path) == [("P", "series", ("radiographs/pa.dcm", "radiographs/lat.dcm") if is_paired else None)]
 
 
 def test_a_day_with_two_studies_of_ct_pairs_nothing(tmp_path: Path):
     for study in ("1.1", "1.3"):
         write_series(tmp_path / study, StudyDate="20240131", StudyInstanceUID=study, SeriesInstanceUID=f"{study}.1")
     for view in ("PA", "LL"):
-        write_dicom_radiograph(tmp_path / "films" / view, view, StudyInstanceUID="1.2", StudyDate="20240131")
+        write_dicom_radiograph(tmp_path / "radiographs" / view, view, StudyInstanceUID="1.2", StudyDate="20240131")
     assert found(tmp_path) == [("P", "1.1", None), ("P", "1.3", None)]
-    assert reason(tmp_path, "films/PA") == "its study has no CT"
+    assert reason(tmp_path, "radiographs/PA") == "its study has no CT"
 
 
-def test_dicom_series_that_no_folder_can_name_are_left_out(tmp_path: Path):
+def test_dicom_series_that_no_folder_can_name_are_excluded(tmp_path: Path):
     write_series(tmp_path / "shared", SeriesInstanceUID="1.1.1")
     write_header(tmp_path / "shared" / "other.dcm", SeriesInstanceUID="1.1.9", Modality="SR")
     write_series(tmp_path / "half_a", SeriesInstanceUID="1.1.2")
@@ -211,7 +213,7 @@ def test_dicom_series_that_no_folder_can_name_are_left_out(tmp_path: Path):
     assert "directly in the searched folder" in reason(tmp_path, ".")
 
 
-def test_dicom_files_without_a_view_are_left_out(tmp_path: Path):
+def test_dicom_files_without_a_view_are_excluded(tmp_path: Path):
     write_dicom_radiograph(tmp_path / "a.dcm", "")
     write_dicom_radiograph(tmp_path / "b.dcm", "LLO")
     write_header(tmp_path / "d.dcm", Modality="SC")
@@ -223,8 +225,8 @@ def test_dicom_files_without_a_view_are_left_out(tmp_path: Path):
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_a_film_of_any_modality_that_the_reader_takes_is_paired(tmp_path: Path, modality: str):
-    """The lateral film has its view in a code alone."""
+def test_a_radiograph_of_any_modality_that_the_reader_takes_is_paired(tmp_path: Path, modality: str):
+    """The lateral radiograph has its view in a code alone."""
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "399173006", "SCT", "left lateral"
     write_series(tmp_path / "ct")
@@ -240,7 +242,7 @@ def uids(number: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("empty", ["", "  ", None])
 def test_a_folder_without_a_patient_id_is_a_patient_of_its_own(tmp_path: Path, empty: str | None):
-    """Also beside patients who are called as the folders are."""
+    """Also next to patients who are called as the folders are."""
     for number, folder in enumerate(("a", "b", "deep/er/a")):
         write_series(tmp_path / folder, PatientID=empty, **uids(number))
     write_series(tmp_path / "d", PatientID="a", **uids(7))
@@ -273,13 +275,13 @@ def test_what_is_tied_to_a_patient_id_is_of_that_patient(tmp_path: Path):
         assert "2 patients; whose it is is not known" in reason(tmp_path, f"b/2/{number}.dcm")
 
 
-def test_films_without_a_patient_id_are_paired_with_the_ct_of_their_study(tmp_path: Path):
+def test_radiographs_without_a_patient_id_are_paired_with_the_ct_of_their_study(tmp_path: Path):
     write_series(tmp_path / "x" / "ct", PatientID="")
-    write_dicom_radiograph(tmp_path / "x" / "films" / "pa", "PA", PatientID="")
-    write_dicom_radiograph(tmp_path / "x" / "films" / "ll", "LL", PatientID="")
+    write_dicom_radiograph(tmp_path / "x" / "radiographs" / "pa", "PA", PatientID="")
+    write_dicom_radiograph(tmp_path / "x" / "radiographs" / "ll", "LL", PatientID="")
     write_volume(tmp_path / "x" / "more.nii.gz")
     ((first, *ct), (second, *more)) = found(tmp_path)
-    assert (ct, more) == (["x/ct", ("x/films/pa", "x/films/ll")], ["x/more.nii.gz", None])
+    assert (ct, more) == (["x/ct", ("x/radiographs/pa", "x/radiographs/ll")], ["x/more.nii.gz", None])
     assert first == second and first.startswith(UNNAMED)
 
 
@@ -289,10 +291,10 @@ def test_a_study_uid_is_not_needed_and_its_date_still_pairs(tmp_path: Path, empt
     """Without a Patient ID either, the frame of reference says that folders are of one patient."""
     common = {"PatientID": patient, "StudyInstanceUID": empty, "StudyDate": "20240131", "FrameOfReferenceUID": "1.5"}
     write_series(tmp_path / "ct", **common)
-    write_dicom_radiograph(tmp_path / "films" / "pa", "PA", **common)
-    write_dicom_radiograph(tmp_path / "films" / "ll", "LL", **common)
+    write_dicom_radiograph(tmp_path / "radiographs" / "pa", "PA", **common)
+    write_dicom_radiograph(tmp_path / "radiographs" / "ll", "LL", **common)
     ((_, *record),) = found(tmp_path)
-    assert record == ["ct", ("films/pa", "films/ll")]
+    assert record == ["ct", ("radiographs/pa", "radiographs/ll")]
 
 
 def test_without_a_study_uid_a_series_of_two_folders_is_still_one(tmp_path: Path):
@@ -302,7 +304,7 @@ def test_without_a_study_uid_a_series_of_two_folders_is_still_one(tmp_path: Path
     assert "spread over 2 folders" in reason(tmp_path, "half_a")
 
 
-def test_a_ct_needs_a_series_uid_and_a_film_does_not(tmp_path: Path):
+def test_a_ct_needs_a_series_uid_and_a_radiograph_does_not(tmp_path: Path):
     write_series(tmp_path / "ct")
     write_series(tmp_path / "other", SeriesInstanceUID="")
     write_dicom_radiograph(tmp_path / "pa", "PA", SeriesInstanceUID="")
@@ -338,7 +340,7 @@ def test_a_slice_without_a_place_is_left_to_the_reader_of_the_series(tmp_path: P
     assert found(tmp_path) == [("P", "ct", None)]
 
 
-def test_files_beside_dicom_files_and_namesakes_of_their_folder_are_of_the_same_patient(tmp_path: Path):
+def test_files_next_to_dicom_files_and_namesakes_of_their_folder_are_of_the_same_patient(tmp_path: Path):
     write_series(tmp_path / "folder" / "series")
     write_volume(tmp_path / "folder" / "copy.nii.gz")
     write_volume(tmp_path / "folder_s2.nii.gz")
@@ -362,7 +364,7 @@ def test_the_order_of_the_file_system_has_no_part_in_it(tmp_path: Path, monkeypa
     assert find_records(tmp_path) == straight
 
 
-def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
+def test_radiograph_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
     for name in ("a_pa.png", "a_ll.png", "b_pa.png", "b_ll.png", "c_pa.png", "d_pa.png", "d_ll.png", "d_lat.png"):
         write_png(tmp_path / name)
     for name in ("b_ct.nii.gz", "c_ct.nii.gz"):
@@ -373,7 +375,7 @@ def test_film_pairs_need_no_ct_and_name_it_where_it_is_alone(tmp_path: Path):
     assert find_radiograph_pairs(tmp_path)[1] == RadiographPair("b_pa.png", "b_ll.png", None)
 
 
-def test_film_pairs_are_found_by_dicom_tags(tmp_path: Path):
+def test_radiograph_pairs_are_found_by_dicom_tags(tmp_path: Path):
     write_dicom_radiograph(tmp_path / "x" / "1.dcm", "PA")
     write_dicom_radiograph(tmp_path / "x" / "2.dcm", "LL")
     assert find_radiograph_pairs(tmp_path) == [RadiographPair("x/1.dcm", "x/2.dcm", None)]

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 from PIL import Image
 
-from phantoms import chest_geometry
+from phantoms import chest_imaging
 from scripts import InputError, LoadCTd, LoadRadiographsd, PrepareXraysd, ResampleToCubed
 from scripts.io.image_writer import cube_affine
 
@@ -43,12 +43,12 @@ def to_cube(path: str, size: int = SIZE, fov_mm: float = FOV) -> MetaTensor:
 
 
 def prepare(path: str, pixels: int, xray_scale: float = 8.0) -> torch.Tensor:
-    """The film on a detector of `pixels`; that its spacing is missing is told elsewhere."""
+    """The radiograph on a detector of `pixels`; that its spacing is missing is tested elsewhere."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no pixel spacing")
         record = LoadRadiographsd()({"frontal": path})
-    geometry = chest_geometry(detector_pixels=pixels)
-    return PrepareXraysd("frontal", geometry, xray_scale, (1, 99), (0.0, 0.7))(record)["frontal"]
+    imaging = chest_imaging(pixels, xray_scale)
+    return PrepareXraysd("frontal", imaging, (1, 99), (0.0, 0.7))(record)["frontal"]
 
 
 # Loading
@@ -204,23 +204,23 @@ def test_a_ct_that_covers_most_of_the_cube_passes_without_a_warning(tmp_path: Pa
 # Preparation of X-rays
 
 
-def test_a_floating_point_film_keeps_its_absolute_scale(tmp_path: Path):
-    film = np.abs(noise(16, 16, 1))
-    prepared = prepare(nifti(tmp_path / "film.nii.gz", film), 16, xray_scale=4.0)
-    np.testing.assert_allclose(prepared[0].numpy(), film[..., 0].T / 4, rtol=1e-6)
+def test_a_floating_point_radiograph_keeps_its_absolute_scale(tmp_path: Path):
+    radiograph = np.abs(noise(16, 16, 1))
+    prepared = prepare(nifti(tmp_path / "radiograph.nii.gz", radiograph), 16, xray_scale=4.0)
+    np.testing.assert_allclose(prepared[0].numpy(), radiograph[..., 0].T / 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_percentiles_of_an_integer_film_become_the_standard_range(tmp_path: Path, dtype: type):
+def test_the_percentiles_of_an_integer_radiograph_become_the_standard_range(tmp_path: Path, dtype: type):
     array = np.random.default_rng(0).integers(20, 200, (64, 64)).astype(dtype) * (1 if dtype == np.uint8 else 200)
-    prepared = prepare(png(tmp_path / "film.png", array), 64)
+    prepared = prepare(png(tmp_path / "radiograph.png", array), 64)
     low, high = np.percentile(prepared.numpy(), (1, 99))
     assert (low, high) == (pytest.approx(0, abs=1e-5), pytest.approx(0.7, abs=1e-5))
     order = np.argsort(array, axis=None, kind="stable")
     assert (np.diff(prepared.numpy().ravel()[order]) >= 0).all()
 
 
-def test_brightness_and_contrast_of_an_integer_film_do_not_matter(tmp_path: Path):
+def test_brightness_and_contrast_of_an_integer_radiograph_do_not_matter(tmp_path: Path):
     array = np.random.default_rng(0).integers(0, 100, (16, 16))
     plain = prepare(png(tmp_path / "a.png", array.astype(np.uint8)), 16)
     other = prepare(png(tmp_path / "b.png", (array * 300 + 1000).astype(np.uint16)), 16)
@@ -228,10 +228,10 @@ def test_brightness_and_contrast_of_an_integer_film_do_not_matter(tmp_path: Path
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 64), (48, 40), (150, 90)])
-def test_films_of_other_sizes_are_brought_to_the_detectors_pixels(tmp_path: Path, height: int, width: int):
+def test_radiographs_of_other_sizes_are_brought_to_the_detectors_pixels(tmp_path: Path, height: int, width: int):
     """A ramp from top to bottom stays one, from end to end of the longer side; the picture keeps its shape."""
     ramp = np.broadcast_to((np.arange(height) + 0.5) / height, (width, height))[..., None].astype(np.float32)
-    prepared = prepare(nifti(tmp_path / "film.nii.gz", ramp), 32, xray_scale=1.0)
+    prepared = prepare(nifti(tmp_path / "radiograph.nii.gz", ramp), 32, xray_scale=1.0)
     assert prepared.shape == (1, 32, 32)
     margin = ceil((32 - 32 * width / height) / 2 - 0.5)
     expected = ((torch.arange(32) + 0.5) / 32)[:, None].expand(32, 32 - 2 * margin)
@@ -239,18 +239,18 @@ def test_films_of_other_sizes_are_brought_to_the_detectors_pixels(tmp_path: Path
     assert not prepared[0, :, :margin].any() and not prepared[0, :, 32 - margin :].any()
 
 
-def test_a_finer_film_is_averaged_and_not_sampled(tmp_path: Path):
-    film = np.abs(noise(256, 256, 1))
-    prepared = prepare(nifti(tmp_path / "film.nii.gz", film), 32, xray_scale=1.0)
-    assert prepared.mean().item() == pytest.approx(film.mean(), rel=0.01)
-    assert prepared.std() < 0.15 * film.std()
+def test_a_finer_radiograph_is_averaged_and_not_sampled(tmp_path: Path):
+    radiograph = np.abs(noise(256, 256, 1))
+    prepared = prepare(nifti(tmp_path / "radiograph.nii.gz", radiograph), 32, xray_scale=1.0)
+    assert prepared.mean().item() == pytest.approx(radiograph.mean(), rel=0.01)
+    assert prepared.std() < 0.15 * radiograph.std()
 
 
 @pytest.mark.parametrize("suffix", ["png", "nii.gz"])
-def test_the_top_left_of_a_film_stays_at_the_top_left(tmp_path: Path, suffix: str):
+def test_the_top_left_of_a_radiograph_stays_at_the_top_left(tmp_path: Path, suffix: str):
     array = np.zeros((32, 32), np.uint8)
     array[:8, :16] = 200
-    path = tmp_path / f"film.{suffix}"
+    path = tmp_path / f"radiograph.{suffix}"
     prepared = prepare(png(path, array) if suffix == "png" else nifti(path, array.T[..., None]), 32)[0]
     bright = prepared > 0.35
     assert bright[:8, :16].all()

@@ -77,8 +77,8 @@ class RandTissued(RandCTChanged):
         added = torch.tensor([0.0, lung, soft, at_metal], device=hu.device)
         within = hu.clamp(AIR_HU, METAL_HU)
         above = torch.bucketize(within, knots).clamp(1, len(knots) - 1)
-        share = (within - knots[above - 1]) / (knots[above] - knots[above - 1])
-        return hu + torch.lerp(added[above - 1], added[above], share)
+        fraction = (within - knots[above - 1]) / (knots[above] - knots[above - 1])
+        return hu + torch.lerp(added[above - 1], added[above], fraction)
 
 
 class RandBodyOnlyd(RandCTChanged):
@@ -95,7 +95,7 @@ class RandBodyOnlyd(RandCTChanged):
 class RandNodulesd(RandCTChanged):
     """
     Puts ellipsoids of random HU into the body, so that what no patient of the training has must be found where its
-    shadows cross. Those that would have their middle outside of the body are left out.
+    projections cross. Those whose centre would lie outside of the body are omitted.
 
     Args:
         keys: CTs in HU, cubes `(1, S, S, S)`.
@@ -150,8 +150,8 @@ class RandNodulesd(RandCTChanged):
             reach = ceil(float(radii_mm.max()) / voxel) + 1
             box = [slice(max(int(at) - reach, 0), int(at) + reach + 1) for at in middle]
             away_mm = [(torch.arange(size)[part] + 0.5 - at) * voxel for part, at in zip(box, middle)]
-            share = ellipsoid(away_mm, radii_mm, voxel).to(hu)
-            hu[0][tuple(box)] = torch.lerp(hu[0][tuple(box)], torch.full_like(share, float(value)), share)
+            fraction = ellipsoid(away_mm, radii_mm, voxel).to(hu)
+            hu[0][tuple(box)] = torch.lerp(hu[0][tuple(box)], torch.full_like(fraction, float(value)), fraction)
         return hu
 
 
@@ -159,7 +159,7 @@ def ellipsoid(
     away_mm: Sequence[Float[Tensor, " _"]], radii_mm: Float[Tensor, " 3"], voxel_mm: float
 ) -> Float[Tensor, "X Y Z"]:
     """
-    The share of each voxel in an ellipsoid along the axes, by its middle's way to the surface.
+    The fraction of each voxel in an ellipsoid along the axes, by the distance of its centre to the surface.
 
     Args:
         away_mm: the voxels' middles along each axis, from that of the ellipsoid.

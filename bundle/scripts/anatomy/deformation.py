@@ -25,7 +25,7 @@ Of the spacing of the control points: below 1 / 2.48 nothing folds (Choi and Lee
 
 class RandDeformd(RandomizableTransform, MapTransform):
     """
-    Turns, shifts, scales and bends a cube at random; what it needs from beyond its faces continues them.
+    Rotates, shifts, scales and bends a cube at random; what it needs from beyond its faces continues them.
 
     The bending is a free-form deformation (Rueckert et al. 1999, doi:10.1109/42.796284): cubic B-splines through a
     lattice of control points, each moved by up to a random magnitude along each axis. The root mean square of the

@@ -23,11 +23,11 @@ def cached_dataset(
     CT of 256³, else in that folder, where other runs find them again.
 
     Args:
-        data: records, see :func:`~scripts.load_records`; the same one may come several times.
+        data: records, see :func:`~scripts.load_records`, duplicates among them too.
         transform: up to its first random part.
         cache_dir: a folder, made where it is missing. A file of it belongs to one record, one content of its files and
             one configuration of the transform.
-        cache_rate: share of the records that are kept in memory.
+        cache_rate: fraction of the records that are kept in memory.
     """
     if cache_dir is None:
         return CacheDataset(data, transform, cache_rate=cache_rate, hash_as_key=True)
@@ -37,7 +37,7 @@ def cached_dataset(
 class CachedOnDisk(PersistentDataset):
     """
     MONAI's `PersistentDataset`, which makes a file anew that is not whole, as one is whose writing was broken off.
-    Gives tensors without metadata, also the first time, so that a batch may mix what was kept and what was just made.
+    Returns tensors without metadata, also the first time, so that a batch may mix what was kept and what was just made.
 
     Warns:
         UserWarning: when it does.

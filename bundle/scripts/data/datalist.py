@@ -51,7 +51,7 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
         InputError: when the file cannot be read, the section is missing or empty, a record has an unknown field, lacks
             a view or the CT, names a file that does not exist, leaves the folder by a relative path (by `..` or a
             link), has a name that cannot be a file's on every system (see :func:`check_label`) or that another record
-            of the section has, or declares what its films cannot be.
+            of the section has, or declares what its radiographs cannot be.
 
     Warns:
         UserWarning: when absolute paths lie outside the folder; they are used as they are.
@@ -145,8 +145,7 @@ def check_distinct_names(records: Sequence[Any], datalist: str, section: str) ->
         if other != i:
             raise InputError(
                 f"{datalist}: {section}[{other}] and {section}[{i}]: field 'name' is {records[other]['name']!r} and "
-                f"{name!r}, expected names that differ by more than capitals; name one of them otherwise, or leave it "
-                "out."
+                f"{name!r}, expected names that differ by more than capitals; name one of them otherwise, or remove it."
             )
 
 

@@ -18,12 +18,12 @@ from .folder_scan import find_records
 from .study_pairing import Excluded, PatientRecord, patient_names
 
 SHOWN_ALONE = 3
-"""Files of one folder that are left out for one reason are told one by one up to this number."""
+"""Files of one folder that are excluded for one reason are listed one by one up to this number."""
 
 
 def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], seed: int, overwrite: bool) -> None:
     """
-    Writes a datalist of all studies of a folder, split by patient; prints what it holds and what it leaves out.
+    Writes a datalist of all studies of a folder, split by patient; prints what it holds and what it excludes.
 
     Args:
         folder: searched with all folders below it; hidden files and links to folders are passed over.
@@ -96,11 +96,11 @@ def _fields(record: PatientRecord, folder: Path, datalist: Path) -> dict[str, st
 
 
 def print_excluded(excluded: Sequence[Excluded]) -> None:
-    """All that is left out with its reason; many files of one folder with the same reason in one line."""
+    """All that is excluded with its reason; many files of one folder with the same reason in one line."""
     groups: dict[tuple[str, str], list[str]] = {}
     for entry in excluded:
         groups.setdefault((PurePosixPath(entry.path).parent.as_posix(), entry.reason), []).append(entry.path)
-    print(f"Left out: {len(excluded) or 'nothing'}")
+    print(f"Excluded: {len(excluded) or 'nothing'}")
     for (parent, reason), paths in groups.items():
         alone = len(paths) <= SHOWN_ALONE
         for path in paths if alone else [f"{parent}/ ({len(paths)} files such as {PurePosixPath(paths[0]).name})"]:
@@ -120,10 +120,10 @@ def print_unnamed(records: Iterable[PatientRecord]) -> None:
 
 
 def _print_sections(datalist: Path, members: dict[str, list[PatientRecord]]) -> None:
-    print(f"Wrote {shown(datalist)}\n{'section':<12}{'patients':>9}{'CTs':>6}{'with films':>12}")
+    print(f"Wrote {shown(datalist)}\n{'section':<12}{'patients':>9}{'CTs':>6}{'with radiographs':>18}")
     for section, records in members.items():
-        patients, paired = {record.patient for record in records}, [record for record in records if record.films]
-        print(f"{section:<12}{len(patients):>9}{len(records):>6}{len(paired):>12}")
+        patients, paired = {record.patient for record in records}, [record for record in records if record.radiographs]
+        print(f"{section:<12}{len(patients):>9}{len(records):>6}{len(paired):>18}")
     for section, reader in (("validation", "training"), ("test", "evaluation")):
         if not members[section]:
             print(f"The section '{section}' is empty; {reader} needs at least one patient there.")

@@ -48,8 +48,8 @@ def training_transforms(**overrides: Any) -> Compose:
 
 def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) -> tuple[list[Problem], int]:
     """
-    Loads every record of all sections and goes on after a bad one; tells of CTs and patients that come again. An empty
-    or missing test section is no problem, since training does not read it.
+    Loads every record of all sections and goes on after a bad one; lists duplicate CTs, and patients in two sections.
+    An empty or missing test section is no problem, since training does not read it.
 
     Args:
         datalist: path of the JSON file.
@@ -61,7 +61,7 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
     Raises:
         InputError: when the datalist cannot be read at all.
     """
-    content, problems, count, repeats = read_datalist(datalist), [], 0, Duplicates()
+    content, problems, count, duplicates = read_datalist(datalist), [], 0, Duplicates()
     folder = os.path.dirname(os.path.abspath(datalist))
     for section in SECTIONS:
         if section == "test" and content.get(section) in (None, []):
@@ -77,7 +77,7 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
         ]
         problems += [_problem(section, text) for text in _messages(check_distinct_names, records, datalist, section)]
         for i, record in enumerate(tqdm(records, desc=f"Checking {section}")):
-            messages = _messages(_read_record, record, datalist, section, i, folder, transform, repeats)
+            messages = _messages(_read_record, record, datalist, section, i, folder, transform, duplicates)
             problems += [_problem(f"{section}[{i}]", message) for message in messages]
     return problems, count
 
@@ -101,11 +101,11 @@ def _read_record(
     index: int,
     folder: str,
     transform: Callable[[Mapping[str, Any]], Any],
-    repeats: Duplicates,
+    duplicates: Duplicates,
 ) -> None:
     """Loads a record; warns of what it has in common with those before."""
     record = resolve_record(record, datalist, section, index, folder)
-    for text in repeats.told(section, f"{section}[{index}]", record, transform(record)["ct"]):
+    for text in duplicates.messages(section, f"{section}[{index}]", record, transform(record)["ct"]):
         warnings.warn(text)
 
 

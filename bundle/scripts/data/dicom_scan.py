@@ -12,14 +12,14 @@ from scipy.cluster.hierarchy import DisjointSet
 from ..io.dicom_headers import UNNAMED, Header
 from ..io.dicom_tags import MODALITIES, PLANE_OF_POSITION
 from ..io.slice_places import described, overlaid_acquisitions, places_along
-from .study_pairing import Image, Excluded
+from .study_pairing import Excluded, Image
 
 
 def name_patients(headers: Sequence[Header]) -> list[Header | Excluded]:
     """
     Patients for files without a Patient ID: one for each folder, and one for folders with a study, series or frame of
     reference in common. It is the patient of the Patient ID that such a folder, study, series or frame has elsewhere; a
-    file that is tied to several of them is left out.
+    file that is tied to several of them is excluded.
     """
     ties = DisjointSet()
     for header in headers:
@@ -59,11 +59,11 @@ def patients_by_folder(headers: Iterable[Header]) -> dict[str, set[str]]:
 
 def describe_headers(headers: Sequence[Header]) -> list[Image | Excluded]:
     """
-    CT series and films, and why others are left out.
+    CT series and radiographs, and why others are excluded.
 
     A CT series has at least two slices, of one acquisition, lies in a folder that holds no other DICOM file, and is
-    named by that folder. A film is an image of a radiograph's modality, and View Position or View Code Sequence say
-    which view it is.
+    named by that folder. A radiograph is an image of one of :data:`MODALITIES`, and View Position or View Code Sequence
+    say which view it is.
     """
     series, folders = defaultdict(list), defaultdict(set)
     for header in headers:
@@ -74,7 +74,7 @@ def describe_headers(headers: Sequence[Header]) -> list[Image | Excluded]:
         if members[0].modality == "CT":
             found.append(_describe_series(members, folders))
         else:
-            found += [_describe_film(header) for header in members]
+            found += [_describe_radiograph(header) for header in members]
     return found
 
 
@@ -106,7 +106,7 @@ def _acquisitions_of(slices: Sequence[Header]) -> dict[str, int]:
     return overlaid_acquisitions([header.acquisition for header in slices], places)
 
 
-def _describe_film(header: Header) -> Image | Excluded:
+def _describe_radiograph(header: Header) -> Image | Excluded:
     if header.modality not in MODALITIES:
         return Excluded(header.path, f"its modality is '{header.modality}', expected CT, {', '.join(MODALITIES)}")
     if header.plane is None:

@@ -13,16 +13,16 @@ from .datalist import IMAGE_FIELDS
 
 
 class Duplicates:
-    """Remembers the records of a datalist, and tells what a further one has in common with them."""
+    """Remembers the records of a datalist, and says what a further one has in common with them."""
 
     def __init__(self) -> None:
         self.cts: dict[str, str] = {}
         self.patients: dict[str, tuple[str, str]] = {}
 
-    def told(self, section: str, place: str, record: Mapping[str, Any], ct: Any) -> Iterator[str]:
+    def messages(self, section: str, place: str, record: Mapping[str, Any], ct: Any) -> Iterator[str]:
         """
-        One sentence for a CT that was there already, by the values that training reads from it, be the file another,
-        and one for a patient of another section, by the Patient ID of the DICOM files.
+        One sentence for a duplicate, a CT with the values of an earlier one as training reads them, be the file
+        another, and one for leakage, a patient who is in another section too, by the Patient ID of the DICOM files.
 
         Args:
             section: of the record.
@@ -32,7 +32,7 @@ class Duplicates:
         """
         first = self.cts.setdefault(hashlib.sha256(np.ascontiguousarray(ct)).hexdigest(), place)
         if first != place:
-            yield f"{record['ct']}: field 'ct' is the CT of {first} as well, expected each CT once; leave one out."
+            yield f"{record['ct']}: field 'ct' is a duplicate of the CT of {first}, expected each CT once; remove one."
         for field in IMAGE_FIELDS:
             patient = patient_id(record.get(field))
             other, where = self.patients.setdefault(patient, (section, place)) if patient else (section, place)

@@ -21,8 +21,8 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     """
     The records to score: those of a section, or, where the folder has no `datalist.json`, one for each of its CTs.
 
-    CTs of a folder are found as `python -m scripts.datalist` finds them, with their films where they have a pair; what
-    is found, what is left out, and which files without a Patient ID count as one patient is printed. Patients are
+    CTs of a folder are found as `python -m scripts.datalist` finds them, with their radiographs where they have a pair;
+    what is found, what is excluded, and which files without a Patient ID count as one patient is printed. Patients are
     numbered.
 
     Args:

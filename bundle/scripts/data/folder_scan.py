@@ -1,4 +1,4 @@
-"""The search of a folder: every file is in a record, or is left out with a reason."""
+"""The scan of a folder: every file is in a record, or is excluded with a reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..io.dicom_headers import Header, is_dicom, read_header
 from .datalist import is_inside
 from .dicom_scan import describe_headers, name_patients, patients_by_folder
 from .name_conventions import describe_file, image_suffix
-from .study_pairing import RadiographPair, Image, Excluded, PatientRecord, pair_by_study, pair_radiographs
+from .study_pairing import Excluded, Image, PatientRecord, RadiographPair, pair_by_study, pair_radiographs
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 VOXELS = re.compile(r"\.(zraw|raw(\.gz)?)$", re.I)
@@ -28,12 +28,12 @@ def find_records(folder: Path) -> tuple[list[PatientRecord], list[Excluded]]:
 
 
 def find_radiograph_pairs(folder: Path) -> list[RadiographPair]:
-    """The studies of a folder that have one frontal and one lateral film, with a CT or without."""
+    """The studies of a folder that have one frontal and one lateral radiograph, with a CT or without."""
     return pair_radiographs(find_images(folder)[0])
 
 
 def find_images(folder: Path) -> tuple[list[Image], list[Excluded]]:
-    """The CTs and films of a folder, and every other file with its reason."""
+    """The CTs and radiographs of a folder, and every other file with its reason."""
     paths, excluded = _walk(folder)
     dicom = [path for path in paths if image_suffix(path) is None and is_dicom(folder / path)]
     read = [_read_header(folder, path) for path in tqdm(dicom, desc="Reading DICOM headers", disable=not dicom)]
@@ -79,7 +79,7 @@ def _walk(folder: Path) -> tuple[list[str], list[Excluded]]:
 
 def _reason_of_link(folder: Path, path: str) -> str | None:
     """
-    Why a link is left out: it leads out of the folder, or to a file that is found itself, so that it counts twice.
+    Why a link is excluded: it leads out of the folder, or to a file that is found itself, so that it counts twice.
     """
     target = os.path.realpath(folder / path)
     if not os.path.exists(target) or not is_inside(target, str(folder)):
@@ -101,6 +101,6 @@ def _reason_of_other(path: str) -> str:
 
 
 def _is_voxels_of_a_header(path: str, paths: Sequence[str]) -> bool:
-    """Whether a file holds the voxels of a `.mhd` or `.nhdr` header beside it."""
+    """Whether a file holds the voxels of a `.mhd` or `.nhdr` header next to it."""
     stem, is_voxels = VOXELS.subn("", path)
     return bool(is_voxels) and any(f"{stem}{suffix}" in paths for suffix in (".mhd", ".nhdr"))

@@ -18,7 +18,7 @@ NAME = "views"
 
 def write_known_views(weights: str, views: Views) -> None:
     """
-    Writes `NAME_views.json` beside weights: the pairs of views that they have met in training.
+    Writes `NAME_views.json` next to weights, a sidecar file: the pairs of views that they have met in training.
 
     Raises:
         OutputError: when it cannot be written.
@@ -33,7 +33,7 @@ def known_views(weights: str, geometry: BiplanarGeometry) -> list[tuple[str, str
 
 def read_known_views(weights: str) -> list[tuple[str, str]] | None:
     """
-    The pairs of views that weights have met in training, as `NAME_views.json` beside them has it; None where it is not.
+    The pairs of views that weights have met in training, by their sidecar file `NAME_views.json`; None without one.
 
     Raises:
         CheckpointError: when the file cannot be used, or was made for other weights.
@@ -41,12 +41,12 @@ def read_known_views(weights: str) -> list[tuple[str, str]] | None:
     path = sidecar_path(weights, NAME)
     if not os.path.isfile(path):
         return None
-    companion = Sidecar(
+    sidecar = Sidecar(
         path, weights, f"Train again, or remove it: {weights} then count as trained on the configured views."
     )
-    views = companion.content.get(NAME)
+    views = sidecar.content.get(NAME)
     if not isinstance(views, list) or not views or not all(map(_is_pair, views)):
-        raise companion.refusal(NAME, f"is {views!r}", f"pairs of one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}")
+        raise sidecar.refusal(NAME, f"is {views!r}", f"pairs of one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}")
     return [tuple(pair) for pair in views]
 
 
@@ -56,16 +56,17 @@ def _is_pair(views: Any) -> bool:
 
 def as_known(geometry: BiplanarGeometry, known: Views) -> BiplanarGeometry:
     """
-    The set-up as a network is told it that has met some views only. Whether the lateral film is LL or RL it may always
-    be told, see :class:`~scripts.ProgressiveCascadeModel`. A frontal view that it has not met, told, costs more than
-    the first one that it has met, told instead: measured by `--robustness`, the rows of the views.
+    The acquisition geometry that a network receives which has met some views only. Whether the lateral radiograph is LL
+    or RL it always receives, see :class:`~scripts.ProgressiveCascadeModel`. For a frontal view that it has not met it
+    receives the first one that it has met, which costs less than the true one: measured by `--robustness`, the rows of
+    the views.
 
     Args:
-        geometry: the set-up that the films were taken in.
+        geometry: of the radiographs.
         known: the pairs of views that were met in training.
 
     Warns:
-        UserWarning: when a frontal film has a view that was not met.
+        UserWarning: when a frontal radiograph has a view that was not met.
     """
     frontal = {pair[0] for pair in known}
     cases = [case.views for case in geometry.cases_apart()]
@@ -74,11 +75,11 @@ def as_known(geometry: BiplanarGeometry, known: Views) -> BiplanarGeometry:
         return geometry
     nearest = known[0][0]
     warnings.warn(
-        f"field 'frontal': the film's view is {unknown[0]}, expected {' or '.join(sorted(frontal))}, the view that "
-        f"these weights were trained on. The network is told {nearest}, which costs 0.7 to 0.9 dB at stage 1 (two "
-        "patients, "
-        f"projected X-rays); told the truth it would lose more. Take the film as {nearest}, or train with both views.",
+        f"field 'frontal': the radiograph's view is {unknown[0]}, expected {' or '.join(sorted(frontal))}, the view "
+        f"that these weights were trained on. The network receives {nearest}, which costs 0.7 to 0.9 dB at stage 1 "
+        f"(two patients, projected X-rays); given the true view it would lose more. Take the radiograph as {nearest}, "
+        "or train with both views.",
         stacklevel=2,
     )
-    told = [(view if view in frontal else nearest, lateral) for view, lateral in cases]
-    return replace(geometry, views=told[0] if len(set(told)) == 1 else signs_of_views(told))
+    received = [(view if view in frontal else nearest, lateral) for view, lateral in cases]
+    return replace(geometry, views=received[0] if len(set(received)) == 1 else signs_of_views(received))

@@ -1,5 +1,5 @@
 """
-Images whose files do not say whose they are: NIfTI, NRRD, MetaImage and pictures, known by folder and name.
+Images whose files do not say whose they are: NIfTI, NRRD, MetaImage, PNG, TIFF and JPEG, known by folder and name.
 
 The patient is the first folder below the searched one. For a file that lies directly in it, the patient is the file's
 name up to a word that says what it is: a view, `ct`, or a scan such as `s2`; such words in front are passed over. The
@@ -16,7 +16,7 @@ import nibabel
 
 from ..errors import one_line_message
 from ..io.ct_reader import META_IMAGE, NIFTI, NRRD
-from .study_pairing import Image, Excluded
+from .study_pairing import Excluded, Image
 
 VIEW_OF_WORD = {
     "frontal": "frontal",
@@ -43,7 +43,7 @@ def image_suffix(path: str) -> str | None:
 
 def describe_file(folder: Path, path: str, dicom_patients: Mapping[str, set[str]]) -> Image | Excluded:
     """
-    What a file is, by its name and a NIfTI's header; why it is left out when that is not clear.
+    What a file is, by its name and a NIfTI's header; why it is excluded when that is not clear.
 
     Args:
         folder: the searched folder.
@@ -73,9 +73,9 @@ def _field_of(folder: Path, path: str, views: set[str]) -> str | Excluded:
     except Exception as error:  # a damaged header raises whatever the reader stumbled over
         return Excluded(path, f"its header cannot be read ({one_line_message(error)})")
     if dimensions not in (2, 3):
-        return Excluded(path, f"has {dimensions} dimensions, expected a volume of 3 or a film of 2")
+        return Excluded(path, f"has {dimensions} dimensions, expected a volume of 3 or a radiograph of 2")
     if dimensions == 3:
-        return Excluded(path, f"is a volume, but its name says {min(views)} film") if views else "ct"
+        return Excluded(path, f"is a volume, but its name says {min(views)} radiograph") if views else "ct"
     if len(views) != 1:
         found = "both views" if views else "no view"
         return Excluded(path, f"its name has {found} as a word, expected one of {', '.join(VIEW_OF_WORD)}")

@@ -1,4 +1,4 @@
-"""Studies: which CT and which films belong together, and why the others are left out of a datalist."""
+"""Studies: which CT and which radiographs belong together, and why the others are excluded from a datalist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True)
 class Image:
-    """A CT or a film that was found, with the study and the patient that it belongs to."""
+    """A CT or a radiograph that was found, with the study and the patient that it belongs to."""
 
     patient: str
     study: str
@@ -35,17 +35,17 @@ class PatientRecord:
 
     patient: str
     ct: str
-    films: tuple[str, str] | None
+    radiographs: tuple[str, str] | None
     """Frontal and lateral, of the CT's study."""
 
     def fields(self) -> dict[str, str]:
         """The record as it stands in a datalist."""
-        return {"ct": self.ct, **dict(zip(("frontal", "lateral"), self.films or ()))}
+        return {"ct": self.ct, **dict(zip(("frontal", "lateral"), self.radiographs or ()))}
 
 
 @dataclass(frozen=True)
 class RadiographPair:
-    """The two films of a study."""
+    """The biplanar pair of a study."""
 
     frontal: str
     lateral: str
@@ -60,7 +60,7 @@ def patient_names(records: Iterable[PatientRecord]) -> dict[str, str]:
 
 
 def pair_radiographs(images: Iterable[Image]) -> list[RadiographPair]:
-    """The studies with one frontal and one lateral film, in order; whether they have a CT does not matter."""
+    """The studies with one frontal and one lateral radiograph, in order; whether they have a CT does not matter."""
     pairs = []
     for members in _join_days(sorted(images)).values():
         by_field = _paths_by_field(members)
@@ -72,18 +72,19 @@ def pair_radiographs(images: Iterable[Image]) -> list[RadiographPair]:
 
 def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[Excluded]]:
     """
-    The records of all studies, in order, and the films that are in none.
+    The records of all studies, in order, and the radiographs that are in none.
 
-    Each CT makes a record. A study with one CT, one frontal and one lateral film gives a record of all three. Films of
-    any other study are left out, since it is not known what belongs together; its CTs stay. Hospitals file CT and films
-    as two studies: a study of films alone joins the patient's study of the same day, where they are the only two.
+    Each CT makes a record. A study with one CT, one frontal and one lateral radiograph makes a record of all three.
+    Radiographs of any other study are excluded, since it is not known what belongs together; its CTs stay. Hospitals
+    file CT and radiographs as two studies: a study of radiographs alone joins the patient's study of the same day,
+    where they are the only two.
     """
     records, excluded = [], []
     for (patient, _), members in _join_days(sorted(images)).items():
         by_field = _paths_by_field(members)
         obstacle = _obstacle(**{field: len(paths) for field, paths in by_field.items()})
-        films = (by_field["frontal"][0], by_field["lateral"][0]) if obstacle is None else None
-        records += [PatientRecord(patient, ct, films) for ct in by_field["ct"]]
+        radiographs = (by_field["frontal"][0], by_field["lateral"][0]) if obstacle is None else None
+        records += [PatientRecord(patient, ct, radiographs) for ct in by_field["ct"]]
         if obstacle:
             excluded += [Excluded(path, obstacle) for view in ("frontal", "lateral") for path in by_field[view]]
     return sorted(records), excluded
@@ -97,24 +98,24 @@ def _paths_by_field(members: Iterable[Image]) -> dict[str, list[str]]:
 
 
 def _join_days(images: Iterable[Image]) -> dict[tuple[str, str], list[Image]]:
-    """Images by patient and study, a patient's two studies of one day as one when one is of CTs and one of films."""
+    """Images by patient and study; a patient's two studies of one day, one of CTs and one of radiographs, as one."""
     studies, days = defaultdict(list), defaultdict(set)
     for image in images:
         studies[image.patient, image.study].append(image)
         if image.day:
             days[image.patient, image.day].add(image.study)
     for (patient, _), names in days.items():
-        films = [name for name in names if all(image.field != "ct" for image in studies[patient, name])]
+        radiographs = [name for name in names if all(image.field != "ct" for image in studies[patient, name])]
         cts = [name for name in names if all(image.field == "ct" for image in studies[patient, name])]
-        if len(films) == len(cts) == 1 and len(names) == 2:
-            studies[patient, cts[0]] += studies.pop((patient, films[0]))
+        if len(radiographs) == len(cts) == 1 and len(names) == 2:
+            studies[patient, cts[0]] += studies.pop((patient, radiographs[0]))
     return studies
 
 
 def _obstacle(ct: int, frontal: int, lateral: int) -> str | None:
-    """Why films cannot be paired, by the number of images of a study; None when they can."""
+    """Why radiographs cannot be paired, by the number of images of a study; None when they can."""
     if frontal != 1 or lateral != 1:
-        return f"its study has {frontal} frontal and {lateral} lateral films, expected one of each"
+        return f"its study has {frontal} frontal and {lateral} lateral radiographs, expected one of each"
     if ct == 0:
         return "its study has no CT"
-    return None if ct == 1 else f"its study has {ct} CTs; which of them the films belong to is not known"
+    return None if ct == 1 else f"its study has {ct} CTs; which of them the radiographs belong to is not known"
