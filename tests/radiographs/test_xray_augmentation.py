@@ -62,9 +62,6 @@ def test_the_number_of_photons_is_spread_over_its_decades():
     assert 1.8 < min(found) < 2.4 and 5.6 < max(found) < 6.2
 
 
-# Blur
-
-
 # Collimation
 
 

@@ -135,8 +135,8 @@ class PrepareXraysd(MapTransform):
         warn_of_other_geometry(radiograph, geometry.views[XRAY_KEYS.index(field)], geometry, field)
         area = exposed_area(radiograph)
         _warn_of_saturation(radiograph, area, field)
-        radiograph = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
-        placed = place_on_detector(radiograph, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
+        scaled = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
+        placed = place_on_detector(scaled, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
         if not torch.isfinite(placed).all():
             raise InputError(
                 f"{shown(radiograph.path)}: field '{field}' becomes NaN or infinite on the detector, expected values "
