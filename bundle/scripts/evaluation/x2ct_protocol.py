@@ -5,25 +5,21 @@ with those that were published by it: their cube, resolution, window, peak and s
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from typing import Any
 
-import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
-from monai.data import decollate_batch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 from ..data.transforms import EXTENT_MM
 from ..errors import InputError
-from ..io.atomic_write import NOTICE, write_json
 from ..projection.imaging import ImagingModel
-from ..training.distributed import gathered
 from .baselines import BASELINE_DEFINITIONS, Baselines
 from .metrics import X2CT_AIR_HU, X2CT_PEAK, X2CT_RANGE, X2CT_WITHOUT_ERROR_DB, x2ct_psnr, x2ct_values
-from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise, write_table
+from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise
+from .table_report import TableReport
 
 SIDE_MM, STANDARD_MM, SIZE = 320.0, 1.0, 128
 X2CT_DEFINITIONS = {
@@ -46,7 +42,7 @@ X2CT_DEFINITIONS = {
 }
 
 
-class X2CTReport:
+class X2CTReport(TableReport):
     """
     An Ignite handler that scores the last stage of each case and its baselines by that protocol and writes, when the
     engine has finished, `protocol_x2ct.json` (definitions, a summary by group and method with intervals over patients,
@@ -68,49 +64,31 @@ class X2CTReport:
                 f"protocol_x2ct.json: `geometry#fov_mm` is {fov_mm:g}, expected at least {SIDE_MM:g}, the side of the "
                 f"protocol's cube. Evaluate weights of a larger field of view, or omit this overlay."
             )
-        self.output_dir, self.imaging, self.baselines = output_dir, imaging, baselines
-        self.rows: list[list[dict[str, Any]]] = []
+        super().__init__(output_dir, "protocol_x2ct", baselines)
+        self.imaging = imaging
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda engine: self.baselines.prepare())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    @torch.no_grad()
-    def score(self, engine: Engine) -> None:
-        """Scores the cases of one batch; the ground truth is their CT in HU, as it was loaded."""
-        output = engine.state.output
-        for index, record in enumerate(decollate_batch(engine.state.batch)):
-            volumes = [volume[index : index + 1].float().clamp(0, 1) for volume in output["pred"]]
-            scaled_truth = output["label"]["ct"][index : index + 1].float()
-            methods = {f"stage {len(volumes)}": volumes[-1], **self.baselines.of_stage(volumes, scaled_truth)}
-            self.rows.append(self._rows(record, methods))
-
-    def write(self, engine: Engine) -> None:
-        """Writes the two files, of the cases of all processes in the order of the datalist."""
-        rows = [row for case in gathered(self.rows) for row in case]
-        if idist.get_rank() != 0:
-            return
-        report = {
-            "notice": NOTICE,
-            "definitions": {**X2CT_DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
-            "mean_volume": self.baselines.mean_of,
-            "summary": summarise(rows),
-            "cases": rows,
-        }
-        write_json(os.path.join(self.output_dir, "protocol_x2ct.json"), report)
-        write_table(os.path.join(self.output_dir, "protocol_x2ct.csv"), rows)
-
-    def _rows(self, record: dict[str, Any], methods: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-        length_mm = record["ct"].meta[EXTENT_MM][2]
-        fov_mm, rows = self.imaging.geometry.fov_mm, []
+    def case_rows(
+        self, record: dict[str, Any], volumes: Sequence[torch.Tensor], label: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """The last stage and its baselines; the ground truth is the record's CT in HU, as it was loaded."""
+        volumes = [volume.clamp(0, 1) for volume in volumes]
+        methods = {f"stage {len(volumes)}": volumes[-1], **self.baselines.of_stage(volumes, label["ct"])}
+        fov_mm, length_mm = self.imaging.geometry.fov_mm, record["ct"].meta[EXTENT_MM][2]
         truth = standard_cube(torch.as_tensor(record["ct"])[0].cpu().numpy(), fov_mm, length_mm)
+        rows = []
         for method, volume in methods.items():
             hu = self.imaging.to_hu(volume[0, 0]).cpu().numpy()
             identity = (record["name"], record["patient"], record["group"], SIZE, method)
             scores = x2ct_metrics(standard_cube(hu, fov_mm, length_mm), truth)
             rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **scores})
         return rows
+
+    def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "definitions": {**X2CT_DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
+            "mean_volume": self.baselines.mean_of,
+            "summary": summarise(rows),
+        }
 
 
 def standard_cube(hu: np.ndarray, fov_mm: float, length_mm: float) -> np.ndarray:

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
-from monai.data import decollate_batch
 
 from ..evaluation.baselines import BASELINE_DEFINITIONS, Baselines
 from ..evaluation.metrics import DEFINITIONS, volume_metrics
-from ..evaluation.summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise, write_table
+from ..evaluation.summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise
+from ..evaluation.table_report import TableReport
 from ..evaluation.worst_cases import WorstCases, worst_cases
-from ..io.atomic_write import NOTICE, write_json
-from ..losses.reprojection import DRRReprojectionLoss
 from ..projection.geometry import BiplanarGeometry
 from ..projection.resampling import truth_at
-from ..training.distributed import gathered
 from .case_report import CaseReport
 
 
-class EvaluationReport:
+class EvaluationReport(TableReport):
     """
     An Ignite handler that scores each case and writes, when the engine has finished, `metrics.json` (definitions, a
     summary by group with confidence intervals, the worst cases, every case) and `metrics.csv`; and a folder for some
@@ -42,72 +37,54 @@ class EvaluationReport:
     """
 
     def __init__(self, case_report: CaseReport, baselines: Baselines, written_cases: int, worst_cases: int) -> None:
-        self.case_report, self.baselines, self.written_cases = case_report, baselines, written_cases
-        self.output_dir, self.imaging = case_report.output_dir, case_report.imaging
-        self.reprojection: DRRReprojectionLoss = case_report.reprojection
+        super().__init__(case_report.output_dir, "metrics", baselines)
+        self.case_report, self.written_cases = case_report, written_cases
+        self.imaging, self.reprojection = case_report.imaging, case_report.reprojection
         self.worst = WorstCases(worst_cases)
-        self.rows: list[list[dict[str, Any]]] = []
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, lambda engine: self.baselines.prepare())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    @torch.no_grad()
-    def score(self, engine: Engine) -> None:
-        """Scores the cases of one batch."""
-        output, batch = engine.state.output, decollate_batch(engine.state.batch)
-        for index, record in enumerate(batch):
-            volumes = [volume[index : index + 1].float() for volume in output["pred"]]
-            truth, xrays = (output["label"][key][index : index + 1].float() for key in ("ct", "xrays"))
-            geometry = output["label"]["geometry"].of_case(index)
-            rows = self._rows(record, volumes, truth, xrays, geometry)
-            place = len(self.rows) * idist.get_world_size() + idist.get_rank()
-            self.rows.append(rows)
-            if place < self.written_cases:
-                self.case_report.write(record, volumes, truth, xrays, geometry, rows)
-                continue
+    def case_rows(
+        self, record: dict[str, Any], volumes: Sequence[torch.Tensor], label: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Every stage and its baselines; writes the case's folder when it is one of those that get one."""
+        truth, xrays, geometry = (label[name] for name in ("ct", "xrays", "geometry"))
+        rows = []
+        for stage, volume in enumerate(volumes, start=1):
+            methods = {f"stage {stage}": volume, **self.baselines.of_stage(volumes[:stage], truth)}
+            rows += [self._row(record, method, each, truth, xrays, geometry) for method, each in methods.items()]
+        write = partial(self.case_report.write, record, volumes, truth, xrays, geometry, rows)
+        if len(self.rows) * idist.get_world_size() + idist.get_rank() < self.written_cases:
+            write()
+        else:
             last = next(row["psnr_db"] for row in rows if row["method"] == f"stage {len(volumes)}")
-            folder = self.case_report.folder(record["name"])
-            write = partial(self.case_report.write, record, volumes, truth, xrays, geometry, rows)
-            self.worst.consider(last, folder, write)
+            self.worst.consider(last, self.case_report.folder(record["name"]), write)
+        return rows
 
-    def write(self, engine: Engine) -> None:
-        """Writes `metrics.json` and `metrics.csv`, of the cases of all processes in the order of the datalist."""
-        rows = [row for case in gathered(self.rows) for row in case]
+    def completed(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Keeps the folders of the worst cases of all processes alone."""
         worst = worst_cases(rows, self.worst.count)
         self.worst.keep_only({self.case_report.folder(case["case"]) for case in worst})
-        if idist.get_rank() != 0:
-            return
-        report = {
-            "notice": NOTICE,
+        return rows
+
+    def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {
             "definitions": {**DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
             "hu_window": list(self.imaging.hu_window),
             "mean_volume": self.baselines.mean_of,
             "summary": summarise(rows),
-            "worst_cases": worst,
-            "cases": rows,
+            "worst_cases": worst_cases(rows, self.worst.count),
         }
-        write_json(os.path.join(self.output_dir, "metrics.json"), report)
-        write_table(os.path.join(self.output_dir, "metrics.csv"), rows)
 
-    def _rows(
+    def _row(
         self,
         record: dict[str, Any],
-        volumes: Sequence[torch.Tensor],
+        method: str,
+        volume: torch.Tensor,
         truth: torch.Tensor,
         xrays: torch.Tensor,
         geometry: BiplanarGeometry,
-    ) -> list[dict[str, Any]]:
-        rows = []
-        for stage, volume in enumerate(volumes, start=1):
-            size = volume.shape[-1]
-            methods = {f"stage {stage}": volume, **self.baselines.of_stage(volumes[:stage], truth)}
-            for method, candidate in methods.items():
-                scores = volume_metrics(candidate, truth_at(truth, size), self.imaging)
-                error = (
-                    self.reprojection(candidate.clamp(0, 1), xrays, geometry=geometry).item() * self.imaging.xray_scale
-                )
-                identity = (record["name"], record["patient"], record["group"], size, method)
-                rows.append({**dict(zip(IDENTITY_COLUMNS, identity)), **scores, "reprojection_mae": error})
-        return rows
+    ) -> dict[str, Any]:
+        size = volume.shape[-1]
+        identity = (record["name"], record["patient"], record["group"], size, method)
+        scores = volume_metrics(volume, truth_at(truth, size), self.imaging)
+        error = self.reprojection(volume.clamp(0, 1), xrays, geometry=geometry).item() * self.imaging.xray_scale
+        return {**dict(zip(IDENTITY_COLUMNS, identity)), **scores, "reprojection_mae": error}

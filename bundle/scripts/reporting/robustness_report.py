@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
-import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from monai.data import decollate_batch
 from monai.metrics import PSNRMetric
 
 from ..evaluation.metrics import DEFINITIONS
 from ..evaluation.perturbations import NOMINAL, Perturbation
-from ..evaluation.summary import INTERVAL_DEFINITION, summarise, write_table
-from ..io.atomic_write import NOTICE, write_atomically, write_json
+from ..evaluation.summary import INTERVAL_DEFINITION, summarise
+from ..evaluation.table_report import TableReport
+from ..io.atomic_write import NOTICE, write_atomically
 from ..projection.resampling import truth_at
-from ..training.distributed import gathered
 
 COMBINATION = ("change", "value", "unit", "stage", "size")
 ROBUSTNESS_DEFINITIONS = {
@@ -94,7 +91,7 @@ def _label(entry: dict[str, Any]) -> str:
     return f"{entry['value']:.0e}" if entry["value"] >= 1e4 else f"{entry['value']:g}"
 
 
-class RobustnessReport:
+class RobustnessReport(TableReport):
     """
     An Ignite handler that scores each stage under each perturbation and writes, when the engine has finished,
     `robustness.json` (definitions, a summary by perturbation and stage with intervals over patients, every case),
@@ -106,53 +103,40 @@ class RobustnessReport:
     """
 
     def __init__(self, output_dir: str, perturbations: Sequence[Perturbation]) -> None:
-        self.output_dir, self.perturbations = output_dir, perturbations
-        self.psnr = PSNRMetric(max_val=1.0)
-        self.rows: list[list[dict[str, Any]]] = []
+        super().__init__(output_dir, "robustness")
+        self.perturbations, self.psnr = perturbations, PSNRMetric(max_val=1.0)
 
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.score)
-        engine.add_event_handler(Events.COMPLETED, self.write)
+    def case_rows(
+        self, record: dict[str, Any], volumes: Sequence[torch.Tensor], label: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Every stage under the perturbation of one sample."""
+        perturbation = self.perturbations[int(record["perturbation"])]
+        return [
+            {
+                "case": record["name"],
+                **{name: record[name] for name in ("patient", "group")},
+                **{name: getattr(perturbation, name) for name in ("change", "value", "unit")},
+                "stage": stage,
+                "size": volume.shape[-1],
+                "psnr_db": self.psnr(volume.clamp(0, 1), truth_at(label["ct"], volume.shape[-1])).item(),
+            }
+            for stage, volume in enumerate(volumes, start=1)
+        ]
 
-    @torch.no_grad()
-    def score(self, engine: Engine) -> None:
-        """Scores every stage of the samples of one batch."""
-        output = engine.state.output
-        for index, record in enumerate(decollate_batch(engine.state.batch)):
-            perturbation, truth = (
-                self.perturbations[int(record["perturbation"])],
-                output["label"]["ct"][index : index + 1],
-            )
-            volumes = [volume[index : index + 1].float().clamp(0, 1) for volume in output["pred"]]
-            self.rows.append(
-                [
-                    {
-                        "case": record["name"],
-                        **{name: record[name] for name in ("patient", "group")},
-                        **{name: getattr(perturbation, name) for name in ("change", "value", "unit")},
-                        "stage": stage,
-                        "size": volume.shape[-1],
-                        "psnr_db": self.psnr(volume, truth_at(truth.float(), volume.shape[-1])).item(),
-                    }
-                    for stage, volume in enumerate(volumes, start=1)
-                ]
-            )
+    def completed(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return compared(rows)
 
-    def write(self, engine: Engine) -> None:
-        """Writes the three files, of the cases of all processes in the order of the datalist."""
-        rows = compared([row for sample in gathered(self.rows) for row in sample])
-        if idist.get_rank() != 0:
-            return
-        summary = summarise(rows, COMBINATION)
-        report = {
-            "notice": NOTICE,
+    def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {
             "definitions": {**ROBUSTNESS_DEFINITIONS, **INTERVAL_DEFINITION},
-            "summary": summary,
-            "cases": rows,
+            "summary": summarise(rows, COMBINATION),
         }
-        write_json(os.path.join(self.output_dir, "robustness.json"), report)
-        write_table(os.path.join(self.output_dir, "robustness.csv"), rows)
-        write_atomically(os.path.join(self.output_dir, "robustness.png"), robustness_figure(summary).savefig)
+
+    def write_files(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes the figure as well."""
+        super().write_files(rows)
+        figure = robustness_figure(summarise(rows, COMBINATION))
+        write_atomically(os.path.join(self.output_dir, "robustness.png"), figure.savefig)
 
 
 def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
