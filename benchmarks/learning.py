@@ -27,7 +27,7 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, json_hashing
 from monai.engines import SupervisedTrainer
-from monai.transforms import Compose, ScaleIntensityRange, Transform
+from monai.transforms import Compose, Transform
 from torch import nn
 
 from baselines import BASELINES, LiftedNetwork

@@ -78,7 +78,9 @@ def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[st
     xrays = imaging.project(hu)[0]
     measured["project, nominal"] = seconds(lambda: imaging.project(hu), repeats)
     augment_geometry.turned = 0.0
-    measured["project, with an error of the distance"] = seconds(lambda: imaging.project(hu, augment_geometry()), repeats)
+    measured["project, with an error of the distance"] = seconds(
+        lambda: imaging.project(hu, augment_geometry()), repeats
+    )
     augment_geometry.turned = 1.0
     measured["project, with an error of the pose"] = seconds(lambda: imaging.project(hu, augment_geometry()), repeats)
     sample = {"xrays": xrays, "exposed": torch.ones_like(xrays, dtype=torch.bool)}

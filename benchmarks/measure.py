@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from bundle_geometry import bundle_geometry
 from peers import beam, diffdrr_siddon, diffdrr_trilinear, nanodrr, plain_slice_stack, rtk_joseph
-from scripts import BiplanarGeometry, project
 from scripts import lift as lift_features
+from scripts import project
 
 OURS, PLAIN, RTK = "this bundle", "plain slice stack", "RTK Joseph"
 PEERS = {

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from monai.bundle import ConfigParser  # noqa: E402
 
 from bundle_runs import OVERLAY, ROOT, bundle_run, network_of, stage_configs  # noqa: E402
-from phantoms import write_phantoms  # noqa: E402
-from scripts import BiplanarGeometry, ProgressiveCascadeModel  # noqa: E402
+from phantoms import chest_geometry, write_phantoms  # noqa: E402
+from scripts import BiplanarGeometry, ImagingModel, ProgressiveCascadeModel  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +36,7 @@ def seed() -> None:
 @pytest.fixture
 def geometry() -> BiplanarGeometry:
     """The default acquisition geometry read out with 128 pixels: a cascade of 16, 32 and 64 voxels."""
-    return BiplanarGeometry(detector_pixels=128)
+    return chest_geometry(detector_pixels=128)
 
 
 @pytest.fixture
@@ -57,9 +57,12 @@ def small_cascade(geometry: BiplanarGeometry) -> Callable[..., ProgressiveCascad
             "context_channels": (8, 8, 8),
             "local_channels": (8, 8, 4),
             "detail_channels": 4,
+            "consistency_steps": 2,
+            "checkpointing": (False, False, True),
             "feature_dropout": 0.0,
         }
-        return kind(**{"geometry": geometry, **sizes, **arguments})
+        imaging = ImagingModel(geometry, (-1024, 1024), 8.0)
+        return kind(**{"imaging": imaging, **sizes, **arguments})
 
     return build
 

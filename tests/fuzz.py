@@ -29,10 +29,9 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from ct_series_files import write_series  # noqa: E402
-from phantoms import phantom  # noqa: E402
+from phantoms import chest_imaging, phantom  # noqa: E402
 from radiograph_files import compress, write_dicom  # noqa: E402
 from scripts import (  # noqa: E402
-    BiplanarGeometry,
     InputError,
     LoadCTd,
     LoadRadiographsd,
@@ -47,7 +46,7 @@ from scripts.io.image_writer import cube_affine, write_ct, write_projection
 READ_RADIOGRAPH = Compose(
     [
         LoadRadiographsd(),
-        PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7)),
+        PrepareXraysd("frontal", chest_imaging(32), (1, 99), (0.0, 0.7)),
     ]
 )
 READ_CT = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 16, 360.0)])
@@ -108,7 +107,11 @@ KINDS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]] =
     "JPEG 2000": ("radiograph.dcm", _pydicoms("MR_small_jp2klossless.dcm"), radiograph),
     "JPEG-LS": ("radiograph.dcm", _pydicoms("MR_small_jpeg_ls_lossless.dcm"), radiograph),
     "RLE": ("radiograph.dcm", _pydicoms("MR_small_RLE.dcm"), radiograph),
-    "NIfTI radiograph": ("radiograph.nii", lambda path: write_projection(str(path), torch.rand(48, 48), 7.5), radiograph),
+    "NIfTI radiograph": (
+        "radiograph.nii",
+        lambda path: write_projection(str(path), torch.rand(48, 48), 7.5),
+        radiograph,
+    ),
     "PNG": ("radiograph.png", lambda path: Image.fromarray(_ramp(16)).save(path), radiograph),
     "JPEG": ("radiograph.jpg", lambda path: Image.fromarray(_ramp(8)).save(path), radiograph),
     "TIFF": ("radiograph.tif", lambda path: Image.fromarray(_ramp(16)).save(path), radiograph),

@@ -20,11 +20,11 @@ from urllib.parse import quote
 
 import nibabel
 import torch
+from monai.bundle import ConfigParser
 
 from bundle_runs import OVERLAY, ROOT
 from phantoms import phantom, write_radiographs
 from radiograph_files import LATERAL, write_line_integrals
-from scripts import BiplanarGeometry, ProgressiveCascadeModel
 from scripts.io.image_writer import cube_affine, write_ct
 from study_files import write_png
 
@@ -219,8 +219,10 @@ def write_studies(folder: Path) -> None:
 def write_weights(path: Path) -> None:
     """Random weights of the sizes of :data:`OVERLAY`, none of them zero, whose volume lies within the window."""
     torch.manual_seed(0)
-    sizes = {name.split("#")[1]: value for name, value in OVERLAY.items() if name.startswith("network_def#")}
-    model = ProgressiveCascadeModel(geometry=BiplanarGeometry(detector_pixels=128), **sizes)
+    config = ConfigParser()
+    config.read_config(str(ROOT / "bundle" / "configs" / "inference.json"))
+    config.update(OVERLAY)
+    model = config.get_parsed_content("network_def")
     for name, parameter in model.named_parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.01 if "correction" in name else 0.1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,10 @@ def chest_imaging(detector_pixels: int = 512, xray_scale: float = 8.0, **geometr
     return ImagingModel(chest_geometry(detector_pixels=detector_pixels, **geometry), (-1024, 1024), xray_scale)
 
 
-def chest_imaging(detector_pixels: int, xray_scale: float = 8.0, **geometry: Any) -> ImagingModel:
-    """That geometry, HU from -1024 to 1024, and line integrals over `xray_scale`."""
-    return ImagingModel(chest_geometry(detector_pixels, **geometry), (-1024, 1024), xray_scale)
+def projector(geometry: BiplanarGeometry) -> Callable[..., torch.Tensor]:
+    """Projects a CT in HU, `(1, S, S, S)`, to scaled X-rays, `(2, P, P)`; a second geometry overrides this one."""
+    imaging = ImagingModel(geometry, (-1024, 1024), 8.0)
+    return lambda hu, other=None: imaging.project(hu[None], other)[0]
 
 
 def write_phantoms(folder: Path) -> None:

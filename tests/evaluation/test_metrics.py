@@ -11,13 +11,14 @@ from monai.transforms import KeepLargestConnectedComponent
 from scipy import ndimage, stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from phantoms import chest_imaging
 from scripts import demo_ct
 from scripts.anatomy.body import body_mask
 from scripts.evaluation.metrics import final_volume_and_truth, volume_metrics, x2ct_psnr
 from scripts.evaluation.summary import mean_and_interval
 from scripts.projection.resampling import truth_at
 
-HU_WINDOW = (-1024, 1024)
+IMAGING = chest_imaging()
 
 
 def scaled(hu: torch.Tensor) -> torch.Tensor:
@@ -194,7 +195,7 @@ def test_a_volume_of_air_has_no_body():
 
 
 def test_psnr_and_ssim_of_a_real_ct_are_those_of_scikit_image(chest: torch.Tensor):
-    truth = scaled(chest[..., :64, :64, :64].clamp(*HU_WINDOW)).double()
+    truth = scaled(chest[..., :64, :64, :64].clamp(*IMAGING.hu_window)).double()
     volume = (truth + 0.05 * torch.randn_like(truth)).clamp(0, 1)
     arrays = [each[0, 0].numpy() for each in (truth, volume)]
     found = volume_metrics(volume, truth, IMAGING)

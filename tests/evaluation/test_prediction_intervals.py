@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from bundle_runs import bundle_run_here, cause_of, write_random_weights
-from phantoms import phantom
+from phantoms import chest_imaging, phantom
 from scripts import CheckpointError, IntervalScaleFit, IntervalTable, IntervalTableFit, sidecar_path
 from scripts.evaluation.interval_calibration import coverage, histogram_quantile, needed_factor
 from scripts.evaluation.prediction_intervals import (
@@ -27,7 +27,7 @@ from scripts.evaluation.prediction_intervals import (
 from scripts.io.image_writer import cube_affine, write_ct
 from scripts.reporting.figures import preview_figure
 
-WINDOW = (-1024.0, 1024.0)
+IMAGING = chest_imaging()
 
 
 @pytest.fixture(scope="module")

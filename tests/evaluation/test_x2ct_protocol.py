@@ -24,8 +24,6 @@ from scripts import Baselines, InputError, X2CTReport
 from scripts.data.transforms import EXTENT_MM
 from scripts.evaluation.x2ct_protocol import standard_cube, x2ct_metrics
 
-HU_WINDOW = (-1024, 1024)
-
 
 def noise(size: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1000, 1400, (size,) * 3)
@@ -99,7 +97,7 @@ def report(tmp_path: Path) -> Callable[..., dict]:
         batch = list_data_collate([{"ct": ct, "name": "a", "patient": "b", "group": "c"}])
         volume, truth = (torch.full((1, 1, size, size, size), (each + 1024) / 2048) for each in (hu, hu_truth))
         output = {"pred": [volume.to(device)], "label": {"ct": truth.clamp(0, 1).to(device)}}
-        baselines = Baselines([{"ct": ct}], None, 1, "", HU_WINDOW, coarse_size=8)
+        baselines = Baselines([{"ct": ct}], None, 1, "", chest_imaging(64))
         engine = Engine(lambda engine, batch: output)
         X2CTReport(str(tmp_path), chest_imaging(), baselines).attach(engine)
         engine.run([batch])
@@ -122,6 +120,7 @@ def test_tensors_of_a_gpu_are_scored_on_the_cpu(report):
 
 
 def test_a_cube_smaller_than_theirs_is_refused(tmp_path: Path):
+    imaging = chest_imaging(fov_mm=300.0)
     with pytest.raises(InputError, match="`geometry#fov_mm` is 300, expected at least 320"):
         X2CTReport(str(tmp_path), imaging, Baselines([], None, 1, "", imaging))
 

@@ -13,10 +13,12 @@ from monai.losses import SSIMLoss as MonaiSSIMLoss
 from monai.metrics import SSIMMetric
 from torch.nn.functional import avg_pool3d, interpolate, l1_loss
 
+from phantoms import chest_geometry
 from scripts import (
     BiplanarGeometry,
     DRRReprojectionLoss,
     GradientMagnitudeLoss,
+    ImagingModel,
     InputError,
     MultiScaleLoss,
     PretrainedWeightsError,
@@ -46,15 +48,19 @@ def films_of(volume: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
     return project(hu_to_attenuation(volume * 2048 - 1024), geometry) / XRAY_SCALE
 
 
+def imaging_in(geometry: BiplanarGeometry) -> ImagingModel:
+    return ImagingModel(geometry, HU_WINDOW, XRAY_SCALE)
+
+
 @pytest.fixture
 def small_geometry() -> BiplanarGeometry:
-    return BiplanarGeometry(detector_pixels=32)
+    return chest_geometry(detector_pixels=32)
 
 
 @pytest.fixture
 def reprojection(small_geometry: BiplanarGeometry) -> dict[str, Any]:
     """Arguments of :class:`DRRReprojectionLoss`, which the losses of stages 2 and 3 take too."""
-    return {"geometry": small_geometry, "hu_window": HU_WINDOW, "xray_scale": XRAY_SCALE}
+    return {"imaging": imaging_in(small_geometry)}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,7 @@ def test_identical_volumes_cost_nothing(untrained: TriPlanarVGGLoss, small_geome
     for loss in (SSIMLoss(), GradientMagnitudeLoss(), untrained):
         assert loss(volume, volume.clone()).item() == pytest.approx(0, abs=1e-6)
     assert Stage1Loss()(volume, volume.clone(), None).item() == pytest.approx(0, abs=1e-6)
-    drr = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    drr = DRRReprojectionLoss(imaging_in(small_geometry))
     assert drr(volume, films_of(volume, small_geometry)).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -143,7 +149,7 @@ def test_different_volumes_cost_something_under_every_loss(
     untrained: TriPlanarVGGLoss, small_geometry: BiplanarGeometry
 ):
     prediction, truth = smooth_pair()
-    drr = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    drr = DRRReprojectionLoss(imaging_in(small_geometry))
     values = [loss(prediction, truth).item() for loss in (SSIMLoss(), GradientMagnitudeLoss(), untrained)]
     assert min([*values, drr(prediction, films_of(truth, small_geometry)).item()]) > 1e-3
 
@@ -167,7 +173,7 @@ def test_the_gradient_of_flat_volumes_is_finite():
 
 
 def test_the_drr_loss_grows_with_the_error_of_the_volume(small_geometry: BiplanarGeometry):
-    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    loss = DRRReprojectionLoss(imaging_in(small_geometry))
     volume = smooth_pair()[0] * 0.4 + 0.3
     xrays = films_of(volume, small_geometry)
     bump = torch.zeros_like(volume)
@@ -179,14 +185,14 @@ def test_the_drr_loss_grows_with_the_error_of_the_volume(small_geometry: Biplana
 
 
 def test_a_part_of_a_volume_without_the_rest_has_no_line_integrals(small_geometry: BiplanarGeometry):
-    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    loss = DRRReprojectionLoss(imaging_in(small_geometry))
     region = Region(16, (0, 0, 0), (8, 8, 8))
     with pytest.raises(ValueError, match="a region, but no base; expected the volume that it is a part of"):
         loss(torch.rand(1, 1, 8, 8, 8), torch.rand(1, 2, 32, 32), region=region)
 
 
 def test_the_drr_loss_of_a_denser_cube_is_the_excess_line_integral(small_geometry: BiplanarGeometry):
-    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    loss = DRRReprojectionLoss(imaging_in(small_geometry))
     water, denser = (torch.full((1, 1, 16, 16, 16), scaled) for scaled in (0.5, 0.75))
     films = loss.project(water)
     assert films.shape == (1, 2, 32, 32)
@@ -198,7 +204,7 @@ def test_the_drr_loss_of_a_denser_cube_is_the_excess_line_integral(small_geometr
 
 
 def test_the_drr_loss_compares_finer_xrays_by_their_average(small_geometry: BiplanarGeometry):
-    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    loss = DRRReprojectionLoss(imaging_in(small_geometry))
     volume, truth = smooth_pair()
     xrays = films_of(truth, small_geometry)
     fine = xrays.repeat_interleave(4, -1).repeat_interleave(4, -2)
@@ -206,7 +212,7 @@ def test_the_drr_loss_compares_finer_xrays_by_their_average(small_geometry: Bipl
 
 
 def test_the_gradient_of_the_drr_loss_points_to_the_missing_tissue(small_geometry: BiplanarGeometry):
-    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    loss = DRRReprojectionLoss(imaging_in(small_geometry))
     truth = torch.full((1, 1, 16, 16, 16), 0.5)
     prediction = truth.clone()
     prediction[..., 6:10, 6:10, 6:10] = 0.1
@@ -407,7 +413,7 @@ def test_a_loss_of_a_stage_that_does_not_exist_is_refused(stage):
 
 def test_the_drr_loss_of_a_part_is_that_of_the_whole_with_the_part_in_it(small_geometry: BiplanarGeometry):
     """Exact, although attenuation is clamped at air and so not linear in HU."""
-    loss = DRRReprojectionLoss(small_geometry, HU_WINDOW, XRAY_SCALE)
+    loss = DRRReprojectionLoss(imaging_in(small_geometry))
     base, whole = torch.rand(2, 2, 1, 16, 16, 16, dtype=torch.float64) - 0.1
     xrays, region = films_of(torch.rand_like(base), small_geometry), Region(16, (2, 0, 5), (10, 7, 16))
     part = region.of(whole).clone().requires_grad_()

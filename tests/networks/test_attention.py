@@ -5,17 +5,18 @@ from math import inf
 import pytest
 import torch
 
+from phantoms import chest_geometry
 from scripts import BiplanarGeometry
 from scripts.networks.attention import BiplanarCrossAttention, BiplanarTransformerLayer, ray_windows, reduced
 
 HIDDEN, HEADS, CONTEXT, TOKENS, PIXELS = 12, 3, 5, 4, 16
-WIDE = BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0)
+WIDE = chest_geometry(700.0, 1000.0, detector_size_mm=700.0)
 GEOMETRIES = {
-    "default": BiplanarGeometry(),
+    "default": chest_geometry(),
     "wide cone": WIDE,
-    "AP and RL": BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0, views=("AP", "RL")),
-    "parallel": BiplanarGeometry(inf, inf, detector_size_mm=360.0),
-    "large detector": BiplanarGeometry(detector_size_mm=900.0),
+    "AP and RL": chest_geometry(700.0, 1000.0, detector_size_mm=700.0, views=("AP", "RL")),
+    "parallel": chest_geometry(inf, inf, detector_size_mm=360.0),
+    "large detector": chest_geometry(detector_size_mm=900.0),
 }
 
 
@@ -116,7 +117,7 @@ def test_self_attention_reads_the_averages_of_eight_tokens(side: int):
 
 
 def test_every_pixel_in_the_shadow_of_the_cube_is_in_some_window():
-    windows = ray_windows(BiplanarGeometry(), 16, 128, torch.device("cpu"))
+    windows = ray_windows(chest_geometry(), 16, 128, torch.device("cpu"))
     shadow = 360 * 1800 / (1600 - 180) / 480 * 128
     inside = (torch.arange(128) - 63.5).abs() < shadow / 2
     assert set(torch.arange(128)[inside].tolist()) <= set(windows.flatten().tolist())
@@ -150,7 +151,7 @@ def test_windows_name_no_pixel_twice():
 def test_windows_are_a_small_part_of_the_film():
     """What makes attention affordable: a token of the design's cascade sees few of a film's pixels."""
     for pixels in (128, 256, 512):
-        windows = ray_windows(BiplanarGeometry(), 16, pixels, torch.device("cpu"))
+        windows = ray_windows(chest_geometry(), 16, pixels, torch.device("cpu"))
         assert windows.shape[1] ** 2 < 0.05 * pixels**2
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d, mse_loss
 
-from scripts import BiplanarGeometry, InputError, ProgressiveCascadeModel, Region
+from phantoms import chest_geometry, chest_imaging
+from scripts import InputError, ProgressiveCascadeModel, Region
 from scripts.networks.blocks import DetailEnhancer
 from scripts.projection.resampling import upsample
 
@@ -115,7 +116,7 @@ def test_tokens_that_do_not_fit_the_volume_are_refused(small_cascade: Build):
 
 def test_xrays_that_the_stages_cannot_halve_are_refused(small_cascade: Build):
     with pytest.raises(ValueError, match="100 pixels a side, expected a multiple of 8"):
-        small_cascade(geometry=BiplanarGeometry(detector_pixels=100))
+        small_cascade(imaging=chest_imaging(100))
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
@@ -244,7 +245,7 @@ def test_a_level_of_the_encoder_moves_its_own_stage_and_none_before_it(
 
 def test_another_set_up_reads_the_films_elsewhere(small_cascade: Build, awaken: Awaken, geometry, xrays):
     model = awaken(small_cascade())
-    turned = BiplanarGeometry(detector_pixels=128, views=("AP", "RL"))
+    turned = chest_geometry(detector_pixels=128, views=("AP", "RL"))
     with torch.no_grad():
         own, same, other = (model(xrays, g, stages=1)[0] for g in (None, geometry, turned))
     assert torch.equal(own, same)

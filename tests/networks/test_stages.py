@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d, interpolate
 
+from phantoms import chest_geometry, chest_imaging
 from scripts import (
     BiplanarGeometry,
     Region,
@@ -16,7 +17,6 @@ from scripts import (
     project,
 )
 from scripts.networks.stages import VolumeStage
-from scripts.projection.imaging import Reprojection
 from scripts.projection.resampling import high_band, upsample, upsample_region
 
 Build = Callable[[torch.nn.Module], torch.nn.Module]
@@ -31,15 +31,16 @@ CONTEXT = {
     "feature_pixels": 64,
     "attention": "ray",
 }
-REPROJECTION = Reprojection((-1024, 1024), 8.0)
-SIZES = {"size": 32, "reprojection": REPROJECTION, "context": CONTEXT, "local_channels": 6, "feature_channels": 8}
-FIRST = {**SIZES, "size": 16}
+IMAGING = chest_imaging(64)
+SIZES = {"size": 32, "imaging": IMAGING, "context": CONTEXT, "local_channels": 6, "feature_channels": 8}
+FIRST = {**SIZES, "size": 16, "consistency_steps": 2}
+LAST = {**SIZES, "detail_channels": 8}
 REGION = Region(32, (3, 10, 21), (12, 32, 30))
 
 
 @pytest.fixture
 def geometry() -> BiplanarGeometry:
-    return BiplanarGeometry(detector_pixels=64)
+    return chest_geometry(detector_pixels=64)
 
 
 @pytest.fixture
@@ -81,20 +82,20 @@ def test_a_region_is_that_part_of_the_whole(kind, region: Region, evidence, geom
 
 @pytest.mark.parametrize("slabs", [2, 5, 32])
 def test_slabs_are_the_whole(slabs: int, evidence, geometry, previous, awaken: Build):
-    stage = awaken(Stage3Refiner256(**SIZES))
+    stage = awaken(Stage3Refiner256(**LAST))
     inputs = (*evidence, geometry, previous)
     torch.testing.assert_close(run(stage, *inputs, slabs=slabs), run(stage, *inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_slabs_of_a_region_are_the_region(evidence, geometry, previous, awaken: Build):
-    stage = awaken(Stage3Refiner256(**SIZES))
+    stage = awaken(Stage3Refiner256(**LAST))
     inputs = (*evidence, geometry, previous)
     parts, whole = (run(stage, *inputs, region=REGION, slabs=slabs) for slabs in (3, 1))
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_stage_3_adds_a_detail_that_half_the_resolution_cannot_hold(evidence, geometry, previous, awaken: Build):
-    stage = awaken(Stage3Refiner256(**SIZES, detail_channels=4))
+    stage = awaken(Stage3Refiner256(**{**LAST, "detail_channels": 4}))
     volume = run(stage, *evidence, geometry, previous)
     torch.nn.init.zeros_(stage.detail_enhancer.to_volume.conv.weight)
     torch.nn.init.zeros_(stage.detail_enhancer.to_volume.conv.bias)
@@ -150,7 +151,7 @@ def test_stage_1_ends_closer_to_its_xrays(evidence, geometry):
     for relaxation in (0.0, 1.0):
         torch.nn.init.constant_(stage.relaxation, relaxation)
         volume = run(stage, evidence[0], xrays, geometry)
-        films = REPROJECTION.films(REPROJECTION.attenuation(volume), geometry, Region.whole(16), 32)
+        films = IMAGING.project_region(IMAGING.attenuation(volume), Region.whole(16), 32, geometry)
         errors.append((films - xrays).abs().mean())
     assert errors[1] < 0.5 * errors[0]
 
@@ -195,7 +196,7 @@ def local_reach(stage: VolumeStage, evidence, geometry, previous, voxel: tuple[i
     held = torch.rand(1, 8, 16, 16, 16)
     region = Region.whole(stage.size)
     lifted = features if stage.reads_features else None
-    log_ratio = stage.reprojection.log_ratio(previous, xrays, geometry, stage.size)
+    log_ratio = stage.imaging.log_ratio(previous, xrays, 2 * stage.size, geometry)
     stage._decode(region, held, lifted, xrays, geometry, previous, log_ratio)[(0, 0, *voxel)].backward()
     return (features.grad.abs().sum((0, 2)) > 0) | (xrays.grad.abs().sum(0) > 0)
 

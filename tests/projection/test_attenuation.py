@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts import attenuation_to_hu, hu_to_attenuation, scaled_to_hu
+from scripts import attenuation_to_hu, hu_to_attenuation
 from scripts.projection.attenuation import WATER_ATTENUATION_PER_MM
 
 
@@ -25,9 +25,3 @@ def test_hu_and_attenuation_are_inverse_above_air():
 
 def test_nothing_attenuates_less_than_air():
     assert torch.equal(hu_to_attenuation(torch.tensor([-1024.0, -3024.0])), torch.zeros(2))
-
-
-def test_the_ends_of_the_scale_are_the_ends_of_the_window():
-    scaled = torch.tensor([0.0, 0.5, 1.0])
-    assert scaled_to_hu(scaled, (-1024, 1024)).tolist() == [-1024, 0, 1024]
-    assert scaled_to_hu(scaled, [-1000, 500]).tolist() == [-1000, -250, 500]

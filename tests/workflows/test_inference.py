@@ -27,6 +27,7 @@ from scripts import (
     CheckpointError,
     FinalVolumeInferer,
     FinalVolumeModel,
+    ImagingModel,
     InputError,
     LoadCTd,
     OutputError,
