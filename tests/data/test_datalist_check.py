@@ -134,7 +134,7 @@ def test_a_duplicate_ct_is_found_by_what_it_holds(folder: Path, transform: Compo
     ]
     for problem in problems:
         assert problem.message.startswith(
-            f"warning: {folder / 'copy.nii'}: field 'ct' is the CT of training[0] as well"
+            f"warning: {folder / 'copy.nii'}: field 'ct' is a duplicate of the CT of training[0]"
         )
 
 
