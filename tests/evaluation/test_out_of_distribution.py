@@ -310,6 +310,14 @@ def test_what_was_written_is_read_back(fitted: Path):
     assert read == {name: json.loads(Path(path).read_text())[name] for name in read}
 
 
+def test_the_mean_pair_is_read_under_its_next_name_too(fitted: Path, tmp_path: Path):
+    content = json.loads(Path(sidecar_path(str(fitted), "familiarity")).read_text())
+    content["mean_radiographs"] = content.pop("mean_films")
+    (tmp_path / "next.json").write_text(json.dumps(content))
+    found = read_detector(str(tmp_path / "next.json"), str(fitted)).as_content()
+    assert found == read_detector(sidecar_path(str(fitted), "familiarity"), str(fitted)).as_content()
+
+
 def first_is(value: Any) -> Callable[[list], list]:
     """Lists in lists with another first number."""
     return lambda rows: [first_is(value)(rows[0]) if isinstance(rows[0], list) else value, *rows[1:]]
