@@ -16,14 +16,8 @@ from ignite.engine import Engine, Events
 from ..data.known_views import Views, write_known_views
 from ..errors import CheckpointError, DivergenceError, one_line_message
 from ..io.atomic_write import write_checkpoint
-from ..projection.imaging import NUMBER_OF_STAGES
-
-NO_CHECKPOINTS = {
-    b"version https://git-lfs": "a pointer of Git LFS and not the file itself; fetch it by `git lfs pull`",
-    b"<!doctype html": "a web page; download the file itself",
-    b"<html": "a web page; download the file itself",
-}
-"""How files begin, in small letters, that are met in the place of a checkpoint."""
+from ..io.foreign_files import LONGEST_START, foreign_content
+from .commands import training_command
 
 
 def read_checkpoint(path: str) -> Any:
@@ -40,9 +34,9 @@ def read_checkpoint(path: str) -> Any:
     except OSError as error:
         said = error.strerror or one_line_message(error)
         raise CheckpointError(f"{path}: cannot be read as a checkpoint ({said}).") from error
-    for start, what in NO_CHECKPOINTS.items():
-        if content[: len(start)].lower() == start:
-            raise CheckpointError(f"{path}: is {what}, expected a checkpoint.")
+    found = foreign_content(content[:LONGEST_START], may_be_zip=True)
+    if found:
+        raise CheckpointError(f"{path}: is {found}, expected a checkpoint.")
     _check_archive(path, content)
     try:
         return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
@@ -150,25 +144,6 @@ class CascadeCheckpointLoader:
                 f"nothing. Take an earlier file, or train anew: {self.made_by}"
             )
         engine.logger.info(f"Restored all variables from {self.path}")
-
-
-def training_command(stage: int, ckpt_dir: str) -> str:
-    """
-    The command that trains a stage, from the folder that holds the bundle, and leaves its checkpoint in `ckpt_dir`.
-    """
-    overlay = "" if stage == 1 else f",'bundle/configs/stage{stage}.json'"
-    configs = f"\"['bundle/configs/train.json'{overlay}]\""
-    line = f"python -m monai.bundle run training --config_file {configs} --bundle_root bundle"
-    return f"{line} --dataset_dir DIR --ckpt_dir {ckpt_dir} (with the overlay configs of this run, if it has any)"
-
-
-def following_command(stage: int, ckpt_dir: str) -> str:
-    """The command that comes after the training of a stage: that of the next one, or the evaluation."""
-    if stage < NUMBER_OF_STAGES:
-        return training_command(stage + 1, ckpt_dir)
-    configs = "\"['bundle/configs/train.json','bundle/configs/evaluate.json']\""
-    line = f"python -m monai.bundle run --config_file {configs} --bundle_root bundle --dataset_dir DIR"
-    return f"{line} --ckpt_dir {ckpt_dir} --output_dir OUT (with the overlay configs of this run, if it has any)"
 
 
 def _shortened(message: str, lines: int = 4) -> str:
