@@ -20,7 +20,7 @@ from scripts import (
     OutputError,
 )
 from scripts.training.checkpoints import read_checkpoint
-from scripts.training.resume import is_finished, saved_epochs
+from scripts.training.resume import differences, is_finished, saved_epochs
 from small_training import left, stop, stopped, training
 
 MOMENTS = {
@@ -297,6 +297,52 @@ def test_a_training_of_another_class_is_refused_by_its_name(tmp_path: Path):
     stopped(tmp_path, 10)
     rewritten(tmp_path, lambda name: name.replace("NoisyBatch", "OtherBatch"))
     assert "prepare_batch.class was OtherBatch, is NoisyBatch" in refusal(tmp_path)
+
+
+BEFORE = {
+    "prepare_batch.project.class": "ProjectCT",
+    "prepare_batch.project.geometry.class": "BiplanarGeometry",
+    "prepare_batch.project.geometry.fov_mm": 360.0,
+    "prepare_batch.project.xray_scale": 8.0,
+    "prepare_batch.scale.class": "ScaleIntensityRange",
+    "prepare_batch.scale.a_min": -1024,
+    "prepare_batch.scale.a_max": 1024,
+    "prepare_batch.noise.xray_scale": 8.0,
+    "network.stages.0.reprojection.class": "Reprojection",
+    "network.stages.0.reprojection.xray_scale": 8.0,
+    "transforms.0.geometry.fov_mm": 360.0,
+    "transforms.1.geometry.fov_mm": 360.0,
+    "transforms.1.xray_scale": 8.0,
+}
+MODEL = {
+    "class": "ImagingModel",
+    "geometry.class": "BiplanarGeometry",
+    "geometry.fov_mm": 360.0,
+    "hu_window.0": -1024,
+    "hu_window.1": 1024,
+    "xray_scale": 8.0,
+}
+HOLDERS = ("prepare_batch", "network.stages.0", "transforms.1")
+NOW = {
+    **{f"{holder}.imaging.{name}": value for holder in HOLDERS for name, value in MODEL.items()},
+    "prepare_batch.noise.xray_scale": 8.0,
+    "transforms.0.geometry.fov_mm": 360.0,
+}
+
+
+def test_a_training_of_before_the_imaging_model_goes_on():
+    """Of version 0.3, in whose settings geometry, window and scale stood in each object apart."""
+    assert differences(BEFORE, NOW) == ""
+
+
+@pytest.mark.parametrize("name", ["prepare_batch.scale.a_max", "prepare_batch.project.geometry.fov_mm"])
+def test_a_training_of_before_the_imaging_model_is_refused_with_another_one(name: str):
+    assert " was 500.0, is " in differences({**BEFORE, name: 500.0}, NOW)
+
+
+@pytest.mark.parametrize("name", ["prepare_batch.noise.xray_scale", "transforms.0.geometry.fov_mm"])
+def test_what_is_no_part_of_the_imaging_model_is_compared_as_ever(name: str):
+    assert f"{name} was 500.0, is " in differences({**BEFORE, name: 500.0}, NOW)
 
 
 def test_a_checkpoint_that_a_training_goes_on_from_is_opened_once(tmp_path: Path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 FORMER_NAMES = {
     "AssessFamiliarityd": "DetectOutOfDistributiond",
     "CaseFiles": "CaseReport",
@@ -31,3 +34,27 @@ FORMER_MODULES = {
     "safeguards": "gradient_clipping",
     "views": "known_views",
 }
+FORMER_PARTS = ("geometry", "hu_window", "xray_scale", "project", "scale", "reprojection")
+"""Attributes that held, until version 0.3, what an object now has of its `imaging`."""
+
+
+def with_imaging_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Settings of a training, of version 0.3 or later, as they are compared with those of `now`: geometry, window and
+    scale, which stood in each object apart, as one imaging model in each that has one now. The model is that of the
+    batches, from which all others came.
+    """
+    holders = [name.removesuffix(".imaging.class") for name in now if name.endswith(".imaging.class")]
+    if "prepare_batch.project.class" not in before or not holders:
+        return before
+    model = {
+        "class": "ImagingModel",
+        "hu_window.0": before["prepare_batch.scale.a_min"],
+        "hu_window.1": before["prepare_batch.scale.a_max"],
+        "xray_scale": before["prepare_batch.project.xray_scale"],
+    }
+    start = "prepare_batch.project."
+    model |= {name[len(start) :]: value for name, value in before.items() if name.startswith(f"{start}geometry.")}
+    former = tuple(f"{holder}.{part}." for holder in holders for part in FORMER_PARTS)
+    kept = {name: value for name, value in before.items() if not f"{name}.".startswith(former)}
+    return {**kept, **{f"{holder}.imaging.{name}": value for holder in holders for name, value in model.items()}}
