@@ -9,6 +9,8 @@ from . import places, verbs
 from .computing import Computing
 from .failures import LaunchError
 
+OVERLAY = "a config that changes ids of train.json, or a folder with all.json, stage1.json, stage2.json, stage3.json"
+
 
 def parse_arguments(description: str) -> argparse.Namespace:
     """What the command line says; ends the process with a usage line when that makes no sense."""
@@ -64,7 +66,7 @@ def _add_to_train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--stage", choices=["1", "2", "3", "all"], default="all")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--overlay", type=Path, metavar="FILE", help="a config that changes ids of train.json")
+    what.add_argument("--overlay", type=Path, metavar="FILE", help=OVERLAY)
     tiny, summary = places.CONFIGS / "tiny.json", "small sizes and a short schedule, to try things out: --overlay"
     is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{summary} {tiny.as_posix()}"}
     what.add_argument("--tiny", dest="overlay", **is_chosen)
@@ -109,7 +111,7 @@ def _add_to_package(verb: argparse.ArgumentParser) -> None:
 def _add_to_label(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--studies", type=Path, required=True, metavar="DIR", help="holds X-rays, and CTs to train on")
     verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
-    verb.add_argument("--overlay", type=Path, metavar="FILE", help="a config that changes ids of its trainings")
+    verb.add_argument("--overlay", type=Path, metavar="FILE", help=OVERLAY)
     verb.add_argument("--host", default="127.0.0.1", help="who may ask; any host but this machine needs --token-file")
     verb.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token that every request has to bring")
     verb.add_argument("--port", type=int, default=8000)

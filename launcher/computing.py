@@ -47,6 +47,11 @@ class Computing:
         """The same for a run that is not shared out."""
         return replace(self, gpus=1)
 
+    def options(self) -> list[str]:
+        """The options of a verb that choose the same."""
+        given = {"--device": self.device, "--threads": self.threads, "--gpus": self.gpus if self.gpus > 1 else None}
+        return [part for name, value in given.items() if value is not None for part in (name, str(value))]
+
     def environment(self) -> dict[str, str]:
         """
         This process's environment with OpenMP's threads for each process, where neither the user nor an option says

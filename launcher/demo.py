@@ -11,7 +11,7 @@ from pathlib import Path
 from . import places
 from .computing import Computing
 from .evaluation import run_evaluation
-from .processes import as_typed
+from .processes import launch_line
 from .tables import print_summary
 from .training import demo_dataset, train_stages
 from .weights import sidecar_overlay
@@ -46,8 +46,8 @@ def agreed() -> bool:
 
 
 def demo_training_line(output: Path) -> str:
-    place = [] if output == places.ROOT / "output" / "demo" else ["--output", output.as_posix()]
-    return as_typed(["python", "launch.py", "demo", "--train", *place])
+    place = [] if output == places.ROOT / "output" / "demo" else ["--output", output]
+    return launch_line("demo", "--train", *place)
 
 
 def demo_reconstruction(output: Path, computing: Computing) -> None:
@@ -74,7 +74,7 @@ def demo_training(output: Path, computing: Computing) -> None:
     """A small cascade, trained on random deformations of the demo's CT and scored on others."""
     started = time.monotonic()
     print("One patient: the training shows that the machinery works, not how well it does on people it has not seen.")
-    overlay = places.CONFIGS / "demo.json"
+    overlay = places.CONFIGS / "demo"
     dataset = demo_dataset(output, overlay, computing)
     train_stages([1, 2, 3], dataset, output, overlay, computing)
     note = "The network was trained on this patient: the demo shows the machinery, not generalisation."

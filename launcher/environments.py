@@ -10,7 +10,8 @@ from pathlib import Path
 
 from . import places
 from .failures import LaunchError
-from .processes import as_typed, child, run
+from .from_bundle import config_text
+from .processes import child, run
 
 
 def install(for_development: bool = False) -> None:
@@ -87,5 +88,5 @@ def checksum(file: Path) -> str:
 
 def pip_install(python: Path, arguments: list[str]) -> None:
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
-    if run(command, shown_as=as_typed(["python", "-m", "pip", "install", *arguments])) != 0:
+    if run(command, shown_as=config_text.as_typed(["python", "-m", "pip", "install", *arguments])) != 0:
         raise LaunchError("the requirements could not be installed; pip's message is above.")

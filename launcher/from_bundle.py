@@ -20,4 +20,6 @@ def module_of_bundle(path: str) -> ModuleType:
 config_text = module_of_bundle("scripts/io/config_text.py")
 cores = module_of_bundle("scripts/training/cores.py")
 errors = module_of_bundle("scripts/errors.py")
+loading = module_of_bundle("scripts/training/loading.py")
 shared_overlay = module_of_bundle("scripts/io/shared_overlay.py")
+stage_overlays = module_of_bundle("scripts/io/stage_overlays.py")

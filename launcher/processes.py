@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from .computing import Computing
 from .failures import Ended, LaunchError
+from .from_bundle import config_text
+from .loading import Loading
 from .places import ROOT
 from .tracebacks import log_traceback, message_of, pass_on
 
@@ -27,24 +30,31 @@ def run(
     error_log: Path | None = None,
     folder: Path = ROOT,
     computing: Computing = Computing(),
+    loads: str = "",
+    further: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """
     Runs a command from a folder, by default the repository root, its output passed on; its exit status.
 
     Args:
         command: the program and its arguments.
-        shown_as: how the line is printed, see :func:`as_typed`.
+        shown_as: how the line is printed, such as by `config_text.as_typed`.
         error_log: where a Python traceback goes; without it, it is passed on too.
         folder: where the command is run.
         computing: decides the threads.
+        loads: packages that it imports first, for which it may need a minute; said until it is heard of.
+        further: environment variables.
 
     Raises:
         LaunchError: with the message at the end of a traceback that has gone to the log.
     """
     print(f"\n$ {shown_as}", flush=True)
+    loading = Loading(loads, is_heard=error_log is not None)
     environment = {**computing.environment(), "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
-    with child(command, cwd=folder, env=environment, stderr=None if error_log is None else subprocess.PIPE) as process:
-        traceback = "" if error_log is None else pass_on(process.stderr)
+    environment |= {**loading.environment(), **further}
+    stderr = None if error_log is None else subprocess.PIPE
+    with loading, child(command, cwd=folder, env=environment, stderr=stderr) as process:
+        traceback = "" if error_log is None else pass_on(process.stderr, loading.end)
         status = process.wait()
     if status == 0:
         sys.stderr.write(traceback)
@@ -53,10 +63,11 @@ def run(
     return status
 
 
-def as_typed(command: list[str]) -> str:
-    """A command as one would type it, a list of config files in double quotes."""
-    plain = [part.startswith("['") and not set(part) & set('"$`\\') for part in command]
-    return " ".join(f'"{part}"' if is_plain else shlex.quote(part) for part, is_plain in zip(command, plain))
+def launch_line(*arguments: str | int | Path) -> str:
+    """A line that runs `launch.py` with these arguments when it is pasted into this shell."""
+    python = next(filter(shutil.which, ("python", "python3")), sys.executable)
+    script = "launch.py" if Path.cwd() == ROOT else str(ROOT / "launch.py")
+    return config_text.as_typed([python, script, *map(str, arguments)])
 
 
 @contextmanager

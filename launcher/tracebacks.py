@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +18,17 @@ RANK_AT_END = re.compile(rb"(?:\[rank\d+\]: )?\Z")
 FIRST_ERROR = re.compile(r"^Traceback .*\n(?:[ \t].*\n)+(\S.*)", re.M)
 
 
-def pass_on(stderr: BinaryIO) -> str:
-    """Copies a process's stderr to ours, as it comes, up to the first traceback, and returns what follows."""
+def pass_on(stderr: BinaryIO, heard: Callable[[], None]) -> str:
+    """
+    Copies a process's stderr to ours, as it comes, up to the first traceback, and returns what follows.
+
+    Args:
+        stderr: read to its end.
+        heard: is called before anything is copied.
+    """
     held = b""
     while chunk := stderr.read1(4096):
+        heard()
         passed, found, rest = (held + chunk).partition(TRACEBACK)
         if found:
             start = RANK_AT_END.search(passed).start()

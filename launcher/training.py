@@ -10,7 +10,7 @@ from .computing import Computing
 from .failures import LaunchError
 from .files import write_atomically
 from .from_bundle import shared_overlay
-from .overlays import content_of, shared_with_inference
+from .overlays import configs_of, content_of, shared_with_inference
 from .weights import read_sidecar_overlay
 from .workflows import run_workflow
 
@@ -28,7 +28,8 @@ def train_stages(
         stages: of 1, 2 and 3, ascending.
         dataset: holds `datalist.json`, unless the overlay names another.
         output: gets the weights, and has what an earlier call has left.
-        overlay: a config that changes ids of `train.json`; its path may start at the repository root.
+        overlay: a config that changes ids of `train.json`, or a folder of them; its path may start at the repository
+            root.
         computing: where it computes.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def train_stages(
     for stage in stages:
         configs = [places.CONFIGS / "train.json"]
         configs += [places.CONFIGS / f"stage{stage}.json"] if stage > 1 else []
-        configs += [overlay] if overlay else []
+        configs += configs_of(overlay, stage)
         configs += [places.CONFIGS / "multi_gpu_train.json"] if computing.gpus > 1 else []
         print(f"\n=== Stage {stage} ===")
         run_workflow("training", configs, output, computing, dataset_dir=dataset, ckpt_dir=output, output_dir=output)
@@ -55,10 +56,10 @@ def check_what_later_stages_need(dataset: Path, output: Path, overlay: Path | No
     """
     if (output / RESUME / "stage1_finished.json").is_file():
         return
-    chosen = content_of(places.ROOT / overlay) if overlay else {}
+    chosen = content_of(overlay, 3) if overlay else {}
     if chosen.get("vgg") == 0 or chosen.get("vgg_weights") == "untrained":
         return
-    configs = [places.CONFIGS / "train.json", places.CONFIGS / "stage3.json", *([overlay] if overlay else [])]
+    configs = [places.CONFIGS / "train.json", places.CONFIGS / "stage3.json", *configs_of(overlay, 3)]
     print("\n=== What the later stages need ===")
     run_workflow("check", configs, output, computing.of_one_process(), dataset_dir=dataset)
 
@@ -83,6 +84,6 @@ def demo_dataset(output: Path, overlay: Path | None, computing: Computing = Comp
     dataset = output / "data"
     if has_begun(output, overlay) and (dataset / "datalist.json").is_file():
         return dataset
-    configs = [places.CONFIGS / "train.json", *([overlay] if overlay else []), places.CONFIGS / "demo_data.json"]
+    configs = [places.CONFIGS / "train.json", *configs_of(overlay, 3), places.CONFIGS / "demo_data.json"]
     run_workflow("run", configs, output, computing.of_one_process(), dataset_dir=dataset)
     return dataset

@@ -11,8 +11,9 @@ from . import places
 from .demo import run_demo
 from .evaluation import run_evaluation
 from .failures import LaunchError
+from .from_bundle import config_text
 from .overlays import checked_overlay
-from .processes import as_typed, run
+from .processes import launch_line, run
 from .tables import formatted, print_protocol, print_robustness, print_summary
 from .training import demo_dataset, train_stages
 from .weights import check_weights, sidecar_overlay
@@ -35,6 +36,8 @@ def test(arguments: argparse.Namespace) -> None:
 def datalist(arguments: argparse.Namespace) -> None:
     options = [f"--{option}" for option in ("overwrite", "check") if getattr(arguments, option)]
     run_script("scripts.datalist", arguments.dataset_dir.as_posix(), *options)
+    further = ["train", "--dataset_dir"] if arguments.check else ["datalist", "--check"]
+    print(f"\nNext: {launch_line(*further, arguments.dataset_dir)}")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -42,7 +45,15 @@ def train(arguments: argparse.Namespace) -> None:
     stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
     dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay, arguments.computing)
     train_stages(stages, dataset, arguments.output, overlay, arguments.computing)
-    print(f"\nThe weights are in {arguments.output / f'stage{stages[-1]}_best.pth'}.")
+    weights = arguments.output / f"stage{stages[-1]}_best.pth"
+    if stages[-1] < 3:
+        chosen = ["--overlay", arguments.overlay] if arguments.overlay else []
+        chosen += ["--dataset_dir", dataset, "--output", arguments.output, *arguments.computing.options()]
+        following = launch_line("train", "--stage", stages[-1] + 1, *chosen)
+    else:
+        scored = ["--dataset_dir", dataset, "--weights", weights, "--output", arguments.output / "evaluation"]
+        following = launch_line("evaluate", *scored, *arguments.computing.options())
+    print(f"\nThe weights are in {weights}.\nNext: {following}")
 
 
 def infer(arguments: argparse.Namespace) -> None:
@@ -122,6 +133,7 @@ def label(arguments: argparse.Namespace) -> None:
             line += ["--conf", name, value.as_posix() if isinstance(value, Path) else value]
     line += ["--host", arguments.host, "--port", str(arguments.port), "--uvicorn_app", f"{app}.server:app"]
     python = Path(os.path.relpath(places.LABEL_PYTHON, places.ROOT)).as_posix()
-    status = run([str(places.LABEL_PYTHON), *line], as_typed([python, *line]), computing=arguments.computing)
+    command, shown_as = [str(places.LABEL_PYTHON), *line], config_text.as_typed([python, *line])
+    status = run(command, shown_as, computing=arguments.computing, loads="MONAI Label, PyTorch and MONAI")
     if status != 0:
         raise LaunchError(f"the server ended with status {status}; its message is above.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from . import places
 from .computing import Computing
 from .failures import LaunchError
-from .from_bundle import config_text
-from .processes import as_typed, run
+from .from_bundle import config_text, shared_overlay
+from .processes import run
 from .tracebacks import remove_log
+
+PACKAGES = "PyTorch and MONAI"
 
 
 def run_workflow(
@@ -38,8 +41,9 @@ def run_workflow(
         line = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={computing.gpus}", *line]
     error_log = output / "error.log"
     remove_log(error_log)
-    command, shown_as = [str(places.PYTHON), *line], as_typed(["python", *line])
-    status = run(command, shown_as, error_log=error_log, computing=computing)
+    command, shown_as = [str(places.PYTHON), *line], config_text.as_typed(["python", *line])
+    trusted = {"PYTHONWARNINGS": without_warning_of_configs()} if all(map(is_trusted, configs)) else {}
+    status = run(command, shown_as, error_log, computing=computing, loads=PACKAGES, further=trusted)
     if status != 0:
         raise LaunchError(f"the command above ended with status {status}.")
 
@@ -47,10 +51,27 @@ def run_workflow(
 def run_script(module: str, *arguments: str) -> None:
     """Runs one of the bundle's scripts that have a command line, from the bundle's folder."""
     line = ["-m", module, *arguments]
-    command, shown_as = [str(places.PYTHON), *line], f"cd {places.BUNDLE} && {as_typed(['python', *line])}"
-    status = run(command, shown_as, folder=places.ROOT / places.BUNDLE)
+    command, shown_as = [str(places.PYTHON), *line], f"cd {places.BUNDLE} && {config_text.as_typed(['python', *line])}"
+    status = run(command, shown_as, folder=places.ROOT / places.BUNDLE, loads=PACKAGES)
     if status != 0:
         raise LaunchError(f"the command above ended with status {status}; its message is above.")
+
+
+def is_trusted(config: Path) -> bool:
+    """Whether a config is the bundle's own, or holds the numbers and words alone that a sidecar of weights may hold."""
+    if (places.ROOT / config).parent == places.ROOT / places.CONFIGS:
+        return True
+    try:
+        shared_overlay.read_shared_overlay(config)
+    except ValueError:
+        return False
+    return True
+
+
+def without_warning_of_configs() -> str:
+    """Python's warnings as the user has set them, without MONAI's that a config of others can run any code."""
+    own = "ignore:parsing config_file:UserWarning:monai.bundle.scripts"
+    return ",".join(filter(None, (own, os.environ.get("PYTHONWARNINGS"))))
 
 
 def as_config_value(value: Path | str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -67,6 +68,13 @@ def lines(installed: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> C
 def option_of(line: list[str], name: str) -> str:
     """What an option of a line is."""
     return line[line.index(f"--{name}") + 1]
+
+
+def next_arguments(printed: str) -> list[str]:
+    """The arguments of the line of `launch.py` that a verb has printed as the next one."""
+    python, script, *arguments = shlex.split(printed.rsplit("\nNext: ", 1)[1].splitlines()[0])
+    assert shutil.which(python) and (Path.cwd() / script).samefile(ROOT / "launch.py")
+    return arguments
 
 
 def pair_options(folder: Path) -> list[str | Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Any
 
@@ -58,6 +59,7 @@ from .training.devices import autocast_dtype
 from .training.early_stopping import EarlyStopping
 from .training.former_names import FORMER_MODULES, FORMER_NAMES
 from .training.gradient_clipping import GradientClipping
+from .training.loading import report_loaded
 from .training.progress import EpochReport, LossReport
 from .training.resume import Resume
 
@@ -162,3 +164,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(f"scripts.{name} is now scripts.{now}; correct the configuration.", FutureWarning, stacklevel=2)
     return globals()[now]
+
+
+# What MONAI and PyTorch say whatever the bundle does: that a decoder of DICOM on GPUs is not there, and that MONAI's
+# `build_sincos_position_embedding` calls `meshgrid` as it will not be called one day.
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", "NvImgCodecPydicomReader: nvImageCodec decoder", module=r"monai\.data\.image_reader")
+warnings.filterwarnings("ignore", "torch.meshgrid: in an upcoming release", module=r"torch\.functional")
+report_loaded()

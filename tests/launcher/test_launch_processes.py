@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -15,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from bundle_runs import ROOT, write_random_weights
+from bundle_runs import ROOT, cause_of, read_configs, write_random_weights
 from launch_fixtures import command, installed, lines, option_of, pair_options, places  # noqa: F401  fixtures
-from launcher import demo
+from launcher import demo, loading, workflows
 from launcher.computing import Computing
 from launcher.failures import Ended
 from launcher.processes import ENDING_SIGNALS, run
+from scripts import InputError
 from scripts.io.shared_overlay import shared_part
 from scripts.training.cores import available_cores
 from unwritable import on_posix
@@ -204,9 +204,13 @@ def test_every_line_of_a_verb_that_computes_has_the_device(command, lines, resul
     assert command(*arguments, *weights, "--output", tmp_path) == 0
     before = lines()
     assert before and not any("--device" in line for line in before)
-    assert command(*arguments, *weights, "--output", tmp_path, "--device", "cuda:1") == 0
+    assert command(*arguments, *weights, "--output", tmp_path, "--device", "meta") == 0
     chosen = [option_of(line, "device") for line in lines()[len(before) :]]
-    assert chosen == ["$scripts.devices.choose_device('cuda:1')"] * len(before)
+    assert len(chosen) == len(before)
+    for value in set(chosen):
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            read_configs(["bundle/configs/inference.json"], device=value).get_parsed_content("device")
+        assert cause_of(caught.value, InputError).startswith("device: meta is to compute")
 
 
 @pytest.mark.parametrize(
@@ -242,8 +246,42 @@ def test_a_device_that_is_not_there_ends_a_verb_with_one_sentence(command, infer
     assert not (tmp_path / "output" / "ct.nii.gz").exists()
 
 
-def test_the_cpu_can_be_asked_for_by_name(command, inference, capfd, tmp_path: Path):
+def test_the_cpu_can_be_asked_for_by_name_and_nothing_of_others_warns(command, inference, capfd, tmp_path: Path):
     assert command(*inference, "--device", "cpu") == 0
     assert (tmp_path / "output" / "ct.nii.gz").is_file()
-    line = next(shlex.split(line[2:]) for line in capfd.readouterr().out.splitlines() if line.startswith("$ "))
-    assert line[line.index("--device") + 1] == "$scripts.devices.choose_device('cpu')"
+    output = capfd.readouterr()
+    assert "\nLoading PyTorch and MONAI ...\n" in output.out
+    first, *further = output.err.splitlines()
+    assert re.fullmatch(r"Loaded in \d+ s\.", first)
+    assert not [line for line in further if "warning" in line.lower() or "eval()" in line]
+
+
+WAITING = "import sys, time; time.sleep(0.5); print('heard', file=sys.stderr); time.sleep(0.5)"
+
+
+def test_seconds_are_counted_until_a_process_is_heard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd):
+    monkeypatch.setattr(loading, "SECONDS_BETWEEN", 0.1)
+    assert run([sys.executable, "-c", WAITING], "child", error_log=tmp_path / "error.log", loads="all") == 0
+    output = capfd.readouterr()
+    before, after = output.err.split("heard\n")
+    assert output.out == "\n$ child\nLoading all ...\n"
+    assert re.fullmatch(r"(\.\.\. \d s\n)+", before) and not after
+
+
+def test_a_process_says_when_it_has_loaded_where_the_launcher_waits(capfd):
+    file = ROOT / "bundle" / "scripts" / "training" / "loading.py"
+    code = f"import runpy; runpy.run_path({str(file)!r})['report_loaded']()"
+    assert run([sys.executable, "-c", code], "child") == 0
+    assert capfd.readouterr().err == ""
+    assert run([sys.executable, "-c", code], "child", loads="all") == 0
+    assert re.fullmatch(r"Loaded in \d s\.\n", capfd.readouterr().err)
+
+
+def test_a_config_of_others_is_warned_of_as_monai_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Such a one runs what it likes; the bundle's own, and the numbers next to weights, are silent."""
+    (tmp_path / "overlay.json").write_text('{"network_def#tokens": 5}')
+    (tmp_path / "mine.json").write_text('{"epochs": 5}')
+    assert workflows.is_trusted(places.CONFIGS / "train.json") and workflows.is_trusted(tmp_path / "overlay.json")
+    assert not workflows.is_trusted(tmp_path / "mine.json")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    assert workflows.without_warning_of_configs().endswith(",error")

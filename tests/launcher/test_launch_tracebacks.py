@@ -37,7 +37,7 @@ def test_progress_is_passed_on_as_it_comes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(shown))
     wait = "import sys; sys.stderr.write('\\r 50 %'); sys.stderr.flush(); sys.stdin.read()"
     process = subprocess.Popen([sys.executable, "-c", wait], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    reader = threading.Thread(target=pass_on, args=(process.stderr,))
+    reader = threading.Thread(target=pass_on, args=(process.stderr, lambda: None))
     reader.start()
     deadline = time.monotonic() + 30
     while not shown.getvalue() and time.monotonic() < deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bundle_runs import ROOT
-from launch_fixtures import command, installed, lines, option_of, places  # noqa: F401  fixtures
+from launch_fixtures import command, installed, lines, next_arguments, option_of, places  # noqa: F401  fixtures
 from launcher.failures import LaunchError
 from launcher.overlays import shared_with_inference
 from launcher.training import demo_dataset
@@ -44,7 +45,6 @@ def test_an_overlay_of_the_training_alone_leaves_nothing_to_evaluation_and_infer
     overlay = json.loads((ROOT / weights).read_text(encoding="utf-8"))
     assert {"datalist", "volume_size", "augment", "epochs"} <= overlay.keys()
     assert command("train", "--overlay", ROOT / weights, "--dataset_dir", tmp_path, "--output", output) == 0
-    assert all(option_of(line, "config_file").endswith("'bundle/configs/weights.json']") for line in lines())
     assert sidecar_overlay(output / "stage3_best.pth") == []
     shutil.copyfile(ROOT / weights, output / "overlay.json")
     with pytest.raises(LaunchError, match="overlay.json: id 'datalist' is no part"):
@@ -68,6 +68,25 @@ def test_a_training_goes_on_with_a_schedule_that_is_its_own_to_judge(command, li
         assert command("train", "--overlay", overlay, "--dataset_dir", tmp_path, "--output", tmp_path) == 0
         (tmp_path / "resume").mkdir(exist_ok=True)
     assert len(trainings(lines())) == 6
+
+
+def test_the_next_line_of_each_stage_leads_to_the_evaluation(command, lines, tmp_path: Path, capfd):
+    """Each is pasted as it was printed; what the first line has chosen holds for all."""
+    output, line = tmp_path / "a folder", ["train", "--stage", "1", "--tiny", "--dataset_dir", tmp_path]
+    line += ["--output", output, "--threads", "1", "--device", "cpu"]
+    for _ in range(3):
+        assert command(*line) == 0
+        line = next_arguments(capfd.readouterr().out)
+    (output / "stage3_best.pth").touch()
+    (output / "evaluation").mkdir()
+    (output / "evaluation" / "metrics.json").write_text('{"summary": [], "worst_cases": []}')
+    assert command(*line) == 0
+    *stages, evaluation = lines()
+    for number, stage in enumerate(stages, start=1):
+        configs = [Path(name).stem for name in ast.literal_eval(option_of(stage, "config_file"))]
+        assert configs == ["train", *([f"stage{number}"] if number > 1 else []), "tiny"]
+    assert option_of(evaluation, "weights") == str(output / "stage3_best.pth")
+    assert len({(option_of(each, "dataset_dir"), option_of(each, "device")) for each in lines()}) == 1
 
 
 @pytest.mark.parametrize("is_finished", [False, True])

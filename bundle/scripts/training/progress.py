@@ -18,7 +18,8 @@ from monai.engines.utils import IterationEvents
 
 from ..io.atomic_write import write_atomically
 from ..losses.stage_losses import MultiScaleLoss
-from .checkpoints import following_command
+from .commands import following_command
+from .loading import was_launched
 
 try:
     import resource
@@ -100,8 +101,10 @@ class EpochReport:
         """Tells what has been written and what comes next."""
         print(f"\nStage {self.stage} has ended after epoch {engine.state.epoch}: {self._best()}.")
         if self.validator.state.best_metric_epoch > 0:
-            print(f"Weights of that epoch: {self.best_path}")
-            print(f"Next: {following_command(self.stage, os.path.dirname(self.best_path))}", flush=True)
+            print(f"Weights of that epoch: {self.best_path}", flush=True)
+            following = None if was_launched() else following_command(self.stage, os.path.dirname(self.best_path))
+            if following is not None:
+                print(f"Next: {following}", flush=True)
 
     def _best(self) -> str:
         best = self.validator.state
