@@ -74,7 +74,8 @@ class Case:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     config = ConfigParser()
-    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", "weights.json")])
+    names = ("train.json", "weights/all.json", "weights/stage3.json")
+    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in names])
     config["bundle_root"], config["dataset_dir"], config["stage"] = (
         str(ROOT / "bundle"),
         str(options.dataset_dir),

@@ -93,7 +93,9 @@ def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
     deformed as for the shipped weights, and not mirrored.
     """
     config = ConfigParser()
-    overlays = (["weights.json"] if options.split else []) + (["tiny.json"] if options.tiny else [])
+    overlays = (["weights/all.json", "weights/stage1.json"] if options.split else []) + (
+        ["tiny.json"] if options.tiny else []
+    )
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", *overlays)])
     if options.size:
         config["geometry#detector_pixels"] = 8 * options.size

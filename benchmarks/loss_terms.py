@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from launcher.evaluation import run_evaluation
+from launcher.overlays import content_of
 from launcher.places import CONFIGS
 from launcher.training import train_stages
 from patients import left_out, records_in
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "loss_terms", help="keeps what is done")
     parser.add_argument("--fold", type=int, default=0, help=f"which of the {FOLDS} folds of patients is left out")
     parser.add_argument("--repeats", type=int, default=5, help="of each training CT in an epoch")
-    parser.add_argument("--overlay", type=Path, default=CONFIGS / "demo.json", help="sizes and schedule")
+    parser.add_argument("--overlay", type=Path, default=CONFIGS / "demo", help="sizes and schedule")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args(arguments)
     output = options.output.resolve()
@@ -75,7 +76,7 @@ def trained_without(stage: int, term: str, output: Path, overlay: Path, repeats:
         if stage > 1:
             before = f"stage{stage - 1}_best.pth"
             shutil.copyfile(output / f"stage{stage - 1}_with_all" / before, folder / before)
-        config = json.loads((ROOT / overlay).read_text(encoding="utf-8"))
+        config = content_of(overlay, stage)
         config |= {"repeats": repeats, "val_interval": "@epochs"} | ({} if term == ALL else {LEFT_OUT[term]: 0.0})
         path = output / f"{folder.name}.json"
         write_json(str(path), config)

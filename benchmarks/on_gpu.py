@@ -54,7 +54,7 @@ LIMIT_GB = {1: 10, 2: 16, 3: 35}
 """What a training of each stage may take of a GPU, by the design."""
 OTHERS = (PLAIN, "nanodrr triton", "nanodrr torch", "DiffDRR trilinear", "DiffDRR Siddon")
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "triton", "nanodrr", "diffdrr")
-OVERLAYS = (CONFIGS / "weights.json", Path(__file__).with_name("on_gpu_weights.json"))
+OVERLAYS = (CONFIGS / "weights", Path(__file__).with_name("on_gpu_weights"))
 UNITS = "The end of a name: s, bytes, gb (10^9 bytes), hu. What has none is a number or a word."
 PEAKS = ("peak_allocated", "peak_resident", "both_peak_allocated", "both_peak_resident")
 COLUMNS = {
@@ -131,7 +131,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset_dir", type=Path, metavar="DIR", help="where the datalist's files lie")
     split = "whose training and validation are taken; default: bundle/configs/split.json"
     parser.add_argument("--datalist", type=Path, default=SPLIT, metavar="FILE", help=split)
-    overlays = "configs that change ids of train.json, the last counts most; default: weights.json on_gpu_weights.json"
+    overlays = "configs that change ids of train.json, the last counts most; default: weights on_gpu_weights"
     parser.add_argument("--overlay", type=Path, nargs="+", default=OVERLAYS, metavar="FILE", help=overlays)
     options = parser.parse_args(arguments)
     if options.train is not None and options.output is None:

@@ -2,7 +2,7 @@
 All three stages trained without supervision, in calls that end in time: :mod:`on_gpu`'s `--train`.
 
 OUT holds all that the next call needs, on this machine or another: `cubes` (see :mod:`cubes`), `resume`, each stage's
-best weights and epochs, and `on_gpu.json`, the overlay that it is trained by.
+best weights and epochs, and `on_gpu`, the overlay that it is trained by.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from monai.bundle import ConfigParser
 
 from cubes import DATALIST, make_cubes
 from launcher.failures import LaunchError
-from launcher.overlays import content_of
+from launcher.overlays import configs_of, content_of
 from launcher.places import CONFIGS
 from launcher.training import RESUME
 from processes import Stopped, asked_to_end, run_until
 from scripts.io.atomic_write import write_json
+from scripts.io.stage_overlays import OF_STAGE, STAGES
 from scripts.training.progress import in_words
 from scripts.training.resume import is_finished
 
-STAGES = (1, 2, 3)
 FINISHED, FAILED, GOES_ON = 0, 1, 75
 """Exit statuses; 75 is EX_TEMPFAIL of `sysexits.h`."""
-OVERLAY = "on_gpu.json"
+OVERLAY = "on_gpu"
 
 
 def train(
@@ -69,7 +69,7 @@ def _go_on(output: Path, dataset_dir: Path | None, datalist: Path, overlay: Path
     stages, cubes = unfinished(output), output / "cubes"
     if not stages:
         return FINISHED
-    if not make_cubes(cubes, datalist, dataset_dir, [overlay], end):
+    if not make_cubes(cubes, datalist, dataset_dir, configs_of(overlay, 3), end):
         return GOES_ON
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     command = [sys.executable, Path(__file__).with_name("train_stages.py"), cubes, output, overlay, *stages]
@@ -78,29 +78,37 @@ def _go_on(output: Path, dataset_dir: Path | None, datalist: Path, overlay: Path
 
 def write_overlay(output: Path, overlays: Sequence[Path]) -> Path:
     """
-    The overlays as one config, whose datalist is that of the cubes; its path.
+    The overlays as one, a folder with a config for each stage, whose datalist is that of the cubes; its path.
 
     Raises:
         LaunchError: when a training by another one has begun in the folder, or two overlays add to the same id.
     """
+    folder = output / OVERLAY
+    folder.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES:
+        content = {**merged(overlays, stage), "datalist": f"$@dataset_dir + '/{DATALIST}'"}
+        path = folder / OF_STAGE.format(stage)
+        before = content_of(path, stage) if path.is_file() and (output / RESUME).is_dir() else content
+        changed = sorted(name for name in {**before, **content} if before.get(name) != content.get(name))
+        if changed:
+            raise LaunchError(
+                f"{path}: the training in this folder has other values of {', '.join(changed)} than the overlays now. "
+                f"Name the overlays that it was begun with, or choose another --output."
+            )
+        write_json(str(path), content)
+    return folder
+
+
+def merged(overlays: Sequence[Path], stage: int) -> dict[str, Any]:
+    """What overlays hold for a stage; a later one overrides an earlier one."""
     content: dict[str, Any] = {}
     for overlay in overlays:
-        own = content_of(overlay)
+        own = content_of(overlay, stage)
         twice = [name for name in own if name.startswith("+") and name in content]
         if twice:
             raise LaunchError(f"{overlay}: '{twice[0]}' stands in an overlay before it too; join the files.")
         content |= own
-    content["datalist"] = f"$@dataset_dir + '/{DATALIST}'"
-    path = output / OVERLAY
-    before = content_of(path) if path.is_file() and (output / RESUME).is_dir() else content
-    changed = sorted(name for name in {**before, **content} if before.get(name) != content.get(name))
-    if changed:
-        raise LaunchError(
-            f"{path}: the training in this folder has other values of {', '.join(changed)} than the overlays now. Name "
-            f"the overlays that it was begun with, or choose another --output."
-        )
-    write_json(str(path), content)
-    return path
+    return content
 
 
 def unfinished(output: Path) -> list[int]:
@@ -135,5 +143,5 @@ def epochs_of(stage: int, overlay: Path) -> int:
     """How many epochs a stage has in the configs."""
     names = ["train.json", *([f"stage{stage}.json"] if stage > 1 else [])]
     config = ConfigParser()
-    config.read_config([*(str(ROOT / CONFIGS / name) for name in names), str(overlay)])
+    config.read_config([*(str(ROOT / CONFIGS / name) for name in names), *map(str, configs_of(overlay, stage))])
     return config.get_parsed_content("epochs")

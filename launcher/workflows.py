@@ -59,7 +59,7 @@ def run_script(module: str, *arguments: str) -> None:
 
 def is_trusted(config: Path) -> bool:
     """Whether a config is the bundle's own, or holds the numbers and words alone that a sidecar of weights may hold."""
-    if (places.ROOT / config).parent == places.ROOT / places.CONFIGS:
+    if (places.ROOT / config).resolve().is_relative_to(places.ROOT / places.CONFIGS):
         return True
     try:
         shared_overlay.read_shared_overlay(config)

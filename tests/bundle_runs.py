@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from scripts.io.stage_overlays import configs_of
+
 ROOT = Path(__file__).resolve().parents[1]
 
 OVERLAY = {
@@ -57,7 +59,11 @@ def write_random_weights(path: Path, overlay: Path) -> Path:
 def stage_configs(stage: int, *further: Path) -> list[str]:
     """The config files of one stage, from the folder that holds the bundle."""
     own = [] if stage == 1 else [f"bundle/configs/stage{stage}.json"]
-    return ["bundle/configs/train.json", *own, *map(str, further)]
+    return [
+        "bundle/configs/train.json",
+        *own,
+        *(str(path) for each in further for path in configs_of(Path(each), stage)),
+    ]
 
 
 def read_configs(configs: list[str], **overrides: str) -> ConfigParser:

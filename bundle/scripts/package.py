@@ -41,7 +41,7 @@ OF_WEIGHTS = (WEIGHTS, *STAGE_WEIGHTS.values(), "models/model_*.json", "models/m
 LARGE_FILES = "large_files.yml"
 CONTENT = (
     "LICENSE",
-    "configs/*.json",
+    "configs/**/*.json",
     "configs/logging.conf",
     "docs/*.md",
     "docs/*.txt",

@@ -20,6 +20,7 @@ from scripts import sidecar_path
 from scripts.data.datalist_builder import build_datalist
 from scripts.io.atomic_write import write_atomically
 from scripts.io.config_text import as_literal
+from scripts.io.stage_overlays import configs_of
 
 STAGES = (1, 2, 3)
 
@@ -32,7 +33,8 @@ class TrainingTask(TrainTask):
 
     Args:
         weights: the file that is served.
-        overlay: a config of the operator's own that changes ids of the training; None for none.
+        overlay: a config of the operator's own that changes ids of the training, or a folder with one for each stage;
+            None for none.
         device: where a request does not name one; empty for the config's own choice.
     """
 
@@ -58,7 +60,7 @@ class TrainingTask(TrainTask):
         for stage in STAGES:
             configs = [BUNDLE / "configs" / "train.json", *start]
             configs += [BUNDLE / "configs" / f"stage{stage}.json"] if stage > 1 else []
-            configs += [*sidecar_overlay(self.weights), *([self.overlay] if self.overlay else [])]
+            configs += [*sidecar_overlay(self.weights), *(configs_of(self.overlay, stage) if self.overlay else [])]
             places = {"dataset_dir": str(folder), "ckpt_dir": str(folder), "output_dir": str(folder)}
             run_workflow("training", configs, **places, **overrides)
         self._put_sidecars_away(folder)

@@ -11,7 +11,7 @@ from phantoms import phantom
 from scripts import RandBodyOnlyd, RandNodulesd, RandTissued
 from scripts.data.datalist import SECTIONS
 
-WEIGHTS = ROOT / "bundle" / "configs" / "weights.json"
+WEIGHTS = ROOT / "bundle" / "configs" / "weights"
 
 
 def drawn(seed: int = 0, prob: float = 1.0) -> RandTissued:

@@ -21,7 +21,8 @@ from monai.engines import SupervisedTrainer
 from bundle_runs import OVERLAY, ROOT, bundle_run_here, read_configs, stage_configs
 from fake_gpu import fake_gpu
 from phantoms import chest_geometry
-from scripts import InputError, ProjectCT, load_records
+from scripts import InputError, load_records
+from scripts.io.stage_overlays import configs_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -31,7 +32,7 @@ import on_gpu_cases as cases  # noqa: E402
 import processes  # noqa: E402
 
 COMMAND = [sys.executable, "benchmarks/on_gpu.py"]
-FOR_A_GPU = ROOT / "benchmarks" / "on_gpu_weights.json"
+FOR_A_GPU = ROOT / "benchmarks" / "on_gpu_weights"
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
 
 
@@ -120,7 +121,7 @@ def test_the_step_is_the_trainers():
 @pytest.mark.parametrize(("stage", "crop"), [(1, None), (2, None), (3, 32)])
 def test_a_step_on_cubes_that_lie_on_the_gpu_mixes_no_devices(stage: int, crop: int | None):
     """By tensors without values, see :mod:`fake_gpu`; with the overlay that keeps the cubes on the GPU."""
-    names = ["train.json", *([f"stage{stage}.json"] if stage > 1 else []), FOR_A_GPU]
+    names = ["train.json", *([f"stage{stage}.json"] if stage > 1 else []), *configs_of(FOR_A_GPU, stage)]
     with fake_gpu():
         config = cases.configuration(names, "cuda", quick=True)
         config.update({"vgg_weights": "untrained", "amp": True, "crop": crop, "batch_size": 2})
@@ -148,7 +149,7 @@ def test_what_is_measured_on_is_a_chest():
     config = cases.configuration(["train.json"], "cpu", quick=True)
     chest = cases.chest(config)
     assert chest["ct"].shape == (1, 64, 64, 64) and chest["ct"].min() >= -1000 and chest["ct"].max() > 100
-    xrays = ProjectCT(config.get_parsed_content("geometry"), config["xray_scale"])(chest["ct"].as_tensor())
+    xrays = config.get_parsed_content("imaging").project(chest["ct"].as_tensor()[None])[0]
     assert 0.5 < xrays.max() < 1.5
 
 
@@ -276,7 +277,7 @@ def test_a_training_that_is_stopped_ends_with_the_bytes_of_one_left_alone(
     assert on_gpu.main(["--train", "0.0001", *options]) == 0
 
     for stage in (1, 2, 3):
-        configs = stage_configs(stage, out / "on_gpu.json")
+        configs = stage_configs(stage, out / "on_gpu")
         bundle_run_here("training", configs, dataset_dir=out / "cubes", ckpt_dir=alone, output_dir=alone)
         assert (out / f"stage{stage}_best.pth").read_bytes() == (alone / f"stage{stage}_best.pth").read_bytes()
 

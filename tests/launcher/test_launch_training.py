@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from bundle_runs import ROOT
 from launch_fixtures import command, installed, lines, next_arguments, option_of, places  # noqa: F401  fixtures
 from launcher.failures import LaunchError
-from launcher.overlays import shared_with_inference
+from launcher.overlays import content_of, shared_with_inference
 from launcher.training import demo_dataset
 from launcher.weights import sidecar_overlay
 
@@ -41,12 +42,11 @@ def trainings(lines: list[list[str]]) -> list[list[str]]:
 
 def test_an_overlay_of_the_training_alone_leaves_nothing_to_evaluation_and_inference(command, lines, tmp_path):
     """As that of the shipped weights: its datalist and the size of its CTs are not those of what is evaluated."""
-    weights, output = places.CONFIGS / "weights.json", tmp_path / "output"
-    overlay = json.loads((ROOT / weights).read_text(encoding="utf-8"))
-    assert {"datalist", "volume_size", "augment", "epochs"} <= overlay.keys()
+    weights, output = places.CONFIGS / "weights", tmp_path / "output"
+    assert {"datalist", "volume_size", "augment", "epochs"} <= content_of(weights, 1).keys()
     assert command("train", "--overlay", ROOT / weights, "--dataset_dir", tmp_path, "--output", output) == 0
     assert sidecar_overlay(output / "stage3_best.pth") == []
-    shutil.copyfile(ROOT / weights, output / "overlay.json")
+    shutil.copyfile(ROOT / weights / "all.json", output / "overlay.json")
     with pytest.raises(LaunchError, match="overlay.json: id 'datalist' is no part"):
         sidecar_overlay(output / "stage3_best.pth")
 
@@ -129,3 +129,43 @@ def test_the_demos_dataset_is_not_written_again_under_a_training(lines, tmp_path
     (tmp_path / "overlay.json").write_text(json.dumps(shared_with_inference(ROOT / tiny)))
     assert demo_dataset(tmp_path, tiny) == tmp_path / "data"
     assert [option_of(line, "dataset_dir") for line in lines()] == [f"{tmp_path}/data"]
+
+
+def stage_overlay(folder: Path, **contents: dict) -> Path:
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_each_stage_is_trained_by_its_own_overlay(command, lines, tmp_path: Path):
+    contents = {"all": {"vgg": 0}, "stage1": {"epochs": 3}, "stage3": {"epochs": 4}}
+    overlay = stage_overlay(tmp_path / "mine", **contents)
+    assert command("train", "--overlay", overlay, "--dataset_dir", tmp_path, "--output", tmp_path / "out") == 0
+    found = [ast.literal_eval(option_of(line, "config_file"))[1:] for line in trainings(lines())]
+    own = [
+        [str(overlay / f"{name}.json") for name in names] for names in (["all", "stage1"], ["all"], ["all", "stage3"])
+    ]
+    assert found == [own[0], ["bundle/configs/stage2.json", *own[1]], ["bundle/configs/stage3.json", *own[2]]]
+
+
+@pytest.mark.parametrize(
+    ("contents", "refused"),
+    [
+        (
+            {"all": {}, "stage2": {"network_def#tokens": 4}},
+            "stages 1 and 2 have different values of 'network_def#tokens'",
+        ),
+        ({"stage2": {"datalist": "a.json"}}, "names a datalist"),
+        ({"all": {"+loss": {"l1": 1}}, "stage3": {"+loss": {"l1": 2}}}, "'\\+loss' is in all.json too"),
+        ({"stage_1": {}}, "holds stage_1.json, expected some of all.json"),
+        ({}, "holds no config"),
+    ],
+)
+def test_a_folder_of_overlays_that_cannot_be_used_is_refused_at_once(
+    command, lines, tmp_path: Path, contents: dict, refused: str, capsys
+):
+    overlay = stage_overlay(tmp_path / "mine", **contents)
+    data = [] if "datalist" in refused else ["--dataset_dir", tmp_path]
+    assert command("train", "--overlay", overlay, *data, "--output", tmp_path / "output") == 1
+    assert re.search(refused, capsys.readouterr().err) and not lines()
