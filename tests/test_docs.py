@@ -141,7 +141,7 @@ def test_the_ids_that_the_reference_lists_are_those_of_the_configs():
 
 
 def test_the_reference_lists_every_config():
-    listed = set(re.findall(r"`(\w+\.(?:json|conf))`", text_of(REFERENCE).partition("### `train.json`")[0]))
+    listed = set(re.findall(r"`(\w+(?:\.(?:json|conf))?)`", text_of(REFERENCE).partition("### `train.json`")[0]))
     assert {path.name for path in CONFIGS.iterdir()} <= listed
 
 

@@ -15,7 +15,7 @@ from .data.datalist import load_records
 from .data.demo_dataset import demo_ct, write_demo_dataset
 from .data.transforms import LoadCTd, ResampleToCubed, StackXraysd
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
-from .evaluation import baselines, corrupted_pairs, metrics, out_of_distribution, perturbations
+from .evaluation import baselines, corrupted_pairs, interval_calibration, metrics, out_of_distribution, perturbations
 from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
 from .evaluation.out_of_distribution import DetectOutOfDistributiond
@@ -48,6 +48,7 @@ from .radiographs.augmentation import (
     RandScaleIntensityRangePercentilesd,
 )
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
+from .reporting import tensorboard
 from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
 from .reporting.reconstruction import SaveReconstructiond, ToHUd
@@ -82,9 +83,9 @@ __all__ = [
     "GeometryFromRadiographsd",
     "GradientClipping",
     "GradientMagnitudeLoss",
+    "ImagingModel",
     "InputError",
     "IntervalScaleFit",
-    "ImagingModel",
     "IntervalTable",
     "IntervalTableFit",
     "LoadCTd",
@@ -140,6 +141,7 @@ __all__ = [
     "former_ids",
     "gradient_clipping",
     "hu_to_attenuation",
+    "interval_calibration",
     "known_views",
     "lift",
     "load_records",
@@ -152,6 +154,7 @@ __all__ = [
     "resume",
     "sidecar_path",
     "structural_similarity",
+    "tensorboard",
     "write_ct_series",
     "write_demo_dataset",
 ]

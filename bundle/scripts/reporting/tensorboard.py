@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
 from ..losses.reprojection import DRRReprojectionLoss
+from ..losses.stage_losses import MultiScaleLoss
 from ..projection.imaging import ImagingModel
 from .figures import volume_figure, xray_figure
+
+
+def step_curves(loss: MultiScaleLoss) -> Callable[[Any], dict[str, float]]:
+    """An `output_transform` for MONAI's TensorBoard handler: each term of the loss of the last step, by name."""
+    return lambda output: {f"step/{name}": term for name, term in loss.terms.items()}
 
 
 class TensorBoardPictures:
@@ -20,11 +29,7 @@ class TensorBoardPictures:
         imaging: scales of volumes and X-rays, and the nominal acquisition geometry.
     """
 
-    def __init__(
-        self,
-        log_dir: str,
-        imaging: ImagingModel,
-    ) -> None:
+    def __init__(self, log_dir: str, imaging: ImagingModel) -> None:
         self.writer = SummaryWriter(log_dir)
         self.imaging, self.reprojection = imaging, DRRReprojectionLoss(imaging)
 

@@ -204,6 +204,11 @@ def is_finished(folder: str, stage: int) -> bool:
     return os.path.isfile(_mark(folder, stage))
 
 
+def default_cache_rate(folder: str, stage: int) -> float:
+    """The fraction of the records that are kept in memory: all, or none where the stage's training has ended."""
+    return 0.0 if is_finished(folder, stage) else 1.0
+
+
 def saved_epochs(folder: str, stage: int) -> list[int]:
     """The epochs that have a checkpoint in `folder`, ascending."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
