@@ -184,7 +184,7 @@ def chest() -> torch.Tensor:
 
 
 def test_the_body_of_a_real_ct_is_what_monai_and_scipy_find(chest: torch.Tensor):
-    """The route before: MONAI's largest component, its holes filled slice by slice."""
+    """By another route: MONAI's largest component, its holes filled slice by slice."""
     largest = KeepLargestConnectedComponent(applied_labels=[1])((chest[0] > -300).float())[0].numpy().astype(bool)
     filled = np.stack([ndimage.binary_fill_holes(largest[..., z]) for z in range(largest.shape[-1])], axis=-1)
     assert np.array_equal(body_mask(chest)[0, 0].numpy(), filled)

@@ -150,11 +150,12 @@ def ids(patients: int, draws: int) -> list[str]:
 
 def test_the_threshold_of_patients_left_out_holds_for_patients_who_are_not_known():
     """
-    Six patients of twenty draws, forty times, and fifty unseen patients each time. The quantile of the known pairs' own
-    distances flags most unseen ones, since the draws of a patient are alike; that of the left-out distances hardly any.
+    Six patients of twenty draws, sixteen times, and fifty unseen patients each time. The quantile of the known pairs'
+    own distances flags most unseen ones, since the draws of a patient are alike; that of the left-out distances hardly
+    any.
     """
     own, left_out = [], []
-    for _ in range(40):
+    for _ in range(16):
         mean = interpolate(torch.randn(1, 2, 6, 6), size=64, mode="bicubic")
         known, unseen = drawn_pairs(mean, 6, 20, 0.3, 0.2), drawn_pairs(mean, 50, 1, 0.3, 0.2)
         reference = reference_of(known, ids(6, 20))
@@ -205,7 +206,7 @@ def test_patients_weigh_alike_however_many_pairs_they_have():
 def test_the_quantile_weighs_patients_alike():
     """Ten values of one patient weigh as much as one of another: half of the weight lies at 1 to 10, half at 20."""
     values = [np.arange(1.0, 11.0), np.array([20.0])]
-    found = [quantile_over_patients(values, share) for share in (0.05, 0.25, 0.5, 0.51, 1.0)]
+    found = [quantile_over_patients(values, fraction) for fraction in (0.05, 0.25, 0.5, 0.51, 1.0)]
     assert found == [1.0, 5.0, 10.0, 20.0, 20.0]
 
 

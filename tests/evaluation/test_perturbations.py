@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from bundle_runs import ROOT
-from phantoms import chest_geometry, projector, rotated, smooth_body
+from phantoms import chest_geometry, chest_imaging, projector, rotated, smooth_body
 from scripts.evaluation import perturbations
 from scripts.evaluation.perturbations import BODY_AXES, NOMINAL, Perturbation
 
 GEOMETRY = chest_geometry(detector_pixels=64)
-SCALE = 8.0
 BOTH = ["frontal", "lateral"]
 ORDER_OF_ROTATIONS = {"anterior": 1, "right": 0, "superior": 2}
 """Rotations about rotated axes are rotations about fixed axes in the opposite order."""
@@ -56,7 +53,7 @@ def test_a_source_that_is_farther_away_magnifies_what_lies_before_the_isocentre_
 
 def test_poisson_noise_grows_as_the_photons_get_fewer():
     xrays, errors = torch.rand(2, 64, 64), []
-    for perturbation in perturbations.photon_noise("noise", SCALE, [1e6, 1e4]):
+    for perturbation in perturbations.photon_noise("noise", chest_imaging(64), [1e6, 1e4]):
         errors.append((perturbed(perturbation, xrays) - xrays).std().item())
     assert errors[0] > 0 and errors[1] == pytest.approx(10 * errors[0], rel=0.2)
 
@@ -118,5 +115,17 @@ def test_the_perturbations_of_the_config_begin_with_the_nominal_one_and_have_nam
     assert len({(perturbation.change, perturbation.value) for perturbation in found}) == len(found)
     changed = [(perturbation.geometry, perturbation.xrays, perturbation.ct) for perturbation in found[1:]]
     assert all(sum(change is not None for change in changes) == 1 for changes in changed)
-    rotations = [c.value for c in found if c.change == "patient rotated about the body axis, in both views"]
-    assert rotations == json.loads((configs / "robustness.json").read_text())["changes"][0]["degrees"]
+
+
+@pytest.mark.parametrize("former", perturbations.FORMER_NAMES)
+def test_a_function_of_the_previous_version_is_the_present_one_with_a_warning(former: str):
+    """As a config finds it."""
+    now = perturbations.FORMER_NAMES[former]
+    with pytest.warns(FutureWarning, match=f"perturbations.{former} is now perturbations.{now}; correct"):
+        found = ConfigParser({"function": f"$scripts.perturbations.{former}", "imports": ["$import scripts"]})
+        assert found.get_parsed_content("function") is getattr(perturbations, now)
+
+
+def test_other_names_are_missing_as_usual():
+    with pytest.raises(AttributeError, match="has no attribute 'films'"):
+        _ = perturbations.films

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,25 +208,42 @@ def test_the_patient_whom_the_factor_was_fitted_on_is_covered_as_wanted(
     assert (min(found["whole"], found["body"]) == pytest.approx(report["voxel_coverage"], abs=5e-4)) == agrees
 
 
-def test_inference_writes_the_half_width_of_its_own_ct(fitted: Path, weights, dataset, overlay, tmp_path: Path):
-    infer(overlay, weights, dataset, tmp_path, uncertainty=True)
-    ct, half_width = (nibabel.load(tmp_path / f"{name}.nii.gz") for name in ("ct", "uncertainty"))
+@pytest.fixture(scope="module")
+def inferred(fitted: Path, weights: Path, dataset: Path, overlay: Path, tmp_path_factory) -> Path:
+    """What inference has written with intervals."""
+    folder = tmp_path_factory.mktemp("inferred")
+    with pytest.warns(UserWarning, match="An empirical scale.*3 patients: of others it promises nothing"):
+        infer(overlay, weights, dataset, folder, uncertainty=True)
+    return folder
+
+
+def test_inference_writes_the_half_width_of_its_own_ct(inferred: Path, fitted: Path, weights: Path):
+    ct, half_width = (nibabel.load(inferred / f"{name}.nii.gz") for name in ("ct", "uncertainty"))
     assert np.array_equal(half_width.affine, ct.affine)
     read, _ = read_interval_table(str(fitted), str(weights), 360.0)
     hu = torch.tensor(ct.get_fdata()).float()[None, None]
     expected = read.half_width(hu)[0, 0].round().numpy()
     assert (half_width.get_fdata() == expected).mean() > 0.97  # rounded HU cross an edge here and there
+
+
+def test_inference_says_what_the_half_widths_rest_on(inferred: Path, fitted: Path):
+    found = json.loads((inferred / "uncertainty.json").read_text())
+    assert found["calibration"] == json.loads(fitted.read_text())["calibration"]
+
+
+def test_without_intervals_the_ct_is_the_same_and_no_earlier_interval_stays(
+    inferred: Path, weights: Path, dataset: Path, overlay: Path, tmp_path: Path
+):
     plain = tmp_path / "plain"
+    shutil.copytree(inferred, plain)
     infer(overlay, weights, dataset, plain)
-    assert (plain / "ct.nii.gz").read_bytes() == (tmp_path / "ct.nii.gz").read_bytes()
-    widths = [Image.open(folder / "preview.png").width for folder in (plain, tmp_path)]
+    assert (plain / "ct.nii.gz").read_bytes() == (inferred / "ct.nii.gz").read_bytes()
+    assert {path.name for path in inferred.iterdir()} - {path.name for path in plain.iterdir()} == {
+        "uncertainty.nii.gz",
+        "uncertainty.json",
+    }
+    widths = [Image.open(folder / "preview.png").width for folder in (plain, inferred)]
     assert widths[1] > widths[0]
-
-
-def test_an_earlier_uncertainty_is_removed_with_a_new_ct(fitted, weights, dataset, overlay, tmp_path: Path):
-    infer(overlay, weights, dataset, tmp_path, uncertainty=True)
-    infer(overlay, weights, dataset, tmp_path)
-    assert not (tmp_path / "uncertainty.nii.gz").exists()
 
 
 def test_a_missing_table_ends_it_with_the_command_that_makes_one(dataset, overlay, tmp_path: Path):
@@ -236,15 +254,6 @@ def test_a_missing_table_ends_it_with_the_command_that_makes_one(dataset, overla
     assert "other_uncertainty.json: no such file" in message
     assert "bundle/configs/uncertainty.json" in message
     assert not (tmp_path / "output" / "ct.nii.gz").exists()
-
-
-def test_inference_says_what_the_half_widths_rest_on(fitted: Path, weights, dataset, overlay, tmp_path: Path):
-    with pytest.warns(UserWarning, match="An empirical scale.*3 patients: of others it promises nothing"):
-        infer(overlay, weights, dataset, tmp_path, uncertainty=True)
-    found = json.loads((tmp_path / "uncertainty.json").read_text())
-    assert found["calibration"] == json.loads(fitted.read_text())["calibration"]
-    infer(overlay, weights, dataset, tmp_path)
-    assert not (tmp_path / "uncertainty.json").exists()
 
 
 def test_the_preview_names_the_kind_of_calibration():

@@ -23,7 +23,7 @@ CHANGES = [
     {
         "_target_": "scripts.evaluation.perturbations.photon_noise",
         "change": "noise",
-        "xray_scale": "@xray_scale",
+        "imaging": "@imaging",
         "photons": [1e4],
     },
     {"_target_": "scripts.evaluation.perturbations.swapped_views", "change": "swapped"},

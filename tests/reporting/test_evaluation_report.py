@@ -41,6 +41,8 @@ METHODS = [
     (64, "upsampled stage 2"),
 ]
 
+NO_FOLDERS = {"written_cases": 0, "worst_cases": 0}
+
 
 @dataclass
 class Report:
@@ -116,15 +118,19 @@ def test_the_scores_are_those_of_the_files(report: Report, case: str, stage: int
     assert row["mae_bone_hu"] == pytest.approx(np.abs(hu - truth)[truth > 150].mean(), rel=0.02)
 
 
-def test_mean_and_nearest_volume_are_those_of_the_training_records(evaluate: Callable[..., Report], tmp_path: Path):
+def test_mean_and_nearest_volume_are_those_of_the_training_records(
+    evaluate: Callable[..., Report], report: Report, tmp_path: Path
+):
     """
     With two test cases as training, without augmentation: the mean errs in each by half of their difference; the
     nearest is the case itself, whose infinite PSNR is null in the report, and for the third case the second.
     """
-    records = "$scripts.load_records(@datalist, 'test')[:2]"
-    plain = {"augment": {"_target_": "Compose", "transforms": []}, "training_records": records}
-    found = evaluate(tmp_path, **plain, mean_volume_draws=2, written_cases=3, worst_cases=0)
-    fifth, sixth, seventh = (found.volume(case, "truth") for case in CASES[:3])
+    records = "$scripts.load_records(@datalist, 'test')"
+    plain = {"augment": {"_target_": "Compose", "transforms": []}, "training_records": f"{records}[:2]"}
+    plain |= {"test_records": f"$[{records[1:]}[number] for number in (2, 0, 1)]", "mean_volume_draws": 2}
+    found = evaluate(tmp_path, **plain, written_cases=1, worst_cases=0)
+    fifth, sixth = (report.volume(case, "truth") for case in CASES[:2])
+    seventh = found.volume("phantom_7", "truth")
     row, difference = found.row("phantom_5", 64, "mean volume"), fifth - sixth
     assert row["mae_hu"] == pytest.approx(np.abs(difference).mean() / 2, abs=0.2)
     assert row["psnr_db"] == pytest.approx(20 * np.log10(2048 / np.sqrt(np.mean((difference / 2) ** 2))), abs=0.01)
@@ -153,7 +159,8 @@ def test_a_folder_without_a_datalist_is_scored_case_by_case_without_what_needs_t
     for case in ("phantom_5", "phantom_7"):
         shutil.copyfile(dataset / f"{case}.nii.gz", tmp_path / f"{case}.nii.gz")
     with pytest.warns(UserWarning, match="no section 'training': there is no .*nowhere.nii.gz either: the rows 'm"):
-        found = evaluate(tmp_path / "output", dataset_dir=tmp_path, mean_volume_file=tmp_path / "nowhere.nii.gz")
+        nowhere = {"mean_volume_file": tmp_path / "nowhere.nii.gz", **NO_FOLDERS}
+        found = evaluate(tmp_path / "output", dataset_dir=tmp_path, **nowhere)
     without = [(size, method) for size, method in METHODS if method not in ("mean volume", "nearest training patient")]
     rows = [(row["case"], row["patient"], row["size"], row["method"]) for row in found.content["cases"]]
     cases = [("phantom_5", "patient_1"), ("phantom_7", "patient_2")]
@@ -307,7 +314,7 @@ def test_every_written_volume_lies_where_its_ct_lies(report: Report):
 
 def test_the_size_of_the_batch_changes_no_score(evaluate: Callable[..., Report], report: Report, tmp_path: Path):
     alike = "$[r for r in scripts.load_records(@datalist, 'test') if 'frontal' not in r]"
-    batched = evaluate(tmp_path, **{"validate#dataset#data": alike, "validate#dataloader#batch_size": 2})
+    batched = evaluate(tmp_path, **{"validate#dataset#data": alike, "validate#dataloader#batch_size": 2}, **NO_FOLDERS)
     assert [row["case"] for row in batched.content["cases"]] == [case for case in CASES[0::2] for _ in METHODS]
     for row in batched.content["cases"]:
         alone = report.row(row["case"], row["size"], row["method"])
@@ -319,7 +326,7 @@ def test_the_size_of_the_batch_changes_no_score(evaluate: Callable[..., Report],
 def test_an_earlier_stage_is_scored_by_its_own_weights(
     evaluate: Callable[..., Report], report: Report, trained: Trained, tmp_path: Path
 ):
-    early = evaluate(tmp_path, stage=2, weights=trained.folder / "stage2_best.pth")
+    early = evaluate(tmp_path, stage=2, weights=trained.folder / "stage2_best.pth", **NO_FOLDERS)
     assert {row["method"] for row in early.content["cases"]} == {method for size, method in METHODS if size < 64}
     for case in CASES:
         for size, method in ((16, "stage 1"), (32, "stage 2")):

@@ -5,14 +5,16 @@ Fits the residual quantiles of prediction intervals and, on held-out patients, t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from monai.data import decollate_batch
+from ignite.handlers import ProgressBar
+from monai.data import DataLoader, Dataset, decollate_batch
+from monai.engines import SupervisedEvaluator
 from scipy.stats import spearmanr
 
 from ..anatomy.body import TISSUES_HU, body_mask
@@ -54,6 +56,35 @@ class VolumeHandler:
 
     def finish(self, engine: Engine) -> None:
         """After the last batch."""
+
+
+def volume_evaluator(
+    dataset: Dataset,
+    prepare_batch: Callable,
+    handler: VolumeHandler,
+    load_weights: Callable[[Engine], None],
+    network: torch.nn.Module,
+    device: torch.device,
+) -> SupervisedEvaluator:
+    """
+    An evaluator of the cascade over a dataset, one record at a time, for a handler of its volumes.
+
+    Args:
+        dataset: of the records.
+        prepare_batch: a :class:`~scripts.PrepareBiplanarBatch`.
+        handler: takes the volumes.
+        load_weights: a :class:`~scripts.CascadeCheckpointLoader` of the network.
+        network: the cascade.
+        device: where it runs.
+    """
+    return SupervisedEvaluator(
+        device=device,
+        val_data_loader=DataLoader(dataset, batch_size=1),
+        network=network,
+        prepare_batch=prepare_batch,
+        decollate=False,
+        val_handlers=[load_weights, ProgressBar(), handler],
+    )
 
 
 class IntervalTableFit(VolumeHandler):
@@ -152,8 +183,7 @@ class CoverageReport(VolumeHandler):
     Args:
         parameters: the file of the table, which is read when the engine starts.
         weights: the weights that it belongs to.
-        fov_mm: side of the cube.
-        imaging: scale of the volumes.
+        imaging: scale and field of view of the volumes.
         path: the file to write.
         section: of the datalist, to name it in the file.
         stage: of the weights, to name it in the file.
@@ -166,14 +196,13 @@ class CoverageReport(VolumeHandler):
         self,
         parameters: str,
         weights: str,
-        fov_mm: float,
         imaging: ImagingModel,
         path: str,
         section: str,
         stage: int,
     ) -> None:
         super().__init__(imaging)
-        self.parameters, self.weights, self.fov_mm = parameters, weights, fov_mm
+        self.parameters, self.weights = parameters, weights
         self.path, self.section, self.stage = path, section, stage
         self.cases: list[dict[str, Any]] = []
 
@@ -183,7 +212,8 @@ class CoverageReport(VolumeHandler):
 
     def read(self, engine: Engine) -> None:
         """Reads the table."""
-        self.table, self.calibration = read_interval_table(self.parameters, self.weights, self.fov_mm)
+        fov_mm = self.imaging.geometry.fov_mm
+        self.table, self.calibration = read_interval_table(self.parameters, self.weights, fov_mm)
 
     def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
         for volume, true, record in zip(hu[:, None], truth[:, None], records):

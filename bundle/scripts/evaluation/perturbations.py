@@ -7,6 +7,7 @@ nominal geometry unless the perturbation says otherwise, and the ground truth st
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from monai.transforms import AdjustContrastd, Compose, Flipd, MaskIntensityd
 from scipy.spatial.transform import Rotation
 
 from ..projection.geometry import BiplanarGeometry, at_distance
+from ..projection.imaging import ImagingModel
 from ..radiographs.augmentation import RandCollimationd, RandPoissonNoised, RandScaleIntensityRangePercentilesd
 
 BODY_AXES = {"superior": 0, "right": 1, "anterior": 2}
@@ -42,6 +44,8 @@ class Perturbation:
     """Changes the record `{"xrays", "exposed"}`, both `(2, P, P)`; None for nothing."""
 
 
+FORMER_NAMES = {"exchanged_views": "swapped_views", "turned": "rotated"}
+"""Functions of version 0.3, which configs may list, and those that took their place."""
 NOMINAL = Perturbation("nominal")
 """The nominal acquisition, which the others are compared with."""
 
@@ -82,9 +86,9 @@ def source_distance(change: str, geometry: BiplanarGeometry, percent: Sequence[f
     return [Perturbation(change, each, "%", geometry=at_distance(geometry, 1 + each / 100)) for each in percent]
 
 
-def photon_noise(change: str, xray_scale: float, photons: Sequence[float]) -> list[Perturbation]:
+def photon_noise(change: str, imaging: ImagingModel, photons: Sequence[float]) -> list[Perturbation]:
     """Poisson noise of so many photons, which would reach a pixel in air, see :class:`~scripts.RandPoissonNoised`."""
-    noises = {count: RandPoissonNoised("xrays", xray_scale, (count, count), prob=1.0) for count in photons}
+    noises = {count: RandPoissonNoised("xrays", imaging.xray_scale, (count, count), prob=1.0) for count in photons}
     return [Perturbation(change, count, "photons", xrays=Compose([noise])) for count, noise in noises.items()]
 
 
@@ -149,3 +153,12 @@ def mirrored_patient(change: str) -> list[Perturbation]:
 
 def _swapped(record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
     return {**record, **{key: record[key].flip(0) for key in ("xrays", "exposed")}}
+
+
+def __getattr__(name: str) -> Any:
+    """The names of version 0.3, which go in version 0.5."""
+    if name not in FORMER_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    now = FORMER_NAMES[name]
+    warnings.warn(f"perturbations.{name} is now perturbations.{now}; correct the configuration.", FutureWarning, 2)
+    return globals()[now]
