@@ -6,16 +6,17 @@ import os
 import warnings
 
 import itk
-import nibabel
 import numpy as np
 import torch
-from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.data import ITKReader, MetaTensor
 from monai.transforms import LoadImage
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 
 from ..errors import InputError, shown
 from .dicom_ct_series import check_ct_series
 from .itk_headers import check_meta_image, check_nrrd
+from .label_maps import is_label_map
+from .nifti import AnyCaseNibabelReader, load_nifti
 
 NIFTI, NRRD, META_IMAGE = (".nii", ".nii.gz"), (".nrrd", ".nhdr"), (".mha", ".mhd")
 PLACE_MM = 0.01
@@ -48,10 +49,13 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
     where, name = f"{shown(path)}: field '{field}'", path.lower()
     if name.endswith(NIFTI):
         _check_nifti_header(path, where)
-        return loader(path, reader=NibabelReader())
+        return loader(path, reader=AnyCaseNibabelReader())
     if name.endswith(NRRD + META_IMAGE):
-        check_nrrd(path, where) if name.endswith(NRRD) else check_meta_image(path, where)
-        return loader(path, reader=ITKReader())
+        is_nrrd = name.endswith(NRRD)
+        check_nrrd(path, where) if is_nrrd else check_meta_image(path, where)
+        # ITK does not recognise `.MHD` by itself
+        is_recognised = is_nrrd or path.endswith(META_IMAGE)
+        return loader(path, reader=ITKReader(**({} if is_recognised else {"imageio": itk.MetaImageIO.New()})))
     raise InputError(
         f"{where} names no CT that can be read, expected the folder of a DICOM series or a file "
         f"{', '.join(NIFTI + NRRD + META_IMAGE)}; convert it, or name the folder instead of one slice."
@@ -67,8 +71,9 @@ def check_ct(ct: MetaTensor, where: str) -> None:
         where: the file and field, for messages.
 
     Raises:
-        InputError: when an axis has fewer than two voxels or no length, two axes are not at a right angle, or the
-            values start at 0 and pass 2000, as stored values do before the rescale to HU.
+        InputError: when an axis has fewer than two voxels or no length, two axes are not at a right angle, the values
+            are labels, see :func:`~scripts.io.label_maps.is_label_map`, or start at 0 and pass 2000, as stored values
+            do before the rescale to HU.
 
     Warns:
         UserWarning: when there is no air, nothing below -200 HU.
@@ -77,6 +82,11 @@ def check_ct(ct: MetaTensor, where: str) -> None:
         raise InputError(f"{where} has shape {tuple(ct.shape)}, expected at least 2 slices along each axis.")
     check_axes(ct.affine[:3, :3].double(), where)
     low, high = float(ct.min()), float(ct.max())
+    if is_label_map(np.asarray(ct)):
+        raise InputError(
+            f"{where} is a label map: it holds few values, whole numbers from {low:g} to {high:g}, expected HU; name "
+            f"the CT that it belongs to."
+        )
     if low >= 0 and high > DENSE_HU:
         raise InputError(
             f"{where} holds values from {low:g} to {high:g}, expected HU, where air is -1000; these look like stored "
@@ -138,7 +148,7 @@ def _read_slice(file: str, place: np.ndarray, where: str) -> np.ndarray:
 
 def _check_nifti_header(path: str, where: str) -> None:
     """The header as it is: MONAI's reader changes an affine that does not fit the voxels' sides."""
-    image = nibabel.load(path)
+    image = load_nifti(path)
     if not int(image.header["sform_code"]) and not int(image.header["qform_code"]):
         raise InputError(
             f"{where} has sform_code 0 and qform_code 0, expected one of them above 0: the file does not say which "
