@@ -276,8 +276,13 @@ def test_robustness_is_told_for_a_folder_without_a_datalist(command, random_weig
     output = capfd.readouterr().out
     assert "each of the 1 CTs found there is a case" in output
     rows = output.split("PSNR dB  change\n")[1].splitlines()
-    assert re.fullmatch(r"as the network is told +1 +\d+\.\d\d +0\.00", rows[0])
-    for start in ("patient turned about the body axis, in both views", "source farther away", "photon noise", "gamma"):
+    assert re.fullmatch(r"nominal +1 +\d+\.\d\d +0\.00", rows[0])
+    for start in (
+        "patient rotated about the body axis, in both views",
+        "source farther away",
+        "Poisson noise",
+        "gamma",
+    ):
         assert sum(row.startswith(start) for row in rows) in (3, 4)
     written = sorted(path.name for path in (tmp_path / "output").iterdir())
     assert written == ["robustness.csv", "robustness.json", "robustness.png"]
