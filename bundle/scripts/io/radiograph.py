@@ -47,6 +47,7 @@ class Radiograph:
         plane: "frontal" or "lateral", None where the file does not say.
         view: DICOM View Position "AP", "PA", "LL" or "RL", None where the file does not say.
         pixel_mm: size of a pixel along a column and along a row, None where unknown.
+        pixel_aspect: height of a pixel over its width, for where `pixel_mm` is unknown.
         magnification: how much larger than life the middle of the patient is in `pixel_mm`: source-to-detector over
             source-to-patient distance, 1 for a spacing that was calibrated to the patient, None where unknown.
         source_to_detector_mm: DICOM Distance Source to Detector, None where unknown.
@@ -67,6 +68,7 @@ class Radiograph:
     source_to_patient_mm: float | None = None
     patient: str | None = None
     is_oriented: bool = False
+    pixel_aspect: float = 1.0
 
 
 def check_directions(directions: Sequence[str], where: str) -> tuple[str, str]:
@@ -119,13 +121,13 @@ def to_display_orientation(radiograph: Radiograph, letters: tuple[str, str]) -> 
         letters: where its rows and its columns run to.
     """
     image, exposed, pixel_mm = radiograph.image, radiograph.exposed, radiograph.pixel_mm
-    row, column = letters
+    aspect, (row, column) = radiograph.pixel_aspect, letters
     if row in "HF":
         image, exposed, row, column = image.T, exposed.T, column, row
-        pixel_mm = pixel_mm and pixel_mm[::-1]
+        pixel_mm, aspect = pixel_mm and pixel_mm[::-1], 1 / aspect
     flipped = [axis for axis, is_flipped in enumerate((column == "H", row in "RA")) if is_flipped]
     image, exposed = (np.ascontiguousarray(np.flip(array, flipped)) for array in (image, exposed))
-    return replace(radiograph, image=image, exposed=exposed, pixel_mm=pixel_mm)
+    return replace(radiograph, image=image, exposed=exposed, pixel_mm=pixel_mm, pixel_aspect=aspect)
 
 
 def line_integrals_of(intensity: np.ndarray, exposed: np.ndarray, floor: float) -> np.ndarray:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import nibabel
 import numpy as np
-from PIL import Image
 
 from ..errors import InputError, one_line_message, shown
 from .ct_reader import NIFTI
 from .dicom_radiograph import read_dicom
-from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_nifti_extent, check_radiograph_file
+from .foreign_files import check_content
+from .image_files import IMAGE_FORMATS as IMAGE_FORMATS
+from .image_files import USUAL_GAMMA, ImageFile, read_image_file
+from .limits import MAX_RADIOGRAPH_PIXELS, check_nifti_extent, check_radiograph_file
 from .radiograph import (
     DISPLAY_ORIENTATION,
     Radiograph,
@@ -26,20 +28,22 @@ from .radiograph import (
     to_display_orientation,
 )
 
-IMAGE_FORMATS = ("PNG", "TIFF", "JPEG")
-"""No other decoder opens an image file, whatever it holds: that of EPS starts Ghostscript."""
+Sides = tuple[float, float]
+"""Height and width of a pixel."""
 DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".dic", ".ima")
-LARGEST_COLOUR = 8
-"""How far the channels of a grey pixel may differ: JPEG rounds each by itself."""
-COLOURED_SHARE = 0.01
-"""Fraction of a grey image that may have colours: arrows and letters."""
+DATA_SET_STARTS = {b"\x02\0": "little", b"\x08\0": "little", b"\0\x08": "big"}
+"""First group of a DICOM file without a preamble, and the order of its bytes (PS3.5 7.1)."""
+DATA_SET_ELEMENTS = range(0x20)
+"""Its first element, such as Specific Character Set (0008,0005) or Image Type (0008,0008)."""
+NIFTI_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+"""Millimetres of NIfTI's units of length (xyzt_units)."""
 
 
 def read_radiograph(
     path: str, field: str, scale: Scale | None = None, orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION
 ) -> Radiograph:
     """
-    Reads a radiograph and brings it to display orientation. DICOM is recognised by its preamble, whatever the file's
+    Reads a radiograph and brings it to display orientation. DICOM is recognised by its content, whatever the file's
     name.
 
     Args:
@@ -64,10 +68,13 @@ def read_radiograph(
     check_scale(scale)
     where = f"{shown(path)}: field '{field}'"
     check_radiograph_file(path, where)
-    if _is_dicom(path):
+    if _is_dicom(path, where):
         return read_dicom(path, where, field, scale, orientations)
-    pixels, pixel_mm = (_read_nifti if str(path).lower().endswith(NIFTI) else _read_image_file)(path, where)
-    return _radiograph(path, where, pixels, pixel_mm, scale, orientations[field])
+    if str(path).lower().endswith(NIFTI):
+        content, pixel_mm = _read_nifti(path, where)
+    else:
+        content, pixel_mm = read_image_file(path, where), None
+    return _radiograph(path, where, content, pixel_mm, scale, orientations[field])
 
 
 def read_stacked_radiographs(
@@ -93,27 +100,24 @@ def read_stacked_radiographs(
         raise InputError(
             f"{where} is no NIfTI file, expected both radiographs in one, frontal first; or name them singly."
         )
-    stack, pixel_mm = _read_nifti_array(path, where)
+    check_content(path, where)
+    stack, sides = _read_nifti_array(path, where)
     if stack.ndim != 3 or stack.shape[2] != 2:
         raise InputError(
             f"{where} has shape {stack.shape}, expected two radiographs of one size, (W, H, 2), frontal first."
         )
     return tuple(
-        _radiograph(path, f"{where}, radiograph '{field}'", pixels, pixel_mm, scale, orientations[field])
+        _radiograph(path, f"{where}, radiograph '{field}'", *_nifti_content(pixels, *sides), scale, orientations[field])
         for field, pixels in zip(("frontal", "lateral"), stack.T)
     )
 
 
 def _radiograph(
-    path: str,
-    where: str,
-    pixels: np.ndarray,
-    pixel_mm: tuple[float, float] | None,
-    scale: Scale | None,
-    directions: Sequence[str],
+    path: str, where: str, content: ImageFile, pixel_mm: Sides | None, scale: Scale | None, directions: Sequence[str]
 ) -> Radiograph:
-    """What the pixels `(H, W)` of a file that is no DICOM file say."""
+    """What the pixels of a file that is no DICOM file say."""
     letters = check_directions(directions, "radiograph_orientation")
+    pixels = content.pixels
     if pixel_mm is None:
         warnings.warn(
             f"{where} has no pixel spacing; its longer side, borders included, is taken to span the detector. Expected "
@@ -123,66 +127,50 @@ def _radiograph(
     else:
         check_spacing(pixel_mm, pixels.shape, f"{where}: its pixel spacing")
     scale = scale or ("line_integral" if np.issubdtype(pixels.dtype, np.floating) else "presentation")
-    exposed = np.ones(pixels.shape, bool)
-    image = checked_image(pixels.astype(np.float64), exposed, where)
+    values = pixels.astype(np.float64)
+    is_usual = content.gamma is None or abs(content.gamma / USUAL_GAMMA - 1) < 0.02
+    if not is_usual and scale == "presentation" and values.max() > 0:
+        values = values.max() * (values / values.max()) ** (USUAL_GAMMA / content.gamma)
+    image = checked_image(values, content.opaque, where)
     if scale == "transmission":
-        image = line_integrals_of(image, exposed, _least_step(image)).astype(np.float32)
-    return to_display_orientation(Radiograph(str(path), image, exposed, scale, pixel_mm=pixel_mm), letters)
+        image = line_integrals_of(image, content.opaque, _least_step(image)).astype(np.float32)
+    sizes = {"pixel_mm": pixel_mm, "pixel_aspect": content.pixel_aspect}
+    return to_display_orientation(Radiograph(str(path), image, content.opaque, scale, **sizes), letters)
 
 
-def _is_dicom(path: str) -> bool:
+def _is_dicom(path: str, where: str) -> bool:
+    """By its preamble, by a suffix of DICOM, or by how a data set begins, whatever the name: a UID is one, too."""
     with open(path, "rb") as file:
         start = file.read(132)
-    return start[128:] == b"DICM" or os.path.splitext(str(path))[1].lower() in DICOM_SUFFIXES
+    if start[128:] == b"DICM":
+        return True
+    check_content(path, where)
+    order = DATA_SET_STARTS.get(start[:2])
+    is_data_set = order is not None and int.from_bytes(start[2:4], order) in DATA_SET_ELEMENTS
+    return is_data_set or os.path.splitext(str(path))[1].lower() in DICOM_SUFFIXES
 
 
-def _read_image_file(path: str, where: str) -> tuple[np.ndarray, None]:
-    """`(H, W)`, and no spacing: the resolution that an image file names is that of a screen or of paper."""
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            check_extent(image.size[::-1], MAX_RADIOGRAPH_PIXELS, where)
-            frames = getattr(image, "n_frames", 1)
-            pixels = np.asarray(image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr") else image)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"{where} cannot be read as an image ({one_line_message(error)}); expected DICOM, NIfTI, PNG, TIFF or "
-            f"JPEG, of at most {MAX_RADIOGRAPH_PIXELS} pixels."
-        ) from error
-    if frames > 1:
-        raise InputError(f"{where} holds {frames} frames, expected one; export the one that is wanted.")
-    return _single_channel(pixels, where), None
-
-
-def _single_channel(pixels: np.ndarray, where: str) -> np.ndarray:
-    """A grey image stored in colours, or with an opacity, is a grey image, be there a coloured arrow in it."""
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        pixels = pixels[..., :-1]
-    if pixels.ndim == 3:
-        red, green, blue = (pixels[..., channel].astype(np.int32) for channel in (0, pixels.shape[2] // 2, -1))
-        is_coloured = np.maximum(abs(red - green), abs(blue - green)) > LARGEST_COLOUR
-        pixels = green if is_coloured.mean() <= COLOURED_SHARE else pixels
-    if pixels.ndim != 2:
-        raise InputError(
-            f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions, or grey in all "
-            f"channels; export it in grey."
-        )
-    return pixels
-
-
-def _read_nifti(path: str, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
-    """`(H, W)`, and the spacing, see :func:`_read_nifti_array`."""
-    pixels, pixel_mm = _read_nifti_array(path, where)
+def _read_nifti(path: str, where: str) -> tuple[ImageFile, Sides | None]:
+    """The pixels and the spacing, see :func:`_read_nifti_array`."""
+    pixels, sides = _read_nifti_array(path, where)
     if pixels.ndim != 2:
         raise InputError(f"{where} has shape {pixels.shape}, expected a single-channel image of 2 dimensions.")
-    return pixels.T, pixel_mm
+    return _nifti_content(pixels.T, *sides)
 
 
-def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[float, float] | None]:
+def _nifti_content(pixels: np.ndarray, sides: Sides, unit_mm: float | None) -> tuple[ImageFile, Sides | None]:
+    """Of a file that names no unit the shape of the pixels counts alone: its lengths are often a filler."""
+    opaque = np.ones(pixels.shape, bool)
+    if unit_mm is not None:
+        return ImageFile(pixels, opaque, 1.0, None), (sides[0] * unit_mm, sides[1] * unit_mm)
+    is_known = all(np.isfinite(sides)) and min(sides) > 0
+    return ImageFile(pixels, opaque, sides[0] / sides[1] if is_known else 1.0, None), None
+
+
+def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[Sides, float | None]]:
     """
-    `(W, H, ...)` without further axes of length 1, and the spacing of rows and columns where the header says that its
-    unit is mm: without a unit it is often a filler.
+    `(W, H, ...)` without further axes of length 1, height and width of a pixel, and the millimetres of their unit, None
+    where the header names none.
     """
     check_nifti_extent(path, MAX_RADIOGRAPH_PIXELS, where)
     try:
@@ -195,10 +183,8 @@ def _read_nifti_array(path: str, where: str) -> tuple[np.ndarray, tuple[float, f
     if pixels.dtype.kind not in "biuf":
         raise InputError(f"{where} holds values of type {pixels.dtype}, expected real numbers, one for each pixel.")
     pixels = pixels.reshape(pixels.shape[:2] + tuple(length for length in pixels.shape[2:] if length != 1))
-    if image.header.get_xyzt_units()[0] != "mm":
-        return pixels, None
-    width_mm, height_mm = (float(zoom) for zoom in image.header.get_zooms()[:2])
-    return pixels, (height_mm, width_mm)
+    width, height = (float(zoom) for zoom in image.header.get_zooms()[:2])
+    return pixels, ((height, width), NIFTI_MM.get(image.header.get_xyzt_units()[0]))
 
 
 def _least_step(image: np.ndarray) -> float:

@@ -46,6 +46,7 @@ def place_on_detector(
     pixel_mm: tuple[float, float] | None,
     magnification: float | None,
     geometry: BiplanarGeometry,
+    pixel_aspect: float = 1.0,
 ) -> torch.Tensor:
     """
     Resamples a radiograph to the detector's pixels. Where it does not reach, there is air.
@@ -60,6 +61,7 @@ def place_on_detector(
         pixel_mm: size of a pixel along a column and along a row, None where unknown.
         magnification: of the plane through the isocentre in `pixel_mm`; None stands for the geometry's.
         geometry: the acquisition geometry, of one pair.
+        pixel_aspect: height of a pixel over its width, where `pixel_mm` is unknown.
 
     Returns:
         `(P, P)` float32.
@@ -67,7 +69,8 @@ def place_on_detector(
     shown = np.zeros_like(image)
     shown[area] = image[area]
     if pixel_mm is None:
-        spacing = [geometry.detector_size_mm / max(image.shape)] * 2
+        width = geometry.detector_size_mm / max(image.shape[0] * pixel_aspect, image.shape[1])
+        spacing = [width * pixel_aspect, width]
     else:
         scale = geometry.magnification(0.0) / magnification if magnification else 1.0
         spacing = [side * scale for side in pixel_mm]

@@ -136,7 +136,8 @@ class PrepareXraysd(MapTransform):
         area = exposed_area(radiograph)
         _warn_of_saturation(radiograph, area, field)
         scaled = np.where(radiograph.exposed, self._scaled(radiograph, area), 0).astype(np.float32)
-        placed = place_on_detector(scaled, area, radiograph.pixel_mm, radiograph.magnification, geometry)[None]
+        sizes = radiograph.pixel_mm, radiograph.magnification, geometry, radiograph.pixel_aspect
+        placed = place_on_detector(scaled, area, *sizes)[None]
         if not torch.isfinite(placed).all():
             raise InputError(
                 f"{shown(radiograph.path)}: field '{field}' becomes NaN or infinite on the detector, expected values "
