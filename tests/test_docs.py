@@ -151,6 +151,19 @@ def test_benchmarks_tests_and_configs_that_a_page_names_are_there(page: Path):
         assert (ROOT / name).is_file(), name
 
 
+def test_the_readmes_schedule_and_losses_are_those_of_the_configs():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = {name: cells.split(" | ") for name, cells in re.findall(r"^\| (schedule|loss) \| (.+) \|$", text, re.M)}
+    terms = {"L1": "l1", "SSIM": "ssim", "VGG": "vgg", "gradient": "gradient", "DRR": "drr"}
+    weights: dict[str, float] = {}
+    for stage, (schedule, loss) in enumerate(zip(rows["schedule"], rows["loss"], strict=True), start=1):
+        parser = parser_of("train.json", *([f"stage{stage}.json"] if stage > 1 else []))
+        written = [float(number) for number in re.findall(r"\d[\d.e-]*", schedule)]
+        assert written == [parser[name] for name in ("epochs", "learning_rate", "batch_size")]
+        weights |= {terms[name]: float(weight) for weight, name in re.findall(r"([\d.]+) (\w+)", loss)}
+        assert weights == {name: parser.get_parsed_content(f"loss#{name}") for name in weights}, stage
+
+
 def test_the_version_is_the_same_wherever_it_stands():
     metadata = json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))
     cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)

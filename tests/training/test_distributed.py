@@ -8,7 +8,7 @@ import ignite.distributed as idist
 import pytest
 import torch
 
-from bundle_runs import bundle_run, read_configs, stage_configs
+from bundle_runs import bundle_run, stage_configs
 from scripts import InputError, ProgressiveCascadeModel
 from scripts.training.distributed import gathered, one_for_each
 
@@ -71,7 +71,3 @@ def test_two_processes_come_to_the_same_bytes_whether_or_not_they_send_buffers(
         assert run.returncode == 0, run.stdout[-3000:]
         written.append((folder / "stage1_best.pth").read_bytes())
     assert written[0] == written[1]
-
-
-def test_the_configs_of_several_processes_send_no_buffers():
-    assert read_configs(stage_configs(1, MULTI_GPU))["network#broadcast_buffers"] is False

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from ..io import stage_overlays
 from ..io.config_text import as_typed
 from ..projection.imaging import NUMBER_OF_STAGES
 
 TRAIN = "train.json"
-OF_STAGES = {f"stage{stage}.json" for stage in range(2, NUMBER_OF_STAGES + 1)}
-OF_OTHER_WORKFLOWS = {"evaluate.json", "uncertainty.json", "familiarity.json"}
+EVALUATE = "evaluate.json"
+OF_OTHER_WORKFLOWS = {EVALUATE, "uncertainty.json", "familiarity.json"}
 OF_SEVERAL_PROCESSES = "multi_gpu_train.json"
+OF_OVERLAYS = {stage_overlays.ALL, *map(stage_overlays.OF_STAGE.format, stage_overlays.STAGES)}
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,15 @@ class RunLine:
 
     def of_training(self, stage: int) -> RunLine:
         """The same line with the configs of the training of a stage."""
-        kept = self._without(OF_STAGES)
-        return replace(self, configs=self._after_train(kept, f"stage{stage}.json" if stage > 1 else None))
+        own = [stage_overlays.OF_STAGE.format(stage)] if stage > 1 else []
+        return replace(self, configs=self._with_own(own, stage))
 
     def of_evaluation(self, output_dir: str) -> RunLine:
         """The same line with the configs of the evaluation, whose results go to `output_dir`."""
-        kept = self._without({*OF_STAGES, OF_SEVERAL_PROCESSES})
+        configs = self._with_own([EVALUATE], NUMBER_OF_STAGES)
+        kept = tuple(config for config in configs if PurePath(config).name != OF_SEVERAL_PROCESSES)
         options = {**dict(self.options), "output_dir": output_dir}
-        return replace(self, configs=self._after_train(kept, "evaluate.json"), options=tuple(options.items()))
+        return replace(self, configs=kept, options=tuple(options.items()))
 
     def typed(self, workflow: str) -> str:
         """As one would type it."""
@@ -53,14 +56,28 @@ class RunLine:
         line = [*python, "-m", "monai.bundle", "run", workflow, "--config_file", configs]
         return as_typed([*line, *(part for name, value in self.options for part in (f"--{name}", value))])
 
-    def _without(self, names: set[str]) -> list[str]:
-        return [config for config in self.configs if PurePath(config).name not in names]
+    def _with_own(self, names: list[str], stage: int) -> tuple[str, ...]:
+        """The configs with these of the bundle in place of a stage's, and with each overlay's for this stage."""
+        bundle = next(PurePath(config).parent for config in self.configs if PurePath(config).name == TRAIN)
+        found: dict[str, None] = {}  # an ordered set: the configs of an overlay's folder come together
+        for config in self.configs:
+            folder, name = PurePath(config).parent, PurePath(config).name
+            if name == TRAIN:
+                found |= dict.fromkeys([config, *((folder / own).as_posix() for own in names)])
+            elif name not in OF_OVERLAYS:
+                found[config] = None
+            elif folder != bundle:
+                found |= dict.fromkeys(_of_stage(config, stage))
+        return tuple(found)
 
-    @staticmethod
-    def _after_train(configs: list[str], name: str | None) -> tuple[str, ...]:
-        place = next(number for number, config in enumerate(configs) if PurePath(config).name == TRAIN)
-        own = [] if name is None else [PurePath(configs[place]).with_name(name).as_posix()]
-        return (*configs[: place + 1], *own, *configs[place + 1 :])
+
+def _of_stage(config: str, stage: int) -> list[str]:
+    """The configs for a stage in the folder of an overlay's config; this one alone where no overlay's folder has it."""
+    try:
+        found = stage_overlays.configs_of(Path(config).parent, stage)
+    except ValueError:
+        return [config]
+    return [path.as_posix() for path in found]
 
 
 def this_line(arguments: Sequence[str] | None = None) -> RunLine | None:
