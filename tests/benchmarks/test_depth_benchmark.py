@@ -25,7 +25,9 @@ def test_crossings_lie_on_two_rays_of_each_view():
     for (frontal, lateral), (x, y) in places.items():
         for view, ray in ((0, frontal), (1, lateral)):
             through = [(90.0, 0.0, 0.0), (-70.0, 0.0, 0.0)] if view == 0 else [(0.0, -40.0, 0.0), (0.0, 60.0, 0.0)]
-            assert CONE.shadow((x, y, 0.0), view) == pytest.approx(CONE.shadow(through[ray], view), abs=1e-9)
+            assert CONE.projected_point((x, y, 0.0), view) == pytest.approx(
+                CONE.projected_point(through[ray], view), abs=1e-9
+            )
     assert len(set(places.values())) == 4
 
 

@@ -21,16 +21,16 @@ from scripts.data.batch import random_region
 
 SIZE, SCALE = 24, 8.0
 IMAGING = chest_imaging(2 * SIZE)
-SET_UP = IMAGING.geometry
-FILMS = torch.rand(2, 2 * SIZE, 2 * SIZE)
-FILMS[:, :5] = 0
+GEOMETRY = IMAGING.geometry
+RADIOGRAPHS = torch.rand(2, 2 * SIZE, 2 * SIZE)
+RADIOGRAPHS[:, :5] = 0
 
 
 @pytest.fixture
 def batch() -> dict[str, Any]:
-    """A CT alone, and another with films of its own, with metadata as MONAI's loader leaves it."""
+    """A CT alone, and another with radiographs, with metadata as MONAI's loader leaves it."""
     cts = torch.stack([phantom(SIZE, shift)[None] for shift in (0.0, 0.1)])
-    xrays = torch.stack([torch.zeros_like(FILMS), FILMS])
+    xrays = torch.stack([torch.zeros_like(RADIOGRAPHS), RADIOGRAPHS])
     geometry = {
         "views": [("PA", "AP"), ("LL", "LL")],
         "source_to_isocentre_mm": torch.tensor([1600.0, 1400.0], dtype=torch.float64),
@@ -47,7 +47,7 @@ def augmentations() -> dict[str, Any]:
     """All kinds of augmentation, each of which changes every value that it is given."""
     return {
         "augment": RandRotated("ct", range_x=0.3, range_y=0.3, range_z=0.3, prob=1.0, padding_mode="border"),
-        "augment_geometry": RandGeometry(SET_UP, distance=0.05, degrees=3.0, turned=0.5),
+        "augment_geometry": RandGeometry(GEOMETRY, distance=0.05, degrees=3.0, turned=0.5),
         "augment_xrays": RandShiftIntensityd("xrays", 0.2, prob=1.0),
     }
 
@@ -64,24 +64,24 @@ def test_a_batch_becomes_xrays_target_and_the_stage_to_stop_after(batch, stages:
     assert prepare(1)(batch, "cpu", dtype=torch.float64)[0].dtype == torch.float64
 
 
-def test_a_batch_may_mix_records_with_films_and_without(batch):
-    """The one has the projections that it would have by itself, to the bit; the other its films."""
+def test_a_batch_may_mix_records_with_radiographs_and_without(batch):
+    """The one has the projections that it would have by itself, to the bit; the other its radiographs."""
     xrays = prepare()(batch)[0]
-    alone = project(hu_to_attenuation(batch["ct"].as_tensor()[:1]), SET_UP)[0] / SCALE
+    alone = project(hu_to_attenuation(batch["ct"].as_tensor()[:1]), GEOMETRY)[0] / SCALE
     assert torch.equal(xrays[0], alone)
-    assert torch.equal(xrays[1], FILMS)
+    assert torch.equal(xrays[1], RADIOGRAPHS)
 
 
 def test_xrays_are_projected_from_hu_that_were_not_clipped():
-    film = chest_imaging(48, xray_scale=1.0).project(torch.full((1, 1, 8, 8, 8), 3000.0))[0, 0]
-    assert film[23:25, 23:25].mean().item() == pytest.approx(4 * 0.02059 * 360, rel=1e-3)
+    projection = chest_imaging(48, xray_scale=1.0).project(torch.full((1, 1, 8, 8, 8), 3000.0))[0, 0]
+    assert projection[23:25, 23:25].mean().item() == pytest.approx(4 * 0.02059 * 360, rel=1e-3)
 
 
-def test_the_targets_xrays_are_those_of_the_deformed_ct_as_the_network_is_told(batch):
+def test_the_targets_xrays_are_those_of_the_deformed_ct_in_the_nominal_geometry(batch):
     xrays, target, *_ = prepare(**augmentations())(batch)
     unclipped = target["ct"] * 2048 - 1024
     assert not torch.allclose(unclipped[0], batch["ct"].as_tensor()[0], atol=10)
-    expected = project(hu_to_attenuation(unclipped[:1]), SET_UP)[0] / SCALE
+    expected = project(hu_to_attenuation(unclipped[:1]), GEOMETRY)[0] / SCALE
     torch.testing.assert_close(target["xrays"][0], expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(xrays[0], expected, atol=1e-3)
 
@@ -90,27 +90,27 @@ def test_augmented_xrays_leave_the_target_as_it_is_without(batch):
     both = {name: value for name, value in augmentations().items() if name != "augment"}
     (xrays, target, *_), (plain, expected, *_) = prepare(**both)(batch), prepare()(batch)
     assert all(torch.equal(target[key], expected[key]) for key in ("ct", "xrays"))
-    assert all(not torch.allclose(film, other) for film, other in zip(xrays, plain))
-    assert torch.equal(batch["xrays"][1], FILMS)
+    assert all(not torch.allclose(augmented, other) for augmented, other in zip(xrays, plain))
+    assert torch.equal(batch["xrays"][1], RADIOGRAPHS)
 
 
-def test_a_record_with_films_keeps_its_ct_and_the_pose_of_its_films(batch):
+def test_a_record_with_radiographs_keeps_its_ct_and_their_geometry(batch):
     only = {name: value for name, value in augmentations().items() if name != "augment_xrays"}
     xrays, target, *_ = prepare(**only)(batch)
-    assert torch.equal(xrays[1], FILMS)
+    assert torch.equal(xrays[1], RADIOGRAPHS)
     assert torch.equal(target["ct"][1], prepare()(batch)[1]["ct"][1])
 
 
-def test_what_a_film_does_not_show_is_told_to_its_augmentation(batch):
+def test_the_augmentation_of_a_radiograph_receives_its_exposed_area(batch):
     seen = []
     look = Compose([Lambdad("exposed", lambda mask: seen.append(mask.clone()) or mask)])
     prepare(augment_xrays=look)(batch)
     assert seen[0].all()
-    assert torch.equal(torch.as_tensor(seen[1]), FILMS != 0)
+    assert torch.equal(torch.as_tensor(seen[1]), RADIOGRAPHS != 0)
 
 
 def test_no_error_of_the_distance_is_the_nominal_projection_to_the_bit(batch):
-    none = RandGeometry(SET_UP, distance=0.0, degrees=5.0, turned=0.0)
+    none = RandGeometry(GEOMETRY, distance=0.0, degrees=5.0, turned=0.0)
     assert torch.equal(prepare(augment_geometry=none)(batch)[0], prepare()(batch)[0])
 
 
@@ -132,7 +132,7 @@ def test_records_of_a_batch_are_augmented_apart(batch):
     assert not torch.allclose(xrays[0], xrays[1])
 
 
-def test_films_are_collected_with_the_frontal_one_first():
+def test_radiographs_are_stacked_with_the_frontal_one_first():
     record = {
         "ct": 1,
         "frontal": torch.zeros(1, 4, 4),
@@ -175,7 +175,7 @@ def test_a_crop_that_is_larger_than_the_volume_is_refused(batch):
 
 
 @torch.no_grad()
-def test_the_inferer_gives_the_last_volume_in_slabs_and_in_bfloat16(small_cascade, awaken):
+def test_the_inferer_returns_the_last_volume_in_slabs_and_in_bfloat16(small_cascade, awaken):
     model, xrays = awaken(small_cascade(FinalVolumeModel)).eval(), torch.rand(1, 2, 128, 128)
     expected = model(xrays)
     assert torch.equal(FinalVolumeInferer()(xrays, model), expected)
@@ -186,7 +186,7 @@ def test_the_inferer_gives_the_last_volume_in_slabs_and_in_bfloat16(small_cascad
     assert (half - expected).norm() < 0.05 * expected.norm()
 
 
-def test_a_network_that_knows_pa_alone_is_told_pa_of_every_film_and_is_scored_with_the_truth(batch):
+def test_a_network_that_has_met_pa_alone_receives_pa_and_is_scored_with_the_true_views(batch):
     with pytest.warns(UserWarning, match="view is AP, expected PA"):
         _, target, _, arguments = prepare(known_views=[("PA", "LL")])(batch)
     assert arguments["geometry"].views == ("PA", "LL")
@@ -194,8 +194,8 @@ def test_a_network_that_knows_pa_alone_is_told_pa_of_every_film_and_is_scored_wi
     assert target["geometry"].of_case(1).views == ("AP", "LL")
 
 
-def test_cases_of_one_set_up_give_it_in_plain_numbers(batch):
+def test_a_batch_of_one_geometry_has_it_in_plain_numbers(batch):
     distances = {name: values[:1].expand(2) for name, values in batch["geometry"].items() if name != "views"}
     alike = {**distances, "views": [("PA", "PA"), ("LL", "LL")]}
     found = prepare()({**batch, "geometry": alike})[3]["geometry"]
-    assert found == SET_UP
+    assert found == GEOMETRY

@@ -44,7 +44,7 @@ def smooth_pair(batch: int = 1, size: int = 16) -> tuple[torch.Tensor, torch.Ten
     return tuple(interpolate(volume, size=(size,) * 3, mode="trilinear") for volume in coarse)
 
 
-def films_of(volume: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
+def xrays_of(volume: torch.Tensor, geometry: BiplanarGeometry) -> torch.Tensor:
     return project(hu_to_attenuation(volume * 2048 - 1024), geometry) / XRAY_SCALE
 
 
@@ -142,7 +142,7 @@ def test_identical_volumes_cost_nothing(untrained: TriPlanarVGGLoss, small_geome
         assert loss(volume, volume.clone()).item() == pytest.approx(0, abs=1e-6)
     assert Stage1Loss()(volume, volume.clone(), None).item() == pytest.approx(0, abs=1e-6)
     drr = DRRReprojectionLoss(imaging_in(small_geometry))
-    assert drr(volume, films_of(volume, small_geometry)).item() == pytest.approx(0, abs=1e-6)
+    assert drr(volume, xrays_of(volume, small_geometry)).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_different_volumes_cost_something_under_every_loss(
@@ -151,7 +151,7 @@ def test_different_volumes_cost_something_under_every_loss(
     prediction, truth = smooth_pair()
     drr = DRRReprojectionLoss(imaging_in(small_geometry))
     values = [loss(prediction, truth).item() for loss in (SSIMLoss(), GradientMagnitudeLoss(), untrained)]
-    assert min([*values, drr(prediction, films_of(truth, small_geometry)).item()]) > 1e-3
+    assert min([*values, drr(prediction, xrays_of(truth, small_geometry)).item()]) > 1e-3
 
 
 def test_the_gradient_magnitude_of_a_ramp_is_its_slope():
@@ -175,7 +175,7 @@ def test_the_gradient_of_flat_volumes_is_finite():
 def test_the_drr_loss_grows_with_the_error_of_the_volume(small_geometry: BiplanarGeometry):
     loss = DRRReprojectionLoss(imaging_in(small_geometry))
     volume = smooth_pair()[0] * 0.4 + 0.3
-    xrays = films_of(volume, small_geometry)
+    xrays = xrays_of(volume, small_geometry)
     bump = torch.zeros_like(volume)
     bump[..., 6:9, 6:9, 6:9] = 0.1
     costs = [loss(volume + factor * bump, xrays).item() for factor in (0, 1, 2)]
@@ -184,29 +184,29 @@ def test_the_drr_loss_grows_with_the_error_of_the_volume(small_geometry: Biplana
     assert costs[1] > 1e-4
 
 
-def test_a_part_of_a_volume_without_the_rest_has_no_line_integrals(small_geometry: BiplanarGeometry):
+def test_a_region_without_the_rest_has_no_line_integrals(small_geometry: BiplanarGeometry):
     loss = DRRReprojectionLoss(imaging_in(small_geometry))
     region = Region(16, (0, 0, 0), (8, 8, 8))
-    with pytest.raises(ValueError, match="a region, but no base; expected the volume that it is a part of"):
+    with pytest.raises(ValueError, match="a region, but no base; expected the volume that the region is of"):
         loss(torch.rand(1, 1, 8, 8, 8), torch.rand(1, 2, 32, 32), region=region)
 
 
 def test_the_drr_loss_of_a_denser_cube_is_the_excess_line_integral(small_geometry: BiplanarGeometry):
     loss = DRRReprojectionLoss(imaging_in(small_geometry))
     water, denser = (torch.full((1, 1, 16, 16, 16), scaled) for scaled in (0.5, 0.75))
-    films = loss.project(water)
-    assert films.shape == (1, 2, 32, 32)
-    centre = films[0, :, 15:17, 15:17]
+    projections = loss.project(water)
+    assert projections.shape == (1, 2, 32, 32)
+    centre = projections[0, :, 15:17, 15:17]
     torch.testing.assert_close(centre * XRAY_SCALE, torch.full_like(centre, 0.02059 * 360), rtol=1e-3, atol=0)
-    expected = (loss.project(denser) - films).mean()
-    torch.testing.assert_close(expected, films.mean() * 0.512, rtol=1e-4, atol=0)
-    torch.testing.assert_close(loss(denser, films), expected)
+    expected = (loss.project(denser) - projections).mean()
+    torch.testing.assert_close(expected, projections.mean() * 0.512, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss(denser, projections), expected)
 
 
 def test_the_drr_loss_compares_finer_xrays_by_their_average(small_geometry: BiplanarGeometry):
     loss = DRRReprojectionLoss(imaging_in(small_geometry))
     volume, truth = smooth_pair()
-    xrays = films_of(truth, small_geometry)
+    xrays = xrays_of(truth, small_geometry)
     fine = xrays.repeat_interleave(4, -1).repeat_interleave(4, -2)
     torch.testing.assert_close(loss(volume, fine), loss(volume, xrays))
 
@@ -217,7 +217,7 @@ def test_the_gradient_of_the_drr_loss_points_to_the_missing_tissue(small_geometr
     prediction = truth.clone()
     prediction[..., 6:10, 6:10, 6:10] = 0.1
     prediction.requires_grad_(True)
-    loss(prediction, films_of(truth, small_geometry)).backward()
+    loss(prediction, xrays_of(truth, small_geometry)).backward()
     assert (prediction.grad[..., 7:9, 7:9, 7:9] < 0).all()
 
 
@@ -346,7 +346,7 @@ def test_the_stages_losses_are_the_weighted_sums_of_the_design(
     small_geometry: BiplanarGeometry, reprojection: dict[str, Any], untrained: TriPlanarVGGLoss
 ):
     prediction, truth = smooth_pair()
-    xrays = films_of(truth, small_geometry)
+    xrays = xrays_of(truth, small_geometry)
     terms = {
         "l1": 1.0 * l1_loss(prediction, truth),
         "ssim": 0.5 * SSIMLoss()(prediction, truth),
@@ -380,7 +380,7 @@ def test_a_term_of_weight_zero_is_left_out_and_needs_nothing(
     """The VGG weights of a term that does not count are not asked for."""
     loss = MultiScaleLoss(3, **reprojection, vgg=0, vgg_weights="no such file", gradient=0.0)
     prediction, truth = smooth_pair()
-    loss([None, None, prediction], {"ct": truth, "xrays": films_of(truth, small_geometry)})
+    loss([None, None, prediction], {"ct": truth, "xrays": xrays_of(truth, small_geometry)})
     assert loss.names == tuple(loss.terms) == ("loss", "l1", "ssim", "drr")
 
 
@@ -396,7 +396,7 @@ def test_every_term_is_reported_by_name(small_geometry: BiplanarGeometry, reproj
     loss = MultiScaleLoss(3, **reprojection, vgg_weights="untrained", vgg_fraction=0.1)
     prediction, truth = smooth_pair()
     prediction.requires_grad_(True)
-    total = loss([None, None, prediction], {"ct": truth, "xrays": films_of(truth, small_geometry)})
+    total = loss([None, None, prediction], {"ct": truth, "xrays": xrays_of(truth, small_geometry)})
     assert loss.names == tuple(loss.terms) == ("loss", "l1", "ssim", "vgg", "drr", "gradient")
     assert loss.terms["loss"] == pytest.approx(total.item())
     weights = {"l1": 1.0, "ssim": 0.5, "vgg": 0.1, "gradient": 0.2, "drr": 0.3}
@@ -411,11 +411,11 @@ def test_a_loss_of_a_stage_that_does_not_exist_is_refused(stage):
         MultiScaleLoss(stage)
 
 
-def test_the_drr_loss_of_a_part_is_that_of_the_whole_with_the_part_in_it(small_geometry: BiplanarGeometry):
+def test_the_drr_loss_of_a_region_is_that_of_the_whole_with_the_region_in_it(small_geometry: BiplanarGeometry):
     """Exact, although attenuation is clamped at air and so not linear in HU."""
     loss = DRRReprojectionLoss(imaging_in(small_geometry))
     base, whole = torch.rand(2, 2, 1, 16, 16, 16, dtype=torch.float64) - 0.1
-    xrays, region = films_of(torch.rand_like(base), small_geometry), Region(16, (2, 0, 5), (10, 7, 16))
+    xrays, region = xrays_of(torch.rand_like(base), small_geometry), Region(16, (2, 0, 5), (10, 7, 16))
     part = region.of(whole).clone().requires_grad_()
     together = base.clone()
     region.of(together).copy_(part.detach())
@@ -428,7 +428,7 @@ def test_the_drr_loss_of_a_part_is_that_of_the_whole_with_the_part_in_it(small_g
 
 
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_part_of_the_volume_is_compared_with_that_part_of_the_truth(
+def test_a_region_is_compared_with_that_region_of_the_ground_truth(
     stage: int, small_geometry: BiplanarGeometry, reprojection: dict[str, Any]
 ):
     vgg = {"vgg_weights": "untrained", "vgg_fraction": 1.0}

@@ -7,7 +7,7 @@ import torch
 
 from phantoms import chest_geometry
 from scripts import BiplanarGeometry
-from scripts.networks.attention import BiplanarCrossAttention, BiplanarTransformerLayer, ray_windows, reduced
+from scripts.networks.attention import BiplanarCrossAttention, BiplanarTransformerLayer, averaged, ray_windows
 
 HIDDEN, HEADS, CONTEXT, TOKENS, PIXELS = 12, 3, 5, 4, 16
 WIDE = chest_geometry(700.0, 1000.0, detector_size_mm=700.0)
@@ -21,7 +21,7 @@ GEOMETRIES = {
 
 
 def ray_mask(windows: torch.Tensor, view: int, pixels: int) -> torch.Tensor:
-    """`(tokens, pixels)`: which film pixels, row by row, each token of the flattened cube may see."""
+    """`(tokens, pixels)`: which pixels of the feature map, row by row, each token of the flattened volume may read."""
     tokens = len(windows)
     seen = torch.zeros(tokens, pixels, dtype=torch.bool).scatter(1, windows, True)
     x, y, z = (axis.flatten() for axis in torch.meshgrid(*[torch.arange(tokens)] * 3, indexing="ij"))
@@ -45,7 +45,7 @@ def both_forms() -> tuple[BiplanarCrossAttention, BiplanarCrossAttention]:
     return ray, dense
 
 
-def random_tokens_and_films(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def random_tokens_and_maps(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randn(batch, TOKENS, TOKENS, TOKENS, HIDDEN, dtype=torch.float64)
     return tokens, torch.randn(batch, 2, PIXELS, PIXELS, CONTEXT, dtype=torch.float64)
 
@@ -53,14 +53,14 @@ def random_tokens_and_films(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 def test_ray_attention_is_dense_attention_under_the_mask_of_the_rays(geometry: BiplanarGeometry):
     ray, _ = both_forms()
-    tokens, films = random_tokens_and_films()
+    tokens, maps = random_tokens_and_maps()
     windows = ray_windows(geometry, TOKENS, PIXELS, tokens.device)
     assert windows.shape[1] < PIXELS
     expected = sum(
-        masked_dense_attention(ray.block, tokens.flatten(1, 3), films[:, v].flatten(1, 2), ray_mask(windows, v, PIXELS))
+        masked_dense_attention(ray.block, tokens.flatten(1, 3), maps[:, v].flatten(1, 2), ray_mask(windows, v, PIXELS))
         for v in (0, 1)
     )
-    torch.testing.assert_close(ray(tokens, films, windows), expected.view_as(tokens))
+    torch.testing.assert_close(ray(tokens, maps, windows), expected.view_as(tokens))
 
 
 def test_attention_on_the_side_of_the_queries_is_monais_block():
@@ -71,30 +71,30 @@ def test_attention_on_the_side_of_the_queries_is_monais_block():
 
 def test_dense_attention_is_the_same_without_a_mask():
     _, dense = both_forms()
-    tokens, films = random_tokens_and_films()
+    tokens, maps = random_tokens_and_maps()
     everything = torch.ones(TOKENS**3, PIXELS**2, dtype=torch.bool)
     expected = sum(
-        masked_dense_attention(dense.block, tokens.flatten(1, 3), films[:, v].flatten(1, 2), everything) for v in (0, 1)
+        masked_dense_attention(dense.block, tokens.flatten(1, 3), maps[:, v].flatten(1, 2), everything) for v in (0, 1)
     )
-    torch.testing.assert_close(dense(tokens, films, None), expected.view_as(tokens))
+    torch.testing.assert_close(dense(tokens, maps, None), expected.view_as(tokens))
 
 
-def test_ray_attention_with_windows_over_the_whole_film_is_dense_attention():
+def test_ray_attention_with_windows_over_the_whole_map_is_dense_attention():
     ray, dense = both_forms()
-    tokens, films = random_tokens_and_films()
+    tokens, maps = random_tokens_and_maps()
     whole = torch.arange(PIXELS).expand(TOKENS, PIXELS)
-    torch.testing.assert_close(ray(tokens, films, whole), dense(tokens, films, whole))
+    torch.testing.assert_close(ray(tokens, maps, whole), dense(tokens, maps, whole))
 
 
 def test_a_token_answers_to_its_own_window_and_to_no_other_pixel():
     ray, _ = both_forms()
-    tokens, films = random_tokens_and_films(batch=1)
+    tokens, maps = random_tokens_and_maps(batch=1)
     windows = ray_windows(WIDE, TOKENS, PIXELS, tokens.device)
-    films.requires_grad_(True)
+    maps.requires_grad_(True)
     x, y, z = 3, 0, 1
-    ray(tokens, films, windows)[0, x, y, z].sum().backward()
+    ray(tokens, maps, windows)[0, x, y, z].sum().backward()
     for view, across in ((0, x), (1, y)):
-        read = films.grad[0, view].abs().sum(-1) > 0
+        read = maps.grad[0, view].abs().sum(-1) > 0
         expected = torch.zeros_like(read)
         expected[windows[z][:, None], windows[across]] = True
         assert torch.equal(read, expected)
@@ -113,19 +113,19 @@ def test_self_attention_reads_the_averages_of_eight_tokens(side: int):
         ],
         dim=1,
     )
-    torch.testing.assert_close(reduced(tokens), expected)
+    torch.testing.assert_close(averaged(tokens), expected)
 
 
-def test_every_pixel_in_the_shadow_of_the_cube_is_in_some_window():
+def test_every_pixel_in_the_footprint_of_the_volume_is_in_some_window():
     windows = ray_windows(chest_geometry(), 16, 128, torch.device("cpu"))
-    shadow = 360 * 1800 / (1600 - 180) / 480 * 128
-    inside = (torch.arange(128) - 63.5).abs() < shadow / 2
+    footprint = 360 * 1800 / (1600 - 180) / 480 * 128
+    inside = (torch.arange(128) - 63.5).abs() < footprint / 2
     assert set(torch.arange(128)[inside].tolist()) <= set(windows.flatten().tolist())
 
 
 @pytest.mark.parametrize(("tokens", "pixels"), [(4, 16), (4, 128), (16, 128), (16, 100), (4, 6)])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
-def test_the_shadow_of_every_point_falls_into_its_tokens_window(geometry: BiplanarGeometry, tokens: int, pixels: int):
+def test_every_point_is_projected_into_its_tokens_window(geometry: BiplanarGeometry, tokens: int, pixels: int):
     windows = ray_windows(geometry, tokens, pixels, torch.device("cpu"))
     assert windows.min() >= 0
     assert windows.max() < pixels
@@ -135,10 +135,10 @@ def test_the_shadow_of_every_point_falls_into_its_tokens_window(geometry: Biplan
         towards_source = points[:, axis] * {"AP": 1, "PA": -1, "LL": 1, "RL": -1}[geometry.views[view]]
         magnification = geometry.source_to_detector_mm / (geometry.source_to_isocentre_mm - towards_source)
         magnification = torch.ones_like(towards_source) if geometry.is_parallel else magnification
-        for film_axis in (2, across):
-            shadow = -points[:, film_axis] * magnification / geometry.detector_size_mm * pixels + pixels / 2 - 0.5
-            window = windows[token[:, film_axis]]
-            for pixel in (shadow.floor(), shadow.ceil()):
+        for volume_axis in (2, across):
+            projected = -points[:, volume_axis] * magnification / geometry.detector_size_mm * pixels + pixels / 2 - 0.5
+            window = windows[token[:, volume_axis]]
+            for pixel in (projected.floor(), projected.ceil()):
                 assert (window == pixel.clamp(0, pixels - 1).long()[:, None]).any(1).all()
 
 
@@ -148,8 +148,8 @@ def test_windows_name_no_pixel_twice():
         assert (windows.diff(dim=1) == 1).all()
 
 
-def test_windows_are_a_small_part_of_the_film():
-    """What makes attention affordable: a token of the design's cascade sees few of a film's pixels."""
+def test_windows_are_a_small_part_of_the_map():
+    """What makes attention affordable: a token of the design's cascade reads few of a map's pixels."""
     for pixels in (128, 256, 512):
         windows = ray_windows(chest_geometry(), 16, pixels, torch.device("cpu"))
         assert windows.shape[1] ** 2 < 0.05 * pixels**2

@@ -243,10 +243,10 @@ def test_a_level_of_the_encoder_moves_its_own_stage_and_none_before_it(
     assert changed == [stage >= level for stage in (0, 1, 2)]
 
 
-def test_another_set_up_reads_the_films_elsewhere(small_cascade: Build, awaken: Awaken, geometry, xrays):
+def test_another_geometry_reads_the_xrays_elsewhere(small_cascade: Build, awaken: Awaken, geometry, xrays):
     model = awaken(small_cascade())
-    turned = chest_geometry(detector_pixels=128, views=("AP", "RL"))
+    opposite = chest_geometry(detector_pixels=128, views=("AP", "RL"))
     with torch.no_grad():
-        own, same, other = (model(xrays, g, stages=1)[0] for g in (None, geometry, turned))
+        own, same, other = (model(xrays, g, stages=1)[0] for g in (None, geometry, opposite))
     assert torch.equal(own, same)
     assert not torch.allclose(own, other)

@@ -39,7 +39,7 @@ def test_both_views_share_the_weights(encoder, xrays):
         torch.testing.assert_close(straight.flip(1), swapped)
 
 
-def test_each_film_is_encoded_by_itself(encoder, xrays):
+def test_each_xray_is_encoded_by_itself(encoder, xrays):
     together = features(encoder, xrays)
     for case in range(2):
         for view in range(2):
@@ -49,10 +49,10 @@ def test_each_film_is_encoded_by_itself(encoder, xrays):
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])
-def test_each_level_sees_every_pixel_of_the_films(encoder, xrays, level: int):
-    films = xrays.requires_grad_()
-    encoder(films, 3)[level].square().sum().backward()
-    assert films.grad.ne(0).all()
+def test_each_level_sees_every_pixel_of_the_xrays(encoder, xrays, level: int):
+    xrays.requires_grad_()
+    encoder(xrays, 3)[level].square().sum().backward()
+    assert xrays.grad.ne(0).all()
 
 
 @pytest.mark.parametrize("level", [0, 1, 2])

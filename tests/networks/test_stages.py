@@ -121,7 +121,7 @@ EVIDENCE = {
 
 
 @pytest.mark.parametrize(("evidence_read", "attention", "moving"), EVIDENCE.values(), ids=EVIDENCE.keys())
-def test_a_stage_reads_the_evidence_that_it_is_told_to(
+def test_a_stage_reads_the_input_features_that_are_named(
     evidence_read: tuple, attention: str, moving: list, evidence, geometry, awaken: Build
 ):
     stage = awaken(Stage1Base64(**{**FIRST, "context": {**CONTEXT, "attention": attention}}, evidence=evidence_read))
@@ -137,7 +137,7 @@ def test_a_stage_reads_the_evidence_that_it_is_told_to(
 def test_a_refiner_sees_what_its_base_lacks_of_the_xrays(reads: bool, evidence, geometry, previous, awaken: Build):
     stage = awaken(Stage2Refiner128(**SIZES, evidence=("features", *(["reprojection"] if reads else []))))
     features, xrays = evidence
-    volumes = [run(stage, features, films, geometry, previous) for films in (xrays, xrays.flip(-1))]
+    volumes = [run(stage, features, given, geometry, previous) for given in (xrays, xrays.flip(-1))]
     assert torch.equal(*volumes) is not reads
 
 
@@ -151,8 +151,8 @@ def test_stage_1_ends_closer_to_its_xrays(evidence, geometry):
     for relaxation in (0.0, 1.0):
         torch.nn.init.constant_(stage.relaxation, relaxation)
         volume = run(stage, evidence[0], xrays, geometry)
-        films = IMAGING.project_region(IMAGING.attenuation(volume), Region.whole(16), 32, geometry)
-        errors.append((films - xrays).abs().mean())
+        drr = IMAGING.project_region(IMAGING.attenuation(volume), Region.whole(16), 32, geometry)
+        errors.append((drr - xrays).abs().mean())
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -164,8 +164,8 @@ def test_a_region_of_stage_1_is_that_part_of_the_whole(region: Region | None, ev
     torch.testing.assert_close(parts, (region or Region.whole(16)).of(whole), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("evidence_read", [(), ("positions",), ("xrays", "films")])
-def test_evidence_that_gives_no_volume_is_refused(evidence_read: tuple):
+@pytest.mark.parametrize("evidence_read", [(), ("positions",), ("xrays", "maps")])
+def test_input_features_that_make_no_volume_are_refused(evidence_read: tuple):
     with pytest.raises(ValueError, match="evidence is"):
         Stage1Base64(**FIRST, evidence=evidence_read)
 
@@ -191,7 +191,7 @@ def test_dropped_features_are_dropped_in_training_only(evidence, geometry, awake
 
 
 def local_reach(stage: VolumeStage, evidence, geometry, previous, voxel: tuple[int, int, int]) -> torch.Tensor:
-    """Which X-ray pixels a voxel moves with while the context is held: boolean `(2, P, P)`."""
+    """Which X-ray pixels a voxel moves with while the global branch is held: boolean `(2, P, P)`."""
     features, xrays = (tensor.clone().requires_grad_() for tensor in evidence)
     held = torch.rand(1, 8, 16, 16, 16)
     region = Region.whole(stage.size)
@@ -202,7 +202,7 @@ def local_reach(stage: VolumeStage, evidence, geometry, previous, voxel: tuple[i
 
 
 @pytest.mark.parametrize("kind", [Stage2Refiner128, Stage3Refiner256])
-def test_through_the_local_path_a_voxel_moves_with_pixels_near_its_projections_only(
+def test_through_the_local_branch_a_voxel_moves_with_pixels_near_its_projections_only(
     kind, evidence, geometry, previous, awaken: Build
 ):
     stage, voxel = awaken(kind(**SIZES)).eval(), (8, 20, 13)
@@ -211,18 +211,18 @@ def test_through_the_local_path_a_voxel_moves_with_pixels_near_its_projections_o
     reach = (stage.margin + 1) * 360 / 32 * 1.27 + 2 * 480 / 64
     centre = (torch.arange(64) + 0.5) * 480 / 64 - 240
     for view in (0, 1):
-        column, row = geometry.shadow((x, y, z), view)
+        column, row = geometry.projected_point((x, y, z), view)
         near = ((centre - row).abs() < reach)[:, None] & ((centre - column).abs() < reach)
         assert moved[view].any()
         assert not moved[view][~near].any()
 
 
-def test_every_pixel_in_the_cubes_shadow_moves_some_voxel(evidence, geometry, awaken: Build):
+def test_every_pixel_in_the_volumes_footprint_moves_some_voxel(evidence, geometry, awaken: Build):
     stage = awaken(Stage1Base64(**FIRST)).eval()
     features = evidence[0].clone().requires_grad_()
     stage(features, evidence[1], geometry).square().sum().backward()
-    shadow = 360 * 1800 / (1600 - 180) / 2
-    inside = ((torch.arange(64) + 0.5) * 480 / 64 - 240).abs() < shadow
+    footprint = 360 * 1800 / (1600 - 180) / 2
+    inside = ((torch.arange(64) + 0.5) * 480 / 64 - 240).abs() < footprint
     moves = features.grad.abs().sum((0, 2)) > 0
     assert moves[:, inside][:, :, inside].all()
 

@@ -10,7 +10,7 @@ from scripts import InputError
 
 REFUSED = {
     "half_a_pixel": ({"detector_pixels": 12.5}, "detector_pixels is 12.5"),
-    "source_in_the_cube": ({"source_to_isocentre_mm": 180.0}, "source_to_isocentre_mm is 180.0"),
+    "source_in_the_volume": ({"source_to_isocentre_mm": 180.0}, "source_to_isocentre_mm is 180.0"),
     "source_behind_the_isocentre": ({"source_to_isocentre_mm": -1600.0}, "source_to_isocentre_mm is -1600.0"),
     "detector_before_the_isocentre": ({"source_to_detector_mm": 1500.0}, "source_to_detector_mm is 1500.0"),
     "detector_at_the_isocentre": ({"source_to_detector_mm": 1600.0}, "source_to_detector_mm is 1600.0"),
@@ -35,19 +35,19 @@ REFUSED = {
     "uneven_angles": ({"angles_deg": ((0, 0, 0), (0, 0))}, "angles_deg has shape rows of different lengths"),
     "angles_of_cases_in_plain_numbers": ({"angles_deg": [[[0] * 3] * 2] * 4}, "angles_deg has shape (4, 2, 3)"),
     "angles_of_one_case_as_a_tensor": ({"angles_deg": torch.zeros(2, 3)}, "angles_deg has shape (2, 3)"),
-    "source_in_the_corner_of_a_turned_cube": (
+    "source_in_the_corner_of_a_rotated_volume": (
         {"source_to_isocentre_mm": 300.0, "detector_size_mm": 3000.0, "angles_deg": ((45, 0, 0), (0, 0, 0))},
         "source_to_isocentre_mm is 300.0",
     ),
-    "one_source_in_the_cube": ({"source_to_isocentre_mm": torch.tensor([1600.0, 100.0])}, "isocentre_mm is 100.0"),
+    "one_source_in_the_volume": ({"source_to_isocentre_mm": torch.tensor([1600.0, 100.0])}, "isocentre_mm is 100.0"),
     "one_detector_before_the_isocentre": (
         {"source_to_isocentre_mm": torch.tensor([1600.0, 1850.0])},
         "more than source_to_isocentre_mm, tensor([1600., 1850.])",
     ),
-    "one_detector_too_small": ({"source_to_isocentre_mm": torch.tensor([1600.0, 1400.0])}, "a shadow of 531.1 mm"),
+    "one_detector_too_small": ({"source_to_isocentre_mm": torch.tensor([1600.0, 1400.0])}, "a footprint of 531.1 mm"),
     "cone_and_parallel_cases": (
         {"source_to_isocentre_mm": torch.tensor([1600.0, inf]), "source_to_detector_mm": torch.tensor([1800.0, inf])},
-        "the cases of a batch are of one kind",
+        "the entries of a batch are of one kind",
     ),
     "a_tensor_without_cases": ({"source_to_isocentre_mm": torch.tensor(1600.0)}, "'source_to_isocentre_mm': ()"),
     "different_numbers_of_cases": (
@@ -65,11 +65,11 @@ def test_what_cannot_be_built_is_refused_by_name_and_value(arguments: dict, mess
     assert "BiplanarGeometry" in str(caught.value)
 
 
-def test_a_too_small_detector_is_told_the_size_of_the_shadow():
-    shadow = 360 * 1800 / (1600 - 180)
-    with pytest.raises(InputError, match=f"{shadow:.1f} mm"):
-        chest_geometry(detector_size_mm=shadow - 1)
-    chest_geometry(detector_size_mm=shadow)
+def test_a_detector_that_is_smaller_than_the_footprint_is_refused_with_its_size():
+    footprint_mm = 360 * 1800 / (1600 - 180)
+    with pytest.raises(InputError, match=f"{footprint_mm:.1f} mm"):
+        chest_geometry(detector_size_mm=footprint_mm - 1)
+    chest_geometry(detector_size_mm=footprint_mm)
 
 
 def test_magnification_is_the_ratio_of_the_distances_from_the_source():
@@ -95,7 +95,7 @@ def test_magnification_of_a_detector_at_the_isocentre_of_a_distant_source_tends_
     assert torch.equal(parallel.magnification(torch.tensor([-9.0, 9.0])), torch.ones(2))
 
 
-def test_a_parallel_beam_needs_a_detector_as_large_as_the_cube():
+def test_a_parallel_beam_needs_a_detector_as_large_as_the_volume():
     parallel = {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf, "fov_mm": 360.0}
     assert chest_geometry(**parallel, detector_size_mm=360.0).is_parallel
     with pytest.raises(InputError, match="detector_size_mm"):
@@ -120,13 +120,19 @@ def test_views_from_a_config_are_a_list_and_compare_as_a_tuple():
 
 
 @pytest.mark.parametrize("views", [("AP", "LL"), ("PA", "RL")])
-def test_a_ray_passes_through_the_points_whose_shadow_is_its_pixel(views: tuple[str, str]):
+def test_a_ray_passes_through_the_points_that_are_projected_to_its_pixel(views: tuple[str, str]):
     geometry = chest_geometry(views=views, angles_deg=((9.0, -7.0, 4.0), (-8.0, 6.0, 12.0)))
     for view in (0, 1):
         origin, step = geometry.ray(-70.0, 110.0, view)
         for depth in (-150.0, 0.0, 90.0):
             point = tuple(o + depth * s for o, s in zip(origin, step))
-            assert geometry.shadow(point, view) == pytest.approx((-70.0, 110.0))
+            assert geometry.projected_point(point, view) == pytest.approx((-70.0, 110.0))
+
+
+def test_a_projected_point_is_found_under_its_former_name():
+    geometry, point = chest_geometry(), (60.0, 110.0, -80.0)
+    with pytest.warns(FutureWarning, match="shadow is now projected_point"):
+        assert geometry.shadow(point, 0) == geometry.projected_point(point, 0)
 
 
 def test_cases_apart_are_the_rows_of_the_batch_in_plain_numbers():

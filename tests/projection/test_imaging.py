@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool3d
 
 from phantoms import chest_geometry
 from scripts import BiplanarGeometry, ImagingModel, InputError, Region, hu_to_attenuation, lift, project
-from scripts.projection.imaging import LARGEST_RATIO
+from scripts.projection.imaging import MAX_RATIO
 
 HU_WINDOW, XRAY_SCALE, SIZE = (-1024, 1024), 8.0, 16
 WHOLE = Region.whole(SIZE)
@@ -59,22 +59,22 @@ def test_a_scale_that_is_none_is_refused(geometry, window: Sequence[float], scal
         ImagingModel(geometry, window, scale)
 
 
-def test_a_volume_that_agrees_with_its_xrays_needs_no_correction(imaging: ImagingModel, geometry):
+def test_a_volume_that_agrees_with_its_xrays_needs_no_update(imaging: ImagingModel, geometry):
     log_ratio = imaging.log_ratio(scaled(body()), xrays_of(body(), geometry), 2 * SIZE)
     torch.testing.assert_close(log_ratio, torch.zeros_like(log_ratio), rtol=0, atol=1.3e-6)
-    correction = imaging.correction(scaled(body()), log_ratio, WHOLE)
-    torch.testing.assert_close(correction, torch.zeros_like(correction), rtol=0, atol=1e-5)
+    update = imaging.correction(scaled(body()), log_ratio, WHOLE)
+    torch.testing.assert_close(update, torch.zeros_like(update), rtol=0, atol=1e-5)
 
 
-def test_the_correction_of_half_the_attenuation_is_the_other_half(imaging: ImagingModel, geometry):
+def test_the_update_of_half_the_attenuation_is_the_other_half(imaging: ImagingModel, geometry):
     water, half = torch.full((2, 1, SIZE, SIZE, SIZE), 0.0), torch.full((2, 1, SIZE, SIZE, SIZE), -500.0)
     log_ratio = imaging.log_ratio(scaled(half), xrays_of(water, geometry), 2 * SIZE)
-    correction = imaging.correction(scaled(half), log_ratio, WHOLE)
+    update = imaging.correction(scaled(half), log_ratio, WHOLE)
     inside = (..., slice(2, -2), slice(2, -2), slice(2, -2))
-    torch.testing.assert_close((scaled(half) + correction)[inside], scaled(water)[inside], rtol=5e-3, atol=0)
+    torch.testing.assert_close((scaled(half) + update)[inside], scaled(water)[inside], rtol=5e-3, atol=0)
 
 
-def test_corrections_bring_the_films_together(imaging: ImagingModel, geometry):
+def test_updates_bring_the_projections_together(imaging: ImagingModel, geometry):
     volume, xrays, errors = scaled(body().mean((2, 3), keepdim=True).expand_as(body())), xrays_of(body(), geometry), []
     for _ in range(8):
         drr = imaging.project_region(imaging.attenuation(volume), WHOLE, 2 * SIZE)
@@ -90,11 +90,11 @@ def test_air_stays_air_and_ratios_keep_their_bounds(imaging: ImagingModel, geome
     air[..., :2, 0] = -1024.0
     for xrays in (torch.ones(1, 2, 2 * SIZE, 2 * SIZE), torch.zeros(1, 2, 2 * SIZE, 2 * SIZE)):
         log_ratio = imaging.log_ratio(scaled(air), xrays, 2 * SIZE)
-        assert log_ratio.abs().max() <= log(LARGEST_RATIO) + 1e-6
+        assert log_ratio.abs().max() <= log(MAX_RATIO) + 1e-6
         assert not imaging.correction(scaled(air), log_ratio, WHOLE).any()
 
 
-def test_the_correction_of_a_region_is_that_part_of_the_whole(imaging: ImagingModel, geometry):
+def test_the_update_of_a_region_is_that_region_of_the_update(imaging: ImagingModel, geometry):
     volume, region = torch.rand(1, 1, SIZE, SIZE, SIZE), Region(SIZE, (2, 0, 5), (9, 16, 6))
     log_ratio = imaging.log_ratio(volume, torch.rand(1, 2, 2 * SIZE, 2 * SIZE), 2 * SIZE)
     part = imaging.correction(region.of(volume), log_ratio, region)
@@ -102,22 +102,22 @@ def test_the_correction_of_a_region_is_that_part_of_the_whole(imaging: ImagingMo
 
 
 def test_the_change_is_the_geometric_mean_of_both_rays_ratios(imaging: ImagingModel, geometry):
-    films = torch.tensor([log(1.5), log(0.8)])[:, None, None].expand(1, 2, 2 * SIZE, 2 * SIZE)
-    correction = imaging.correction(scaled(torch.zeros(1, 1, SIZE, SIZE, SIZE)), films, WHOLE)
+    log_ratio = torch.tensor([log(1.5), log(0.8)])[:, None, None].expand(1, 2, 2 * SIZE, 2 * SIZE)
+    update = imaging.correction(scaled(torch.zeros(1, 1, SIZE, SIZE, SIZE)), log_ratio, WHOLE)
     expected = 1000 / 2048 * (sqrt(1.5 * 0.8) - 1)
-    torch.testing.assert_close(correction, torch.full_like(correction, expected))
+    torch.testing.assert_close(update, torch.full_like(update, expected))
 
 
 def test_a_ray_that_misses_its_detector_asks_for_no_change_and_has_a_gradient(imaging: ImagingModel, geometry):
-    """Turned by 20 degrees, corners of the cube cast their shadow beside the lateral detector."""
-    turned = replace(geometry, angles_deg=((0.0, 0.0, 0.0), (20.0, 0.0, 0.0)))
-    on_detector = lift(torch.ones(1, 2, 1, 2 * SIZE, 2 * SIZE), turned, SIZE)[0, :, 0]
+    """In a view that is rotated by 20 degrees, corners of the volume fall beside the lateral detector."""
+    rotated = replace(geometry, angles_deg=((0.0, 0.0, 0.0), (20.0, 0.0, 0.0)))
+    on_detector = lift(torch.ones(1, 2, 1, 2 * SIZE, 2 * SIZE), rotated, SIZE)[0, :, 0]
     missed = (on_detector[0] == 1) & (on_detector[1] == 0)
     assert missed.any()
-    films = torch.full((1, 2, 2 * SIZE, 2 * SIZE), log(1.5), requires_grad=True)
+    log_ratio = torch.full((1, 2, 2 * SIZE, 2 * SIZE), log(1.5), requires_grad=True)
     water = scaled(torch.zeros(1, 1, SIZE, SIZE, SIZE))
-    correction = imaging.correction(water, films, WHOLE, turned)
-    expected = torch.full_like(correction[0, 0][missed], 1000 / 2048 * (sqrt(1.5) - 1))
-    torch.testing.assert_close(correction[0, 0][missed], expected)
-    correction.sum().backward()
-    assert torch.isfinite(films.grad).all()
+    update = imaging.correction(water, log_ratio, WHOLE, rotated)
+    expected = torch.full_like(update[0, 0][missed], 1000 / 2048 * (sqrt(1.5) - 1))
+    torch.testing.assert_close(update[0, 0][missed], expected)
+    update.sum().backward()
+    assert torch.isfinite(log_ratio.grad).all()

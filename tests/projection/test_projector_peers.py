@@ -37,10 +37,10 @@ from peers import Beam, beam  # noqa: E402
 MODULES = {SIDDON: "diffdrr", NANODRR: "nanodrr", RTK: "itk.RTKPython"}
 FULL_SIZE = chest_geometry(detector_pixels=512)
 DISTANT_DETECTOR = {"source_to_detector_mm": 1900.0, "detector_size_mm": 600.0}
-"""Behind the corners of a turned cube, too: the peers' rays end at the detector."""
+"""Behind the corners of a rotated volume, too: the peers' rays end at the detector."""
 ALONG_AXES = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
-TURNED = ((7.0, -4.0, 3.0), (-6.0, 5.0, 0.0))
-TURNED_FURTHER = ((-12.0, 9.0, -8.0), (11.0, -10.0, 15.0))
+ROTATED = ((7.0, -4.0, 3.0), (-6.0, 5.0, 0.0))
+ROTATED_FURTHER = ((-12.0, 9.0, -8.0), (11.0, -10.0, 15.0))
 VIEWS = (("PA", "LL"), ("AP", "RL"))
 
 BODY = torch.tensor([20.0, -15.0, 10.0]).double(), torch.tensor([30.0, 25.0, 35.0]).double()
@@ -103,7 +103,7 @@ def test_we_are_no_further_from_any_peer_than_the_peers_are_from_each_other():
 
 @pytest.mark.parametrize(("peer", "limit"), [(NANODRR, 1e-3), (RTK, 1e-5)])
 @pytest.mark.parametrize("views", VIEWS)
-@pytest.mark.parametrize("angles", [ALONG_AXES, TURNED, TURNED_FURTHER], ids=["along axes", "off", "further off"])
+@pytest.mark.parametrize("angles", [ALONG_AXES, ROTATED, ROTATED_FURTHER], ids=["along axes", "off", "further off"])
 def test_projections_from_every_side_agree(peer: str, limit: float, views: tuple[str, str], angles: tuple):
     """
     Views along the axes and off them; the peers know the angles only by the rotated source and pixels. The outer
@@ -135,7 +135,7 @@ def test_the_central_ray_through_a_full_cube_measures_its_side(projector: str):
         assert view[projector][16, 16].item() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("angles", [ALONG_AXES, TURNED], ids=["along axes", "off axes"])
+@pytest.mark.parametrize("angles", [ALONG_AXES, ROTATED], ids=["along axes", "off axes"])
 @pytest.mark.parametrize(("projector", "limit"), [(OURS, 0.002), (NANODRR, 0.002), (RTK, 0.002), (SIDDON, 0.02)])
 def test_every_projector_finds_the_known_integrals_of_a_smooth_body(projector: str, limit: float, angles: tuple):
     """Siddon's voxels are constant: along the axes, where rays cross the same few rows of voxels, that is coarser."""

@@ -263,7 +263,7 @@ def test_the_matrix_projects_to_the_points_of_the_geometry(geometry: BiplanarGeo
     points = np.random.default_rng(0).uniform(-150, 150, (20, 3))
     matrix = projection_matrix(geometry, CENTRE_MM, view)
     homogeneous = np.concatenate([points + CENTRE_MM, np.ones((20, 1))], axis=1) @ matrix.T
-    points_mm = np.stack(geometry.shadow(tuple(points.T), view), axis=1)
+    points_mm = np.stack(geometry.projected_point(tuple(points.T), view), axis=1)
     detector_mm = (homogeneous[:, :2] / homogeneous[:, 2:] - 0.5) * geometry.detector_size_mm
     np.testing.assert_allclose(detector_mm, points_mm, atol=1e-9)
 

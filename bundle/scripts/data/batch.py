@@ -23,9 +23,9 @@ class PrepareBiplanarBatch(PrepareBatch):
     `stages` and `geometry` arguments: deforms the CTs, projects them, and augments the X-rays, each record by itself,
     on the engine's device.
 
-    The target's CT is scaled to [0, 1]. Its X-rays are those of the CT in the nominal geometry without augmentation; a
-    record with films of its own keeps them and their geometry, and is not deformed, since nobody can take its films
-    again.
+    The target's CT is scaled to [0, 1]. Its X-rays are projections of the CT in the nominal geometry without
+    augmentation; a record with radiographs keeps them and their geometry, and is not deformed, since nobody can acquire
+    them again.
 
     A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_radiographs` and `geometry`, see
     :class:`~scripts.StackXraysd`. The random transforms are seeded for every record by torch's global generator, which
@@ -35,13 +35,13 @@ class PrepareBiplanarBatch(PrepareBatch):
         stages: the stage to stop after.
         imaging: projects the CTs and scales them.
         augment: random transform of the record `{"ct"}`; None for none.
-        augment_geometry: gives each projection a set-up of its own; None for the nominal one.
-        augment_xrays: random transform of the record `{"xrays", "exposed"}`, both `(2, P, P)`, `exposed` being where a
-            film shows anything; None for none.
-        crop: side, in voxels of that stage, of the random part of the volume that is decoded and scored, the same for a
+        augment_geometry: draws the acquisition geometry of each projection; None for the nominal one.
+        augment_xrays: random transform of the record `{"xrays", "exposed"}`, both `(2, P, P)`, `exposed` being the
+            exposed area; None for none.
+        crop: side, in voxels of that stage, of the random crop of the volume that is decoded and scored, the same for a
             batch and in the target and the network's arguments as `region`; None for the whole volume.
-        known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; None
-            tells it the truth, as training does.
+        known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; with
+            None it receives the true ones, as in training.
     """
 
     def __init__(
@@ -65,23 +65,25 @@ class PrepareBiplanarBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, Any], tuple, dict[str, Any]]:
-        cts, films = (_plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays"))
+        cts, radiographs = (
+            _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
+        )
         has_radiographs = [bool(has) for has in batchdata["has_radiographs"]]
-        prepared = [self._record(*record) for record in zip(cts, films, has_radiographs)]
+        prepared = [self._record(*record) for record in zip(cts, radiographs, has_radiographs)]
         xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
         geometry = geometry_of_batch(batchdata["geometry"], self.imaging.geometry)
-        told = geometry if self.known_views is None else as_known(geometry, self.known_views)
+        received = geometry if self.known_views is None else as_known(geometry, self.known_views)
         target: dict[str, Any] = {"ct": self.imaging.scale(cts), "xrays": target_xrays, "geometry": geometry}
-        arguments: dict[str, Any] = {"stages": self.stages, "geometry": told}
+        arguments: dict[str, Any] = {"stages": self.stages, "geometry": received}
         if self.crop is not None:
             region = random_region(self.imaging.volume_size(self.stages), self.crop)
             arguments["region"] = target["region"] = region
         return xrays, target, (), arguments
 
-    def _record(self, hu: torch.Tensor, films: torch.Tensor, has_radiographs: bool) -> tuple[torch.Tensor, ...]:
-        """X-rays as they are seen, X-rays as they should be, and the CT in HU."""
+    def _record(self, hu: torch.Tensor, radiographs: torch.Tensor, has_radiographs: bool) -> tuple[torch.Tensor, ...]:
+        """The X-rays of the input, those of the target, and the CT in HU."""
         if has_radiographs:
-            return self._augmented(films, films != 0), films, hu
+            return self._augmented(radiographs, radiographs != 0), radiographs, hu
         if self.augment is not None:
             hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])
         nominal = seen = self.imaging.project(hu[None])[0]
@@ -97,10 +99,11 @@ class PrepareBiplanarBatch(PrepareBatch):
 
 class PrepareRadiographsBatch(PrepareBatch):
     """
-    Gives the engine the X-rays of a batch, and the network the geometry that they were taken in.
+    Makes a batch into the network's input, its X-rays, and the argument `geometry`, in which they were acquired.
 
     Args:
-        geometry: the set-up; each record's `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, goes before it.
+        geometry: the nominal one, which each record's `geometry` overrides, see
+            :class:`~scripts.GeometryFromRadiographsd`.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`.
     """
 
@@ -119,18 +122,18 @@ class PrepareRadiographsBatch(PrepareBatch):
         return xrays, None, (), {"geometry": as_known(geometry, self.known_views)}
 
 
-def geometry_of_batch(films: Mapping[str, Any], geometry: BiplanarGeometry) -> BiplanarGeometry:
+def geometry_of_batch(radiographs: Mapping[str, Any], geometry: BiplanarGeometry) -> BiplanarGeometry:
     """
-    The set-up of a batch's cases, in plain words and numbers where they share it.
+    The geometry of a batch's entries, in plain words and numbers where they share it.
 
     Args:
-        films: what the films of each record say, collated, see :class:`~scripts.GeometryFromRadiographsd`.
+        radiographs: what the radiographs of each record say, collated, see :class:`~scripts.GeometryFromRadiographsd`.
         geometry: all else.
     """
-    views = list(zip(*films["views"]))
+    views = list(zip(*radiographs["views"]))
     values: dict[str, Any] = {"views": views[0] if len(set(views)) == 1 else signs_of_views(views)}
     for name in ("source_to_isocentre_mm", "source_to_detector_mm"):
-        distances = films[name]
+        distances = radiographs[name]
         values[name] = distances[0].item() if (distances == distances[0]).all() else distances
     return replace(geometry, **values)
 
@@ -147,10 +150,10 @@ def _plain(values: Any) -> torch.Tensor:
 
 def random_region(size: int, side: int) -> Region:
     """
-    A cube of `side` voxels at a random even place of a cube of `size`, drawn by torch's generator.
+    A crop of `side` voxels a side at a random even place in a volume of `size`, drawn by torch's generator.
 
     Raises:
-        ValueError: when `side` is larger than the cube.
+        ValueError: when `side` is larger than the volume.
     """
     if side > size:
         raise ValueError(f"crop is {side} voxels, expected at most the {size} of the stage's volume, or null for all.")

@@ -25,13 +25,13 @@ class TriPlanarVGGLoss(nn.Module):
     """
     LPIPS distance (Zhang et al., 2018, arXiv:1801.03924) of axial, coronal and sagittal slices, on VGG-16 features.
 
-    MONAI's `PerceptualLoss` is the same with pretrained weights, but downloads them even when it is told not to.
+    MONAI's `PerceptualLoss` is the same with pretrained weights, but downloads them also with `pretrained=False`.
 
     Args:
         weights: "pretrained" takes the ImageNet weights of torchvision, downloaded on first use; "untrained" leaves
             VGG-16 at its random initialisation, fixed by `seed`, which is for trying things out without a network;
             anything else is the path of a torchvision VGG-16 state dict.
-        fraction: share of the slices of each axis that is compared, drawn anew at each step.
+        fraction: of the slices of each axis that is compared, drawn anew at each step.
         seed: of the untrained mode.
 
     Raises:

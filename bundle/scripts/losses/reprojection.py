@@ -1,4 +1,4 @@
-"""Projections of the reconstruction against those of the ground truth, as a loss."""
+"""The reprojection of a reconstruction against its X-rays, as a loss."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class DRRReprojectionLoss(nn.Module):
         The loss of a volume of S voxels a side, compared with the X-rays at 2S pixels. `geometry` is that of these
         X-rays, the nominal one by default.
 
-        With a `region` the prediction holds that part, and `base`, a whole volume, the rest: line integrals are linear,
-        so that those of the base and those of what the part changes add up.
+        With a `region` the prediction is of that alone, and `base`, a whole volume, holds the rest: line integrals are
+        linear, so that those of the base and those of what the prediction changes add up.
 
         Raises:
             ValueError: when there is a region, but no base.
@@ -48,7 +48,7 @@ class DRRReprojectionLoss(nn.Module):
         if region is None:
             drr = self.project(prediction, geometry)
         elif base is None:
-            raise ValueError("DRRReprojectionLoss: a region, but no base; expected the volume that it is a part of.")
+            raise ValueError("DRRReprojectionLoss: a region, but no base; expected the volume that the region is of.")
         else:
             attenuation = self.imaging.attenuation
             change = attenuation(prediction) - attenuation(region.of(base))

@@ -28,7 +28,7 @@ def structural_similarity(
 
     Args:
         prediction: volumes.
-        truth: those that they should be.
+        truth: the ground truth.
         data_range: the range of both.
 
     Returns:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class Stage1Loss(nn.Module):
     """
-    Weighted L1 and SSIM. A term of weight 0 is left out, here and in the later stages.
+    Weighted L1 and SSIM. A term of weight 0 is omitted, here and in the later stages.
 
     Args:
         l1: weight of the mean absolute error.
@@ -70,7 +70,7 @@ class Stage1Loss(nn.Module):
 
 class Stage2Loss(Stage1Loss):
     """
-    Stage 1's terms, VGG and, when it is asked for, DRR reprojection.
+    Stage 1's terms, VGG and, where its weight is not 0, DRR reprojection.
 
     Args:
         l1: weight of the mean absolute error.
@@ -119,7 +119,7 @@ class Stage3Loss(Stage2Loss):
 
 class MultiScaleLoss(nn.Module):
     """
-    The loss of one stage on the cascade's output, against the truth averaged to that stage's size.
+    The loss of one stage on the cascade's output, against the ground truth averaged to that stage's size.
 
     After each call :attr:`terms` holds the total and every term by name, for the log.
 
@@ -145,9 +145,9 @@ class MultiScaleLoss(nn.Module):
         """
         Args:
             volumes: the cascade's output, at least as far as this stage.
-            target: "ct", the truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays", `(B, 2, P, P)`,
-                their "geometry" where it is not the nominal one, and, when the stage's volume is only a part, its
-                "region".
+            target: "ct", the ground truth `(B, 1, S, S, S)` at any multiple of the stage's size, "xrays",
+                `(B, 2, P, P)`, their "geometry" where it is not the nominal one, and the "region" of a stage's volume
+                that is not the whole.
         """
         prediction = volumes[self.stage - 1]
         region: Region | None = target.get("region")

@@ -26,16 +26,16 @@ COLUMNS_TO_TOKENS = ("(b z a) y c -> b a y z c", "(b z a) x c -> b x a z c")
 
 class BiplanarCrossAttention(nn.Module):
     """
-    Cross-attention of volume tokens with each view's feature map, the views' answers added.
+    Cross-attention of volume tokens with each view's feature map, the outputs of the views added.
 
     In the "ray" form the tokens of one column, all of which the rays of one view cross, attend to the window of the
-    feature map that the column's shadow falls into; the column's cone-beam drift is part of the window. In the "dense"
-    form every token attends to the whole map. Both forms have the same weights, those of MONAI's
+    feature map that is the column's footprint; the column's cone-beam drift is in the window. In the "dense" form every
+    token attends to the whole map. Both forms have the same weights, those of MONAI's
     :class:`~monai.networks.blocks.CrossAttentionBlock`.
 
-    The block's linear maps of keys and values are moved to the side of the queries and the answers:
-    `q (W f) = (q W) f`. This gives the same numbers, and a map has far more pixels than a cube has tokens, each pixel
-    in many windows, and fewer channels than a head.
+    The block's linear maps of keys and values are moved to the side of the queries and the outputs:
+    `q (W f) = (q W) f`. The numbers are the same, and a map has far more pixels than a volume has tokens, each pixel in
+    many windows, and fewer channels than a head.
 
     Args:
         hidden_size: width of a token.
@@ -69,34 +69,34 @@ class BiplanarCrossAttention(nn.Module):
             windows: pixel indices from :func:`ray_windows`; not read in the dense form.
 
         Returns:
-            What both views answer to each token.
+            The sum of both views' attention outputs for each token.
         """
         views = range(context.shape[1])
         attend = self._attend_to_map if self.is_dense else self._attend_to_windows
         return reduce(torch.add, (attend(tokens, context[:, view], windows, view) for view in views))
 
-    def _attend_to_map(self, tokens: Tensor, film: Tensor, windows: Tensor, view: int) -> Tensor:
+    def _attend_to_map(self, tokens: Tensor, features: Tensor, windows: Tensor, view: int) -> Tensor:
         queries = rearrange(tokens, "b x y z c -> b (x y z) c")
-        return self.attend(queries, rearrange(film, "b h w c -> b (h w) c")).view_as(tokens)
+        return self.attend(queries, rearrange(features, "b h w c -> b (h w) c")).view_as(tokens)
 
-    def _attend_to_windows(self, tokens: Tensor, film: Tensor, windows: Tensor, view: int) -> Tensor:
+    def _attend_to_windows(self, tokens: Tensor, features: Tensor, windows: Tensor, view: int) -> Tensor:
         columns = rearrange(tokens, TOKENS_BY_COLUMN[view])
-        keys = rearrange(film[:, windows][:, :, :, windows], "b z k a w c -> (b z a) (k w) c")
+        keys = rearrange(features[:, windows][:, :, :, windows], "b z k a w c -> (b z a) (k w) c")
         return rearrange(self.attend(columns, keys), COLUMNS_TO_TOKENS[view], b=len(tokens), a=tokens.shape[3])
 
     def attend(
         self, queries: Float[Tensor, "N Q hidden_size"], keys: Float[Tensor, "N K context_size"]
     ) -> Float[Tensor, "N Q hidden_size"]:
-        """What the block gives for these queries and keys, which are its values."""
+        """The block's output for these queries and keys, which are its values too."""
         heads = self.block.num_heads
         to_key, to_value = (
             rearrange(layer.weight, "(h d) c -> h d c", h=heads) for layer in (self.block.to_k, self.block.to_v)
         )
-        asked = rearrange(self.block.to_q(queries), "n q (h d) -> n q h d", h=heads)
-        asked = rearrange(torch.einsum("nqhd,hdc->nqhc", asked, to_key), "n q h c -> n 1 (q h) c")
-        answers = scaled_dot_product_attention(asked, keys[:, None], keys[:, None], scale=self.block.scale)
-        answers = rearrange(answers, "n 1 (q h) c -> n q h c", h=heads)
-        return self.block.out_proj(torch.einsum("nqhc,hdc->nqhd", answers, to_value).flatten(2))
+        query = rearrange(self.block.to_q(queries), "n q (h d) -> n q h d", h=heads)
+        query = rearrange(torch.einsum("nqhd,hdc->nqhc", query, to_key), "n q h c -> n 1 (q h) c")
+        attended = scaled_dot_product_attention(query, keys[:, None], keys[:, None], scale=self.block.scale)
+        attended = rearrange(attended, "n 1 (q h) c -> n q h c", h=heads)
+        return self.block.out_proj(torch.einsum("nqhc,hdc->nqhd", attended, to_value).flatten(2))
 
 
 class BiplanarTransformerLayer(nn.Module):
@@ -133,13 +133,13 @@ class BiplanarTransformerLayer(nn.Module):
     ) -> Float[Tensor, "B N N N hidden_size"]:
         """Arguments as in :meth:`BiplanarCrossAttention.forward`; returns the tokens of the next layer."""
         normed = self.self_norm(tokens)
-        attended = self.self_attention(normed.flatten(1, 3), reduced(normed))
+        attended = self.self_attention(normed.flatten(1, 3), averaged(normed))
         tokens = tokens + attended.view_as(tokens)
         tokens = tokens + self.cross_attention(self.cross_norm(tokens), context, windows)
         return tokens + self.mlp(self.mlp_norm(tokens))
 
 
-def reduced(tokens: Float[Tensor, "B N N N C"]) -> Float[Tensor, "B M C"]:
+def averaged(tokens: Float[Tensor, "B N N N C"]) -> Float[Tensor, "B M C"]:
     """Averages over 2 x 2 x 2 tokens: a sequence of M = ceil(N / 2)³."""
     averages = avg_pool3d(rearrange(tokens, "b x y z c -> b c x y z"), 2, ceil_mode=True)
     return rearrange(averages, "b c x y z -> b (x y z) c")
@@ -149,21 +149,21 @@ def ray_windows(
     geometry: BiplanarGeometry, tokens: int, pixels: int, device: torch.device
 ) -> Int[Tensor, "{tokens} K"]:
     """
-    The rows (or columns) of a film on which the shadow of each token of a cube falls, at any depth and in either view.
+    The rows (or columns) of a feature map that hold the footprint of each token, at any depth and in either view.
 
-    A cube that is centred on the isocentre casts shadows that are nearly the same for both axes of the film and for
-    both views, so that one table serves them all, and every case of a batch. Film coordinates run against the volume's.
+    Footprints in a volume that is centred on the isocentre are nearly the same along both axes of the detector and in
+    both views, so that one table serves them all, and every batch entry. Detector coordinates run against the volume's.
 
     Args:
-        geometry: the set-up.
-        tokens: tokens along a side of the cube.
+        geometry: of the acquisition.
+        tokens: tokens along a side of the volume.
         pixels: pixels of the feature map along a side of the detector.
         device: where the table is wanted.
 
     Returns:
         Pixel indices, the window of token `i` along any axis of the volume, inside the map.
     """
-    lowest, highest = _shadow_bounds(geometry, tokens)
+    lowest, highest = _footprint_bounds(geometry, tokens)
     pixel_mm = geometry.detector_size_mm / pixels
     first = np.floor(lowest / pixel_mm + (pixels - 1) / 2).astype(int)
     last = np.ceil(highest / pixel_mm + (pixels - 1) / 2).astype(int)
@@ -172,18 +172,18 @@ def ray_windows(
     return torch.from_numpy(first[:, None] + np.arange(width)).to(device)
 
 
-def _shadow_bounds(geometry: BiplanarGeometry, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def _footprint_bounds(geometry: BiplanarGeometry, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """
-    Lowest and highest film coordinate in mm of each token's layer, over both film axes, views and all cases: two
-    `(N,)`. A projection maps the corners of a convex cell to the corners of its shadow.
+    Lowest and highest detector coordinate in mm of each token's layer, over both detector axes, views and all batch
+    entries: two `(N,)`. A projection maps the corners of a convex cell to the corners of its footprint.
     """
     edges = np.linspace(-geometry.fov_mm / 2, geometry.fov_mm / 2, tokens + 1)
     corners = np.meshgrid(edges, edges, edges, indexing="ij")
     lowest, highest = np.full(tokens, np.inf), np.full(tokens, -np.inf)
     for case in geometry.cases_apart():
         for view, across in ((0, 0), (1, 1)):
-            for shadow, axis in zip(case.shadow(corners, view), (across, 2)):
-                layers = np.moveaxis(shadow, axis, 0).reshape(tokens + 1, -1)
+            for projected, axis in zip(case.projected_point(corners, view), (across, 2)):
+                layers = np.moveaxis(projected, axis, 0).reshape(tokens + 1, -1)
                 low, high = layers.min(1), layers.max(1)
                 lowest = np.minimum(lowest, np.minimum(low[:-1], low[1:]))
                 highest = np.maximum(highest, np.maximum(high[:-1], high[1:]))

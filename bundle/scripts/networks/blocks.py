@@ -1,4 +1,4 @@
-"""Parts of which a stage's network is made."""
+"""Building blocks of a stage's network."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NORM = ("instance", {"affine": True})
 
 class EvidenceStem(nn.Module):
     """
-    The first layer of either path: a convolution of the volumes that are seen, plus linear maps of a coarser volume and
-    of learned X-ray features, the latter starting at zero. The maps are taken before upsampling and lift, with which
-    they commute and after which they would cost far more.
+    The first layer of either branch: a convolution of the volumes that it reads, plus linear maps of a coarser volume
+    and of learned X-ray features, the latter starting at zero. The maps are taken before upsampling and backprojection,
+    with which they commute and after which they would cost far more.
 
     Args:
         seen_channels: channels of the volumes, 0 for none.
-        lifted_channels: channels of the features, 0 for none.
+        lifted_channels: channels of the lifted features, 0 for none.
         channels: width of the layer.
         context_channels: channels of the coarser volume, 0 for none.
     """
@@ -60,24 +60,24 @@ class EvidenceStem(nn.Module):
         """
         Args:
             seen: volumes of the region.
-            features: of the X-rays; not read where `lifted_channels` is 0.
-            geometry: the set-up of both views.
-            region: which part of the cube.
-            context: a coarser volume of the whole cube.
+            features: feature maps of the X-rays; not read where `lifted_channels` is 0.
+            geometry: of both views.
+            region: where in the reconstruction volume.
+            context: a coarser volume of the whole.
         """
         hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else features.new_zeros(())
         if self.of_context is not None:
             hidden = hidden + upsample_region(self.of_context(context), region)
         if self.of_features is not None:
-            films = torch.stack([of_view(features[:, view]) for view, of_view in enumerate(self.of_features)], dim=1)
-            hidden = hidden + lift(films, geometry, region.size, region).sum(1)
+            maps = torch.stack([of_view(features[:, view]) for view, of_view in enumerate(self.of_features)], dim=1)
+            hidden = hidden + lift(maps, geometry, region.size, region).sum(1)
         return leaky_relu(hidden, SLOPE)
 
 
 class DetailEnhancer(nn.Module):
     """
-    Adds what the upsampled base cannot carry: its output holds only the high band, the part of a volume that vanishes
-    when it is averaged to half the resolution. Reads the volume and the high band of the lifted X-rays.
+    Adds what the upsampled base cannot hold: its output is of the high band alone, which vanishes when averaged to half
+    the resolution. Reads the volume and the high band of the backprojected X-rays.
     """
 
     def __init__(self, channels: int) -> None:
@@ -89,9 +89,9 @@ class DetailEnhancer(nn.Module):
     def forward(
         self, volume: Float[Tensor, "B 1 X Y Z"], lifted: Float[Tensor, "B 2 X Y Z"]
     ) -> Float[Tensor, "B 1 X Y Z"]:
-        """The detail of a volume, with the lifted X-rays; all sides even."""
-        evidence = torch.cat([volume, high_band(lifted)], dim=1)
-        return high_band(self.to_volume(self.convolutions(evidence)))
+        """The detail of a volume, from that and the backprojected X-rays; all sides even."""
+        inputs = torch.cat([volume, high_band(lifted)], dim=1)
+        return high_band(self.to_volume(self.convolutions(inputs)))
 
 
 def computed(checkpointing: bool, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
@@ -106,9 +106,9 @@ def computed(checkpointing: bool, function: Callable[..., Tensor], *arguments: A
 def lift_xrays(
     xrays: Float[Tensor, "B 2 P P"], geometry: BiplanarGeometry, region: Region
 ) -> Float[Tensor, "B 2 X Y Z"]:
-    """X-rays, averaged to two pixels a voxel, laid into the region."""
-    films = adaptive_avg_pool2d(xrays, 2 * region.size)
-    return lift(films[:, :, None], geometry, region.size, region)[:, :, 0]
+    """Backprojection into the region of X-rays that are averaged to two pixels a voxel."""
+    averages = adaptive_avg_pool2d(xrays, 2 * region.size)
+    return lift(averages[:, :, None], geometry, region.size, region)[:, :, 0]
 
 
 def zero_initialised(module: nn.Module) -> nn.Module:

@@ -26,10 +26,10 @@ class ProgressiveCascadeModel(nn.Module):
     """
     Reconstructs a CT volume from a frontal and a lateral X-ray in three chained stages, each twice as fine.
 
-    A stage owns its level of the encoder; :meth:`up_to` is the part of the network that a stage's checkpoint holds.
+    A stage owns its level of the encoder; :meth:`up_to` is the sub-network that a stage's checkpoint holds.
 
-    The stages see lateral films of view LL alone. A pair with RL is that of the mirror image of the patient with LL,
-    whose volume is mirrored back: exact, and nothing that has to be learned.
+    The stages receive lateral X-rays of view LL alone. A pair with RL is that of the mirror image of the patient with
+    LL, whose volume is mirrored back: exact, and nothing that has to be learned.
 
     Args:
         imaging: acquisition geometry of both views and the scales of volumes and X-rays. Its `detector_pixels` are the
@@ -41,15 +41,15 @@ class ProgressiveCascadeModel(nn.Module):
         mlp_dim: width of the transformer layers' MLP, one for all stages or one for each.
         feature_channels: X-ray feature channels of each stage.
         encoder_channels: widths of the encoder's U-Net, see :class:`~scripts.networks.encoder.MultiScaleXrayEncoder`.
-        context_size: voxels along a side of the context path's volume, in every stage.
-        context_channels: widths of the context path's pyramid, finest first, in every stage.
-        local_channels: width of each stage's local path.
+        context_size: voxels along a side of the global branch's volume, in every stage.
+        context_channels: widths of the global branch's pyramid, finest first, in every stage.
+        local_channels: width of each stage's local branch.
         detail_channels: width of the last stage's detail enhancer.
         consistency_steps: MART updates at the end of the first stage.
-        feature_dropout: share of the lifted feature channels that are dropped in training.
+        feature_dropout: fraction of the lifted feature channels that is dropped in training.
         checkpointing: gradient checkpointing of each stage.
-        attention: "ray", "dense" or "none", which leaves the ViT out.
-        evidence: what the stages read, see :class:`~scripts.networks.stages.VolumeStage`.
+        attention: "ray", "dense" or "none", which omits the ViT.
+        evidence: the stages' input features, see :class:`~scripts.networks.stages.VolumeStage`.
         trained_stage: the one stage (1, 2 or 3) to train; all else is frozen. None leaves everything trainable.
 
     Raises:
@@ -134,10 +134,10 @@ class ProgressiveCascadeModel(nn.Module):
         """
         Args:
             xrays: scaled line integrals, frontal then lateral.
-            geometry: the set-up of these X-rays, the model's own by default.
+            geometry: of these X-rays, the model's own by default.
             stages: the stage to stop after.
-            region: the part of the last volume that is wanted, the whole by default.
-            slabs: in how many parts to compute the last volume, which takes less memory.
+            region: what is wanted of the last volume, the whole by default.
+            slabs: tiled inference: in how many slabs to compute the last volume, which takes less memory.
 
         Returns:
             Each stage's volume, RAS+, scaled to about [0, 1], coarsest first; cubes, but the last as large as the
@@ -165,16 +165,16 @@ class ProgressiveCascadeModel(nn.Module):
             return self._of_left_side(xrays, geometry, region, **how)
         if all(is_mirrored):
             region = None if region is None else region.mirrored()
-            volumes = self._of_left_side(mirrored_films(xrays), geometry.mirrored(), region, **how)
+            volumes = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), region, **how)
             return [volume.flip(2) for volume in volumes]
         order = sorted(range(len(xrays)), key=is_mirrored.__getitem__)
         first = is_mirrored.count(False)
-        parts = [
+        by_side = [
             self._of_any_side(xrays[cases], geometry.select(cases), region, **how)
             for cases in (order[:first], order[first:])
         ]
         places = sorted(range(len(xrays)), key=order.__getitem__)
-        return [torch.cat(volumes)[places] for volumes in zip(*parts)]
+        return [torch.cat(volumes)[places] for volumes in zip(*by_side)]
 
     def _of_left_side(
         self, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None, stages: int, slabs: int
@@ -183,8 +183,8 @@ class ProgressiveCascadeModel(nn.Module):
         features = self.encoder(xrays, stages)
         for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
             previous = volumes[-1] if volumes else None
-            part = {"region": region, "slabs": slabs} if number == stages else {}
-            volumes.append(stage(level, xrays, geometry, previous, **part))
+            extent = {"region": region, "slabs": slabs} if number == stages else {}
+            volumes.append(stage(level, xrays, geometry, previous, **extent))
         return volumes
 
     def up_to(self, stage: int) -> nn.ModuleDict:
@@ -216,14 +216,14 @@ class ProgressiveCascadeModel(nn.Module):
 
 def lateral_is_rl(geometry: BiplanarGeometry) -> list[bool]:
     """
-    Whether a lateral film is RL, its source at the patient's left: for each case, or once where all share the views.
+    Whether the lateral view is RL, its source at the patient's left: of each batch entry, or once where all share it.
     """
     signs = geometry.depth_sign(1)
     return [sign < 0 for sign in (signs.tolist() if isinstance(signs, Tensor) else [signs])]
 
 
-def mirrored_films(xrays: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 H W"]:
-    """The films of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike."""
+def mirrored_xrays(xrays: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 H W"]:
+    """The X-rays of the mirror images of the patients: the frontal ones mirrored, the lateral ones alike."""
     return torch.stack([xrays[:, 0].flip(-1), xrays[:, 1]], dim=1)
 
 

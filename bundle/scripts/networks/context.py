@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 class ContextNetwork(nn.Module):
     """
-    Features of the whole cube: a convolutional pyramid (MONAI's U-Net blocks) over lifted evidence, and beside it, at
-    the resolution of the tokens, a ViT with cross-attention to the X-ray features. What the ViT adds starts at zero.
+    Features of the whole volume: a convolutional pyramid (MONAI's U-Net blocks) over the input features, and, at the
+    resolution of the tokens, a ViT with cross-attention to the X-ray features. What the ViT adds starts at zero.
 
     Args:
-        size: voxels along a side of the cube.
+        size: voxels along a side of the volume.
         tokens: tokens along a side; `size / tokens` is a power of two.
         channels: width of the pyramid at each resolution, finest first.
-        attention: "ray" or "dense", see :class:`~scripts.networks.attention.BiplanarCrossAttention`; "none" leaves the
-            ViT out.
-        input_channels: channels of the volumes that are seen.
-        lifted_channels: channels of the features that are lifted, 0 for none.
+        attention: "ray" or "dense", see :class:`~scripts.networks.attention.BiplanarCrossAttention`; "none" omits
+            the ViT.
+        input_channels: channels of the volumes that it reads.
+        lifted_channels: channels of the lifted features, 0 for none.
         transformer: further arguments of :class:`BiplanarTransformer`.
 
     Raises:
@@ -82,7 +82,7 @@ class ContextNetwork(nn.Module):
             seen: volumes of this size.
             lifted: the features to lift; not read where `lifted_channels` is 0.
             features: the features to attend to.
-            geometry: the set-up of both views.
+            geometry: of both views.
         """
         pyramid = [self.entry(self.stem(seen, lifted, geometry, Region.whole(self.size)))]
         for down in self.down:
@@ -97,8 +97,7 @@ class ContextNetwork(nn.Module):
 
 class BiplanarTransformer(nn.Module):
     """
-    Adds to a volume what a ViT over its voxels, the tokens, learns from them and from both X-rays' features; zero at
-    the start.
+    Adds to a volume the output of a ViT over its voxels, the tokens, and both X-rays' feature maps; zero at the start.
 
     Args:
         tokens: tokens along a side.
@@ -148,7 +147,7 @@ class BiplanarTransformer(nn.Module):
     def forward(
         self, volume: Float[Tensor, "B C N N N"], features: Float[Tensor, "B 2 F P P"], geometry: BiplanarGeometry
     ) -> Float[Tensor, "B C N N N"]:
-        """The volume, changed by what its voxels learn."""
+        """The volume, with the ViT's output added."""
         context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
         context = context + self.view_embedding + self.film_position
         windows = ray_windows(geometry, self.tokens, self.feature_pixels, features.device)

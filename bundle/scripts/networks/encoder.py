@@ -25,7 +25,7 @@ class MultiScaleXrayEncoder(nn.Module):
 
     Args:
         channels: feature channels of each level, coarsest first.
-        unet_channels: widths of the coarsest level's U-Net, which gives every level its view of the whole film.
+        unet_channels: widths of the coarsest level's U-Net, by which every level sees the whole X-ray.
     """
 
     def __init__(self, channels: Sequence[int], unet_channels: Sequence[int]) -> None:
@@ -54,10 +54,10 @@ class MultiScaleXrayEncoder(nn.Module):
         Returns:
             Each level's features, coarsest first.
         """
-        films = rearrange(xrays, "b v h w -> (b v) 1 h w")
+        images = rearrange(xrays, "b v h w -> (b v) 1 h w")
         features: list[Tensor] = []
         for shrink, level in zip(self.shrinks[:levels], self.levels):
-            inputs = [pixel_unshuffle(films, shrink)]
+            inputs = [pixel_unshuffle(images, shrink)]
             if features:
                 inputs.append(interpolate(features[-1], scale_factor=2, mode="bilinear"))
             features.append(level(torch.cat(inputs, dim=1)))

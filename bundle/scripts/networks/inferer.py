@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 class FinalVolumeInferer(Inferer):
     """
-    Runs a :class:`~scripts.FinalVolumeModel`, in parts and in the precision that are wanted.
+    Runs a :class:`~scripts.FinalVolumeModel`, in slabs and in the precision that are wanted.
 
     Args:
-        slabs: in how many parts the last volume is computed, see
+        slabs: in how many slabs the last volume is computed, see
             :class:`~scripts.networks.cascade.ProgressiveCascadeModel`.
         bfloat16: whether to compute in bfloat16 where PyTorch's autocast does, on a CPU too, as MONAI's `amp` does not.
     """

@@ -22,29 +22,28 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 EVIDENCE = ("xrays", "features", "positions", "reprojection")
-CORRECTION_SCALE = 50.0
-"""Brings the correction by reprojection, a few per cent of a tissue's value, to the size of the other evidence."""
+UPDATE_SCALE = 50.0
+"""Brings a MART update, a few per cent of a tissue's value, to the size of the other input features."""
 
 
 class VolumeStage(nn.Module):
     """
-    Predicts a volume from X-rays and their features, as a correction of the volume so far.
+    Predicts a volume from X-rays and their features, as a residual of the volume so far.
 
-    Two paths. The context path sees the whole cube at a coarse size and ends in features of that size. The local path
-    works at the stage's own size by a few convolutions without normalisation over the volume, so that any region of the
-    volume can be computed by itself.
+    Two branches. The global branch sees the whole volume at a coarse size and ends in features of that size. The local
+    branch works at the stage's own size by a few convolutions without normalisation over the volume, so that any region
+    of the volume can be computed by itself.
 
     Args:
-        size: voxels along a side of the cube.
+        size: voxels along a side of the volume.
         imaging: how volumes are compared with the X-rays.
-        context: arguments of :class:`ContextNetwork` that the stage itself does not give.
-        local_channels: width of the local path.
+        context: arguments of :class:`ContextNetwork`, the global branch, that the stage itself does not set.
+        local_channels: width of the local branch.
         feature_channels: channels of the X-ray features.
-        feature_dropout: share of the X-ray features' channels that are dropped in training.
-        checkpointing: recompute each transformer layer and the local path in the backward pass instead of storing them.
-        evidence: what the stage reads, of "xrays" (lifted), "features" (learned, lifted), "positions" (a learned map of
-            the tokens' positions) and "reprojection" (the correction that the X-rays call for, by the projections of
-            the volume so far).
+        feature_dropout: fraction of the X-ray features' channels that is dropped in training.
+        checkpointing: recompute each transformer layer and the local branch in the backward pass, to store less.
+        evidence: the input features, of "xrays" (backprojected), "features" (learned, lifted), "positions" (a learned
+            map of the tokens' positions) and "reprojection" (the MART update of the volume so far).
         is_first: whether there is no volume so far.
 
     Raises:
@@ -52,7 +51,9 @@ class VolumeStage(nn.Module):
     """
 
     margin = 2
-    """How many voxels around a region the local path reads."""
+    """How many voxels around a region the local branch reads."""
+    computes_whole = False
+    """Whether the whole volume is computed for any region."""
 
     def __init__(
         self,
@@ -83,9 +84,9 @@ class VolumeStage(nn.Module):
             checkpointing=checkpointing,
             **context,
         )
-        correction = 0 if is_first else int(self.reads_reprojection)
-        self.correction_weight = nn.Parameter(torch.zeros(1)) if correction else None
-        self.stem = EvidenceStem(volume_and_xrays + correction, lifted, local_channels, self.context.channels)
+        reads_update = self.reads_reprojection and not is_first
+        self.correction_weight = nn.Parameter(torch.zeros(1)) if reads_update else None
+        self.stem = EvidenceStem(volume_and_xrays + reads_update, lifted, local_channels, self.context.channels)
         self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
         self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
         for part in (self.stem, self.convolution, self.to_volume):
@@ -104,24 +105,28 @@ class VolumeStage(nn.Module):
         Args:
             features: this stage's level of the X-ray encoder.
             xrays: scaled line integrals.
-            geometry: the set-up of both views.
+            geometry: of both views.
             previous: the volume of the stage before, half as many voxels a side; None in the first stage.
-            region: the part of the volume that is wanted; by default the whole.
-            slabs: in how many parts to compute it, one after the other, to save memory.
+            region: what is wanted of the volume; by default the whole.
+            slabs: in how many slabs to compute it, one after the other, to save memory.
 
         Returns:
             The region's volume, scaled to about [0, 1].
         """
+        whole = Region.whole(self.size)
+        wanted = region or whole
+        covered = whole if self.computes_whole else wanted
         lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else features
         context = self._context(features, lifted, xrays, geometry, previous)
         log_ratio = None
         if previous is not None and self.reads_reprojection:
             log_ratio = self.imaging.log_ratio(previous, xrays, PIXELS_PER_VOXEL * self.size, geometry)
-        parts = [
-            computed(self.checkpointing, self._decode, part, context, lifted, xrays, geometry, previous, log_ratio)
-            for part in (region or Region.whole(self.size)).slabs(slabs)
+        volumes = [
+            computed(self.checkpointing, self._decode, slab, context, lifted, xrays, geometry, previous, log_ratio)
+            for slab in covered.slabs(slabs)
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        volume = self._update(volumes[0] if len(volumes) == 1 else torch.cat(volumes, dim=2), xrays, geometry)
+        return volume if covered == wanted else wanted.of(volume)
 
     def _context(
         self, features: Tensor, lifted: Tensor, xrays: Tensor, geometry: BiplanarGeometry, previous: Tensor | None
@@ -134,7 +139,7 @@ class VolumeStage(nn.Module):
 
     def _decode(
         self,
-        part: Region,
+        region: Region,
         context: Tensor,
         lifted: Tensor,
         xrays: Tensor,
@@ -142,54 +147,50 @@ class VolumeStage(nn.Module):
         previous: Tensor | None,
         log_ratio: Tensor | None,
     ) -> Tensor:
-        wide = part.widened(self.margin, multiple=2)
+        wide = region.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
-        films = lift_xrays(xrays, geometry, wide)
-        seen = [*([] if base is None else [base]), *([films] if self.reads_xrays else [])]
-        correction = None
+        lifted_xrays = lift_xrays(xrays, geometry, wide)
+        seen = [*([] if base is None else [base]), *([lifted_xrays] if self.reads_xrays else [])]
+        update = None
         if base is not None and log_ratio is not None:
-            correction = CORRECTION_SCALE * self.imaging.correction(base, log_ratio, wide, geometry)
-            seen.append(correction)
+            update = UPDATE_SCALE * self.imaging.correction(base, log_ratio, wide, geometry)
+            seen.append(update)
         volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
         if base is not None:
             volume = volume + base
-        if correction is not None and self.correction_weight is not None:
-            volume = volume + self.correction_weight * correction
-        return part.within(wide).of(self._finish(volume, films))
+        if update is not None and self.correction_weight is not None:
+            volume = volume + self.correction_weight * update
+        return region.within(wide).of(self._finish(volume, lifted_xrays))
 
-    def _finish(self, volume: Tensor, films: Tensor) -> Tensor:
+    def _finish(self, volume: Tensor, lifted_xrays: Tensor) -> Tensor:
+        return volume
+
+    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry) -> Tensor:
         return volume
 
 
 class Stage1Base64(VolumeStage):
     """
-    The base: a volume from the X-rays alone, which then takes some steps towards agreement with them.
+    The base: a volume from the X-rays alone, then MART updates towards agreement with them.
 
     Args:
-        consistency_steps: how many corrections by reprojection follow, each with a learned relaxation that starts at 1;
-            none without "reprojection" in the evidence.
+        consistency_steps: number of updates, each with a learned relaxation factor that starts at 1; none without
+            "reprojection" in the evidence.
         network: as in :class:`VolumeStage`, less `is_first`.
     """
+
+    computes_whole = True  # a ray crosses all of it
 
     def __init__(self, consistency_steps: int, **network: Any) -> None:
         super().__init__(is_first=True, **network)
         self.relaxation = nn.Parameter(torch.ones(consistency_steps if self.reads_reprojection else 0))
 
-    def forward(
-        self,
-        features: Float[Tensor, "B 2 C P P"],
-        xrays: Float[Tensor, "B 2 H H"],
-        geometry: BiplanarGeometry,
-        previous: Float[Tensor, "B 1 s s s"] | None = None,
-        region: Region | None = None,
-        slabs: int = 1,
-    ) -> Float[Tensor, "B 1 X Y Z"]:
-        """As in :meth:`VolumeStage.forward`. The whole is computed for any region, since a ray crosses all of it."""
-        volume, whole = super().forward(features, xrays, geometry, slabs=slabs), Region.whole(self.size)
+    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry) -> Tensor:
         for relaxation in self.relaxation:
             log_ratio = self.imaging.log_ratio(volume, xrays, PIXELS_PER_VOXEL * self.size, geometry)
-            volume = volume + relaxation * self.imaging.correction(volume, log_ratio, whole, geometry)
-        return volume if region is None else region.of(volume)
+            update = self.imaging.correction(volume, log_ratio, Region.whole(self.size), geometry)
+            volume = volume + relaxation * update
+        return volume
 
 
 class Stage2Refiner128(VolumeStage):
@@ -213,5 +214,5 @@ class Stage3Refiner256(VolumeStage):
             DetailEnhancer(detail_channels), torch.channels_last_3d
         )
 
-    def _finish(self, volume: Tensor, films: Tensor) -> Tensor:
-        return volume + self.detail_enhancer(volume, films)
+    def _finish(self, volume: Tensor, lifted_xrays: Tensor) -> Tensor:
+        return volume + self.detail_enhancer(volume, lifted_xrays)

@@ -1,1 +1,1 @@
-"""Where rays run and what they add up to: geometry, attenuation, volume to X-rays (project) and back (lift)."""
+"""Where rays run and what they add up to: geometry, attenuation, projection (project), backprojection (lift)."""

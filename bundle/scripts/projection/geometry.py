@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 FRONTAL_VIEWS = ("AP", "PA")
 LATERAL_VIEWS = ("LL", "RL")
-LARGEST_ANGLE = 45.0
+MAX_ANGLE_DEG = 45.0
 SIGN_OF_VIEW = {"AP": 1.0, "PA": -1.0, "LL": 1.0, "RL": -1.0}
 """Side of the patient on which the source of a view is: +1 anterior or right, -1 posterior or left."""
 MIRRORED_ANGLES = torch.tensor([[-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
 """What a reflection from right to left makes of the frontal and the lateral view's angles."""
 Scalar = float | Tensor
-"""One number for all cases of a batch, or a tensor of one for each."""
+"""One number for the whole batch, or a tensor of one for each of its entries."""
 Matrix = tuple[tuple[Scalar, ...], ...]
 Number = TypeVar("Number", Scalar, np.ndarray, Tensor)
 """One coordinate, or an array of them: the geometry is plain arithmetic, which serves all."""
@@ -35,34 +36,36 @@ Number = TypeVar("Number", Scalar, np.ndarray, Tensor)
 @dataclass(frozen=True)
 class BiplanarGeometry:
     """
-    Two cone-beam views of a cube that is centred on the isocentre, its axes X, Y, Z running to Right, Anterior,
-    Superior (RAS+).
+    Two cone-beam views of the reconstruction volume, a cube that is centred on the isocentre, its axes X, Y, Z running
+    to Right, Anterior, Superior (RAS+).
 
     A point at depth `t` towards the source, seen from the isocentre, is magnified on the detector by
     `source_to_detector / (source_to_isocentre - t)`. Both distances infinite is the parallel beam, magnification 1.
 
-    Films are oriented as they are read: rows run from superior to inferior; the frontal view's columns run from the
+    Projections are in display orientation: rows run from superior to inferior; the frontal view's columns run from the
     patient's right to the left, the lateral view's from anterior to posterior.
 
-    Distances, angles and views may differ between the cases of a batch: a tensor `(B,)` for a distance, `(B, 2, 3)` for
-    the angles, `(B, 2)` for the views, see :func:`signs_of_views`. Distances and angles may require gradients.
+    Distances, angles and views may differ between the entries of a batch: a tensor `(B,)` for a distance, `(B, 2, 3)`
+    for the angles, `(B, 2)` for the views, see :func:`signs_of_views`. Distances and angles may require gradients.
 
     Args:
-        source_to_isocentre_mm: distance of the X-ray source from the centre of the cube.
-        source_to_detector_mm: distance of the X-ray source from the detector (DICOM 0018,1110).
-        fov_mm: side of the cube.
+        source_to_isocentre_mm: distance of the X-ray source from the isocentre; for a patient there, DICOM's Distance
+            Source to Patient (0018,1111).
+        source_to_detector_mm: distance of the X-ray source from the detector, DICOM's Distance Source to Detector
+            (0018,1110).
+        fov_mm: field of view, the side of the reconstruction volume.
         detector_size_mm: side of the square detector.
         detector_pixels: pixels along a side of the detector.
-        views: DICOM view positions of the two films: "AP" or "PA", then "LL" (left side at the detector) or "RL"; or a
-            tensor of the sides of their sources.
-        angles_deg: for each view, how far source and detector together are turned from the cube's axis: about the
-            patient's superior axis, then about the film's horizontal axis, then about the beam, each as turned by the
-            angles before; right-handed about the axis's positive direction (right, anterior, superior), at most 45
-            degrees.
+        views: DICOM view positions: "AP" or "PA", then "LL" (left side at the detector) or "RL"; or a tensor of the
+            sides of their sources.
+        angles_deg: for each view, the rotation of source and detector together from the volume's axis: yaw about the
+            patient's superior axis, then pitch about the detector's horizontal axis, then roll about the beam, the axes
+            as rotated by the angles before; right-handed about the axis's positive direction (right, anterior,
+            superior), at most 45 degrees.
 
     Raises:
-        InputError: when the cube reaches the source, the detector lies before the isocentre, the detector does not
-            cover the shadow of the cube seen along its axis, a view is unknown, or an angle is too large.
+        InputError: when the volume reaches the source, the detector lies before the isocentre, the detector does not
+            cover the volume's footprint along its axis, a view is unknown, or an angle is too large.
     """
 
     source_to_isocentre_mm: float | Tensor
@@ -83,7 +86,7 @@ class BiplanarGeometry:
             object.__setattr__(self, "angles_deg", tuple(tuple(map(float, angles)) for angles in self.angles_deg))
         self._check_cases()
         self._check_distances()
-        self._check_shadow()
+        self._check_footprint()
 
     def _check_sizes(self) -> None:
         for name in ("fov_mm", "detector_size_mm", "detector_pixels"):
@@ -98,7 +101,7 @@ class BiplanarGeometry:
             if self.views.ndim < 2 or self.views.shape[-1] != 2 or not bool((self.views.abs() == 1).all()):
                 raise InputError(
                     f"BiplanarGeometry: views are a tensor {tuple(self.views.shape)}, expected (B, 2) of 1 and -1 for "
-                    f"the cases of a batch; scripts.projection.geometry.signs_of_views makes it."
+                    f"the entries of a batch; scripts.projection.geometry.signs_of_views makes it."
                 )
         elif len(self.views) != 2 or self.views[0] not in FRONTAL_VIEWS or self.views[1] not in LATERAL_VIEWS:
             raise InputError(
@@ -114,20 +117,21 @@ class BiplanarGeometry:
         if shape[-2:] != (2, 3) or (len(shape) > 2) != is_per_case:
             raise InputError(
                 f"BiplanarGeometry: angles_deg has shape {shape}, expected three for each view, (2, 3), or a tensor "
-                f"(B, 2, 3) for the cases of a batch."
+                f"(B, 2, 3) for the entries of a batch."
             )
         largest = _largest(self.angles_deg)
-        if not largest <= LARGEST_ANGLE:
+        if not largest <= MAX_ANGLE_DEG:
             raise InputError(
-                f"BiplanarGeometry: angles_deg holds {largest:g} degrees, expected at most {LARGEST_ANGLE:g} off the "
-                f"cube's axis; a view further off is nearer to another axis."
+                f"BiplanarGeometry: angles_deg holds {largest:g} degrees, expected at most {MAX_ANGLE_DEG:g} off the "
+                f"volume's axis; a view further off is nearer to another axis."
             )
 
     def _check_cases(self) -> None:
         shapes = {name: tuple(field.shape) for name, field in self._tensors().items()}
         if () in shapes.values() or len({shape[0] for shape in shapes.values()}) > 1:
             raise InputError(
-                f"BiplanarGeometry: its tensors have the shapes {shapes}, expected one number of cases, first in each."
+                f"BiplanarGeometry: its tensors have the shapes {shapes}, expected one number of batch entries, first "
+                f"in each."
             )
 
     def _check_distances(self) -> None:
@@ -135,14 +139,14 @@ class BiplanarGeometry:
         if len({isinf(bound) for bound in source + detector}) > 1:
             raise InputError(
                 f"BiplanarGeometry: source_to_isocentre_mm is {self.source_to_isocentre_mm} and source_to_detector_mm "
-                f"{self.source_to_detector_mm}; a parallel beam has both infinite, a cone beam neither, and the cases "
-                f"of a batch are of one kind."
+                f"{self.source_to_detector_mm}; a parallel beam has both infinite, a cone beam neither, and the "
+                f"entries of a batch are of one kind."
             )
         reach = self.fov_mm / 2 * (1 if self.is_along_axes else 3**0.5)
         if not source[0] > reach:
             raise InputError(
-                f"BiplanarGeometry: source_to_isocentre_mm is {source[0]}, which puts the source inside the cube of "
-                f"{self.fov_mm} mm; expected more than {reach:g}."
+                f"BiplanarGeometry: source_to_isocentre_mm is {source[0]}, which puts the source inside the "
+                f"reconstruction volume of {self.fov_mm} mm; expected more than {reach:g}."
             )
         if not self.is_parallel:
             gap = _bounds(self.source_to_detector_mm - self.source_to_isocentre_mm)[0]
@@ -152,12 +156,12 @@ class BiplanarGeometry:
                     f"before the isocentre; expected more than source_to_isocentre_mm, {self.source_to_isocentre_mm}."
                 )
 
-    def _check_shadow(self) -> None:
-        shadow = _bounds(self.fov_mm * self.magnification(self.fov_mm / 2))[1]
-        if shadow > self.detector_size_mm * (1 + 1e-6):
+    def _check_footprint(self) -> None:
+        footprint_mm = _bounds(self.fov_mm * self.magnification(self.fov_mm / 2))[1]
+        if footprint_mm > self.detector_size_mm * (1 + 1e-6):
             raise InputError(
-                f"BiplanarGeometry: detector_size_mm is {self.detector_size_mm}, but the cube of {self.fov_mm} mm "
-                f"casts a shadow of {shadow:.1f} mm; expected at least that."
+                f"BiplanarGeometry: detector_size_mm is {self.detector_size_mm}, but the reconstruction volume of "
+                f"{self.fov_mm} mm has a footprint of {footprint_mm:.1f} mm; expected at least that."
             )
 
     @property
@@ -170,7 +174,7 @@ class BiplanarGeometry:
 
     @property
     def is_along_axes(self) -> bool:
-        """Whether both views of every case look along the cube's axes."""
+        """Whether both views of every batch entry look along the volume's axes."""
         return _largest(self.angles_deg) == 0
 
     @property
@@ -179,7 +183,7 @@ class BiplanarGeometry:
 
     @property
     def cases(self) -> int | None:
-        """How many cases the geometry describes, each with its own values, or None when all share one set-up."""
+        """Batch entries that the geometry describes, each with its own values; None when all share one."""
         return next((len(field) for field in self._tensors().values()), None)
 
     @property
@@ -196,28 +200,33 @@ class BiplanarGeometry:
         """+1 where the source of the view lies on the positive side of its axis (anterior, right), else -1."""
         return self.views[..., view] if isinstance(self.views, Tensor) else SIGN_OF_VIEW[self.views[view]]
 
-    def shadow(self, point: tuple[Number, Number, Number], view: int) -> tuple[Number, Number]:
+    def projected_point(self, point: tuple[Number, Number, Number], view: int) -> tuple[Number, Number]:
         """
-        Where a point of the patient is projected to.
+        Where a point of the patient falls on the detector.
 
         Args:
             point: X, Y, Z in mm from the isocentre, each a number or an array of any shape.
             view: 0 for the frontal view, 1 for the lateral.
 
         Returns:
-            Film coordinates in mm from the middle of the detector: along a row, and along a column.
+            Detector coordinates in mm from the middle: along a row, and along a column.
         """
         x, y, z = _times(_transposed(self.rotation(view)), point)
         across, depth = (x, y * self.depth_sign(view)) if view == 0 else (y, x * self.depth_sign(view))
         magnification = self.magnification(depth)
         return -across * magnification, -z * magnification
 
+    def shadow(self, point: tuple[Number, Number, Number], view: int) -> tuple[Number, Number]:
+        """:meth:`projected_point`, by its name of version 0.3, which goes in version 0.5."""
+        warnings.warn("BiplanarGeometry.shadow is now projected_point; correct the call.", FutureWarning, stacklevel=2)
+        return self.projected_point(point, view)
+
     def ray(self, along_row: Number, along_column: Number, view: int) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
         """
-        The ray to a point of the detector, the inverse of :meth:`shadow`.
+        The ray to a point of the detector, the inverse of :meth:`projected_point`.
 
         Args:
-            along_row: film coordinate in mm from the middle of the detector.
+            along_row: detector coordinate in mm from the middle.
             along_column: the same along a column.
             view: 0 for the frontal view, 1 for the lateral.
 
@@ -238,7 +247,7 @@ class BiplanarGeometry:
         return _times(rotation, origin), _times(rotation, step)
 
     def rotation(self, view: int) -> Matrix:
-        """Rows of the 3 x 3 rotation that turns the view from the cube's axis to where it is."""
+        """Rows of the 3 x 3 matrix that rotates the view from the volume's axis to where it is."""
         yaw, pitch, roll = (_cosine_and_sine(self._angle(view, k)) for k in range(3))
         about_z = _rotation(*yaw, 2)
         about_horizontal, about_beam = _rotation(*pitch, view), _rotation(*roll, 1 - view)
@@ -249,14 +258,14 @@ class BiplanarGeometry:
         return replace(self, detector_pixels=detector_pixels)
 
     def select(self, cases: Sequence[int]) -> BiplanarGeometry:
-        """The set-up of some of the cases, by their places in the batch; itself when all cases share it."""
+        """The geometry of some batch entries, by their indices; itself when all share it."""
         selected: dict[str, Any] = {name: field[list(cases)] for name, field in self._tensors().items()}
         return replace(self, **selected)
 
     def mirrored(self) -> BiplanarGeometry:
         """
-        The set-up in which the mirror image of a patient, right and left exchanged, casts the mirror image of the
-        frontal film and the same lateral film: LL becomes RL and the other way round, AP and PA stay.
+        The geometry in which the mirror image of a patient, right and left exchanged, has the mirror image of the
+        frontal projection and the same lateral projection: LL becomes RL and the other way round, AP and PA stay.
         """
         views, angles = self.views, self.angles_deg
         if isinstance(views, Tensor):
@@ -270,20 +279,20 @@ class BiplanarGeometry:
         return replace(self, views=views, angles_deg=angles)
 
     def cases_apart(self) -> list[BiplanarGeometry]:
-        """The set-up of each case, in plain words and numbers, without gradients; a single one when all share it."""
+        """The geometry of each batch entry, in plain words and numbers, without gradients; one when all share it."""
         numbers = {name: field.tolist() for name, field in self._tensors().items()}
         if "views" in numbers:
             numbers["views"] = [views_of_signs(signs) for signs in numbers["views"]]
         return [replace(self, **{name: values[i] for name, values in numbers.items()}) for i in range(self.cases or 1)]
 
     def of_case(self, case: int) -> BiplanarGeometry:
-        """The set-up of one case, by its place in the batch, in plain words and numbers."""
+        """The geometry of one batch entry, by its index, in plain words and numbers."""
         return self.cases_apart()[case if self.cases else 0]
 
     def broadcast(self, dimensions: int, like: Tensor) -> BiplanarGeometry:
         """
-        The same set-up, its tensors with as many further axes of length 1, to be met by coordinates of that shape, and
-        of the dtype and on the device of `like`. It is not checked again: a GPU would have to wait for each value.
+        The same geometry, its tensors with as many further axes of length 1, to broadcast with coordinates, of the
+        dtype and on the device of `like`. It is not checked again: a GPU would have to wait for each value.
         """
         shaped = copy(self)
         for name, field in self._tensors().items():
@@ -302,19 +311,19 @@ class BiplanarGeometry:
 
 
 def signs_of_views(views: Sequence[Sequence[str]]) -> Float[Tensor, "B 2"]:
-    """The pairs of views of a batch's cases, such as `[("PA", "LL"), ("AP", "RL")]`, as :class:`BiplanarGeometry` takes
-    views that differ, see :data:`SIGN_OF_VIEW`."""
+    """The pairs of views of a batch, such as `[("PA", "LL"), ("AP", "RL")]`, as :class:`BiplanarGeometry` takes views
+    that differ, see :data:`SIGN_OF_VIEW`."""
     return torch.tensor([[SIGN_OF_VIEW[view] for view in pair] for pair in views])
 
 
 def views_of_signs(signs: Sequence[float]) -> tuple[str, str]:
-    """The two views of one case, the inverse of :func:`signs_of_views`."""
+    """The two views of one batch entry, the inverse of :func:`signs_of_views`."""
     frontal, lateral = signs
     return "AP" if frontal > 0 else "PA", "LL" if lateral > 0 else "RL"
 
 
 def _bounds(value: Scalar) -> tuple[float, float]:
-    """The smallest and the largest of the cases."""
+    """The smallest and the largest of the batch."""
     if not isinstance(value, Tensor):
         return value, value
     return float(value.detach().min()), float(value.detach().max())
@@ -360,6 +369,6 @@ def _dot(row: tuple[Scalar, ...], column: tuple[Number, ...]) -> Number:
 
 
 def at_distance(geometry: BiplanarGeometry, factor: float) -> BiplanarGeometry:
-    """The set-up with source and detector moved: both distances times a factor, the isocentre's magnification kept."""
+    """The geometry with both distances times a factor, which keeps the isocentre's magnification."""
     names = ("source_to_isocentre_mm", "source_to_detector_mm")
     return replace(geometry, **{name: getattr(geometry, name) * factor for name in names})

@@ -1,4 +1,4 @@
-"""How a volume and its X-rays belong together: units, projection, and the correction that the X-rays call for."""
+"""How a volume and its X-rays belong together: units, projection, and the MART update of the volume."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 NUMBER_OF_STAGES = 3
 PIXELS_PER_VOXEL = 2
 """Along a side of the X-rays and of the last stage's volume."""
-LEAST = 0.0025
+RATIO_OFFSET = 0.0025
 """Scaled line integral of some millimetres of tissue, added to both sides of a ratio: less than that is noise."""
-LARGEST_RATIO = 4.0
+MAX_RATIO = 4.0
 
 
 class ImagingModel:
@@ -102,8 +102,8 @@ class ImagingModel:
             geometry: overrides the model's own.
         """
         reprojection = self.project_region(self.attenuation(volume), Region.whole(volume.shape[-1]), pixels, geometry)
-        ratio = (adaptive_avg_pool2d(xrays, pixels) + LEAST) / (reprojection + LEAST)
-        return ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO).log()
+        ratio = (adaptive_avg_pool2d(xrays, pixels) + RATIO_OFFSET) / (reprojection + RATIO_OFFSET)
+        return ratio.clamp(1 / MAX_RATIO, MAX_RATIO).log()
 
     def correction(
         self,
@@ -113,19 +113,19 @@ class ImagingModel:
         geometry: BiplanarGeometry | None = None,
     ) -> Float[Tensor, "B 1 X Y Z"]:
         """
-        What to add to a region of a volume, so that it agrees better with both X-rays: attenuation is multiplied by the
-        geometric mean of the ratios of the two rays through a voxel, one step of the multiplicative algebraic
-        reconstruction technique (MART) for all rays at a time (Gordon, Bender and Herman, 1970; Lent, 1977). Zero in
-        air, and where both X-rays agree; a ray that misses its detector asks for no change.
+        The MART update of a region, as what to add to it: attenuation is multiplied by the geometric mean of the ratios
+        of the two rays through a voxel, one step of the multiplicative algebraic reconstruction technique for all rays
+        at a time (Gordon, Bender and Herman, 1970; Lent, 1977). Zero in air, and where both X-rays agree; a ray that
+        misses its detector asks for no change.
 
         Args:
             volume: that region of the volume, scaled.
             log_ratio: from :meth:`log_ratio` of the whole.
-            region: which part of the volume.
+            region: where in the volume.
             geometry: overrides the model's own.
         """
         lowest, highest = self.hu_window
-        # The mean of logarithms has a gradient everywhere; the root of a product of lifted ratios has none at 0.
+        # The mean of logarithms has a gradient everywhere; the root of a product of backprojected ratios has none at 0.
         lifted = lift(log_ratio[:, :, None], geometry or self.geometry, region.size, region)
         above_air = (self.to_hu(volume) - AIR_HU).clamp(min=0) / (highest - lowest)
         return above_air * lifted.mean(dim=1).expm1()

@@ -1,5 +1,5 @@
 """
-Projection of a volume onto two detectors, and its mirror, the unfiltered backprojection (lift) into the volume.
+Projection of a volume onto two detectors, and the unfiltered backprojection from them into the volume.
 
 Each ray is sampled once per slice of the volume, by bilinear interpolation in the slice. Views along the volume's axes
 take the fast path of :mod:`scripts.projection.axis_aligned`; others, and gradients of the geometry, the general one of
@@ -31,20 +31,20 @@ def project(
     """
     Line integrals of attenuation along the rays from the source to the centre of each detector pixel.
 
-    Rays are followed through the whole cube, also where a turned cube's corner reaches behind the detector.
+    Rays are followed through the whole volume, also where a corner of it reaches behind a rotated detector.
 
     Args:
-        mu: linear attenuation in 1/mm, a cube in RAS+, or the `region` of one.
-        geometry: the set-up; its `fov_mm` is the cube's side.
-        region: the part of the cube that `mu` holds, the rest being zero; by default the whole.
+        mu: linear attenuation in 1/mm, the reconstruction volume in RAS+, or a `region` of it.
+        geometry: of the acquisition; its `fov_mm` is the volume's side.
+        region: where in the volume `mu` lies, the rest being zero; by default the whole.
 
     Returns:
-        The frontal and the lateral film as they are read, dimensionless; float32 for a volume in half precision, else
-        in the volume's.
+        The frontal and the lateral projection in display orientation, dimensionless; float32 for a volume in half
+        precision, else in the volume's.
 
     Raises:
         InputError: when `mu` is not a single-channel cube, or not the region's shape, or the geometry describes another
-            number of cases.
+            number of batch entries.
     """
     if mu.ndim != 5 or mu.shape[1] != 1 or (region is None and len(set(mu.shape[2:])) != 1):
         raise InputError(f"project: the volume has shape {tuple(mu.shape)}, expected (B, 1, S, S, S).")
@@ -63,25 +63,26 @@ def lift(
     features: Float[Tensor, "B 2 C P P"], geometry: BiplanarGeometry, size: int, region: Region | None = None
 ) -> Float[Tensor, "B 2 C X Y Z"]:
     """
-    Lays films into the volume: each voxel reads, by bilinear interpolation, the detector point that its ray hits.
+    Backprojection, unfiltered: each voxel reads, by bilinear interpolation, the detector point that its ray hits. It is
+    constant along each ray, and no adjoint of :func:`project`. Of feature maps it is known as feature lifting.
 
     Args:
-        features: the frontal and the lateral film; any number of pixels, spread over the detector.
-        geometry: the set-up.
-        size: voxels along a side of the cube.
-        region: the part of the cube that is wanted; by default the whole.
+        features: frontal and lateral projection, or feature maps; any number of pixels, spread over the detector.
+        geometry: of the acquisition.
+        size: voxels along a side of the volume.
+        region: the voxels that are wanted; by default all.
 
     Returns:
-        Each view's volume in RAS+, constant along each ray, in the features' precision.
+        Each view's volume in RAS+, in the features' precision.
 
     Raises:
-        InputError: when `features` do not hold two square films, there is no voxel, or the geometry describes another
-            number of cases.
+        InputError: when `features` do not hold two square images, there is no voxel, or the geometry describes another
+            number of batch entries.
     """
     if features.ndim != 5 or features.shape[1] != VIEWS or features.shape[3] != features.shape[4]:
-        raise InputError(f"lift: the films have shape {tuple(features.shape)}, expected (B, 2, C, P, P).")
+        raise InputError(f"lift: the features have shape {tuple(features.shape)}, expected (B, 2, C, P, P).")
     if size < 1:
-        raise InputError(f"lift: the cube has {size} voxels a side, expected at least 1.")
+        raise InputError(f"lift: the volume has {size} voxels a side, expected at least 1.")
     _check_cases(geometry, len(features), "lift")
     region = region or Region.whole(size)
     with torch.autocast(features.device.type, enabled=False):
@@ -91,10 +92,10 @@ def lift(
 
 
 def _ray_length(geometry: BiplanarGeometry, size: int, like: Tensor) -> Tensor:
-    """Length of each ray in a slice of the cube, `(P, P)` or `(B, 1, P, P)`: thickness / cosine of the ray's angle."""
-    film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, like)
-    distance = geometry.broadcast(3, film_mm).source_to_detector_mm
-    slope_squared = (film_mm[:, None] / distance) ** 2 + (film_mm / distance) ** 2
+    """Length of each ray in a slice, `(P, P)` or `(B, 1, P, P)`: thickness / cosine of the ray's angle."""
+    detector_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, like)
+    distance = geometry.broadcast(3, detector_mm).source_to_detector_mm
+    slope_squared = (detector_mm[:, None] / distance) ** 2 + (detector_mm / distance) ** 2
     return geometry.fov_mm / size * torch.sqrt(1 + slope_squared)
 
 
@@ -104,4 +105,4 @@ def _is_fast(geometry: BiplanarGeometry) -> bool:
 
 def _check_cases(geometry: BiplanarGeometry, batch: int, caller: str) -> None:
     if geometry.cases not in (None, batch):
-        raise InputError(f"{caller}: the geometry describes {geometry.cases} cases, expected the batch's {batch}.")
+        raise InputError(f"{caller}: the geometry describes {geometry.cases} batch entries, expected {batch}.")

@@ -1,5 +1,5 @@
 """
-Views off the cube's axes, the general path: rays that meet each slice of the cube anywhere.
+Ray tracing, for views off the volume's axes: rays that meet each slice of the volume anywhere.
 
 Joseph's method (1982, doi:10.1109/TMI.1982.4307572): a ray is sampled once in each slice across its main axis, by
 bilinear interpolation in the slice. For a view along the axis this is the sum that
@@ -31,19 +31,19 @@ def project_rays(
     volume: Float[Tensor, "B X Y Z"], geometry: BiplanarGeometry, view: int, region: Region
 ) -> Float[Tensor, "B P P"]:
     """
-    Line integrals along the rays to the film's pixels.
+    Projection: line integrals along the rays to the detector's pixels.
 
     Args:
         volume: in RAS+.
-        geometry: the set-up.
+        geometry: of the acquisition.
         view: 0 for the frontal view, 1 for the lateral.
-        region: where in the cube these voxels are.
+        region: where in the reconstruction volume these voxels are.
 
     Returns:
-        The film, in units of the volume times mm.
+        The projection, in units of the volume times mm.
     """
-    film_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, volume)
-    origin, step = geometry.broadcast(2, film_mm).ray(film_mm[None, :], film_mm[:, None], view)
+    detector_mm = centres(geometry.detector_pixels, geometry.detector_size_mm, volume)
+    origin, step = geometry.broadcast(2, detector_mm).ray(detector_mm[None, :], detector_mm[:, None], view)
     main, across = (1, 0) if view == 0 else (0, 1)
     x_y_z = [region.centres(axis, geometry.fov_mm, precise_device(volume.device)).to(volume) for axis in range(3)]
     depth, across_mm, z_mm = x_y_z[main], x_y_z[across], x_y_z[2]
@@ -56,39 +56,40 @@ def project_rays(
         return _sample(block, torch.stack(places, -1)).sum(0)
 
     blocks = zip(slices.split(SLICES_PER_BLOCK), depth.split(SLICES_PER_BLOCK))
-    film = reduce(torch.add, (checkpoint(summed, *block, use_reentrant=False) for block in blocks))
+    projection = reduce(torch.add, (checkpoint(summed, *block, use_reentrant=False) for block in blocks))
     length = sum(component**2 for component in step) ** 0.5 / abs(step[main])
-    return film * length * voxel_mm
+    return projection * length * voxel_mm
 
 
 def lift_rays(
-    films: Float[Tensor, "B C P P"], geometry: BiplanarGeometry, view: int, region: Region
+    features: Float[Tensor, "B C P P"], geometry: BiplanarGeometry, view: int, region: Region
 ) -> Float[Tensor, "B C X Y Z"]:
     """
-    The volume whose voxels read the film, by bilinear interpolation, where their rays hit it.
+    Backprojection: each voxel reads the detector, by bilinear interpolation, where its ray hits it.
 
     Args:
-        films: those of one view.
-        geometry: the set-up.
+        features: projection or feature maps of one view.
+        geometry: of the acquisition.
         view: 0 for the frontal view, 1 for the lateral.
         region: the voxels that are wanted.
 
     Returns:
         The region's voxels, in RAS+.
     """
-    dtype = torch.promote_types(films.dtype, torch.float32)
-    centres_mm = (region.centres(axis, geometry.fov_mm, precise_device(films.device)) for axis in range(3))
-    all_x, y, z = (of_axis.to(films.device, dtype) for of_axis in centres_mm)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    centres_mm = (region.centres(axis, geometry.fov_mm, precise_device(features.device)) for axis in range(3))
+    all_x, y, z = (of_axis.to(features.device, dtype) for of_axis in centres_mm)
     geometry = geometry.broadcast(3, all_x)
 
-    def lifted(films: Tensor, x: Tensor) -> Tensor:
+    def lifted(features: Tensor, x: Tensor) -> Tensor:
         point = (x[:, None, None], y[:, None], z)
-        grid = torch.stack(torch.broadcast_tensors(*geometry.shadow(point, view)), -1) / (geometry.detector_size_mm / 2)
-        grid = grid.reshape(-1, len(x), len(y), len(z), 2).expand(len(films), -1, -1, -1, -1).flatten(1, 2)
-        volume = grid_sample(films.to(grid.dtype), grid, align_corners=False).to(films.dtype)
+        on_detector = torch.broadcast_tensors(*geometry.projected_point(point, view))
+        grid = torch.stack(on_detector, -1) / (geometry.detector_size_mm / 2)
+        grid = grid.reshape(-1, len(x), len(y), len(z), 2).expand(len(features), -1, -1, -1, -1).flatten(1, 2)
+        volume = grid_sample(features.to(grid.dtype), grid, align_corners=False).to(features.dtype)
         return volume.unflatten(2, (len(x), len(y)))
 
-    blocks = [checkpoint(lifted, films, x, use_reentrant=False) for x in all_x.split(SLICES_PER_BLOCK)]
+    blocks = [checkpoint(lifted, features, x, use_reentrant=False) for x in all_x.split(SLICES_PER_BLOCK)]
     return torch.cat(blocks, dim=2)
 
 

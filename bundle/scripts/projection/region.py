@@ -1,4 +1,4 @@
-"""A box of voxels in the cube: what a crop of the volume, or a slab of it, covers."""
+"""A region of interest: the box of voxels of a crop in training, or of a slab in tiled inference."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Value = TypeVar("Value")
 @dataclass(frozen=True)
 class Region:
     """
-    Voxels `start` to `stop`, less the last, along X, Y and Z of a cube of `size` voxels a side.
+    Voxels `start` to `stop`, less the last, along X, Y and Z of a volume of `size` voxels a side.
 
     Args:
-        size: voxels along a side of the cube.
+        size: voxels along a side of the volume.
         start: first voxel along each axis.
         stop: voxel after the last along each axis.
 
     Raises:
-        ValueError: when the region is empty or leaves the cube.
+        ValueError: when the region is empty or leaves the volume.
     """
 
     size: int
@@ -36,11 +36,11 @@ class Region:
 
     def __post_init__(self) -> None:
         if not all(0 <= first < last <= self.size for first, last in zip(self.start, self.stop)):
-            raise ValueError(f"Region: {self.start} to {self.stop} is no part of a cube of {self.size} voxels a side.")
+            raise ValueError(f"Region: {self.start} to {self.stop} is not in a volume of {self.size} voxels a side.")
 
     @staticmethod
     def whole(size: int) -> Region:
-        """The cube itself."""
+        """The whole volume."""
         return Region(size, (0, 0, 0), (size, size, size))
 
     @property
@@ -57,7 +57,7 @@ class Region:
         return volume[..., x, y, z]
 
     def centres(self, axis: int, extent: float, device: torch.device) -> Float64[Tensor, " N"]:
-        """Where the centres of the voxels are along an axis, from the middle of a cube `extent` wide."""
+        """Where the centres of the voxels are along an axis, from the middle of a volume `extent` wide."""
         index = torch.arange(self.start[axis], self.stop[axis], dtype=torch.float64, device=device)
         return (index - (self.size - 1) / 2) * (extent / self.size)
 
@@ -68,23 +68,23 @@ class Region:
         return first, last
 
     def widened(self, margin: int, multiple: int = 1) -> Region:
-        """The region with `margin` voxels more on each side and edges at multiples of `multiple`, inside the cube."""
+        """The region with `margin` voxels more on each side and edges at multiples of `multiple`, in the volume."""
         start = per_axis(lambda first: max(0, (first - margin) // multiple * multiple), self.start)
         stop = per_axis(lambda last: min(self.size, -(-(last + margin) // multiple) * multiple), self.stop)
         return Region(self.size, start, stop)
 
     def within(self, other: Region) -> Region:
-        """This region, a part of `other`, as seen from its corner: cuts it out of a volume that holds `other` only."""
+        """This region, which lies in `other`, counted from its corner: cuts it out of what holds `other` only."""
         start, stop = per_axis(sub, self.start, other.start), per_axis(sub, self.stop, other.start)
         return Region(max(other.shape), start, stop)
 
     def mirrored(self) -> Region:
-        """The same part of the mirror image, right and left exchanged."""
+        """The same region of the mirror image, right and left exchanged."""
         first, last = self.size - self.stop[0], self.size - self.start[0]
         return Region(self.size, (first, *self.start[1:]), (last, *self.stop[1:]))
 
     def slabs(self, count: int) -> Iterator[Region]:
-        """`count` parts of equal thickness, to a voxel, along X."""
+        """`count` slabs of equal thickness, to a voxel, along X."""
         edges = [self.start[0] + self.shape[0] * i // count for i in range(count + 1)]
         for first, last in zip(edges, edges[1:]):
             if first < last:

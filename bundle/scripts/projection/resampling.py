@@ -65,5 +65,5 @@ def resized(volume: Float[Tensor, "B 1 S S S"], size: int) -> Float[Tensor, "B 1
 
 
 def truth_at(truth: Float[Tensor, "B 1 S S S"], size: int) -> Float[Tensor, "B 1 {size} {size} {size}"]:
-    """The truth, averaged to `size` voxels a side."""
+    """The ground truth, averaged to `size` voxels a side."""
     return adaptive_avg_pool3d(truth, size)

@@ -101,8 +101,8 @@ def niivue_module() -> tuple[str, str]:
 
 def projection_matrix(geometry: BiplanarGeometry, isocentre_mm: Sequence[float], view: int) -> np.ndarray:
     """
-    :meth:`BiplanarGeometry.shadow` as a `(3, 4)` matrix: `(X, Y, Z, 1)` in mm to `(u w, v w, w)`, where `u` and `v` are
-    fractions of the detector's side, from its left and its upper edge.
+    :meth:`BiplanarGeometry.projected_point` as a `(3, 4)` matrix: `(X, Y, Z, 1)` in mm to `(u w, v w, w)`, where `u`
+    and `v` are fractions of the detector's side, from its left and its upper edge.
     """
     rotated = np.array(geometry.rotation(view), dtype=float).T
     across, depth, up = (rotated[view], rotated[1 - view] * geometry.depth_sign(view), rotated[2])
