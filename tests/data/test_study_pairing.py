@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from pydicom import Dataset
 
 from scripts.data.folder_scan import find_radiograph_pairs, find_records
@@ -82,6 +86,16 @@ def test_nrrd_and_metaimage_are_cts_with_all_their_files(tmp_path: Path):
     names = ("a.mha", "b.mhd", "b.raw", "c.mhd", "c.zraw", "d.nrrd", "e.raw", "f.nhdr", "f.raw.gz", "g.nhdr", "g.raw")
     for name in names:
         (tmp_path / name).touch()
+    image = sitk.GetImageFromArray(np.arange(-1000, -976, dtype=np.int16).reshape(4, 3, 2))
+    for name in ("a.mha", "b.mhd", "d.nrrd"):
+        sitk.WriteImage(image, tmp_path / name)
+    sitk.WriteImage(image, tmp_path / "c.mhd", useCompression=True)
+    header = (tmp_path / "d.nrrd").read_bytes().partition(b"\n\n")[0].replace(b"raw", b"gzip")
+    for name, encoding, content in (("f", b"gzip", gzip.compress(bytes(range(48)))), ("g", b"raw", bytes(range(48)))):
+        suffix = ".raw.gz" if encoding == b"gzip" else ".raw"
+        lines = re.sub(rb"encoding: \w+", b"encoding: " + encoding, header)
+        (tmp_path / f"{name}.nhdr").write_bytes(lines + f"\ndata file: {name}{suffix}\n".encode())
+        (tmp_path / f"{name}{suffix}").write_bytes(content)
     assert [ct for _, ct, _ in found(tmp_path)] == ["a.mha", "b.mhd", "c.mhd", "d.nrrd", "f.nhdr", "g.nhdr"]
     assert [entry.path for entry in find_records(tmp_path)[1]] == ["e.raw"]
 
@@ -198,17 +212,19 @@ def test_a_day_with_two_studies_of_ct_pairs_nothing(tmp_path: Path):
 
 def test_dicom_series_that_no_folder_can_name_are_excluded(tmp_path: Path):
     write_series(tmp_path / "shared", SeriesInstanceUID="1.1.1")
-    write_header(tmp_path / "shared" / "other.dcm", SeriesInstanceUID="1.1.9", Modality="SR")
+    write_series(tmp_path / "shared" / "x", SeriesInstanceUID="1.1.9")
+    for path in (tmp_path / "shared" / "x").iterdir():
+        path.rename(tmp_path / "shared" / f"other_{path.name}")
     write_series(tmp_path / "half_a", SeriesInstanceUID="1.1.2")
     write_series(tmp_path / "half_b", SeriesInstanceUID="1.1.2")
     write_series(tmp_path / "scout", SeriesInstanceUID="1.1.3", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     write_series(tmp_path / "single", 1, SeriesInstanceUID="1.1.4")
     write_series(tmp_path, SeriesInstanceUID="1.1.5")
     assert found(tmp_path) == []
-    assert "1.1.1 (2 files) shares its folder with 1 other series" in reason(tmp_path, "shared")
-    assert "'SR'" in reason(tmp_path, "shared/other.dcm")
+    shared = [entry.reason for entry in find_records(tmp_path)[1] if entry.path == "shared"]
+    assert len(shared) == 2 and all("(2 files) shares its folder with 1 other series" in reason for reason in shared)
     assert "spread over 2 folders" in reason(tmp_path, "half_a")
-    assert "localizer" in reason(tmp_path, "scout")
+    assert reason(tmp_path, "scout/0.dcm") == reason(tmp_path, "scout/1.dcm") == "is a localizer image"
     assert "single file" in reason(tmp_path, "single/0.dcm")
     assert "directly in the searched folder" in reason(tmp_path, ".")
 
@@ -334,10 +350,12 @@ def test_acquisitions_that_make_one_stack_are_one_ct(tmp_path: Path, acquisition
 
 
 @pytest.mark.parametrize("place", ["", ["0", "", "5"], ["0", "0"]])
-def test_a_slice_without_a_place_is_left_to_the_reader_of_the_series(tmp_path: Path, place):
-    write_slices(tmp_path / "ct", [1, 1, 2, 2], [0.0, 5.0, 0.0, 5.0])
-    write_header(tmp_path / "ct" / "0.dcm", ImagePositionPatient=place, ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+def test_a_series_with_a_slice_without_a_place_is_excluded_by_its_tag(tmp_path: Path, place):
+    write_slices(tmp_path / "ct", [1, 1, 1, 1], [0.0, 5.0, 10.0, 15.0])
     assert found(tmp_path) == [("P", "ct", None)]
+    write_header(tmp_path / "ct" / "0.dcm", ImagePositionPatient=place)
+    assert found(tmp_path) == []
+    assert "ImagePositionPatient" in reason(tmp_path, "ct")
 
 
 def test_files_next_to_dicom_files_and_namesakes_of_their_folder_are_of_the_same_patient(tmp_path: Path):

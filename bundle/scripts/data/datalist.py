@@ -191,12 +191,23 @@ def warn_of_paths_outside(records: Sequence[Any], datalist: str, section: str, f
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether a path, its links followed, lies in a folder or is that folder."""
-    folder = os.path.realpath(folder)
+    """
+    Whether a path, its links followed, lies in a folder, or is that folder; or in the store of the cache that the
+    folder is part of, where Hugging Face and git-annex keep what their links lead to.
+    """
+    folder, path = os.path.realpath(folder), os.path.realpath(path)
     try:
-        return os.path.commonpath([os.path.realpath(path), folder]) == folder
+        return any(os.path.commonpath([path, place]) == place for place in (folder, *_stores(folder)))
     except ValueError:  # two drives of Windows have no path in common
         return False
+
+
+def _stores(folder: str) -> list[str]:
+    """`blobs` next to Hugging Face's `snapshots`, and git-annex's objects, of the repository that a folder lies in."""
+    places = [Path(folder), *Path(folder).parents]
+    stores = [place.parent / "blobs" for place in places if place.name == "snapshots"]
+    stores += [place / ".git" / "annex" / "objects" for place in places]
+    return [os.path.realpath(store) for store in stores if store.is_dir()]
 
 
 def _is_absolute(path: Any) -> bool:
@@ -277,7 +288,7 @@ def default_name(path: str, folder: str) -> str:
     hash.
     """
     if os.path.isfile(path):
-        path = os.path.splitext(path.removesuffix(".gz"))[0]
+        path = os.path.splitext(path[:-3] if path.lower().endswith(".gz") else path)[0]
     parts = [part for part in Path(os.path.relpath(path, folder)).parts if part != os.pardir]
     safe = ["_" if letter in NOT_IN_A_NAME or not _prints(letter) else letter for letter in "_".join(parts)]
     name = "".join(safe).strip().rstrip(". ") or "_"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,7 +41,9 @@ def find_images(folder: Path) -> tuple[list[Image], list[Excluded]]:
     headers = unread + name_patients([entry for entry in read if isinstance(entry, Header)])
     known = [header for header in headers if isinstance(header, Header)]
     patients = patients_by_folder(known)
-    found = [describe_file(folder, path, patients) for path in paths if image_suffix(path)] + describe_headers(known)
+    found = [describe_file(folder, path, patients) for path in paths if image_suffix(path)] + describe_headers(
+        folder, known
+    )
     excluded += [entry for entry in (*headers, *found) if isinstance(entry, Excluded)]
     others = set(paths) - set(dicom) - {path for path in paths if image_suffix(path)}
     excluded += [Excluded(path, _reason_of_other(path)) for path in others if not _is_voxels_of_a_header(path, paths)]
@@ -56,7 +58,10 @@ def _read_header(folder: Path, path: str) -> Header | Excluded:
 
 
 def _walk(folder: Path) -> tuple[list[str], list[Excluded]]:
-    """Paths of all files, from the folder on, and what cannot be reached or leads out of it."""
+    """
+    Paths of all files, from the folder on, and what cannot be reached or leads out of it. Hidden files are passed over,
+    and so is what macOS puts into archives, `__MACOSX`, and the store of a cache, see :func:`_is_store`.
+    """
     paths, excluded = [], []
 
     def refuse(error: OSError) -> None:
@@ -67,26 +72,47 @@ def _walk(folder: Path) -> tuple[list[str], list[Excluded]]:
         here = Path(os.path.relpath(place, folder))
         links = [name for name in names if os.path.islink(os.path.join(place, name))]
         excluded += [Excluded((here / name).as_posix(), "a link to a folder is not followed") for name in links]
-        names[:] = [name for name in names if name not in links and not name.startswith(".")]
-        for path in ((here / name).as_posix() for name in files if not name.startswith(".")):
-            reason = _reason_of_link(folder, path) or _reason_of_kind(folder / path)
-            if reason is None:
-                paths.append(path)
-            else:
-                excluded.append(Excluded(path, reason))
-    return sorted(paths), excluded
+        names[:] = [name for name in names if name not in links and not _is_passed_over(place, name)]
+        paths += [(here / name).as_posix() for name in files if not name.startswith(".")]
+    found: dict[str, str] = {}
+    for path in sorted(paths):
+        reason = _reason_of_link(folder, path, found) or _reason_of_kind(folder / path)
+        if reason is not None:
+            excluded.append(Excluded(path, reason))
+        else:
+            found[os.path.realpath(folder / path)] = path
+    return sorted(found.values()), excluded
 
 
-def _reason_of_link(folder: Path, path: str) -> str | None:
+def _is_passed_over(place: str, name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX" or _is_store(place, name)
+
+
+def _is_store(place: str, name: str) -> bool:
+    """Whether a folder is where Hugging Face keeps, under names that say nothing, what links in `snapshots` lead to."""
+    return name == "blobs" and os.path.isdir(os.path.join(place, "snapshots"))
+
+
+def _reason_of_link(folder: Path, path: str, found: Mapping[str, str]) -> str | None:
     """
     Why a link is excluded: it leads out of the folder, or to a file that is found itself, so that it counts twice.
+
+    Args:
+        folder: the searched folder.
+        path: from there on.
+        found: the paths before it that count, by what they lead to.
     """
-    target = os.path.realpath(folder / path)
+    target, is_link = os.path.realpath(folder / path), os.path.islink(folder / path)
     if not os.path.exists(target) or not is_inside(target, str(folder)):
         return f"is a link to {target}, which is outside or missing"
-    parts = Path(os.path.relpath(target, os.path.realpath(folder))).parts
-    is_found = not any(part.startswith(".") for part in parts)
-    return f"is a link to {target}, which counts itself" if is_found and os.path.islink(folder / path) else None
+    root = os.path.realpath(folder)
+    is_below = is_link and Path(target).is_relative_to(root)
+    parts = Path(target).relative_to(root).parts if is_below else ()
+    places = [os.path.join(root, *parts[:depth]) for depth in range(len(parts))]
+    is_found = is_below and not any(map(_is_passed_over, places, parts))
+    if is_found:
+        return f"is a link to {target}, which counts itself"
+    return f"is a link to {target}, which counts as {found[target]}" if is_link and target in found else None
 
 
 def _reason_of_kind(path: Path) -> str | None:

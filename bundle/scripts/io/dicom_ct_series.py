@@ -5,6 +5,7 @@ is no volume, is refused beforehand.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 from collections import Counter
@@ -16,9 +17,10 @@ import numpy as np
 from monai.data.utils import orientation_ras_lps
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ..errors import InputError, one_line_message
+from .dicom_headers import has_dicom_start
 from .limits import MAX_VOXELS, check_extent
 from .slice_places import (
     SAME_MM,
@@ -28,6 +30,7 @@ from .slice_places import (
     normal_of,
     overlaid_acquisitions,
     places_along,
+    why_no_slice,
 )
 
 END_OF_FRAMES = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
@@ -61,8 +64,8 @@ class CTSeries:
 def check_ct_series(folder: str, field: str) -> CTSeries:
     """
     Orders the slices of a folder; refuses one whose files do not make up one CT volume in HU. Reads headers alone.
-    Hidden files are passed over, and so are those that are neither DICOM nor named as the slices are: an archive's
-    lists.
+    Hidden files are passed over, and so is what archives and scanners lay next to slices: files that are neither DICOM
+    nor named as the slices are, DICOM files of :func:`~scripts.io.slice_places.why_no_slice`, and copies of a slice.
 
     Args:
         folder: holds the slices of one series, in any order, under any names.
@@ -96,14 +99,18 @@ def _place_of(header: Dataset) -> np.ndarray:
 
 def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and not entry.name.startswith("."))
-    headers, problems, others = {}, {}, []
+    slices: dict[str, Dataset] = {}
+    no_slices: dict[str, Dataset] = {}
+    problems, others = {}, []
     for name in names:
         try:
-            headers[name] = _read_header(os.path.join(folder, name))
+            header = _read_header(os.path.join(folder, name))
+            (no_slices if why_no_slice(header) else slices)[name] = header
         except InvalidDicomError:
             others.append(name)
         except Exception as error:
             problems[name] = one_line_message(error)
+    headers = _without_copies(folder, slices) or no_slices
     if not headers:
         raise InputError(f"{where} holds no DICOM file ({len(names)} other file(s)), expected the slices of one CT.")
     forms = {_form(name) for name in headers}
@@ -117,6 +124,18 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
     return headers
 
 
+def _without_copies(folder: str, slices: Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """One slice of each SOP Instance UID, where the files of one are the same bytes."""
+    names: dict[str, str] = {}
+    kept = {}
+    for name, header in slices.items():
+        first = names.setdefault(header.get("SOPInstanceUID") or name, name)
+        is_copy = first != name and filecmp.cmp(*(os.path.join(folder, each) for each in (first, name)), shallow=False)
+        if not is_copy:
+            kept[name] = header
+    return kept
+
+
 def _form(name: str) -> str:
     """What names of the slices of a series have in common: the suffix, or without one the name without its numbers."""
     stem, suffix = os.path.splitext(name.lower())
@@ -125,20 +144,24 @@ def _form(name: str) -> str:
 
 def _read_header(path: str) -> Dataset:
     with open(path, "rb") as file:
-        header = dcmread(file, stop_before_pixels=True)
-        deflated = header.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian
-        missing = 0 if deflated else _missing_bytes(header, file)
+        if not has_dicom_start(file):
+            raise InvalidDicomError
+        header = dcmread(file, stop_before_pixels=True, force=True)
+        if "SOPClassUID" not in header and "Modality" not in header:
+            raise InvalidDicomError
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        is_whole = syntax == DeflatedExplicitVRLittleEndian or why_no_slice(header)
+        missing = 0 if is_whole else _missing_bytes(header, syntax, file)
     if missing:
         raise EOFError(f"no pixel data, or truncated: at least {missing} bytes are missing")
     return header
 
 
-def _missing_bytes(header: Dataset, file: BinaryIO) -> int:
+def _missing_bytes(header: Dataset, syntax: UID | None, file: BinaryIO) -> int:
     """At least so many bytes are missing from where the file stands, before its pixel data, to its end."""
-    syntax = header.file_meta.TransferSyntaxUID
-    if syntax.is_compressed:
+    if syntax is not None and syntax.is_compressed:
         return 0 if END_OF_FRAMES in file.read() else len(END_OF_FRAMES)
-    tag_and_length = 8 if syntax.is_implicit_VR else 12
+    tag_and_length = 8 if syntax is None or syntax.is_implicit_VR else 12
     pixels = header.get("Rows", 0) * header.get("Columns", 0) * header.get("BitsAllocated", 16) // 8
     return max(0, tag_and_length + pixels - (os.fstat(file.fileno()).st_size - file.tell()))
 
@@ -163,10 +186,14 @@ def _check_slice(header: Dataset, where: str) -> None:
             f"{where} holds {header.NumberOfFrames} frames, expected a file for each slice; convert it first."
         )
     shown = header.get("PhotometricInterpretation", "MONOCHROME2")
-    if shown != "MONOCHROME2":
+    if shown not in ("MONOCHROME1", "MONOCHROME2"):
         raise InputError(
-            f"{where}: PhotometricInterpretation is {shown!r}, expected 'MONOCHROME2', since ITK inverts the HU of "
-            f"MONOCHROME1, and colours are no HU; convert the series to NIfTI."
+            f"{where}: PhotometricInterpretation is {shown!r}, expected MONOCHROME1 or MONOCHROME2: colours are no HU."
+        )
+    if "ModalityLUTSequence" in header:
+        raise InputError(
+            f"{where}: its HU are by a Modality LUT Sequence (0028,3000), expected RescaleSlope and RescaleIntercept, "
+            f"as CT images have them; convert the series to NIfTI."
         )
     if header.get("RescaleType", "HU") not in ("HU", ""):
         raise InputError(f"{where}: RescaleType is {header.RescaleType!r}, expected 'HU'; rescale the CT to HU first.")

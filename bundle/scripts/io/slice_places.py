@@ -1,4 +1,4 @@
-"""Where slices of a series lie along their normal, and series that hold several acquisitions of the same places."""
+"""Which files are slices of a CT, where they lie along their normal, and which acquisitions overlay each other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydicom import Dataset
 
+SECONDARY_CAPTURES = "1.2.840.10008.5.1.4.1.1.7"
+"""Begins the SOP Classes of secondary captures, of one frame and of several (PS3.4 B.5)."""
 UNEVEN_MM, SAME_MM = 0.1, 1e-3
 """How far slices may lie from even steps, since positions are often rounded; below which step two are at one place."""
+
+
+def why_no_slice(header: Dataset) -> str | None:
+    """
+    Why a DICOM file is none of a CT's slices, though it may lie among them: reports, segmentations and plans are of
+    another Modality, a scout is a LOCALIZER by its Image Type (PS3.3 C.8.2.1.1.1), a dose report is a capture of a
+    screen that lies nowhere. None where it is one, or does not say what it is.
+    """
+    modality = str(header.get("Modality") or "CT").strip().upper()
+    if modality != "CT":
+        return f"its Modality is '{modality}', expected 'CT'"
+    if "LOCALIZER" in str(header.get("ImageType") or "").upper():
+        return "is a localizer image"
+    is_capture = str(header.get("SOPClassUID") or "").startswith(SECONDARY_CAPTURES)
+    return "is a secondary capture" if is_capture and not header.get("ImagePositionPatient") else None
 
 
 def normal_of(orientation: Sequence[float]) -> np.ndarray:
