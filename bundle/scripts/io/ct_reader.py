@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 
 import itk
 import numpy as np
@@ -11,16 +12,18 @@ import torch
 from monai.data import ITKReader, MetaTensor
 from monai.transforms import LoadImage
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
+from pydicom import dcmread
 
 from ..errors import InputError, shown
 from .dicom_ct_series import check_ct_series
+from .dicom_pixels import read_pixels, with_transfer_syntax
 from .itk_headers import check_meta_image, check_nrrd
-from .label_maps import is_label_map
+from .label_maps import are_labels, is_label_map
 from .nifti import AnyCaseNibabelReader, load_nifti
 
 NIFTI, NRRD, META_IMAGE = (".nii", ".nii.gz"), (".nrrd", ".nhdr"), (".mha", ".mhd")
-PLACE_MM = 0.01
-"""How far two readers may differ in where a slice lies."""
+AIR_HU = -1024.0
+"""What padding around the scanner's circle becomes, the lowest value of most scanners."""
 SHEAR = 0.01
 """Largest cosine between two axes that counts as a right angle."""
 LUNG_HU, DENSE_HU = -200.0, 2000.0
@@ -40,26 +43,83 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
         `(X, Y, Z)` in the file's values, for a series HU, with an affine to RAS+ in mm.
 
     Raises:
-        InputError: for another suffix, a series that is no CT volume, one that ITK puts elsewhere than its headers do,
-            a NIfTI that does not say how it is oriented, or has an impossible affine, see :func:`check_axes`, or a
-            header that :func:`check_nrrd` or :func:`check_meta_image` refuses.
+        InputError: for another suffix, a series that is no CT volume, or whose pixels cannot be decoded, a NIfTI that
+            does not say how it is oriented, or has an impossible affine, see :func:`check_axes`, or a header that
+            :func:`check_nrrd` or :func:`check_meta_image` refuses.
     """
     if os.path.isdir(path):
         return _read_series(path, field)
-    where, name = f"{shown(path)}: field '{field}'", path.lower()
+    check_ct_header(path, f"{shown(path)}: field '{field}'")
+    return loader(path, reader=AnyCaseNibabelReader() if path.lower().endswith(NIFTI) else _itk_reader(path))
+
+
+def check_ct_header(path: str, where: str) -> None:
+    """
+    Refuses a file of which the header alone says that it cannot be read as a CT.
+
+    Args:
+        path: of the file.
+        where: the file and field, for messages.
+
+    Raises:
+        InputError: as for :func:`read_ct`, of a file.
+    """
+    name = path.lower()
     if name.endswith(NIFTI):
         _check_nifti_header(path, where)
-        return loader(path, reader=AnyCaseNibabelReader())
-    if name.endswith(NRRD + META_IMAGE):
-        is_nrrd = name.endswith(NRRD)
-        check_nrrd(path, where) if is_nrrd else check_meta_image(path, where)
-        # ITK does not recognise `.MHD` by itself
-        is_recognised = is_nrrd or path.endswith(META_IMAGE)
-        return loader(path, reader=ITKReader(**({} if is_recognised else {"imageio": itk.MetaImageIO.New()})))
-    raise InputError(
-        f"{where} names no CT that can be read, expected the folder of a DICOM series or a file "
-        f"{', '.join(NIFTI + NRRD + META_IMAGE)}; convert it, or name the folder instead of one slice."
-    )
+    elif name.endswith(NRRD):
+        check_nrrd(path, where)
+    elif name.endswith(META_IMAGE):
+        check_meta_image(path, where)
+    else:
+        raise InputError(
+            f"{where} names no CT that can be read, expected the folder of a DICOM series or a file "
+            f"{', '.join(NIFTI + NRRD + META_IMAGE)}; convert it, or name the folder instead of one slice."
+        )
+
+
+def is_label_file(path: str) -> bool:
+    """
+    Whether a file of which :func:`check_ct_header` has taken the header holds a label map, see
+    :func:`~scripts.io.label_maps.are_labels`. Of a CT a few slices are read.
+    """
+    return are_labels(_nifti_blocks(path) if path.lower().endswith(NIFTI) else _itk_blocks(path))
+
+
+def _nifti_blocks(path: str) -> Iterator[np.ndarray]:
+    voxels = load_nifti(path).dataobj
+    return (np.asanyarray(voxels[..., part]) for part in _parts(voxels.shape[-1]))
+
+
+def _itk_blocks(path: str) -> Iterator[np.ndarray]:
+    io = {} if _is_known_to_itk(path) else {"ImageIO": itk.MetaImageIO.New()}
+    reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=path, **io)
+    reader.UpdateOutputInformation()
+    image = reader.GetOutput()
+    region, (width, height, depth) = itk.ImageRegion[3](), image.GetLargestPossibleRegion().GetSize()
+    for part in _parts(depth):
+        region.SetIndex([0, 0, part.start])
+        region.SetSize([width, height, part.stop - part.start])
+        image.SetRequestedRegion(region)
+        reader.Update()
+        yield itk.array_from_image(image)  # all slices, where the format is read as a whole
+
+
+def _parts(length: int) -> Iterator[slice]:
+    """Parts of an axis, each twice as long as the one before: a compressed file is read from its start each time."""
+    start, step = 0, 1
+    while start < length:
+        yield slice(start, min(start + step, length))
+        start, step = start + step, 2 * step
+
+
+def _is_known_to_itk(path: str) -> bool:
+    """ITK does not recognise the suffix `.MHD` by itself."""
+    return not path.lower().endswith(META_IMAGE) or path.endswith(META_IMAGE)
+
+
+def _itk_reader(path: str) -> ITKReader:
+    return ITKReader() if _is_known_to_itk(path) else ITKReader(imageio=itk.MetaImageIO.New())
 
 
 def check_ct(ct: MetaTensor, where: str) -> None:
@@ -122,28 +182,21 @@ def check_axes(axes: torch.Tensor, where: str) -> None:
 
 
 def _read_series(folder: str, field: str) -> MetaTensor:
-    """Slice by slice: of a whole series ITK takes the direction of the step from Spacing Between Slices."""
     series = check_ct_series(folder, field)
-    slices = zip(series.files, series.places)
-    hu = np.stack([_read_slice(file, place, f"{file}: field '{field}'") for file, place in slices])
+    hu = np.stack([_read_slice(file, f"{file}: field '{field}'") for file in series.files])
     meta = {MetaKeys.SPACE: SpaceKeys.RAS, ImageMetaKey.FILENAME_OR_OBJ: folder}
     return MetaTensor(torch.from_numpy(hu.T), affine=torch.as_tensor(series.affine), meta=meta)
 
 
-def _read_slice(file: str, place: np.ndarray, where: str) -> np.ndarray:
-    """`(rows, columns)` in HU, of a file that ITK puts where its header does, at `place`, see :class:`CTSeries`."""
-    reader = itk.ImageFileReader[itk.Image[itk.F, 2]].New(FileName=file)
-    reader.Update()
-    io = reader.GetImageIO()
-    axes = [np.multiply(io.GetDirection(axis), io.GetSpacing(axis)) for axis in range(2)]
-    found = np.stack([*axes, [io.GetOrigin(axis) for axis in range(3)]])
-    if not np.allclose(found, place, rtol=0, atol=PLACE_MM):
-        raise InputError(
-            f"{where} lies elsewhere by ITK than by its header: steps along a row and a column and the position are "
-            f"{found.round(2).tolist()}, expected {place.round(2).tolist()} by Pixel Spacing, Image Orientation and "
-            f"Image Position (Patient). Is its SOP Class that of a CT? Else convert the series to NIfTI."
-        )
-    return itk.array_from_image(reader.GetOutput())
+def _read_slice(file: str, where: str) -> np.ndarray:
+    """
+    `(rows, columns)` in HU: Rescale Slope times the stored value plus Rescale Intercept (PS3.3 C.11.1.1.2), whatever
+    Photometric Interpretation says of how it is shown. Padding (PS3.3 C.7.5.1.1.2) is air.
+    """
+    image = with_transfer_syntax(dcmread(file, force=True))
+    stored, padding = read_pixels(image, where)
+    hu = stored * float(image.RescaleSlope) + float(image.RescaleIntercept)
+    return np.where(padding, AIR_HU, hu).astype(np.float32)
 
 
 def _check_nifti_header(path: str, where: str) -> None:

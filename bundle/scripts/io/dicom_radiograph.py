@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from math import isfinite
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.dataset import Dataset
 
 from ..errors import InputError, one_line_message, shown
+from .dicom_pixels import read_pixels, with_transfer_syntax
 from .dicom_shutters import inside_shutters
 from .dicom_tags import MODALITIES, declared_plane, named, view_of, view_position
-from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_inflated, coded_extent
+from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_inflated
 from .radiograph import (
     PLANE_OF_VIEW,
     Radiograph,
@@ -29,15 +28,9 @@ from .radiograph import (
 )
 
 try:
-    from pydicom.encaps import generate_frames
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    single_frame = partial(generate_frames, number_of_frames=1)
 except ImportError:  # pydicom 2
-    from pydicom.encaps import generate_pixel_data_frame
     from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
-
-    single_frame = partial(generate_pixel_data_frame, nr_frames=1)
 
 
 LONGEST_DISTANCE_MM = 10000.0
@@ -80,8 +73,8 @@ def _as_radiograph(
     dataset: Dataset, path: str, where: str, field: str, scale: Scale | None, orientations: Mapping[str, Sequence[str]]
 ) -> Radiograph:
     _check_kind(dataset, where)
-    stored = _stored_values(dataset, where)
-    exposed = _exposed(dataset, stored, where)
+    stored, padding = read_pixels(dataset, where)
+    exposed = inside_shutters(dataset, stored.shape, where) & ~padding
     scale = scale or _scale(dataset)
     image = checked_image(_attenuation(dataset, stored, exposed, scale, where), exposed, where)
     missing: list[str] = []
@@ -117,11 +110,7 @@ def _read(path: str, where: str) -> Dataset:
         ) from error
     if not is_dicom:
         raise InputError(f"{where} is not a DICOM file, or a truncated one: it has no SOP Class UID; export it again.")
-    if not hasattr(dataset, "file_meta"):
-        dataset.file_meta = FileMetaDataset()
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    return dataset
+    return with_transfer_syntax(dataset)
 
 
 def _check_kind(dataset: Dataset, where: str) -> None:
@@ -146,46 +135,6 @@ def _check_kind(dataset: Dataset, where: str) -> None:
     bits = dataset.get("BitsStored")
     if bits is None or not 8 <= bits <= 16:
         raise InputError(f"{where}: {named('BitsStored')} is {bits}, expected 8 to 16.")
-
-
-def _stored_values(dataset: Dataset, where: str) -> np.ndarray:
-    try:
-        _check_coded_extent(dataset, where)
-        stored = dataset.pixel_array
-    except InputError:
-        raise
-    except Exception as error:
-        syntax = dataset.file_meta.TransferSyntaxUID
-        raise InputError(
-            f"{where}: the pixels of transfer syntax {shown(syntax.name)} ({shown(syntax)}) cannot be decoded "
-            f"({one_line_message(error)}); expected uncompressed, RLE, JPEG, JPEG-LS or JPEG 2000, whole. Copy the "
-            f"file again, or have it decompressed."
-        ) from error
-    if dataset.PixelRepresentation == 0:
-        stored = stored & (2**dataset.BitsStored - 1)  # higher bits may hold old overlays
-    return stored
-
-
-def _check_coded_extent(dataset: Dataset, where: str) -> None:
-    """Decoders believe the compressed pixels, whatever the tags say of their number."""
-    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return
-    frame = next(single_frame(dataset.PixelData), b"")
-    found, expected = coded_extent(frame), (dataset.Rows, dataset.Columns, 1)
-    if found not in (None, expected):
-        raise InputError(
-            f"{where}: its compressed pixels are of {' x '.join(map(str, found))} (rows, columns, channels), expected "
-            f"{' x '.join(map(str, expected))} by {named('Rows')} and {named('Columns')}; export it again."
-        )
-
-
-def _exposed(dataset: Dataset, stored: np.ndarray, where: str) -> np.ndarray:
-    exposed = inside_shutters(dataset, stored.shape, where)
-    padding = dataset.get("PixelPaddingValue")
-    if padding is not None:
-        limit = dataset.get("PixelPaddingRangeLimit", padding)
-        exposed &= (stored < min(padding, limit)) | (stored > max(padding, limit))
-    return exposed
 
 
 def _scale(dataset: Dataset) -> Scale:
