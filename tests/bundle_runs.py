@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +88,20 @@ def bundle_run(
     environment = {"OMP_NUM_THREADS": str(max(1, 2 // processes)), **os.environ, "PYTHONIOENCODING": "utf-8"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
     return subprocess.run([sys.executable, *line], cwd=folder, env=environment, **output)
+
+
+def pasted(line: str) -> subprocess.CompletedProcess:
+    """A line that was printed, run by a shell in the repository root; its output is in `stdout`."""
+    python = shlex.quote(sys.executable)
+    environment = {"OMP_NUM_THREADS": "2", **os.environ, "PYTHONIOENCODING": "utf-8"}
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    return subprocess.run(line.replace("python ", f"{python} ", 1), shell=True, cwd=ROOT, env=environment, **output)
+
+
+def next_line(printed: str) -> str:
+    """The line that a training has printed as the one that comes next."""
+    (line,) = re.findall(r"^Next: (.*)$", printed, re.M)
+    return line
 
 
 def cause_of(error: BaseException, kind: type[Exception]) -> str:

@@ -84,7 +84,6 @@ def test_every_part_is_measured_on_the_cpu(tmp_path: Path, capsys):
     units = [[value for name, value in figures.items() if name.endswith(("_s", "_bytes"))] for figures in measured]
     assert all(values and min(values) > 0 for values in units)
     steps = {step["what"]: step for step in parts["steps"]}
-    assert [step["limit_gb"] for step in steps.values()] == [10, 10, 16, 16, 35, 35, 35, 35]
     assert steps["stage 3, crop 32, planned"]["planned_bytes"] < steps["stage 3, planned"]["planned_bytes"]
     assert parts["inference"][0]["largest_difference_hu"] == 0  # the CPU against itself
     assert {"date", "gpu", "driver", "cuda", "commit", "packages"} <= content["machine"].keys()

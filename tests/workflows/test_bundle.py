@@ -5,15 +5,18 @@ import json
 import re
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
+import torch
 from packaging.requirements import Requirement
+from PIL import Image
 
 import scripts
-from bundle_runs import ROOT, bundle_run, stage_configs
+from bundle_runs import ROOT, bundle_run, read_configs, stage_configs
 
 BUNDLE = ROOT / "bundle"
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
@@ -79,57 +82,38 @@ def test_no_config_refers_to_another_file(path: Path):
         assert not (text.startswith("%") and ".json" in text)
 
 
-def test_the_public_names_are_there_and_in_order():
-    assert scripts.__all__ == sorted(scripts.__all__, key=lambda name: (name[0].islower(), name))
-    assert all(getattr(scripts, name).__doc__ for name in scripts.__all__)
+def test_every_public_name_is_documented():
+    assert not [name for name in scripts.__all__ if not getattr(scripts, name).__doc__]
 
 
-def test_inference_and_training_agree_on_what_they_share():
-    """
-    Weights that training writes go into inference as the configs are. Each has imports and a workflow of its own, and
-    only training may round to half precision.
-    """
-    train, inference = read("train"), read("inference")
-    shared = train.keys() & inference.keys() - {"imports", "run", "amp", "network_def"}
-    assert {"geometry", "imaging", "radiograph_orientation"} <= shared
-    assert {name: inference[name] for name in shared} == {name: train[name] for name in shared}
-    own = {"_target_", "stages", "trained_stage"}
-    networks = [{k: v for k, v in config["network_def"].items() if k not in own} for config in (train, inference)]
-    assert networks[0] == networks[1]
-    radiographs = [
-        t for c in (train["load"], inference["preprocessing"]) for t in c["transforms"] if "percentiles" in t
-    ]
-    radiographs[0].pop("allow_missing_keys")
-    assert radiographs[0] == radiographs[1]
+def test_what_training_writes_goes_into_inference_as_the_configs_are():
+    """The networks of both take the same parameters, and compute from them with the same geometry."""
+    configs = ["bundle/configs/train.json"], ["bundle/configs/inference.json"]
+    trained, used = (read_configs(names).get_parsed_content("network_def") for names in configs)
+    used.load_state_dict(trained.state_dict(), strict=True)
+    for (name, buffer), (other, expected) in zip(trained.named_buffers(), used.named_buffers(), strict=True):
+        assert name == other and torch.equal(buffer, expected), name
 
 
-def test_the_metadata_describes_the_network_of_the_configs():
-    formats, inference = read("metadata")["network_data_format"], read("inference")
-    pixels = inference["geometry"]["detector_pixels"]
-    assert formats["inputs"]["image"]["spatial_shape"] == [pixels, pixels]
-    assert formats["inputs"]["image"]["num_channels"] == len(inference["geometry"]["views"])
-    assert formats["outputs"]["pred"]["spatial_shape"] == [pixels // 2] * 3
+@pytest.mark.parametrize("suffix", [".nii.gz", ".png"])
+def test_a_pair_of_radiographs_is_the_same_to_training_and_to_inference(dataset: Path, tmp_path: Path, suffix: str):
+    """Of an absolute scale, and of none."""
+    pair = {view: str(dataset / f"phantom_6_{view}.nii.gz") for view in ("frontal", "lateral")}
+    if suffix == ".png":
+        for view, path in pair.items():
+            pair[view] = str(tmp_path / f"{view}.png")
+            values = nibabel.load(path).get_fdata()[..., 0].T
+            Image.fromarray((255 * values / values.max()).astype(np.uint8)).save(pair[view])
+    load = read_configs(["bundle/configs/train.json"]).get_parsed_content("load")
+    preprocess = read_configs(["bundle/configs/inference.json"]).get_parsed_content("preprocessing")
+    trained = load({"ct": str(dataset / "phantom_6.nii.gz"), **pair})["xrays"]
+    used = preprocess(dict(pair))
+    torch.testing.assert_close(torch.as_tensor(trained), torch.as_tensor(used["image"]), rtol=0, atol=0)
 
 
-def test_the_metadata_has_what_the_zoo_asks_for():
-    metadata = read("metadata")
-    assert metadata["version"] in metadata["changelog"]
-    for key in ("monai_version", "pytorch_version", "numpy_version", *metadata["required_packages_version"]):
-        found = metadata.get(key) or metadata["required_packages_version"][key]
-        assert re.fullmatch(r"\d+\.\d+(\.\d+)?", found), key
-    for key in ("task", "description", "authors", "copyright", "intended_use", "network_data_format"):
-        assert metadata[key]
-    assert "not for diagnosis" in metadata["intended_use"]
+def test_the_metadata_says_what_the_software_is_not_for_and_the_licence_ships():
+    assert "not for diagnosis" in read("metadata")["intended_use"]
     assert (BUNDLE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
-
-
-def test_the_metadatas_versions_are_those_installed():
-    """Save for the last number."""
-    metadata = read("metadata")
-    keys = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-    named = {name: metadata[key] for name, key in keys.items()}
-    for name, found in {**named, **metadata["required_packages_version"]}.items():
-        assert found.split(".")[:2] == version(name).split(".")[:2], name
 
 
 def test_the_metadata_names_every_package_that_the_scripts_import():
@@ -157,6 +141,3 @@ def test_the_metadatas_versions_lie_in_the_required_ranges():
     named = {name: metadata[f"{key}_version"] for name, key in (("monai",) * 2, ("torch", "pytorch"), ("numpy",) * 2)}
     for name, found in {**named, **metadata["required_packages_version"]}.items():
         assert found in ranges[name], name
-    assert "2.14.1" in ranges["torch"] and "0.29.1" in ranges["torchvision"]
-    for name, specifier in ranges.items():
-        assert version(name) in specifier, name

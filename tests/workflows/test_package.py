@@ -84,7 +84,7 @@ def test_the_same_bundle_gives_the_same_bytes(packed, bundle: Path, tmp_path: Pa
     assert packed(tmp_path / "second").read_bytes() == first
 
 
-def test_the_checksum_beside_it_is_read_by_sha256sum(packed, tmp_path: Path):
+def test_the_checksum_next_to_it_is_read_by_sha256sum(packed, tmp_path: Path):
     archive = packed(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [ARCHIVE, f"{ARCHIVE}.sha256"]
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -216,7 +216,7 @@ def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: 
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_weights_are_told_with_both_ways_out(packed, bundle: Path, tmp_path: Path):
+def test_missing_weights_are_named_with_both_ways_out(packed, bundle: Path, tmp_path: Path):
     weights = bundle / "models" / "model.pt"
     archive = packed(tmp_path / "without", without_weights=True)
     weights.unlink()
@@ -238,7 +238,7 @@ def test_weights_that_do_not_fit_the_configs_are_not_packed(packed, bundle, smal
     assert not list(tmp_path.iterdir())
 
 
-def test_a_large_file_is_listed_and_left_out_and_comes_back_whole(packed, bundle, server, tmp_path, monkeypatch):
+def test_a_large_file_is_listed_and_excluded_and_comes_back_whole(packed, bundle, server, tmp_path, monkeypatch):
     weights = bundle / "models" / "model.pt"
     monkeypatch.setattr(package, "LARGEST_FILE", weights.stat().st_size - 1)
     archive = packed(tmp_path / "package", large_files_url=f"{server}/{{version}}/{{path}}")
@@ -291,5 +291,5 @@ def test_a_bundle_that_is_downloaded_reconstructs_and_trains_alone(packed, serve
     found = nibabel.load(copy / "output" / "ct.nii.gz").get_fdata()
     np.testing.assert_allclose(found, expected.numpy(), atol=0.51)
     line = ["--config_file", "configs/train.json", "--dataset_dir", str(dataset), "--epochs", "1", "--repeats", "1"]
-    assert "psnr_db" in monai_bundle(copy, "run", "training", *line)
+    assert "psnr_db" in monai_bundle(copy, "run", *line)  # training is what a run does by default
     assert (copy / "models" / "stage1_best.pth").is_file()

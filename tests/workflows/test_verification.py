@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
 import torch
-from monai.apps.utils import HashCheckError
 from monai.bundle import (
     ckpt_export,
     create_workflow,
@@ -28,7 +25,6 @@ from scripts import ProgressiveCascadeModel
 
 METADATA = ROOT / "bundle" / "configs" / "metadata.json"
 SCHEMA = Path(__file__).with_name("metadata_schema.json")
-MANDATORY = json.loads(SCHEMA.read_text(encoding="utf-8"))["required"]
 
 
 @pytest.fixture
@@ -36,62 +32,20 @@ def metadata() -> dict[str, Any]:
     return json.loads(METADATA.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def verify(tmp_path: Path) -> Callable[[dict[str, Any]], None]:
-    """MONAI's check of metadata against the tests' schema, which lies where it would be downloaded to."""
-
-    def run(content: dict[str, Any]) -> None:
-        (tmp_path / "metadata.json").write_text(json.dumps(content))
-        verify_metadata(str(tmp_path / "metadata.json"), filepath=str(SCHEMA))
-
-    return run
-
-
 def loaded(network: torch.nn.Module, bundle: Path) -> torch.nn.Module:
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True), strict=True)
     return network.eval()
 
 
-def test_the_metadata_is_what_the_specification_asks_for(verify, metadata):
-    verify(metadata)
+def test_the_metadata_is_what_the_specification_asks_for():
+    """By the tests' schema, which lies where MONAI would download its own to."""
+    verify_metadata(str(METADATA), filepath=str(SCHEMA))
 
 
-@pytest.mark.parametrize("key", MANDATORY)
-def test_metadata_without_a_mandatory_key_is_refused(verify, metadata, key: str):
-    del metadata[key]
-    with pytest.raises(ValueError, match=f"'{key}' is a required property"):
-        verify(metadata)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("num_channels", "2"), ("spatial_shape", 512), ("dtype", "real"), ("value_range", [0]), ("channel_def", ["PA"])],
-)
-def test_metadata_with_a_tensor_that_says_nothing_is_refused(verify, metadata, name: str, value):
-    metadata["network_data_format"]["inputs"]["image"][name] = value
-    with pytest.raises(ValueError, match="Failed validating"):
-        verify(metadata)
-
-
-def test_a_schema_of_another_content_is_refused_by_its_hash():
-    sha256 = hashlib.sha256(SCHEMA.read_bytes()).hexdigest()
-    verify_metadata(str(METADATA), filepath=str(SCHEMA), hash_val=sha256, hash_type="sha256")
-    with pytest.raises((HashCheckError, RuntimeError), match="hash check of existing file failed"):
-        verify_metadata(str(METADATA), filepath=str(SCHEMA), hash_val=sha256[::-1], hash_type="sha256")
-
-
-def test_the_network_takes_and_gives_what_the_metadata_says():
+def test_the_network_takes_and_returns_what_the_metadata_says():
     configs = ROOT / "bundle" / "configs"
     files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
     verify_net_in_out("network_def", device="cpu", **files)
-
-
-def test_a_network_that_gives_something_else_is_refused(tiny_bundle: Path):
-    configs = tiny_bundle / "configs"
-    files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.json")}
-    channels = {"_meta_#network_data_format#outputs#pred#num_channels": 2}
-    with pytest.raises(ValueError, match="output channel number `1` doesn't match: `2`"):
-        verify_net_in_out("network_def", device="cpu", **files, **channels)
 
 
 @pytest.mark.parametrize(
