@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 import itk
+import nibabel
 import numpy as np
 import torch
 from monai.data import ITKReader, MetaTensor
@@ -17,13 +18,16 @@ from pydicom import dcmread
 from ..errors import InputError, shown
 from .dicom_ct_series import check_ct_series
 from .dicom_pixels import read_pixels, with_transfer_syntax
+from .foreign_files import check_content
 from .itk_headers import check_meta_image, check_nrrd
 from .label_maps import are_labels, is_label_map
-from .nifti import AnyCaseNibabelReader, load_nifti
+from .nifti import NIFTI_MM, AnyCaseNibabelReader, load_nifti
 
 NIFTI, NRRD, META_IMAGE = (".nii", ".nii.gz"), (".nrrd", ".nhdr"), (".mha", ".mhd")
 AIR_HU = -1024.0
 """What padding around the scanner's circle becomes, the lowest value of most scanners."""
+LARGEST_RATIO = 0.01
+"""How far the sides of voxels may differ between two fields of a header."""
 SHEAR = 0.01
 """Largest cosine between two axes that counts as a right angle."""
 LUNG_HU, DENSE_HU = -200.0, 2000.0
@@ -44,13 +48,18 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
 
     Raises:
         InputError: for another suffix, a series that is no CT volume, or whose pixels cannot be decoded, a NIfTI that
-            does not say how it is oriented, or has an impossible affine, see :func:`check_axes`, or a header that
+            does not say how it is oriented, contradicts itself or has an impossible affine, see :func:`check_axes`, or a header that
             :func:`check_nrrd` or :func:`check_meta_image` refuses.
     """
     if os.path.isdir(path):
         return _read_series(path, field)
     check_ct_header(path, f"{shown(path)}: field '{field}'")
-    return loader(path, reader=AnyCaseNibabelReader() if path.lower().endswith(NIFTI) else _itk_reader(path))
+    if not path.lower().endswith(NIFTI):
+        return loader(path, reader=_itk_reader(path))
+    ct = loader(path, reader=AnyCaseNibabelReader())
+    to_mm = NIFTI_MM.get(load_nifti(path).header.get_xyzt_units()[0], 1.0)  # MONAI and nibabel know no units
+    ct.affine = torch.diag(torch.tensor([to_mm] * 3 + [1.0], dtype=ct.affine.dtype)) @ ct.affine
+    return ct
 
 
 def check_ct_header(path: str, where: str) -> None:
@@ -65,6 +74,8 @@ def check_ct_header(path: str, where: str) -> None:
         InputError: as for :func:`read_ct`, of a file.
     """
     name = path.lower()
+    if name.endswith(NIFTI + NRRD + META_IMAGE):
+        check_content(path, where)
     if name.endswith(NIFTI):
         _check_nifti_header(path, where)
     elif name.endswith(NRRD):
@@ -208,3 +219,31 @@ def _check_nifti_header(path: str, where: str) -> None:
             f"side is the patient's right; convert the original again."
         )
     check_axes(torch.as_tensor(image.affine[:3, :3]), where)
+    _check_nifti_forms(image, where)
+
+
+def _check_nifti_forms(image: nibabel.Nifti1Image, where: str) -> None:
+    """Of a header that says twice where the voxels lie: once as a matrix and once as a rotation and the sides."""
+    header = image.header
+    sides, zooms = np.linalg.norm(image.affine[:3, :3], axis=0), np.asarray(header.get_zooms()[:3], float)
+    if int(header["sform_code"]) and not np.allclose(sides, zooms, rtol=LARGEST_RATIO):
+        raise InputError(
+            f"{where} contradicts itself: by its sform voxels are of {_by(sides)}, by its pixdim of {_by(zooms)}; "
+            f"correct the wrong one."
+        )
+    if not (int(header["sform_code"]) and int(header["qform_code"])):
+        return
+    sform, qform = header.get_sform(), header.get_qform()
+    corners = np.array([[*corner, 1] for corner in np.ndindex(2, 2, 2)]) * [*np.subtract(image.shape[:3], 1), 1]
+    apart = np.linalg.norm(corners @ (sform - qform).T, axis=1).max()
+    is_mirrored = np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0
+    if is_mirrored or (header["sform_code"] == header["qform_code"] and apart > max(zooms)):
+        raise InputError(
+            f"{where} contradicts itself: its sform and its qform, codes {int(header['sform_code'])} and "
+            f"{int(header['qform_code'])}, put voxels up to {apart:.4g} apart"
+            f"{', one of them mirrored' if is_mirrored else ''}; expected one place: correct or remove the wrong one."
+        )
+
+
+def _by(sides: np.ndarray) -> str:
+    return " x ".join(f"{side:.4g}" for side in sides)
