@@ -46,7 +46,7 @@ def robustness_figure(summary: Sequence[dict[str, Any]]) -> Figure:
     nominal = [entry for entry in summary if entry["change"] == NOMINAL.change]
     columns = max(1, min(COLUMNS, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    size = (PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.9)
+    size = (PANEL_INCHES[0] * max(2, columns), PANEL_INCHES[1] * rows + 0.9)
     figure = Figure(figsize=size, layout="constrained", dpi=110)
     cases = max(entry["cases"] for entry in summary)
     heading = f"Perturbations of the acquisition: mean PSNR of {cases} case{'s' if cases > 1 else ''}"
