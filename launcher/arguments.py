@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from . import places, verbs
@@ -34,7 +35,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     for name, value in vars(arguments).items():
         if isinstance(value, Path):
-            path = value.resolve()
+            path = Path(os.path.abspath(value))  # a link says by its name what it leads to, as in a cache
             if not str(path).isprintable():
                 raise LaunchError(
                     f"--{name} {str(path)!r}: holds a character that cannot be printed, expected a path without one. "

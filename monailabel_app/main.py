@@ -48,8 +48,8 @@ class BiplanarApp(MONAILabelApp):
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        self.weights = Path(conf.get("weights") or BUNDLE / "models" / "model.pt").resolve()
-        self.overlay = Path(conf["overlay"]).resolve() if conf.get("overlay") else None
+        self.weights = Path(conf.get("weights") or BUNDLE / "models" / "model.pt").absolute()
+        self.overlay = Path(conf["overlay"]).absolute() if conf.get("overlay") else None
         self.device = conf.get("device", "")
         settings.MONAI_LABEL_SESSIONS = False
         metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.data import DataLoader
 from monai.transforms import Compose
@@ -97,6 +99,25 @@ def test_a_changed_slice_of_a_series_changes_the_hash(tmp_path: Path):
     hashes.append(hash_with_files(record))
     assert len(set(hashes)) == 3
     assert hash_with_files(dict(reversed(record.items()))) == hashes[-1]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_changed_voxels_of_a_detached_header_are_loaded_anew(load: Compose, tmp_path: Path, suffix: str):
+    """The header stays as it is, to the byte; SimpleITK writes both files."""
+    path, other = tmp_path / f"ct{suffix}", tmp_path / f"other{suffix}"
+    hu = np.full((12, 12, 12), -1000, np.int16)
+    hu[4:8, 4:8, 4:8] = np.arange(64).reshape(4, 4, 4)
+    for place, shift in ((path, 0), (other, 100)):
+        image = sitk.GetImageFromArray(hu + np.int16(shift))
+        image.SetSpacing([30.0] * 3)
+        sitk.WriteImage(image, place)
+    record, header = {"ct": str(path), "name": "a", "group": "b"}, path.read_bytes()
+    first = cached_dataset([record], load, str(tmp_path / "cache"))[0]["ct"]
+    other.with_suffix(".raw").replace(path.with_suffix(".raw"))
+    second = cached_dataset([record], load, str(tmp_path / "cache"))[0]["ct"]
+    assert path.read_bytes() == header
+    inner = (slice(4, 12),) * 3
+    torch.testing.assert_close(torch.as_tensor(second)[0][inner], torch.as_tensor(first)[0][inner] + 100)
 
 
 def test_another_configuration_has_another_file(record, load: Compose, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from monai.data import CacheDataset, Dataset, PersistentDataset, pickle_hashing
 from monai.utils import convert_to_tensor
 
+from ..io.itk_headers import LONGEST_HEADER
 from .datalist import IMAGE_FIELDS
 
 
@@ -34,6 +36,14 @@ def cached_dataset(
     return CachedOnDisk(data, transform, cache_dir, hash_func=hash_with_files, hash_transform=pickle_hashing)
 
 
+DETACHED = (".mhd", ".nhdr")
+"""Suffixes of headers whose voxels are in other files."""
+VOXELS = re.compile(rb"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(\S.*?)[ \t\r]*$", re.I | re.M)
+"""The name of that file, in MetaImage (MetaIO, ElementDataFile) and in NRRD (section 5, data file)."""
+FIELDS = ("has_radiographs",)
+"""Fields of a kept record that version 0.3 called otherwise, so that its files are not taken."""
+
+
 class CachedOnDisk(PersistentDataset):
     """
     MONAI's `PersistentDataset`, which makes a file anew that is not whole, as one is whose writing was broken off.
@@ -52,15 +62,25 @@ class CachedOnDisk(PersistentDataset):
 
 
 def hash_with_files(record: dict[str, Any]) -> bytes:
-    """Hash of a record with size and time of last change of every file that it names, those of a series' folder too."""
+    """
+    Hash of a record with size and times of last change of every file that it names, those of a series' folder and those
+    of the voxels of a detached header too, and with :data:`FIELDS`.
+    """
     files = [file for field in IMAGE_FIELDS if field in record for file in _files_of(Path(record[field]))]
-    return pickle_hashing({**record, "files": [(str(file), *_state(file)) for file in files]})
+    return pickle_hashing({**record, "fields": FIELDS, "files": [(str(file), *_state(file)) for file in files]})
 
 
 def _files_of(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if not path.name.lower().endswith(DETACHED):
+        return [path]
+    with open(path, "rb") as file:
+        names = VOXELS.findall(file.read(LONGEST_HEADER))
+    return [path, *sorted(voxels for name in names if (voxels := path.parent / os.fsdecode(name)).is_file())]
 
 
-def _state(file: Path) -> tuple[int, int]:
+def _state(file: Path) -> tuple[int, int, int]:
+    """What tells a file from one of another content, be it one that was moved to its place."""
     status = os.stat(file)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
