@@ -175,7 +175,7 @@ def main() -> int:
                 passed, crashes = fuzz(kind, options.copies, Path(folder))
         refused = options.copies - passed - len(crashes)
         print(
-            f"{kind:<14}{options.copies} copies: {passed} read, {refused} refused by name, {len(crashes)} other",
+            f"{kind:<18}{options.copies} copies: {passed} read, {refused} refused by name, {len(crashes)} other",
             flush=True,
         )
         for copy, error in crashes[:5]:

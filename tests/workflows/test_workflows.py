@@ -164,20 +164,6 @@ def test_the_last_stages_next_line_scores_its_weights(trained: Trained):
     assert {row["method"] for row in cases} >= {"stage 1", "stage 2", "stage 3"}
 
 
-def test_a_missing_checkpoint_stops_the_next_stage_by_its_line(dataset: Path, overlay: Path, tmp_path: Path):
-    places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path / "output"}
-    run = bundle_run("training", stage_configs(2, overlay), **places)
-    assert run.returncode == 1
-    message, made_by = re.search(r"CheckpointError: (.*) It is made by: (.*)", run.stdout).groups()
-    assert message.startswith(f"{tmp_path}/stage1_best.pth: no such checkpoint; expected the weights")
-    assert not list(tmp_path.glob("*.pth"))
-    configs, options = parts_of(made_by)
-    assert configs == stage_configs(1, overlay) and options == {
-        "bundle_root": "bundle",
-        **{name: str(path) for name, path in places.items()},
-    }
-
-
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_checkpoint_of_other_sizes_stops_the_next_stage(
     trained: Trained, dataset: Path, overlay: Path, tmp_path: Path, stage: int
