@@ -104,7 +104,7 @@ def test_a_crop_is_trained_with_every_term_of_the_loss(gpu):
 
 @pytest.mark.parametrize("name", EVERY_TRANSFORM)
 def test_every_random_transform_of_a_batch_stays_on_the_device(name: str, gpu):
-    parser = training(1, "weights")
+    parser = training(1, "weights/all", "weights/stage1")
     transforms = parser.get_parsed_content(name)
     for transform in getattr(transforms, "transforms", [transforms]):
         transform.prob = 1.0
