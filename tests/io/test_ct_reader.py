@@ -8,6 +8,7 @@ import itk
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from scripts import InputError, LoadCTd
 
@@ -140,3 +141,84 @@ def test_a_damaged_nrrd_header_never_reaches_itk(tmp_path: Path, damage: tuple[b
     path = by_itk(tmp_path / "a.nrrd", hu(4, 5, 6))
     path.write_bytes(path.read_bytes().replace(*damage, 1))
     assert "damaged header" in refusal(path)
+
+
+# What headers declare
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000.0), ("mm", 1.0), ("micron", 0.001), ("unknown", 1.0)])
+def test_a_nifti_lies_where_simpleitk_puts_it_in_any_unit(tmp_path: Path, unit: str, mm: float):
+    affine = np.diag([1 / mm, 1 / mm, 1 / mm, 1.0]) @ AFFINE
+    image = nibabel.Nifti1Image(hu(5, 6, 7), affine)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    found, expected = load(tmp_path / "a.nii").affine.numpy(), sitk.ReadImage(str(tmp_path / "a.nii"))
+    np.testing.assert_allclose(found, AFFINE, rtol=1e-5)
+    np.testing.assert_allclose(np.diag(found)[:3], expected.GetSpacing(), rtol=1e-5)
+    np.testing.assert_allclose(found[:3, 3] * [-1, -1, 1], expected.GetOrigin(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_a_nifti_of_either_byte_order_is_read(tmp_path: Path, byte_order: str):
+    array = hu(5, 6, 7).astype(f"{byte_order}i2")
+    header = nibabel.Nifti1Header(endianness=byte_order)
+    header.set_data_dtype(array.dtype)
+    nibabel.save(nibabel.Nifti1Image(array, AFFINE, header), tmp_path / "a.nii")
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nii"))).T
+    np.testing.assert_array_equal(load(tmp_path / "a.nii")[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("slope", [0.0, np.nan])
+def test_a_slope_that_says_nothing_leaves_the_values_as_they_are(tmp_path: Path, slope: float):
+    """NIfTI-1: of scl_slope 0 the values are not scaled; nibabel writes NaN for the same."""
+    path = nifti(tmp_path / "a.nii", hu(5, 6, 7).astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[112:120] = np.asarray([slope, 77.0], "<f4").tobytes()
+    path.write_bytes(content)
+    np.testing.assert_array_equal(load(path)[0].numpy(), hu(5, 6, 7).astype(np.int16))
+
+
+TURN = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("qform", "codes", "told"),
+    [
+        (np.diag([-1.0, 1, 1, 1]) @ AFFINE, (1, 1), "one of them mirrored"),
+        (np.diag([1.0, -1, 1, 1]) @ AFFINE, (2, 1), "one of them mirrored"),
+        (TURN @ AFFINE, (1, 1), "its sform and its qform, codes 1 and 1, put voxels up to"),
+        (TURN @ AFFINE, (4, 1), None),  # in two spaces, of which one is an atlas
+        (AFFINE, (1, 1), None),
+    ],
+)
+def test_a_nifti_that_lies_in_two_places_is_refused(tmp_path: Path, qform: np.ndarray, codes: tuple, told: str | None):
+    image = nibabel.Nifti1Image(hu(5, 6, 7), AFFINE)
+    image.set_sform(AFFINE, codes[0])
+    image.set_qform(qform, codes[1])
+    nibabel.save(image, tmp_path / "a.nii")
+    if told is None:
+        np.testing.assert_allclose(load(tmp_path / "a.nii").affine.numpy(), AFFINE, atol=1e-5)
+    else:
+        assert told in refusal(tmp_path / "a.nii")
+
+
+def test_a_nifti_whose_voxels_have_two_sizes_is_refused(tmp_path: Path):
+    path = nifti(tmp_path / "a.nii", hu(5, 6, 7))
+    content = bytearray(path.read_bytes())
+    content[80:92] = np.asarray([1, 1, 1], "<f4").tobytes()
+    path.write_bytes(content)
+    assert "by its sform voxels are of 2 x 3 x 4, by its pixdim of 1 x 1 x 1" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.mhd", "a.mha"])
+def test_a_pointer_in_the_place_of_a_ct_is_called_so(tmp_path: Path, name: str):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert f"'{name}' is a pointer of Git LFS and not the file itself; fetch it by `git lfs pull`" in refusal(
+        tmp_path / name
+    )
+
+
+def test_a_pointer_in_the_place_of_the_voxels_is_called_so(tmp_path: Path):
+    path = by_itk(tmp_path / "a.mhd", hu(5, 6, 7))
+    path.with_suffix(".raw").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "'a.raw' is a pointer of Git LFS" in refusal(path)

@@ -151,11 +151,38 @@ def test_values_that_end_early_are_counted(written: Path):
         *[("byte skip", value) for value in ("-2", "-9999999999", "1e9", "99999999999999999999", "x", "8")],
         *[("line skip", value) for value in ("-1", "x", "1 1")],
         *[("space origin", value) for value in ("(nan,0,0)", "(1e300,0,0)", "(x,0,0)")],
-        *[("space", value) for value in ("left-posterior", "inferior", "", None)],
+        *[("space", value) for value in ("left-posterior", "inferior", "", "scanner-xyz", "3D-right-handed", None)],
+        *[("space units", value) for value in ('"um" "um" "um"', '"m" "m" "m"', '"mm" "mm" "pixels"')],
+        *[(name, "-1024") for name in ("old min", "old max", "oldmin")],
     ],
 )
 def test_a_nrrd_with_an_impossible_field_is_refused(tmp_path: Path, field: str, value: str | None):
     nrrd(tmp_path, field, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("ct.nrrd", "space", 'left-posterior-superior\nspace units: "mm" "mm" "mm"'),
+        ("ct.mha", "DistanceUnits", "mm"),
+        ("ct.mha", "ElementToIntensityFunctionSlope", "1"),
+        ("ct.mha", "Offset", "0 0 0\nPosition = 0 0 0"),
+    ],
+)
+def test_fields_that_say_the_usual_change_nothing(tmp_path: Path, name: str, field: str, value: str):
+    np.testing.assert_array_equal(load(spoilt(by_itk(tmp_path / name), field, value))[0].numpy(), VOLUME)
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha", "ct.nhdr", "ct.mhd"])
+def test_big_endian_voxels_are_read(tmp_path: Path, name: str):
+    path = by_itk(tmp_path / name)
+    voxels = path if path.suffix in (".nrrd", ".mha") else path.with_suffix(".raw")
+    content = voxels.read_bytes()
+    data = VOLUME.T.astype("<f4").tobytes()
+    assert content.endswith(data)
+    voxels.write_bytes(content.removesuffix(data) + VOLUME.T.astype(">f4").tobytes())
+    field, value = ("endian", "big") if path.suffix in (".nrrd", ".nhdr") else ("BinaryDataByteOrderMSB", "True")
+    np.testing.assert_array_equal(load(spoilt(path, field, value))[0].numpy(), VOLUME)
 
 
 @pytest.mark.parametrize("side", ["1e300", "-1e300", "nan", "inf", "0", "1e-300", "x", ""])
@@ -182,6 +209,11 @@ def test_a_nrrd_of_spacings_alone_does_not_say_which_side_is_right(tmp_path: Pat
         *[("HeaderSize", value) for value in ("-2", "-9999999999", "1e9", "99999999999999999999", "x")],
         *[("ElementSpacing", value) for value in ("2 3", "2 3 1e300", "2 3 nan", "2 3 inf", "2 3 1e-300", "2 3 x")],
         *[("Offset", value) for value in ("0 0", "0 0 nan", "0 0 1e300", "x 0 0")],
+        *[("Position", value) for value in ("0 0 1", "0 0")],  # next to an Offset of 0 0 0
+        ("Rotation", "1 0 0 0 1 0 0 0 1"),  # next to a TransformMatrix of -1 0 0 0 -1 0 0 0 1
+        *[("DistanceUnits", value) for value in ("um", "cm")],
+        *[("ElementToIntensityFunctionSlope", value) for value in ("0.5", "x")],
+        ("ElementToIntensityFunctionOffset", "-1024"),
         *[
             ("TransformMatrix", value)
             for value in ("1 0 0", "0 0 0 0 0 0 0 0 0", "nan 0 0 0 1 0 0 0 1", "1 0 0 1 0 0 0 0 1")

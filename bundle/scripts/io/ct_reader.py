@@ -48,8 +48,8 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
 
     Raises:
         InputError: for another suffix, a series that is no CT volume, or whose pixels cannot be decoded, a NIfTI that
-            does not say how it is oriented, contradicts itself or has an impossible affine, see :func:`check_axes`, or a header that
-            :func:`check_nrrd` or :func:`check_meta_image` refuses.
+            does not say how it is oriented, contradicts itself or has an impossible affine, see :func:`check_axes`, or
+            a header that :func:`check_nrrd` or :func:`check_meta_image` refuses.
     """
     if os.path.isdir(path):
         return _read_series(path, field)
@@ -225,6 +225,8 @@ def _check_nifti_header(path: str, where: str) -> None:
 def _check_nifti_forms(image: nibabel.Nifti1Image, where: str) -> None:
     """Of a header that says twice where the voxels lie: once as a matrix and once as a rotation and the sides."""
     header = image.header
+    if len(image.shape) < 3:
+        return  # of no volume, which is said later
     sides, zooms = np.linalg.norm(image.affine[:3, :3], axis=0), np.asarray(header.get_zooms()[:3], float)
     if int(header["sform_code"]) and not np.allclose(sides, zooms, rtol=LARGEST_RATIO):
         raise InputError(

@@ -5,6 +5,7 @@ process, and a detached header may name any file of the machine as its voxels.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ..errors import InputError, shown
+from .foreign_files import check_content
 from .limits import MAX_VOXELS, check_extent
 
 LONGEST_HEADER = 2**16
@@ -31,9 +33,7 @@ NRRD_BYTES = {
     **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
 }
 """Bytes of a voxel by the names of NRRD's types (teem.sourceforge.net/nrrd/format.html, section 5)."""
-NRRD_SPACES = re.compile(
-    r"(right|left)-(anterior|posterior)-superior(-time)?|[rl][ap]st?|scanner-xyz(-time)?|3d-(right|left)-handed(-time)?"
-)
+NRRD_SPACES = re.compile(r"(right|left)-(anterior|posterior)-superior(-time)?|[rl][ap]st?")
 META_BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
     **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
@@ -178,6 +178,12 @@ def _check_nrrd_place(fields: dict[str, str], where: str) -> None:
     if "spacedirections" not in fields:
         found = f"spacings {fields['spacings']} alone" if "spacings" in fields else None
         raise _wrong(where, "space directions", found, "the sides of a voxel in mm and their directions")
+    for name in ("oldmin", "oldmax"):
+        if name in fields:
+            raise _wrong(where, name, fields[name], "no such field, as its values are no HU but quantised ones")
+    units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", '"mm"')))
+    if units - {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}:
+        raise _wrong(where, "space units", fields["spaceunits"], '"mm" for each axis')
     if not NRRD_SPACES.fullmatch(fields.get("space", "").lower()):
         raise _wrong(where, "space", fields.get("space"), "one such as left-posterior-superior")
 
@@ -191,13 +197,26 @@ def _check_meta_place(fields: dict[str, str], dimensions: int, where: str) -> No
     for name, count in (lengths | matrices | {"elementsize": dimensions, "centerofrotation": dimensions}).items():
         if name in fields and len(_numbers(fields[name], name, where)) != count:
             raise _wrong(where, name, fields[name], f"{count} numbers")
+    _check_meta_values(fields, where)
     if "elementspacing" not in fields:
         raise _wrong(where, "ElementSpacing", None, "the sides of a voxel in mm")
     given = [name for name in matrices if name in fields]
+    for one, other in (*itertools.pairwise(given), *itertools.pairwise(set(fields) & {"offset", "position", "origin"})):
+        if not np.allclose(_numbers(fields[one], one, where), _numbers(fields[other], other, where)):
+            raise _wrong(where, one, fields[one], f"what '{other}' says ({shown(fields[other])})")
     if not given:
         raise _wrong(where, "TransformMatrix", None, "the directions of the axes, such as 1 0 0 0 1 0 0 0 1")
     if not abs(np.linalg.det(np.reshape(_numbers(fields[given[0]], given[0], where), (dimensions, dimensions)))) > 0:
         raise _wrong(where, given[0], fields[given[0]], "directions of axes that span the space")
+
+
+def _check_meta_values(fields: dict[str, str], where: str) -> None:
+    """What MetaIO reads, and ITK does not apply: units of length, and a function from the values to intensities."""
+    if fields.get("distanceunits", "mm").lower() not in ("mm", "?", ""):
+        raise _wrong(where, "DistanceUnits", fields["distanceunits"], "mm")
+    for name, neutral in (("ElementToIntensityFunctionSlope", 1), ("ElementToIntensityFunctionOffset", 0)):
+        if name.lower() in fields and _numbers(fields[name.lower()], name, where) != [neutral]:
+            raise _wrong(where, name, fields[name.lower()], f"{neutral}, the values being HU as they are")
 
 
 def _skipped(fields: dict[str, str], where: str, is_raw: bool) -> int:
@@ -226,7 +245,9 @@ def _neighbour(path: str, name: str, field: str, where: str) -> str:
     ):
         raise _wrong(where, field, name, "the name of one file in the same folder")
     voxels = os.path.join(os.path.dirname(path), name)
-    if not os.path.isfile(voxels):
+    if os.path.isfile(voxels):
+        check_content(voxels, where)
+    else:
         raise InputError(
             f"{where} has its voxels in '{name}', expected that file next to the header; put it there under this name."
         )

@@ -15,6 +15,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from ..errors import InputError, one_line_message
+from .foreign_files import check_content
 
 MAX_RADIOGRAPH_PIXELS = 2**25
 """Pixels; the largest detectors have about 2**24.2."""
@@ -79,6 +80,7 @@ def check_nifti_extent(path: str, largest: int, where: str) -> None:
     Raises:
         InputError: also when the file has no such header.
     """
+    check_content(path, where)
     try:
         with Opener(path) as file:
             start = file.read(nibabel.Nifti2Header.sizeof_hdr)

@@ -6,10 +6,14 @@ import os
 from typing import Any
 
 import nibabel
+import numpy as np
 from monai.data import NibabelReader
 from monai.data.utils import correct_nifti_header_if_necessary
 from monai.utils import ensure_tuple
 from nibabel.openers import Opener
+
+NIFTI_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+"""Millimetres of NIfTI's units of length (xyzt_units); a CT of no unit is taken to be in mm."""
 
 
 def load_nifti(path: str | os.PathLike[str]) -> nibabel.Nifti1Image:
@@ -32,3 +36,8 @@ class AnyCaseNibabelReader(NibabelReader):
         self.filenames = ensure_tuple(data)  # which `get_data` asks for
         (path,) = self.filenames
         return correct_nifti_header_if_necessary(load_nifti(path))
+
+    def _get_array_data(self, *arguments: Any, **options: Any) -> np.ndarray:
+        """In this machine's byte order, which torch asks for."""
+        array = np.asarray(super()._get_array_data(*arguments, **options))
+        return array.astype(array.dtype.newbyteorder("="), copy=False)

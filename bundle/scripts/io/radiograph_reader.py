@@ -16,6 +16,7 @@ from .foreign_files import check_content
 from .image_files import IMAGE_FORMATS as IMAGE_FORMATS
 from .image_files import USUAL_GAMMA, ImageFile, read_image_file
 from .limits import MAX_RADIOGRAPH_PIXELS, check_nifti_extent, check_radiograph_file
+from .nifti import NIFTI_MM
 from .radiograph import (
     DISPLAY_ORIENTATION,
     Radiograph,
@@ -35,8 +36,6 @@ DATA_SET_STARTS = {b"\x02\0": "little", b"\x08\0": "little", b"\0\x08": "big"}
 """First group of a DICOM file without a preamble, and the order of its bytes (PS3.5 7.1)."""
 DATA_SET_ELEMENTS = range(0x20)
 """Its first element, such as Specific Character Set (0008,0005) or Image Type (0008,0008)."""
-NIFTI_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
-"""Millimetres of NIfTI's units of length (xyzt_units)."""
 
 
 def read_radiograph(
@@ -100,7 +99,6 @@ def read_stacked_radiographs(
         raise InputError(
             f"{where} is no NIfTI file, expected both radiographs in one, frontal first; or name them singly."
         )
-    check_content(path, where)
     stack, sides = _read_nifti_array(path, where)
     if stack.ndim != 3 or stack.shape[2] != 2:
         raise InputError(
