@@ -9,8 +9,6 @@ from monai.transforms import Compose, Lambdad, RandRotated, RandShiftIntensityd
 
 from phantoms import chest_imaging, phantom
 from scripts import (
-    FinalVolumeInferer,
-    FinalVolumeModel,
     PrepareBiplanarBatch,
     RandGeometry,
     StackXraysd,
@@ -172,18 +170,6 @@ def test_the_whole_cube_has_one_place():
 def test_a_crop_that_is_larger_than_the_volume_is_refused(batch):
     with pytest.raises(ValueError, match="crop is 24 voxels, expected at most the 6"):
         prepare(1, crop=24)(batch)
-
-
-@torch.no_grad()
-def test_the_inferer_returns_the_last_volume_in_slabs_and_in_bfloat16(small_cascade, awaken):
-    model, xrays = awaken(small_cascade(FinalVolumeModel)).eval(), torch.rand(1, 2, 128, 128)
-    expected = model(xrays)
-    assert torch.equal(FinalVolumeInferer()(xrays, model), expected)
-    torch.testing.assert_close(FinalVolumeInferer(slabs=4)(xrays, model), expected, rtol=1e-4, atol=1e-5)
-    half = FinalVolumeInferer(bfloat16=True)(xrays, model)
-    assert half.dtype == torch.float32
-    assert not torch.equal(half, expected)
-    assert (half - expected).norm() < 0.05 * expected.norm()
 
 
 def test_a_network_that_has_met_pa_alone_receives_pa_and_is_scored_with_the_true_views(batch):

@@ -154,11 +154,12 @@ def test_training_a_stage_leaves_every_bit_of_the_stages_before_it(
     model = awaken(small_cascade(trained_stage=stage))
     earlier, before = digest(model.up_to(stage - 1)), run(model.eval(), xrays, stage)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-    truth = torch.rand_like(before[-1])
+    region = Region(before[-1].shape[-1], (0, 0, 0), (16, 16, 16))
+    truth = torch.rand(1, 1, 16, 16, 16)
     model.train()
     for _ in range(3):
         optimizer.zero_grad()
-        mse_loss(model(xrays, stages=stage)[-1], truth).backward()
+        mse_loss(model(xrays, stages=stage, region=region)[-1], truth).backward()
         optimizer.step()
     after = run(model.eval(), xrays, stage)
     assert digest(model.up_to(stage - 1)) == earlier

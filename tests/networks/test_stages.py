@@ -35,6 +35,9 @@ IMAGING = chest_imaging(64)
 SIZES = {"size": 32, "imaging": IMAGING, "context": CONTEXT, "local_channels": 6, "feature_channels": 8}
 FIRST = {**SIZES, "size": 16, "consistency_steps": 2}
 LAST = {**SIZES, "detail_channels": 8}
+REFINERS = pytest.mark.parametrize(
+    ("kind", "sizes"), [(Stage2Refiner128, SIZES), (Stage3Refiner256, LAST)], ids=["stage 2", "stage 3"]
+)
 REGION = Region(32, (3, 10, 21), (12, 32, 30))
 
 
@@ -63,17 +66,17 @@ def test_stage_1_starts_from_nothing(evidence, geometry):
     assert torch.equal(run(Stage1Base64(**FIRST), *evidence, geometry), torch.zeros(1, 1, 16, 16, 16))
 
 
-@pytest.mark.parametrize("kind", [Stage2Refiner128, Stage3Refiner256])
-def test_a_refiner_starts_as_the_upsampling_of_the_volume_before(kind, evidence, geometry, previous):
-    assert torch.equal(run(kind(**SIZES), *evidence, geometry, previous), upsample(previous))
+@REFINERS
+def test_a_refiner_starts_as_the_upsampling_of_the_volume_before(kind, sizes, evidence, geometry, previous):
+    assert torch.equal(run(kind(**sizes), *evidence, geometry, previous), upsample(previous))
 
 
-@pytest.mark.parametrize("kind", [Stage2Refiner128, Stage3Refiner256])
+@REFINERS
 @pytest.mark.parametrize(
     "region", [REGION, Region(32, (0, 0, 0), (32, 5, 8)), Region(32, (31, 0, 7), (32, 1, 9))], ids=str
 )
-def test_a_region_is_that_part_of_the_whole(kind, region: Region, evidence, geometry, previous, awaken: Build):
-    stage = awaken(kind(**SIZES)).double()
+def test_a_region_is_that_part_of_the_whole(kind, sizes, region: Region, evidence, geometry, previous, awaken: Build):
+    stage = awaken(kind(**sizes)).double()
     inputs = (*(tensor.double() for tensor in evidence), geometry, previous.double())
     whole = run(stage, *inputs)
     assert (whole - upsample(previous.double())).std() > 1e-3
@@ -151,7 +154,7 @@ def test_stage_1_ends_closer_to_its_xrays(evidence, geometry):
     for relaxation in (0.0, 1.0):
         torch.nn.init.constant_(stage.relaxation, relaxation)
         volume = run(stage, evidence[0], xrays, geometry)
-        drr = IMAGING.project_region(IMAGING.attenuation(volume), Region.whole(16), 32, geometry)
+        drr = IMAGING.project_region(IMAGING.attenuation(volume), Region.whole(16), 64, geometry)
         errors.append((drr - xrays).abs().mean())
     assert errors[1] < 0.5 * errors[0]
 
@@ -201,11 +204,11 @@ def local_reach(stage: VolumeStage, evidence, geometry, previous, voxel: tuple[i
     return (features.grad.abs().sum((0, 2)) > 0) | (xrays.grad.abs().sum(0) > 0)
 
 
-@pytest.mark.parametrize("kind", [Stage2Refiner128, Stage3Refiner256])
+@REFINERS
 def test_through_the_local_branch_a_voxel_moves_with_pixels_near_its_projections_only(
-    kind, evidence, geometry, previous, awaken: Build
+    kind, sizes, evidence, geometry, previous, awaken: Build
 ):
-    stage, voxel = awaken(kind(**SIZES)).eval(), (8, 20, 13)
+    stage, voxel = awaken(kind(**sizes)).eval(), (8, 20, 13)
     moved = local_reach(stage, evidence, geometry, previous, voxel)
     x, y, z = ((index + 0.5) * 360 / 32 - 180 for index in voxel)
     reach = (stage.margin + 1) * 360 / 32 * 1.27 + 2 * 480 / 64

@@ -86,10 +86,10 @@ class PrepareBiplanarBatch(PrepareBatch):
             return self._augmented(radiographs, radiographs != 0), radiographs, hu
         if self.augment is not None:
             hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])
-        nominal = seen = self.imaging.project(hu[None])[0]
+        nominal = xrays = self.imaging.project(hu[None])[0]
         if self.augment_geometry is not None:
-            seen = self.imaging.project(hu[None], _seeded(self.augment_geometry)())[0]
-        return self._augmented(seen, torch.ones_like(seen, dtype=torch.bool)), nominal, hu
+            xrays = self.imaging.project(hu[None], _seeded(self.augment_geometry)())[0]
+        return self._augmented(xrays, torch.ones_like(xrays, dtype=torch.bool)), nominal, hu
 
     def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
         if self.augment_xrays is None:

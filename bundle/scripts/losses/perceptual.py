@@ -41,11 +41,15 @@ class TriPlanarVGGLoss(nn.Module):
     def __init__(self, weights: str = "pretrained", fraction: float = 0.1, seed: int = 0) -> None:
         super().__init__()
         self.fraction = fraction
+        features = None
+        if weights != "untrained":
+            features = _vgg16_features(_downloaded_vgg16() if weights == "pretrained" else weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.lpips = LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        if weights != "untrained":
-            self._load(_downloaded_vgg16() if weights == "pretrained" else weights)
+        if features is not None:
+            for name, parameter in self.lpips.net.named_parameters():  # such as slice5.28.weight
+                parameter.data.copy_(features[name.split(".", 1)[1]])
         self.requires_grad_(False)
 
     def forward(self, prediction: Float[Tensor, "B 1 X Y Z"], truth: Float[Tensor, "B 1 X Y Z"]) -> Float[Tensor, ""]:
@@ -62,18 +66,21 @@ class TriPlanarVGGLoss(nn.Module):
         slices = volume.index_select(axis, drawn).movedim(axis, 1).flatten(0, 1)
         return 2 * slices.expand(-1, 3, -1, -1) - 1
 
-    def _load(self, path: str) -> None:
-        vgg16 = _read_state_dict(path)
-        for name, parameter in self.lpips.net.named_parameters():
-            name = f"features.{name.split('.', 1)[1]}"
-            found = vgg16.get(name)
-            if getattr(found, "shape", None) != parameter.shape:
-                shape = "is missing" if found is None else f"has shape {tuple(found.shape)}"
-                raise PretrainedWeightsError(
-                    f"{path}: '{name}' {shape}, expected {tuple(parameter.shape)}; the file is no state dict of "
-                    f"torchvision's VGG-16 ({VGG16.url.rpartition('/')[2]} is)."
-                )
-            parameter.data.copy_(found)
+
+def _vgg16_features(path: str) -> Mapping[str, Tensor]:
+    """The parameters of VGG-16's convolutions, checked, such as `28.weight`."""
+    vgg16, prefix = _read_state_dict(path), "features."
+    with torch.device("meta"):  # shapes alone: no memory, and no random number
+        expected = torchvision.models.vgg16(weights=None).features.state_dict()
+    for name, parameter in expected.items():
+        found = vgg16.get(prefix + name)
+        if getattr(found, "shape", None) != parameter.shape:
+            shape = "is missing" if found is None else f"has shape {tuple(found.shape)}"
+            raise PretrainedWeightsError(
+                f"{path}: '{prefix}{name}' {shape}, expected {tuple(parameter.shape)}; the file is no state dict of "
+                f"torchvision's VGG-16 ({VGG16.url.rpartition('/')[2]} is)."
+            )
+    return {name: vgg16[prefix + name] for name in expected}
 
 
 def _downloaded_vgg16() -> str:

@@ -175,7 +175,7 @@ class Stage1Base64(VolumeStage):
 
     Args:
         consistency_steps: number of updates, each with a learned relaxation factor that starts at 1; none without
-            "reprojection" in the evidence.
+            "reprojection" in `evidence`.
         network: as in :class:`VolumeStage`, less `is_first`.
     """
 
