@@ -51,7 +51,8 @@ def write_header(path: Path, **elements: str | list | None) -> None:
     for keyword, value in {**common, **SLICE, **elements}.items():
         if value is not None:
             setattr(file, keyword, value)
-    file["PixelData"].VR = "OW"
+    if "PixelData" in file:
+        file["PixelData"].VR = "OW"
     path.parent.mkdir(parents=True, exist_ok=True)
     file.save_as(path)
 
