@@ -152,7 +152,9 @@ def read_mean_volume(path: str, imaging: ImagingModel) -> torch.Tensor:
     """
     hu = torch.from_numpy(nibabel.load(path).get_fdata(dtype="float32"))
     if hu.ndim != 3 or len(set(hu.shape)) > 1:
-        raise InputError(f"{path}: the mean volume has shape {tuple(hu.shape)}, expected a cubic volume; write it anew.")
+        raise InputError(
+            f"{path}: the mean volume has shape {tuple(hu.shape)}, expected a cubic volume; write it anew."
+        )
     return imaging.scale(hu)[None, None]
 
 
