@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from scipy.cluster.hierarchy import DisjointSet
 
-from ..errors import InputError
+from ..errors import InputError, one_line_message
 from ..io.dicom_ct_series import check_ct_series
 from ..io.dicom_headers import UNNAMED, Header
 from ..io.dicom_tags import MODALITIES, PLANE_OF_POSITION
@@ -114,6 +114,8 @@ def _reason_of_reader(series: Path) -> str | None:
         check_ct_series(str(series), "ct")
     except InputError as error:
         return str(error).removeprefix(f"{series}: field 'ct' ")
+    except Exception as error:  # a damaged header raises whatever the reader stumbled over
+        return f"cannot be read ({one_line_message(error)})"
     return None
 
 

@@ -218,23 +218,42 @@ def _numbers(header: Dataset, keyword: str, count: int, where: str) -> np.ndarra
     except (TypeError, ValueError):
         numbers = np.array([])
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
-        found = repr(header.get(keyword)) if keyword in header else "missing"
+        found = _stored(header, keyword) if keyword in header else "missing"
         raise InputError(f"{where}: {keyword} is {found}, expected {count} finite number(s); export the series again.")
     return numbers
+
+
+def _stored(header: Dataset, keyword: str) -> str:
+    """A value for a message, also one that pydicom cannot convert."""
+    try:
+        return repr(header.get(keyword))
+    except Exception:  # whatever its conversion stumbles over
+        return repr(header.get_item(keyword).value)
 
 
 def _check_alike(headers: Mapping[str, Dataset], where: str) -> None:
     """By numbers, not texts: a thickness of 0.625000 is one of 0.625, and one that is missing contradicts none."""
     for keyword in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient", "SliceThickness"):
-        found = {name: header.get(keyword) for name, header in headers.items() if header.get(keyword) is not None}
+        numbers = {name: _numbers_of(header, keyword, f"{where} in {name}") for name, header in headers.items()}
+        found = {name: headers[name].get(keyword) for name, value in numbers.items() if value is not None}
         first, *others = found or [None]
-        different = [n for n in others if not np.allclose(*np.array([found[n], found[first]], dtype=float), atol=1e-3)]
+        different = [n for n in others if not np.allclose(numbers[n], numbers[first], atol=1e-3)]
         if different:
             raise InputError(
                 f"{where} holds slices of different {keyword}: {found[first]} in {first}, but {found[different[0]]} in "
                 f"{different[0]} ({len(different)} of {len(headers)} differ from the first); keep the slices of one "
                 f"stack."
             )
+
+
+def _numbers_of(header: Dataset, keyword: str, where: str) -> np.ndarray | None:
+    """The numbers of an element; None where it is missing or empty."""
+    try:
+        value = header.get(keyword)
+        return None if value in (None, "") else np.asarray(value, dtype=float)
+    except Exception as error:
+        found = _stored(header, keyword)
+        raise InputError(f"{where}: {keyword} is {found}, expected numbers; export the series again.") from error
 
 
 def _in_order(headers: Mapping[str, Dataset]) -> tuple[dict[str, Dataset], np.ndarray]:
