@@ -102,7 +102,7 @@ def test_radiographs_from_another_distance_give_the_geometry_that_projects_them(
     distances = {"source_to_isocentre_mm": source_to_isocentre_mm, "source_to_detector_mm": source_to_detector_mm}
     taken = chest_geometry(detector_pixels=256, detector_size_mm=512, **distances)
     configured = chest_geometry(detector_pixels=128)
-    record = prepared(write_projections(tmp_path, taken), configured)
+    record = prepared(write_projections(tmp_path, taken, Modality="XA"), configured)  # whose distances reach to it
     found = replace(configured, **record["geometry"])
     assert found.source_to_isocentre_mm == source_to_isocentre_mm
     for view, field in enumerate(XRAYS):

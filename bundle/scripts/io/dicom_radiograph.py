@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from math import isfinite
 
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 
 from ..errors import InputError, one_line_message, shown
+from .dicom_acquisition import read_acquisition
 from .dicom_pixels import read_pixels, with_transfer_syntax
 from .dicom_shutters import inside_shutters
-from .dicom_tags import MODALITIES, declared_plane, named, view_of, view_position
+from .dicom_tags import (
+    MODALITIES,
+    declared_plane,
+    decubitus,
+    named,
+    oblique_view,
+    plane_of_code,
+    plane_of_position,
+    view_codes,
+    view_of,
+    view_position,
+)
 from .limits import MAX_RADIOGRAPH_PIXELS, check_extent, check_inflated
 from .radiograph import (
     PLANE_OF_VIEW,
     Radiograph,
     Scale,
     check_directions,
-    check_spacing,
     checked_image,
     line_integrals_of,
     plane_of,
@@ -33,10 +43,10 @@ except ImportError:  # pydicom 2
     from pydicom.pixel_data_handlers.util import apply_modality_lut, apply_voi_lut
 
 
-LONGEST_DISTANCE_MM = 10000.0
-"""From the source to the detector; a chest stands at 1000 to 4000 mm."""
-LARGEST_MAGNIFICATION = 20.0
-"""Of the middle of a patient; 1.05 to 1.5 on chest radiographs."""
+OBLIQUE_DEGREES = 15.0
+"""How far Positioner Primary Angle may be off a multiple of 90 degrees."""
+TILT_DEGREES = 10.0
+"""How far the beam may be tilted towards head or feet without a word."""
 
 
 def read_dicom(
@@ -77,18 +87,20 @@ def _as_radiograph(
     exposed = inside_shutters(dataset, stored.shape, where) & ~padding
     scale = scale or _scale(dataset)
     image = checked_image(_attenuation(dataset, stored, exposed, scale, where), exposed, where)
-    missing: list[str] = []
+    acquisition = read_acquisition(dataset, where)
+    missing, doubts = list(acquisition.missing), [*_check_view(dataset, where), *acquisition.doubts]
     view = _view(dataset, missing)
     letters, plane = _directions(dataset, view, where)
     is_oriented = letters is not None
     if not is_oriented:
         letters = check_directions(orientations[plane or field], "radiograph_orientation")
         missing.append(f"{named('PatientOrientation')}: {_joined(letters)} is assumed, as configured")
-    acquisition = _acquisition_geometry(dataset, where, missing)
     if missing:
         warnings.warn(f"{where} lacks {'; '.join(missing)}.", stacklevel=4)
+    if doubts:
+        warnings.warn(f"{where}: {'; '.join(doubts)}.", stacklevel=4)
     patient = str(dataset.get("PatientID") or "").strip() or None
-    known = {"patient": patient, "is_oriented": is_oriented, **acquisition}
+    known = {"patient": patient, "is_oriented": is_oriented, **acquisition.known}
     radiograph = Radiograph(str(path), image, exposed, scale, plane, view, **known)
     return to_display_orientation(radiograph, letters)
 
@@ -193,6 +205,40 @@ def _shown(dataset: Dataset, values: np.ndarray) -> np.ndarray:
     return -shown if is_inverse else shown
 
 
+def _check_view(dataset: Dataset, where: str) -> list[str]:
+    """
+    What is to be said of the view that a radiograph is used with.
+
+    Raises:
+        InputError: when it is oblique, or its tags are of both planes.
+    """
+    oblique = oblique_view(dataset)
+    primary = float(dataset.get("PositionerPrimaryAngle") or 0)  # about the patient's long axis (PS3.3 C.8.7.5.1.2)
+    if oblique is None and abs((primary + 45) % 90 - 45) > OBLIQUE_DEGREES:
+        oblique = f"{named('PositionerPrimaryAngle')} is {primary:g} degrees"
+    if oblique:
+        raise InputError(
+            f"{where}: {oblique}, of an oblique radiograph; expected a frontal or a lateral one: name another, or "
+            f"correct the tag."
+        )
+    position, code = plane_of_position(dataset), plane_of_code(dataset)
+    if position and code and position != code:
+        raise InputError(
+            f"{where}: {named('ViewPosition')} is {view_position(dataset)}, {position}, but "
+            f"{named('ViewCodeSequence')} is {', '.join(map(shown, view_codes(dataset)))}, {code}; expected tags that "
+            f"agree: correct the wrong one."
+        )
+    said = []
+    lying = decubitus(dataset)
+    if lying:
+        said.append(f"{lying}, decubitus: the patient lay on a side, where organs and fluid lie otherwise than upright")
+    for keyword in ("PositionerSecondaryAngle", "ColumnAngulation"):
+        tilt = float(dataset.get(keyword) or 0)
+        if TILT_DEGREES < abs(tilt) <= 90:
+            said.append(f"{named(keyword)} is {tilt:g} degrees: a tilt towards head or feet is not modelled")
+    return said
+
+
 def _view(dataset: Dataset, missing: list[str]) -> str | None:
     view = view_of(dataset)
     if view is None:
@@ -211,80 +257,11 @@ def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[s
     letters = check_directions(found, f"{where}: {named('PatientOrientation')}")
     if plane not in (None, plane_of(letters)):
         raise InputError(
-            f"{where}: {named('ViewPosition')} is {view}, {plane}, but {named('PatientOrientation')} is "
+            f"{where}: {named('ViewPosition')} is {view or shown(view_position(dataset)) or 'missing'}, {plane}, but "
+            f"{named('PatientOrientation')} is "
             f"{_joined(letters)}, {plane_of(letters)}; expected tags that agree: correct the wrong one."
         )
     return letters, plane_of(letters)
-
-
-def _acquisition_geometry(dataset: Dataset, where: str, missing: list[str]) -> dict:
-    """Spacing, magnification and distances, as far as the file says."""
-    detector, patient = _distance(dataset, "DistanceSourceToDetector"), _distance(dataset, "DistanceSourceToPatient")
-    magnification = _distance(dataset, "EstimatedRadiographicMagnificationFactor")
-    if magnification is not None and not 1 <= magnification <= LARGEST_MAGNIFICATION:
-        raise InputError(
-            f"{where}: {named('EstimatedRadiographicMagnificationFactor')} is {magnification:g}, expected at least 1 "
-            f"and at most {LARGEST_MAGNIFICATION:g}; correct the tag."
-        )
-    if detector is not None and detector > LONGEST_DISTANCE_MM:
-        raise InputError(
-            f"{where}: {named('DistanceSourceToDetector')} is {detector:g}, expected at most {LONGEST_DISTANCE_MM:g} "
-            f"mm; correct the tag."
-        )
-    if detector and magnification:
-        patient = detector / magnification
-    if detector and patient and detector <= patient:
-        raise InputError(
-            f"{where}: {named('DistanceSourceToDetector')} is {detector:g} and {named('DistanceSourceToPatient')} "
-            f"{patient:g}, expected the detector behind the patient; correct the tags."
-        )
-    if patient and not (detector or 0) / LARGEST_MAGNIFICATION <= patient <= LONGEST_DISTANCE_MM:
-        raise InputError(
-            f"{where}: {named('DistanceSourceToPatient')} is {patient:g}, expected at most {LONGEST_DISTANCE_MM:g} mm, "
-            f"and no magnification above {LARGEST_MAGNIFICATION:g}; correct the tag."
-        )
-    if detector and patient:
-        magnification = detector / patient
-    spacing, is_at_patient = _spacing(dataset, where, missing)
-    if patient is None:
-        missing.append(
-            f"{named('DistanceSourceToPatient')}, or {named('EstimatedRadiographicMagnificationFactor')} with "
-            f"{named('DistanceSourceToDetector')}: the distances of the configured geometry are assumed"
-        )
-    return {
-        "pixel_mm": spacing,
-        "magnification": 1.0 if is_at_patient else magnification,
-        "source_to_detector_mm": detector,
-        "source_to_patient_mm": patient,
-    }
-
-
-def _spacing(dataset: Dataset, where: str, missing: list[str]) -> tuple[tuple[float, float] | None, bool]:
-    """Spacing along a column and along a row, and whether it is meant at the patient instead of at the detector."""
-    keywords = ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing")
-    keyword = next((keyword for keyword in keywords if dataset.get(keyword)), None)
-    if keyword is None:
-        missing.append(f"{named('ImagerPixelSpacing')}: the longer side is taken to span the detector")
-        return None, False
-    try:
-        along_column, along_row = (float(number) for number in dataset[keyword].value)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{where}: {named(keyword)} is {shown(dataset[keyword].value)}, expected two numbers in mm; correct the "
-            "tag."
-        ) from error
-    spacing = along_column, along_row
-    check_spacing(spacing, (dataset.Rows, dataset.Columns), f"{where}: {named(keyword)}")
-    is_at_patient = keyword == "PixelSpacing" and bool(dataset.get("PixelSpacingCalibrationType"))
-    if keyword == "PixelSpacing" and not is_at_patient:
-        missing.append(f"{named('ImagerPixelSpacing')}: {named('PixelSpacing')} is taken to be meant at the detector")
-    return spacing, is_at_patient
-
-
-def _distance(dataset: Dataset, keyword: str) -> float | None:
-    """A positive number; zero, which machines write for unknown, counts as missing."""
-    value = dataset.get(keyword)
-    return float(value) if value and isfinite(float(value)) and float(value) > 0 else None
 
 
 def _joined(letters: tuple[str, str]) -> str:

@@ -14,6 +14,7 @@ from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 from ..errors import InputError, one_line_message
 from .limits import MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, check_extent
 from .png_samples import read_png_samples
+from .radiograph import PIXEL_ASPECTS
 
 IMAGE_FORMATS = ("PNG", "TIFF", "JPEG")
 """No other decoder opens an image file, whatever it holds: that of EPS starts Ghostscript."""
@@ -21,8 +22,6 @@ LARGEST_COLOUR = 8
 """How far the channels of a grey pixel may differ: JPEG rounds each by itself."""
 COLOURED_FRACTION = 0.01
 """Fraction of a grey image that may have colours: arrows and letters."""
-PIXEL_ASPECTS = (0.2, 5.0)
-"""Heights of a pixel over its width that a scanner or a screen can have."""
 USUAL_GAMMA = 1 / 2.2
 """Exponent from luminance to sample of nearly every file, that of sRGB."""
 ORIENTATION, X_RESOLUTION, Y_RESOLUTION = 274, 282, 283

@@ -24,6 +24,8 @@ PIXEL_SIDES_MM = (0.01, 20.0)
 """
 Lengths that a side of a pixel can have: those of detectors are of 0.05 to 0.5 mm, those of a thumbnail of some mm.
 """
+PIXEL_ASPECTS = (0.2, 5.0)
+"""Heights of a pixel over its width that a detector, a scanner or a screen can have."""
 RADIOGRAPH_SIDES_MM = (50.0, 1000.0)
 """Lengths that a side of a chest radiograph can have: a newborn's is of some 100 mm, detectors are of at most 430 mm,
 and longer radiographs are of a whole leg or spine."""
