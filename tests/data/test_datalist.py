@@ -6,8 +6,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import fire
 import pytest
 
+from bundle_runs import read_configs
 from scripts import InputError, load_records
 
 
@@ -242,3 +244,22 @@ def test_what_radiographs_cannot_be_is_refused_with_the_record(write, declared: 
         load_records(write({"training": [{**CT, **declared}]}), "training")
     assert "training[0]: field 'radiograph_" in str(caught.value)
     assert told in str(caught.value)
+
+
+def test_a_folder_whose_name_is_a_number_is_found_on_a_run_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Fire, which reads the line of `monai.bundle run`, makes numbers of such names."""
+    number = fire.parser.DefaultParseValue("2024")
+    assert number == 2024
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "2024" / "ct.nii.gz").touch()
+    (tmp_path / "2024" / "datalist.json").write_text(json.dumps({"training": [{"ct": "ct.nii.gz"}]}))
+    monkeypatch.chdir(tmp_path)
+    parser = read_configs(["bundle/configs/train.json"], dataset_dir=number)
+    (record,) = load_records(parser.get_parsed_content("datalist"), "training", number)
+    assert record["ct"] == str(tmp_path / "2024" / "ct.nii.gz")
+
+
+def test_radiographs_whose_names_are_numbers_are_found_on_a_run_line():
+    frontal, lateral = map(fire.parser.DefaultParseValue, ("101", "102"))
+    parser = read_configs(["bundle/configs/inference.json"], frontal=frontal, lateral=lateral)
+    assert parser.get_parsed_content("dataset#data") == [{"frontal": "101", "lateral": "102"}]

@@ -33,7 +33,7 @@ def cached_dataset(
     """
     if cache_dir is None:
         return CacheDataset(data, transform, cache_rate=cache_rate, hash_as_key=True)
-    return CachedOnDisk(data, transform, cache_dir, hash_func=hash_with_files, hash_transform=pickle_hashing)
+    return CachedOnDisk(data, transform, str(cache_dir), hash_func=hash_with_files, hash_transform=pickle_hashing)
 
 
 DETACHED = (".mhd", ".nhdr")

@@ -57,7 +57,7 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
         UserWarning: when absolute paths lie outside the folder; they are used as they are.
     """
     records = section_of(read_datalist(datalist), datalist, section)
-    folder = os.path.abspath(folder or os.path.dirname(datalist))
+    folder = os.path.abspath(str(folder or os.path.dirname(datalist)))  # a name such as 2024 is a number on a line
     loaded = resolve_records(records, datalist, section, folder)
     warn_of_paths_outside(records, datalist, section, folder)
     return loaded

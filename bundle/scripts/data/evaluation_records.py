@@ -35,6 +35,7 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
     """
     if not _is_folder_alone(datalist, folder):
         return load_records(datalist, section, folder)
+    folder = str(folder)
     found, excluded = find_records(Path(folder))
     if not found:
         raise InputError(
@@ -64,5 +65,5 @@ def training_records(datalist: str, folder: str) -> list[dict[str, Any]]:
 
 def _is_folder_alone(datalist: str, folder: str) -> bool:
     """Whether a datalist is not there and would be the folder's own: one of another name has been asked for."""
-    is_own = os.path.abspath(datalist) == os.path.join(os.path.abspath(folder), DATALIST)
-    return is_own and not os.path.exists(datalist) and os.path.isdir(folder)
+    is_own = os.path.abspath(datalist) == os.path.join(os.path.abspath(str(folder)), DATALIST)
+    return is_own and not os.path.exists(datalist) and os.path.isdir(str(folder))
