@@ -121,13 +121,14 @@ def test_mirror_images_are_registered_by_the_mirror_image_of_the_deformation(axi
 
 
 def test_each_of_many_is_registered_as_if_it_were_alone():
-    """But for the order of sums, which the phantom's plain regions leave to decide a little."""
+    """Over a few steps, before the order of sums makes a difference."""
     moving, fixed = chest(0.0, 0.2, -0.1), chest(0.1)
-    together, differences = Registration(LEVELS)(moving, fixed)
+    register = Registration([{**level, "steps": 4} for level in LEVELS])
+    together, differences = register(moving, fixed)
     for number in range(3):
-        alone, difference = Registration(LEVELS)(moving[number : number + 1], fixed)
-        assert root_mean_square_mm(together.select([number]).places(WHOLE) - alone.places(WHOLE)) < 0.5
-        torch.testing.assert_close(differences[number], difference[0], rtol=1e-3, atol=0)
+        alone, difference = register(moving[number : number + 1], fixed)
+        torch.testing.assert_close(together.select([number]).places(WHOLE), alone.places(WHOLE), rtol=0, atol=1e-9)
+        torch.testing.assert_close(differences[number], difference[0])
 
 
 def test_a_region_is_that_part_of_the_whole():
