@@ -28,7 +28,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from scripts import InputError, ResampleToCubed, load_records
-from scripts.data.datalist import RADIOGRAPH_FIELDS, LABEL_FIELDS, read_datalist, section_of
+from scripts.data.datalist import LABEL_FIELDS, RADIOGRAPH_FIELDS, read_datalist, section_of
 from scripts.errors import BundleError
 from scripts.io.atomic_write import write_atomically, write_json
 from scripts.io.image_writer import cube_affine, write_ct

@@ -3,7 +3,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 import scripts
-from bundle_runs import ROOT, bundle_run, read_configs, stage_configs
+from bundle_runs import ROOT, read_configs
 
 BUNDLE = ROOT / "bundle"
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "ignite": "pytorch-ignite", "yaml": "pyyaml"}
@@ -47,14 +46,6 @@ def imported(path: Path) -> set[str]:
         modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
     return {module.split(".")[0] for module in modules}
-
-
-def test_the_bundle_works_when_copied_elsewhere_alone(dataset: Path, overlay: Path, tmp_path: Path):
-    shutil.copytree(BUNDLE, tmp_path / "bundle", ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.pth"))
-    places = {"dataset_dir": dataset, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "output"}
-    run = bundle_run("training", stage_configs(1, overlay), folder=tmp_path, epochs=1, **places)
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert (tmp_path / "models" / "stage1_best.pth").is_file()
 
 
 def test_the_scripts_import_nothing_from_outside_the_bundle_but_its_requirements():
