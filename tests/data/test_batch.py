@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Lambdad, RandRotated, RandShiftIntensityd
+from torch.nn.functional import avg_pool3d
 
 from phantoms import chest_imaging, phantom
 from scripts import (
@@ -165,6 +166,14 @@ def test_every_even_place_is_drawn_and_no_other():
 
 def test_the_whole_cube_has_one_place():
     assert random_region(12, 12).shape == (12, 12, 12)
+
+
+@pytest.mark.parametrize(("stages", "size"), [(1, 6), (2, 12)])
+def test_a_crop_is_of_the_stages_volume_whatever_the_size_of_the_ct(batch, stages: int, size: int):
+    """As `volume_size` sets it: that of a smaller volume than the last stage's, which an early one does not need."""
+    coarser = {**batch, "ct": MetaTensor(avg_pool3d(batch["ct"].as_tensor(), 2))}
+    _, _, _, arguments = prepare(stages, crop=6)(coarser)
+    assert arguments["region"].size == size
 
 
 def test_a_crop_that_is_larger_than_the_volume_is_refused(batch):
