@@ -262,6 +262,28 @@ def test_two_radiographs_of_one_plane_by_their_codes_are_no_pair(tmp_path: Path,
         LoadRadiographsd()(record)
 
 
+def test_views_that_differ_in_their_side_are_told(tmp_path: Path):
+    radiograph, found = read(tmp_path, ViewCodeSequence=sequence(codes.cid4010.AnteroPosterior))
+    assert radiograph.view == "PA"
+    assert "View Position (0018,5101) is PA, which counts, but View Code Sequence (0054,0220) differs" in found
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope (0028,1053) is 0: it counts as missing"),
+        ({"RescaleSlope": 0, "RescaleIntercept": -1024}, "Rescale Slope (0028,1053) is 0: it counts as missing"),
+        ({"WindowWidth": 0, "WindowCenter": 0}, "Window Width (0028,1051) is 0: it counts as missing"),
+        ({"WindowWidth": [0, 0], "WindowCenter": [0, 0]}, "Window Width (0028,1051) is 0: it counts as missing"),
+        ({"RescaleSlope": 1, "RescaleIntercept": 0, "WindowWidth": 6001, "WindowCenter": 3000}, ""),
+    ],
+)
+def test_a_rescale_by_nothing_and_a_window_of_nothing_are_fillers(tmp_path: Path, tags: dict, said: str):
+    radiograph, found = read(tmp_path, **tags)
+    assert said in found and bool(found) == bool(said)
+    assert np.corrcoef(radiograph.image.ravel(), RAMP.ravel())[0, 1] > 0.9999
+
+
 def test_the_usual_tags_pass_without_a_word(tmp_path: Path):
     assert read(tmp_path)[1] == ""
     with warnings.catch_warnings():

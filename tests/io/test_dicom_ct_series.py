@@ -237,6 +237,14 @@ def test_small_deviations_are_let_through(tmp_path: Path, spoil):
     assert load(write_series(tmp_path / "series", spoil)).shape == (1, *SHAPE)
 
 
+def test_pointers_in_the_place_of_slices_are_called_so(tmp_path: Path):
+    folder = write_series(tmp_path / "series")
+    for path in folder.iterdir():
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(InputError, match=r"field 'thorax' holds no DICOM file: '0\.dcm' is a pointer of Git LFS"):
+        load(folder)
+
+
 def test_one_slice_is_too_few(tmp_path: Path):
     with pytest.raises(InputError, match="holds 1 slice, expected at least 2"):
         load(write_series(tmp_path / "series", shape=(6, 5, 1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,3 +259,19 @@ def test_more_voxels_than_any_ct_has_are_refused_before_anything_is_decoded(tmp_
     write: Callable[..., str] = nrrd if name == "ct.nrrd" else meta
     told = write(tmp_path, "sizes" if name == "ct.nrrd" else "DimSize", sizes, name)
     assert f"has a header that says {sizes.replace(' ', ' x ')} = " in told
+
+
+@pytest.mark.parametrize("axes", [np.eye(3), np.diag([-1, -1, 1]), np.eye(3)[[1, 2, 0]], -np.eye(3)[[2, 0, 1]]])
+@pytest.mark.parametrize("said", [None, "RPS"])
+def test_letters_that_contradict_the_matrix_are_told(tmp_path: Path, axes: np.ndarray, said: str | None):
+    """ITK writes both; of other programs some write the same letters for every matrix."""
+    path = tmp_path / "ct.mha"
+    image = itk.image_from_array(np.ascontiguousarray(VOLUME.T))
+    image.SetDirection(axes.astype(float))
+    itk.imwrite(image, str(path))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        load(spoilt(path, "AnatomicalOrientation", said) if said else path)
+    told = [str(warning.message) for warning in caught if "AnatomicalOrientation" in str(warning.message)]
+    assert len(told) == (said is not None)
+    assert all(text.startswith(f"{path}: field 'ct'") and "is RPS, but by its matrix" in text for text in told)

@@ -21,6 +21,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from ..errors import InputError, one_line_message
 from .dicom_headers import has_dicom_start
+from .foreign_files import check_content
 from .limits import MAX_VOXELS, check_extent
 from .slice_places import (
     SAME_MM,
@@ -112,6 +113,8 @@ def _read_headers(folder: str, where: str) -> dict[str, Dataset]:
             problems[name] = one_line_message(error)
     headers = _without_copies(folder, slices) or no_slices
     if not headers:
+        for name in names[:1]:
+            check_content(os.path.join(folder, name), f"{where} holds no DICOM file")
         raise InputError(f"{where} holds no DICOM file ({len(names)} other file(s)), expected the slices of one CT.")
     forms = {_form(name) for name in headers}
     problems |= {name: "no DICOM file, though it is named as one" for name in others if _form(name) in forms}

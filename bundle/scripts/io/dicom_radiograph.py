@@ -15,6 +15,7 @@ from .dicom_pixels import read_pixels, with_transfer_syntax
 from .dicom_shutters import inside_shutters
 from .dicom_tags import (
     MODALITIES,
+    VIEW_OF_CODE,
     declared_plane,
     decubitus,
     named,
@@ -85,10 +86,11 @@ def _as_radiograph(
     _check_kind(dataset, where)
     stored, padding = read_pixels(dataset, where)
     exposed = inside_shutters(dataset, stored.shape, where) & ~padding
+    acquisition = read_acquisition(dataset, where)
+    doubts = [*_check_view(dataset, where), *acquisition.doubts, *_without_fillers(dataset)]
     scale = scale or _scale(dataset)
     image = checked_image(_attenuation(dataset, stored, exposed, scale, where), exposed, where)
-    acquisition = read_acquisition(dataset, where)
-    missing, doubts = list(acquisition.missing), [*_check_view(dataset, where), *acquisition.doubts]
+    missing = list(acquisition.missing)
     view = _view(dataset, missing)
     letters, plane = _directions(dataset, view, where)
     is_oriented = letters is not None
@@ -147,6 +149,19 @@ def _check_kind(dataset: Dataset, where: str) -> None:
     bits = dataset.get("BitsStored")
     if bits is None or not 8 <= bits <= 16:
         raise InputError(f"{where}: {named('BitsStored')} is {bits}, expected 8 to 16.")
+
+
+def _without_fillers(dataset: Dataset) -> list[str]:
+    """Takes out a rescale by 0, and a window of no width about 0, which stand for none; what was taken out."""
+    said = []
+    for keywords in (("RescaleSlope", "RescaleIntercept"), ("WindowWidth", "WindowCenter")):
+        first, second = (np.atleast_1d(dataset.get(keyword)) for keyword in keywords)
+        is_filler = None not in first and not np.any(first.astype(float))
+        if is_filler and (None in second or keywords[0] == "RescaleSlope" or not np.any(second.astype(float))):
+            said.append(f"{named(keywords[0])} is 0: it counts as missing, and so does {named(keywords[1])}")
+            for keyword in keywords:
+                dataset.pop(keyword, None)
+    return said
 
 
 def _scale(dataset: Dataset) -> Scale:
@@ -229,6 +244,11 @@ def _check_view(dataset: Dataset, where: str) -> list[str]:
             f"agree: correct the wrong one."
         )
     said = []
+    views = {*map(VIEW_OF_CODE.get, view_codes(dataset)), view_of(dataset)} - {None}
+    if len(views) > 1:
+        said.append(
+            f"{named('ViewPosition')} is {view_of(dataset)}, which counts, but {named('ViewCodeSequence')} differs"
+        )
     lying = decubitus(dataset)
     if lying:
         said.append(f"{lying}, decubitus: the patient lay on a side, where organs and fluid lie otherwise than upright")

@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -206,8 +207,25 @@ def _check_meta_place(fields: dict[str, str], dimensions: int, where: str) -> No
             raise _wrong(where, one, fields[one], f"what '{other}' says ({shown(fields[other])})")
     if not given:
         raise _wrong(where, "TransformMatrix", None, "the directions of the axes, such as 1 0 0 0 1 0 0 0 1")
-    if not abs(np.linalg.det(np.reshape(_numbers(fields[given[0]], given[0], where), (dimensions, dimensions)))) > 0:
+    matrix = np.reshape(_numbers(fields[given[0]], given[0], where), (dimensions, dimensions))
+    if not abs(np.linalg.det(matrix)) > 0:
         raise _wrong(where, given[0], fields[given[0]], "directions of axes that span the space")
+    if dimensions == 3:
+        _warn_of_orientation(fields, matrix, where)
+
+
+def _warn_of_orientation(fields: dict[str, str], matrix: np.ndarray, where: str) -> None:
+    """AnatomicalOrientation says in letters, from where each axis comes, what the matrix says; ITK passes it over."""
+    said = fields.get("anatomicalorientation", "").upper()
+    pairs = ("RL", "AP", "IS")
+    main = [int(np.argmax(abs(axis))) for axis in matrix]
+    found = "".join(pairs[place][int(axis[place] < 0)] for place, axis in zip(main, matrix))
+    if re.fullmatch("[RLAPIS]{3}", said) and said != found:
+        warnings.warn(
+            f"{where}: 'AnatomicalOrientation' of its header is {said}, but by its matrix {found}, which is used; look "
+            f"on which side the heart lies.",
+            stacklevel=4,
+        )
 
 
 def _check_meta_values(fields: dict[str, str], where: str) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import CheckpointError, one_line_message
 from .atomic_write import write_json
+from .foreign_files import LONGEST_START, foreign_content
 
 MOST_BYTES = 8 * 2**20
 SHORT = reprlib.Repr()
@@ -130,7 +131,7 @@ class Sidecar:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            said = one_line_message(error)
+            said = one_line_message(error) if isinstance(error, OSError) else _no_json(path) or one_line_message(error)
             raise CheckpointError(f"{path}: cannot be read as JSON ({said}). {self.next_step}") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected an object. {self.next_step}")
@@ -154,6 +155,12 @@ class Sidecar:
             found = f"a list of {len(value)}" if isinstance(value, list) else SHORT.repr(value)
             raise self.refusal(field, f"holds {found}", f"a list of {shape[0] or 'one or more'}")
         return [self._nested(field, each, shape[1:]) for each in value]
+
+
+def _no_json(path: Path) -> str | None:
+    """What lies in the place of a JSON file, where that is known."""
+    start = path.read_bytes()[:LONGEST_START]
+    return None if start.lstrip().startswith(b"{") else foreign_content(start)
 
 
 def sha256_of(path: str) -> str:

@@ -14,6 +14,7 @@ from lpips import LPIPS
 from torch import Tensor, nn
 
 from ..errors import PretrainedWeightsError
+from ..io.foreign_files import LONGEST_START, foreign_content
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -99,6 +100,12 @@ def _downloaded_vgg16() -> str:
     return path
 
 
+def _found(path: str) -> str | None:
+    """What lies in the place of the weights, where that is known."""
+    with open(path, "rb") as file:
+        return foreign_content(file.read(LONGEST_START), may_be_zip=True)
+
+
 def _read_state_dict(path: str) -> Mapping[str, Tensor]:
     if not os.path.isfile(path):
         raise PretrainedWeightsError(
@@ -108,9 +115,10 @@ def _read_state_dict(path: str) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
+        found = None if isinstance(error, OSError) else _found(path)
         raise PretrainedWeightsError(
-            f"{path}: cannot be read as a checkpoint of VGG-16 ({type(error).__name__}); expected a torchvision "
-            f"state dict. Remove the file or replace it by {VGG16.url}."
+            f"{path}: cannot be read as a checkpoint of VGG-16 ({found or type(error).__name__}); expected a "
+            f"torchvision state dict. Remove the file or replace it by {VGG16.url}."
         ) from error
     if not isinstance(state, Mapping):
         raise PretrainedWeightsError(
