@@ -13,8 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, SpatialResample, Transform
 
 from ..errors import InputError, shown
-from ..io.ct_reader import NIFTI, check_ct, read_ct
-from ..io.limits import MAX_VOXELS, check_nifti_extent
+from ..io.ct_reader import check_ct, read_ct
 from ..io.radiograph import XRAY_KEYS
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import smooth_for_coarser
@@ -61,8 +60,6 @@ class LoadCTd(MapTransform):
             raise InputError(f"{where} names a file that does not exist; correct the path.")
         if not (os.path.isfile(path) or os.path.isdir(path)):
             raise InputError(f"{where} names a pipe, a socket or a device, expected a file or the folder of a series.")
-        if path.lower().endswith(NIFTI) and os.path.isfile(path):
-            check_nifti_extent(path, MAX_VOXELS, where)
         try:
             image = read_ct(self.loader, path, field)
         except InputError:

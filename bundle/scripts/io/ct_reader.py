@@ -21,6 +21,7 @@ from .dicom_pixels import read_pixels, with_transfer_syntax
 from .foreign_files import check_content
 from .itk_headers import check_meta_image, check_nrrd
 from .label_maps import are_labels, is_label_map
+from .limits import MAX_VOXELS, check_nifti_extent
 from .nifti import NIFTI_MM, AnyCaseNibabelReader, load_nifti
 
 NIFTI, NRRD, META_IMAGE = (".nii", ".nii.gz"), (".nrrd", ".nhdr"), (".mha", ".mhd")
@@ -28,6 +29,8 @@ AIR_HU = -1024.0
 """What padding around the scanner's circle becomes, the lowest value of most scanners."""
 LARGEST_RATIO = 0.01
 """How far the sides of voxels may differ between two fields of a header."""
+SLICES_LOOKED_AT = 16
+"""To tell a label map from a CT by its file."""
 SHEAR = 0.01
 """Largest cosine between two axes that counts as a right angle."""
 LUNG_HU, DENSE_HU = -200.0, 2000.0
@@ -77,6 +80,7 @@ def check_ct_header(path: str, where: str) -> None:
     if name.endswith(NIFTI + NRRD + META_IMAGE):
         check_content(path, where)
     if name.endswith(NIFTI):
+        check_nifti_extent(path, MAX_VOXELS, where)
         _check_nifti_header(path, where)
     elif name.endswith(NRRD):
         check_nrrd(path, where)
@@ -92,36 +96,37 @@ def check_ct_header(path: str, where: str) -> None:
 def is_label_file(path: str) -> bool:
     """
     Whether a file of which :func:`check_ct_header` has taken the header holds a label map, see
-    :func:`~scripts.io.label_maps.are_labels`. Of a CT a few slices are read.
+    :func:`~scripts.io.label_maps.are_labels`. Of a CT one slice is mostly enough.
     """
-    return are_labels(_nifti_blocks(path) if path.lower().endswith(NIFTI) else _itk_blocks(path))
+    return are_labels(_nifti_slices(path) if path.lower().endswith(NIFTI) else _itk_slices(path))
 
 
-def _nifti_blocks(path: str) -> Iterator[np.ndarray]:
-    voxels = load_nifti(path).dataobj
-    return (np.asanyarray(voxels[..., part]) for part in _parts(voxels.shape[-1]))
+def _nifti_slices(path: str) -> Iterator[np.ndarray]:
+    voxels = load_nifti(path, keep_file_open=True).dataobj  # a compressed file is then read on from slice to slice
+    return (np.asanyarray(voxels[..., place]) for place in _spread(voxels.shape[-1]))
 
 
-def _itk_blocks(path: str) -> Iterator[np.ndarray]:
+def _itk_slices(path: str) -> Iterator[np.ndarray]:
+    """Slices; or all of them at once, where the format is read as a whole."""
     io = {} if _is_known_to_itk(path) else {"ImageIO": itk.MetaImageIO.New()}
     reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=path, **io)
     reader.UpdateOutputInformation()
     image = reader.GetOutput()
     region, (width, height, depth) = itk.ImageRegion[3](), image.GetLargestPossibleRegion().GetSize()
-    for part in _parts(depth):
-        region.SetIndex([0, 0, part.start])
-        region.SetSize([width, height, part.stop - part.start])
+    for place in _spread(depth):
+        region.SetIndex([0, 0, place])
+        region.SetSize([width, height, 1])
         image.SetRequestedRegion(region)
         reader.Update()
-        yield itk.array_from_image(image)  # all slices, where the format is read as a whole
+        read = itk.array_from_image(image)
+        yield read
+        if len(read) == depth:
+            return
 
 
-def _parts(length: int) -> Iterator[slice]:
-    """Parts of an axis, each twice as long as the one before: a compressed file is read from its start each time."""
-    start, step = 0, 1
-    while start < length:
-        yield slice(start, min(start + step, length))
-        start, step = start + step, 2 * step
+def _spread(length: int) -> list[int]:
+    """Places along an axis, evenly spread from end to end."""
+    return sorted(set(np.linspace(0, length - 1, SLICES_LOOKED_AT).round().astype(int).tolist()))
 
 
 def _is_known_to_itk(path: str) -> bool:

@@ -16,9 +16,9 @@ NIFTI_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 """Millimetres of NIfTI's units of length (xyzt_units); a CT of no unit is taken to be in mm."""
 
 
-def load_nifti(path: str | os.PathLike[str]) -> nibabel.Nifti1Image:
+def load_nifti(path: str | os.PathLike[str], **options: Any) -> nibabel.Nifti1Image:
     """
-    `nibabel.load` of a NIfTI-1 or NIfTI-2 file.
+    `nibabel.load` of a NIfTI-1 or NIfTI-2 file, and its options.
 
     Raises:
         Exception: whatever nibabel and gzip raise at what is none.
@@ -26,7 +26,7 @@ def load_nifti(path: str | os.PathLike[str]) -> nibabel.Nifti1Image:
     with Opener(path) as file:
         start = file.read(nibabel.Nifti2Header.sizeof_hdr)
     kind = nibabel.Nifti2Image if nibabel.Nifti2Header.may_contain_header(start) else nibabel.Nifti1Image
-    return kind.from_file_map(kind.make_file_map({"image": os.fspath(path), "header": os.fspath(path)}))
+    return kind.from_file_map(kind.make_file_map({"image": os.fspath(path), "header": os.fspath(path)}), **options)
 
 
 class AnyCaseNibabelReader(NibabelReader):
