@@ -167,3 +167,12 @@ def test_a_folder_without_a_ct_ends_in_an_error_and_no_file(tmp_path: Path, caps
 def test_a_folder_that_is_none_is_named(tmp_path: Path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 1
     assert f"error: {tmp_path / 'nowhere'}: no such folder" in capsys.readouterr().err
+
+
+def test_a_folder_around_all_patients_is_named(tmp_path: Path, capsys):
+    write_patients(tmp_path / "export of monday", "abc")
+    assert main([str(tmp_path)]) == 0
+    assert "All CTs lie below 'export of monday' and count as one patient's" in capsys.readouterr().out
+    assert main([str(tmp_path / "export of monday")]) == 0
+    assert "count as one patient's" not in capsys.readouterr().out
+    assert [len(records) for records in read(tmp_path / "export of monday").values()] == [1, 1, 1]

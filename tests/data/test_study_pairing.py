@@ -144,6 +144,14 @@ def test_what_has_no_clear_kind_is_left_out_with_the_reason(tmp_path: Path):
     assert "no image file of a known kind" in reason(tmp_path, "notes.txt")
 
 
+def test_dicom_is_known_by_its_content_whatever_its_name_looks_like(tmp_path: Path):
+    write_series(tmp_path / "p" / "ct")
+    for name, view in (("1.2.840.99.tif", "PA"), ("1.2.840.99.100", "LL")):
+        write_dicom_radiograph(tmp_path / "p" / name, view)
+    assert found(tmp_path) == [("P", "p/ct", ("p/1.2.840.99.tif", "p/1.2.840.99.100"))]
+    assert find_records(tmp_path)[1] == []
+
+
 def test_links_that_lead_out_are_excluded_with_a_reason(tmp_path: Path):
     write_volume(tmp_path / "outside" / "ct.nii.gz")
     folder = tmp_path / "data"

@@ -55,6 +55,7 @@ def build_datalist(folder: Path, datalist: Path, fractions: Sequence[float], see
     }
     write_json(str(datalist), entries)
     _print_sections(datalist, members)
+    _print_single_patient(records)
 
 
 def split_by_patient(patients: Iterable[str], fractions: Sequence[float], seed: int) -> dict[str, set[str]]:
@@ -127,3 +128,10 @@ def _print_sections(datalist: Path, members: dict[str, list[PatientRecord]]) -> 
     for section, reader in (("validation", "training"), ("test", "evaluation")):
         if not members[section]:
             print(f"The section '{section}' is empty; {reader} needs at least one patient there.")
+
+
+def _print_single_patient(records: Sequence[PatientRecord]) -> None:
+    """What may be the matter where all CTs are of one patient."""
+    folders = {PurePosixPath(record.ct).parts[0] for record in records}
+    if len(records) > 1 and len({record.patient for record in records}) == len(folders) == 1:
+        print(f"All CTs lie below '{shown(min(folders))}' and count as one patient's; if it holds patients, search it.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 from tqdm import tqdm
@@ -35,18 +35,18 @@ def find_radiograph_pairs(folder: Path) -> list[RadiographPair]:
 def find_images(folder: Path) -> tuple[list[Image], list[Excluded]]:
     """The CTs and radiographs of a folder, and every other file with its reason."""
     paths, excluded = _walk(folder)
-    dicom = [path for path in paths if image_suffix(path) is None and is_dicom(folder / path)]
+    dicom = [path for path in paths if is_dicom(folder / path)]
     read = [_read_header(folder, path) for path in tqdm(dicom, desc="Reading DICOM headers", disable=not dicom)]
     unread = [entry for entry in read if isinstance(entry, Excluded)]
     headers = unread + name_patients([entry for entry in read if isinstance(entry, Header)])
     known = [header for header in headers if isinstance(header, Header)]
-    patients = patients_by_folder(known)
-    found = [describe_file(folder, path, patients) for path in paths if image_suffix(path)] + describe_headers(
-        folder, known
-    )
+    patients, others = patients_by_folder(known), sorted(set(paths) - set(dicom))
+    found = [describe_file(folder, path, patients) for path in others if image_suffix(path)]
+    found += describe_headers(folder, known)
     excluded += [entry for entry in (*headers, *found) if isinstance(entry, Excluded)]
-    others = set(paths) - set(dicom) - {path for path in paths if image_suffix(path)}
-    excluded += [Excluded(path, _reason_of_other(path)) for path in others if not _is_voxels_of_a_header(path, paths)]
+    headers_of_voxels = {path.lower() for path in others if path.lower().endswith((".mhd", ".nhdr"))}
+    unknown = [path for path in others if image_suffix(path) is None]
+    excluded += [Excluded(path, _reason_of_other(path)) for path in unknown if not _is_voxels(path, headers_of_voxels)]
     return [entry for entry in found if isinstance(entry, Image)], excluded
 
 
@@ -116,8 +116,10 @@ def _reason_of_link(folder: Path, path: str, found: Mapping[str, str]) -> str | 
 
 
 def _reason_of_kind(path: Path) -> str | None:
-    """Why something that is no regular file is left out: to open a pipe is to wait for whoever writes into it."""
-    return None if path.is_file() else "is a pipe, a socket or a device"
+    """Why something cannot be opened: of what is no regular file, a pipe waits for whoever writes into it."""
+    if not path.is_file():
+        return "is a pipe, a socket or a device"
+    return None if os.access(path, os.R_OK) else "may not be read"
 
 
 def _reason_of_other(path: str) -> str:
@@ -126,7 +128,7 @@ def _reason_of_other(path: str) -> str:
     return "is no image file of a known kind"
 
 
-def _is_voxels_of_a_header(path: str, paths: Sequence[str]) -> bool:
-    """Whether a file holds the voxels of a `.mhd` or `.nhdr` header next to it."""
-    stem, is_voxels = VOXELS.subn("", path)
-    return bool(is_voxels) and any(f"{stem}{suffix}" in paths for suffix in (".mhd", ".nhdr"))
+def _is_voxels(path: str, headers: Set[str]) -> bool:
+    """Whether a file holds the voxels of a header next to it; `headers`: `.mhd` and `.nhdr` files, in lower case."""
+    stem, is_voxels = VOXELS.subn("", path.lower())
+    return bool(is_voxels) and any(f"{stem}{suffix}" in headers for suffix in (".mhd", ".nhdr"))

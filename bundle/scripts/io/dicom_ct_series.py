@@ -36,6 +36,8 @@ from .slice_places import (
 
 END_OF_FRAMES = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 """Ends compressed pixel data: the sequence delimitation item and its length."""
+LONGEST_TAIL = 2**12
+"""Bytes in which what follows the pixel data mostly ends; where it does not, the whole file is searched."""
 TILT_DEGREES = 0.5
 """How far a stack may lean from the normal of its slices."""
 NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*", re.I)
@@ -163,7 +165,11 @@ def _read_header(path: str) -> Dataset:
 def _missing_bytes(header: Dataset, syntax: UID | None, file: BinaryIO) -> int:
     """At least so many bytes are missing from where the file stands, before its pixel data, to its end."""
     if syntax is not None and syntax.is_compressed:
-        return 0 if END_OF_FRAMES in file.read() else len(END_OF_FRAMES)
+        start, size = file.tell(), os.fstat(file.fileno()).st_size
+        file.seek(max(start, size - LONGEST_TAIL))
+        is_there = END_OF_FRAMES in file.read()
+        file.seek(start)
+        return 0 if is_there or END_OF_FRAMES in file.read() else len(END_OF_FRAMES)
     tag_and_length = 8 if syntax is None or syntax.is_implicit_VR else 12
     pixels = header.get("Rows", 0) * header.get("Columns", 0) * header.get("BitsAllocated", 16) // 8
     return max(0, tag_and_length + pixels - (os.fstat(file.fileno()).st_size - file.tell()))
