@@ -101,6 +101,15 @@ def test_a_depth_that_is_not_read_compressed_is_named(tmp_path: Path, kind: str)
     assert f"a TIFF of 1 sample(s) of {8 * int(kind[1])}-bit {what}, compression" in refused(tmp_path / "a.tif")
 
 
+def test_a_list_of_one_strip_over_and_over_is_read_to_the_images_end(tmp_path: Path):
+    tifffile.imwrite(tmp_path / "a.tif", VALUES.astype(np.float64), rowsperstrip=1)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags["StripOffsets"].overwrite([file.pages[0].dataoffsets[0]] * 6)
+        file.pages[0].tags["StripByteCounts"].overwrite([4 * 80] * 6)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").image[:4], VALUES[:4])
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").image[4:], VALUES[:2])
+
+
 def test_an_image_of_one_bit_is_no_radiograph(tmp_path: Path):
     Image.fromarray(VALUES > 30).save(tmp_path / "a.png")
     assert "expected grey of 8 bits or more" in refused(tmp_path / "a.png")

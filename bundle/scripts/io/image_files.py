@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2
 
 from ..errors import InputError, one_line_message
-from .limits import MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, check_extent
+from .limits import MAX_RADIOGRAPH_PIXELS, check_extent
 from .png_samples import read_png_samples
 from .radiograph import PIXEL_ASPECTS
 
@@ -180,14 +181,15 @@ def _uncompressed(
             f"{compression}, expected 8 or 16 bits or 32-bit floating point, or another depth in uncompressed strips; "
             f"export it so."
         )
-    strips = []
-    for offset, count in zip(offsets, counts):
-        file.seek(offset)
-        strips.append(file.read(min(count, MAX_RADIOGRAPH_BYTES)))
-    order = "<" if directory.prefix == b"II" else ">"
     shape = directory[257], directory[256], len(bits)
+    missing, strips = math.prod(shape) * bits[0] // 8, []
+    for offset, count in zip(offsets, counts):  # a forged list names one part of the file over and over
+        file.seek(offset)
+        strips.append(file.read(min(count, missing)))
+        missing -= len(strips[-1])
+    order = "<" if directory.prefix == b"II" else ">"
     dtype = np.dtype(f"{order}{SAMPLE_KINDS[kind]}{bits[0] // 8}")
-    pixels = np.frombuffer(b"".join(strips), dtype, count=int(np.prod(shape))).reshape(shape)
+    pixels = np.frombuffer(b"".join(strips), dtype, count=math.prod(shape)).reshape(shape)
     return pixels.astype(dtype.newbyteorder("="))
 
 
