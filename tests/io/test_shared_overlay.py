@@ -19,7 +19,7 @@ def written(folder: Path, content: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["tiny", "demo", "weights"])
+@pytest.mark.parametrize("name", ["tiny", "demo/all", "weights/all"])
 def test_what_the_bundles_own_overlays_share_is_read_as_it_stands(name: str, tmp_path: Path):
     config = json.loads((ROOT / "bundle" / "configs" / f"{name}.json").read_text(encoding="utf-8"))
     shared = shared_part(config)
@@ -32,7 +32,11 @@ def test_a_network_and_a_geometry_may_be_replaced_whole(tmp_path: Path):
     parser = ConfigParser()
     parser.read_config(str(ROOT / "bundle" / "configs" / "train.json"))
     network = {key: value for key, value in parser["network_def"].items() if key != "trained_stage"}
-    content = {"geometry": parser["geometry"], "network_def": network, "radiograph_orientation": parser["radiograph_orientation"]}
+    content = {
+        "geometry": parser["geometry"],
+        "network_def": network,
+        "radiograph_orientation": parser["radiograph_orientation"],
+    }
     assert read_shared_overlay(written(tmp_path, content)) == content
 
 
