@@ -15,11 +15,24 @@ from pathlib import Path
 from typing import Any
 
 NAME = "overlay.json"
-SHARED_IDS = ("geometry", "hu_window", "xray_scale", "radiograph_scale", "radiograph_orientation", "network_def")
+SHARED_IDS = (
+    "geometry",
+    "hu_window",
+    "xray_scale",
+    "imaging",
+    "radiograph_scale",
+    "radiograph_orientation",
+    "network_def",
+)
 """Ids that training shares with evaluation and inference."""
 FORMER_IDS = {"film_scale": "radiograph_scale", "film_orientation": "radiograph_orientation"}
 """Ids and record fields of version 0.3, read until version 0.5, and those that took their place."""
-TARGETS = ("scripts.BiplanarGeometry", "scripts.ProgressiveCascadeModel", "scripts.FinalVolumeModel")
+TARGETS = (
+    "scripts.BiplanarGeometry",
+    "scripts.ImagingModel",
+    "scripts.ProgressiveCascadeModel",
+    "scripts.FinalVolumeModel",
+)
 REFERENCES = tuple(f"@{name}" for name in SHARED_IDS)
 MOST_BYTES = 2**20
 ID = re.compile(r"\+?[A-Za-z_]\w*(#\w+)*", re.ASCII)
