@@ -216,6 +216,14 @@ def test_a_tilted_beam_is_told(tmp_path: Path, keyword: str):
     assert read(tmp_path, **{keyword: 5})[1] == ""
 
 
+@pytest.mark.parametrize(
+    ("letters", "is_oblique"), [(["LA", "F"], True), (["LAF", "FR"], True), (["LF", "FR"], False), (["L", "FP"], False)]
+)
+def test_rows_that_run_between_the_planes_are_told(tmp_path: Path, letters: list[str], is_oblique: bool):
+    told = "Patient Orientation (0020,0020) is LA"
+    assert (told in read(tmp_path, PatientOrientation=letters)[1]) == is_oblique
+
+
 def test_a_patient_who_lies_on_a_side_is_told(tmp_path: Path):
     modifier, orientation = sequence(codes.cid20.LeftLateralDecubitus), sequence(codes.cid19.Recumbent)
     orientation[0].PatientOrientationModifierCodeSequence = modifier

@@ -110,6 +110,13 @@ def test_a_list_of_one_strip_over_and_over_is_read_to_the_images_end(tmp_path: P
     np.testing.assert_array_equal(read(tmp_path / "a.tif").image[4:], VALUES[:2])
 
 
+@pytest.mark.parametrize(("photometric", "channels"), [("separated", 4), ("minisblack", 3)])
+def test_channels_that_are_no_grey_with_an_opacity_and_no_colours_are_refused(tmp_path: Path, photometric, channels):
+    pixels = np.repeat((VALUES * 1001).astype(np.uint16)[..., None], channels, axis=2)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric=photometric, planarconfig="contig")
+    assert f"a TIFF of {channels} sample(s) of 16-bit unsigned integers" in refused(tmp_path / "a.tif")
+
+
 def test_an_image_of_one_bit_is_no_radiograph(tmp_path: Path):
     Image.fromarray(VALUES > 30).save(tmp_path / "a.png")
     assert "expected grey of 8 bits or more" in refused(tmp_path / "a.png")

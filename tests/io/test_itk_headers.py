@@ -208,7 +208,10 @@ def test_a_nrrd_of_spacings_alone_does_not_say_which_side_is_right(tmp_path: Pat
         *[("ElementType", value) for value in ("MET_STRING", "MET_LONG", "MET_FLOAT_ARRAY", "short", "", None)],
         *[("ElementNumberOfChannels", value) for value in ("3", "0", "-1", "9999999999", "x")],
         *[("HeaderSize", value) for value in ("-2", "-9999999999", "1e9", "99999999999999999999", "x")],
-        *[("ElementSpacing", value) for value in ("2 3", "2 3 1e300", "2 3 nan", "2 3 inf", "2 3 1e-300", "2 3 x")],
+        *[
+            ("ElementSpacing", value)
+            for value in ("2 3", "2 3 0", "0 0 0", "2 3 1e300", "2 3 nan", "2 3 inf", "2 3 1e-300", "2 3 x")
+        ],
         *[("Offset", value) for value in ("0 0", "0 0 nan", "0 0 1e300", "x 0 0")],
         *[("Position", value) for value in ("0 0 1", "0 0")],  # next to an Offset of 0 0 0
         ("Rotation", "1 0 0 0 1 0 0 0 1"),  # next to a TransformMatrix of -1 0 0 0 -1 0 0 0 1

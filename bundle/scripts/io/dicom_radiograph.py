@@ -249,6 +249,10 @@ def _check_view(dataset: Dataset, where: str) -> list[str]:
         said.append(
             f"{named('ViewPosition')} is {view_of(dataset)}, which counts, but {named('ViewCodeSequence')} differs"
         )
+    rows_and_columns = [set(str(letters).upper()) for letters in dataset.get("PatientOrientation") or ()]
+    if any(letters & set("LR") and letters & set("AP") for letters in rows_and_columns):
+        directions = _joined([str(letters) for letters in dataset.PatientOrientation])
+        said.append(f"{named('PatientOrientation')} is {shown(directions)}, between frontal and lateral")
     lying = decubitus(dataset)
     if lying:
         said.append(f"{lying}, decubitus: the patient lay on a side, where organs and fluid lie otherwise than upright")
@@ -284,5 +288,5 @@ def _directions(dataset: Dataset, view: str | None, where: str) -> tuple[tuple[s
     return letters, plane_of(letters)
 
 
-def _joined(letters: tuple[str, str]) -> str:
+def _joined(letters: Sequence[str]) -> str:
     return "\\".join(letters)

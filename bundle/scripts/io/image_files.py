@@ -32,6 +32,8 @@ PNG_CHANNELS = {2: 3, 4: 2, 6: 4}
 """By the colour types of RGB, of grey with opacity and of RGB with opacity."""
 SAMPLE_KINDS = {1: "u", 2: "i", 3: "f"}
 """NumPy's kinds by SampleFormat (TIFF 6.0, page 80)."""
+TIFF_SAMPLES = {0: (1,), 1: (1, 2), 2: (3, 4)}
+"""Samples of a pixel by PhotometricInterpretation: WhiteIsZero, BlackIsZero, RGB, the last two with an opacity."""
 PILLOW_SAMPLES = {
     **{(1, (bits,)): bits for bits in (1, 2, 4, 8, 12, 16)},
     **{(1, (8,) * count): 8 for count in range(2, 7)},
@@ -175,6 +177,7 @@ def _uncompressed(
     compression = COMPRESSION_INFO.get(directory.get(259, 1), f"of number {directory.get(259)}")
     offsets, counts = directory.get(273, ()), directory.get(279, ())
     is_plain = all(directory.get(tag, 1) == 1 for tag in (259, 266, 284)) and len(set(bits)) == 1
+    is_plain = is_plain and directory.get(277, 1) == len(bits) and len(bits) in TIFF_SAMPLES.get(directory.get(262), ())
     if not is_plain or kind not in SAMPLE_KINDS or bits[0] not in (8, 16, 32, 64) or not offsets:
         raise InputError(
             f"{where} is a TIFF of {len(bits)} sample(s) of {bits[0]}-bit {_kind_name(kind)}, compression "

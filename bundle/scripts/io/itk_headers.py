@@ -201,6 +201,8 @@ def _check_meta_place(fields: dict[str, str], dimensions: int, where: str) -> No
     _check_meta_values(fields, where)
     if "elementspacing" not in fields:
         raise _wrong(where, "ElementSpacing", None, "the sides of a voxel in mm")
+    if 0 in _numbers(fields["elementspacing"], "ElementSpacing", where):
+        raise _wrong(where, "ElementSpacing", fields["elementspacing"], "the sides of a voxel in mm, none of them 0")
     given = [name for name in matrices if name in fields]
     for one, other in (*itertools.pairwise(given), *itertools.pairwise(set(fields) & {"offset", "position", "origin"})):
         if not np.allclose(_numbers(fields[one], one, where), _numbers(fields[other], other, where)):
