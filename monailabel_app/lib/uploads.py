@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pydicom
-from PIL import Image
 from pydicom.misc import is_dicom
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
@@ -21,8 +20,8 @@ from scripts.data.datalist import LONGEST_NAME
 from scripts.data.name_conventions import IMAGE_FILE_SUFFIXES
 from scripts.errors import InputError, one_line_message
 from scripts.io.ct_reader import NIFTI
+from scripts.io.image_files import image_extent
 from scripts.io.limits import check_extent, check_nifti_extent, is_deflated
-from scripts.io.radiograph_reader import IMAGE_FORMATS
 
 DICOM = (".dcm", ".dicom", ".dic", ".ima")
 SUFFIXES = (*NIFTI, *IMAGE_FILE_SUFFIXES, *DICOM)
@@ -149,8 +148,7 @@ def check_size(path: Path, where: str, largest: int) -> None:
         elif name.endswith(NIFTI):
             check_nifti_extent(str(path), largest, where)
         elif name.endswith(IMAGE_FILE_SUFFIXES):
-            with Image.open(path, formats=IMAGE_FORMATS) as picture:
-                check_extent(picture.size[::-1], largest, where)
+            check_extent(image_extent(str(path)), largest, where)
         else:
             raise InputError(f"{where} is of no kind that this server reads, expected DICOM, or {', '.join(SUFFIXES)}.")
     except InputError:

@@ -106,7 +106,7 @@ def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_in_th
         write_line_integrals(tmp_path / f"{field}.dcm", radiograph, **place[field])
         for field, radiograph in zip(radiographs, xrays[0].numpy())
     ]
-    with pytest.warns(UserWarning, match="exchanged") as warned:
+    with pytest.warns(UserWarning, match="swapped") as warned:
         infer(overlay, weights, tmp_path / "output", frontal=paths[1], lateral=paths[0])
     assert any("view is AP, expected PA" in str(warning.message) for warning in warned) == (known is None)
     model = small_cascade().eval()

@@ -98,6 +98,26 @@ def read_image_file(path: str, where: str) -> ImageFile:
     return ImageFile(_upright(pixels, orientation), _upright(opaque, orientation), aspect, gamma)
 
 
+def image_extent(path: str) -> tuple[int, int]:
+    """Rows and columns of a PNG, TIFF or JPEG, by its header; raises whatever a damaged one makes Pillow raise."""
+    with open(path, "rb") as file:
+        if file.read(4) in TIFF_STARTS:
+            directory = _first_directory(file)
+            return directory[257], directory[256]
+    with Image.open(path, formats=IMAGE_FORMATS) as image:
+        return image.height, image.width
+
+
+def _first_directory(file: BinaryIO) -> ImageFileDirectory_v2:
+    """Tags of a TIFF's first image."""
+    file.seek(0)
+    header = file.read(8)
+    directory = ImageFileDirectory_v2(header + file.read(8) if b"+" in header[2:4] else header)  # of 64-bit offsets
+    file.seek(directory.next)
+    directory.load(file)
+    return directory
+
+
 def _read_by_pillow(path: str, start: bytes, where: str) -> tuple[np.ndarray, tuple[int, float], float | None]:
     """Channels `(H, W, C)`, orientation and pixel aspect, gamma."""
     with Image.open(path, formats=IMAGE_FORMATS) as image:
@@ -145,10 +165,7 @@ def _at_full_depth(path: str, start: bytes, channels: np.ndarray, info: dict) ->
 def _read_tiff(path: str, where: str) -> tuple[np.ndarray, tuple[int, float]]:
     """Channels `(H, W, C)`, orientation and pixel aspect. What Pillow reads at less than its depth is read here."""
     with open(path, "rb") as file:
-        header = file.read(8)
-        directory = ImageFileDirectory_v2(header + file.read(8) if b"+" in header[2:4] else header)
-        file.seek(directory.next)
-        directory.load(file)
+        directory = _first_directory(file)
         kind, bits = directory.get(339, (1,))[0], tuple(directory.get(258, (1,)))
         height, width, samples = directory[257], directory[256], directory.get(277, 1)
         bits = bits * samples if len(bits) == 1 else bits

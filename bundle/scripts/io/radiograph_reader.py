@@ -13,7 +13,6 @@ from ..errors import InputError, one_line_message, shown
 from .ct_reader import NIFTI
 from .dicom_radiograph import read_dicom
 from .foreign_files import check_content
-from .image_files import IMAGE_FORMATS as IMAGE_FORMATS
 from .image_files import USUAL_GAMMA, ImageFile, read_image_file
 from .limits import MAX_RADIOGRAPH_PIXELS, check_nifti_extent, check_radiograph_file
 from .nifti import NIFTI_MM
