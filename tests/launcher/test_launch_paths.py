@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from fire.parser import DefaultParseValue
 from bundle_runs import read_configs
 from launch_fixtures import command, installed, pair_options, random_weights  # noqa: F401  fixtures
 from launcher import verbs
+from launcher.arguments import check_arguments
 from launcher.failures import LaunchError
 from launcher.workflows import as_config_value
 from phantoms import phantom
@@ -98,3 +100,13 @@ def test_an_error_of_another_package_cannot_move_the_cursor(command, monkeypatch
     monkeypatch.setattr(verbs, "datalist", fail)
     assert command("datalist", "d") == 1
     assert capfd.readouterr().err == "\nlaunch.py: error: one\\x1b[2J.nii: broken\nthe second line\\u202e\n"
+
+
+def test_a_link_into_a_cache_keeps_the_name_that_says_what_it_leads_to(tmp_path: Path):
+    """As in Hugging Face's cache, where weights lie under their hash, far from their sidecar files."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "0123abc").touch()
+    (tmp_path / "model.pt").symlink_to(Path("blobs") / "0123abc")
+    arguments = argparse.Namespace(weights=tmp_path / "blobs" / ".." / "model.pt")
+    check_arguments(arguments)
+    assert arguments.weights == tmp_path / "model.pt"
