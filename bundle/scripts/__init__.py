@@ -8,6 +8,7 @@ from typing import Any
 
 from .anatomy.augmentation import RandBodyOnlyd, RandNodulesd, RandTissued
 from .anatomy.deformation import RandDeformd
+from .anatomy.registration import Registration
 from .data import evaluation_records, known_views
 from .data.batch import PrepareBiplanarBatch, PrepareRadiographsBatch
 from .data.caching import cached_dataset
@@ -112,6 +113,7 @@ __all__ = [
     "RandScaleIntensityRangePercentilesd",
     "RandTissued",
     "Region",
+    "Registration",
     "ResampleToCubed",
     "Resume",
     "RobustnessReport",
