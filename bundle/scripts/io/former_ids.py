@@ -32,7 +32,7 @@ def with_present_fields(record: Mapping[Any, Any], where: str) -> dict[Any, Any]
         now = FORMER_IDS[former]
         if now in record:
             raise InputError(f"{where}: has the fields {renaming(former)}, expected '{now}' alone.")
-        warnings.warn(f"{where}: field {renaming(former)}; rename it.", FutureWarning, stacklevel=3)
+        warnings.warn(f"{where}: field {renaming(former)} has its former name; rename it.", FutureWarning, stacklevel=3)
     return {FORMER_IDS.get(field, field): value for field, value in record.items()}
 
 
@@ -54,5 +54,5 @@ def radiograph_orientation(
 def _of_former(former: str, value: Any, is_alone: bool) -> Any:
     if not is_alone:
         raise InputError(f"The configuration has the ids {renaming(former)}, expected '{FORMER_IDS[former]}' alone.")
-    warnings.warn(f"The config id {renaming(former)}; rename it.", FutureWarning, stacklevel=3)
+    warnings.warn(f"The config id {renaming(former)} has its former name; rename it.", FutureWarning, stacklevel=3)
     return value

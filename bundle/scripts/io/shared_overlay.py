@@ -63,13 +63,13 @@ def with_present_ids(content: dict[str, Any], path: Path) -> dict[str, Any]:
         now = FORMER_IDS[former]
         if now in roots:
             raise ValueError(f"{path}: has the ids {renaming(former)}, expected '{now}' alone.")
-        warnings.warn(f"{path}: id {renaming(former)}; rename it.", FutureWarning, stacklevel=3)
+        warnings.warn(f"{path}: id {renaming(former)} has its former name; rename it.", FutureWarning, stacklevel=3)
     return {_with_present_root(name): value for name, value in content.items()}
 
 
 def renaming(former: str) -> str:
     """A former id and the present one, for messages."""
-    return f"'{former}', which is now called '{FORMER_IDS[former]}'"
+    return f"'{former}' (now '{FORMER_IDS[former]}')"
 
 
 def _with_present_root(name: str) -> str:
