@@ -28,7 +28,7 @@ def write(tmp_path: Path):
 
 
 CT = {"ct": "patient_1.nii.gz"}
-FILMS = {"frontal": "frontal.png", "lateral": "lateral.png"}
+RADIOGRAPHS = {"frontal": "frontal.png", "lateral": "lateral.png"}
 
 
 def message_of(datalist: str, section: str = "training") -> str:
@@ -95,7 +95,7 @@ def test_a_link_that_leaves_the_folder_is_refused_with_where_it_leads(write, tmp
     (tmp_path / "link.png").symlink_to(outside)
     (tmp_path / "folder").symlink_to(outside.parent)
     for field, path in (("lateral", "link.png"), ("ct", "folder/ct.nii.gz")):
-        message = message_of(write({"training": [{**CT, **FILMS, field: path}]}))
+        message = message_of(write({"training": [{**CT, **RADIOGRAPHS, field: path}]}))
         assert f"training[0]: field '{field}' is '{path}', which leads to {outside}, outside" in message
 
 
@@ -115,7 +115,7 @@ def test_a_folder_that_is_itself_reached_by_a_link_is_no_way_out(write, tmp_path
 
 
 def test_name_group_and_patient_default_to_the_file_the_section_and_the_name(write):
-    records = load_records(write({"test": [CT, {**FILMS, **CT}]}), "test")
+    records = load_records(write({"test": [CT, {**RADIOGRAPHS, **CT}]}), "test")
     assert [record["name"] for record in records] == ["patient_1", "patient_1_2"]
     assert {record["group"] for record in records} == {"test"}
     assert {record["patient"] for record in records} == {"patient_1"}
@@ -127,7 +127,7 @@ def test_a_given_name_group_and_patient_are_kept(write):
 
 
 def test_every_record_of_the_section_and_no_other_is_given(write):
-    datalist = write({"training": [CT, {**CT, **FILMS}], "validation": [CT]})
+    datalist = write({"training": [CT, {**CT, **RADIOGRAPHS}], "validation": [CT]})
     assert [sorted(record) for record in load_records(datalist, "training")] == [
         ["ct", "group", "name", "patient"],
         ["ct", "frontal", "group", "lateral", "name", "patient"],
@@ -137,7 +137,7 @@ def test_every_record_of_the_section_and_no_other_is_given(write):
 
 @pytest.mark.parametrize("section", ["training", "validation", "test"])
 def test_a_record_without_the_ct_is_refused(write, section: str):
-    assert f"{section}[0] lacks field 'ct'" in message_of(write({section: [FILMS]}), section)
+    assert f"{section}[0] lacks field 'ct'" in message_of(write({section: [RADIOGRAPHS]}), section)
 
 
 def test_a_missing_datalist_is_named(tmp_path: Path):
@@ -176,7 +176,7 @@ def test_an_unknown_field_is_named(write):
 
 @pytest.mark.parametrize(("given", "missing"), [("frontal", "lateral"), ("lateral", "frontal")])
 def test_one_view_without_the_other_is_refused(write, given: str, missing: str):
-    record = {**CT, given: FILMS[given]}
+    record = {**CT, given: RADIOGRAPHS[given]}
     for section in ("training", "test"):
         assert f"{section}[0] lacks field '{missing}'" in message_of(write({section: [record]}), section)
 
