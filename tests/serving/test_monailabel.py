@@ -115,7 +115,7 @@ def test_a_server_without_weights_says_so(without_weights: tuple[Answer, Answer]
     assert f"{weights}: no such weights." in server.log.read_text()
 
 
-def test_it_listens_to_this_machine_alone_unless_params_otherwise(server: Server):
+def test_it_listens_to_this_machine_alone_unless_told_otherwise(server: Server):
     assert "Uvicorn running on http://127.0.0.1:" in server.log.read_text()
 
 

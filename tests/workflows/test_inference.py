@@ -120,9 +120,9 @@ def test_dicom_radiographs_in_either_order_give_the_volume_of_the_geometry_in_th
     np.testing.assert_allclose(found, as_read, atol=1.0)
     assert np.abs(as_read - configured).max() > 2.0
     page = view_of(tmp_path / "output" / "view.html")
-    assert [view["name"] for view in page["films"]] == ["Frontal X-ray, AP", "Lateral X-ray, RL"]
+    assert [view["name"] for view in page["xrays"]] == ["Frontal X-ray, AP", "Lateral X-ray, RL"]
     marks = [projection_matrix(replace(geometry, views=("AP", "RL")), (0, 0, 0), view) for view in (0, 1)]
-    np.testing.assert_allclose([view["projection"] for view in page["films"]], marks, atol=1e-9)
+    np.testing.assert_allclose([view["projection"] for view in page["xrays"]], marks, atol=1e-9)
 
 
 def test_the_preview_shows_radiographs_and_three_planes_and_the_page_holds_the_ct(
