@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from monai.transforms import Compose, Orientationd
 
-from bundle_geometry import bundle_geometry
 from peers import Projector, beam, diffdrr_siddon, nanodrr, rtk_joseph
 from scripts import BiplanarGeometry, LoadCTd, ResampleToCubed, demo_ct, hu_to_attenuation, project
 
@@ -84,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256, help="voxels along a side; a projection has twice as many")
     size = parser.parse_args().size
-    geometry = bundle_geometry(2 * size)
+    geometry = BiplanarGeometry(detector_pixels=2 * size)
     print(f"Chest CT LIDC-IDRI-0001, {size}³ voxels to {2 * size}² pixels\n")
     print(table(projections(chest_attenuation(size), geometry, PEERS), geometry.views))
 

@@ -18,10 +18,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from bundle_geometry import bundle_geometry
 from peers import beam, diffdrr_siddon, diffdrr_trilinear, nanodrr, plain_slice_stack, rtk_joseph
+from scripts import BiplanarGeometry, project
 from scripts import lift as lift_features
-from scripts import project
 
 OURS, PLAIN, RTK = "this bundle", "plain slice stack", "RTK Joseph"
 PEERS = {
@@ -74,7 +73,7 @@ def projection(projector: str, size: int, views: int, device: str, budget: float
 
 def run(projector: str, size: int, views: int, device: str) -> Callable[[bool], None]:
     """Projects a volume of random attenuation; one view after the other, each with its backward, save for ours."""
-    geometry = bundle_geometry(2 * size)
+    geometry = BiplanarGeometry(detector_pixels=2 * size)
     volume = (0.02 * torch.rand(1, 1, size, size, size, device=device)).requires_grad_()
     gradient = torch.rand(geometry.detector_pixels, geometry.detector_pixels, device=device)
     if projector == OURS:
@@ -99,7 +98,7 @@ def run(projector: str, size: int, views: int, device: str) -> Callable[[bool], 
 def lift(size: int, channels: int, device: str, budget: float) -> dict[str, float]:
     """Backprojects feature maps of (2 `size`)² pixels into two volumes of `size`³; times the writing of such, too."""
     features = torch.rand(1, 2, channels, 2 * size, 2 * size, device=device)
-    geometry = bundle_geometry(2 * size)
+    geometry = BiplanarGeometry(detector_pixels=2 * size)
     lift_features(features[..., :TINY, :TINY], geometry, TINY)
     start = start_of_memory(device)
     shape = (1, 2, channels, size, size, size)

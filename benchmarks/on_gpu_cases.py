@@ -22,8 +22,8 @@ from monai.data import list_data_collate
 from monai.utils import set_determinism
 
 import cascade
-from bundle_geometry import bundle_geometry
 from measure import MIB, peak_of_memory, projection, seconds
+from scripts import BiplanarGeometry
 from scripts import lift as lift_features
 from scripts.training.checkpoints import read_checkpoint
 
@@ -116,7 +116,7 @@ def inference(precision: str, device: str, quick: bool, repeats: int) -> dict[st
 
 def lift(device: str, size: int, repeats: int) -> dict[str, Any]:
     """Backprojects feature maps of 16 channels and (2 `size`)² pixels into two volumes of `size`³; their gradient."""
-    geometry = bundle_geometry(2 * size)
+    geometry = BiplanarGeometry(detector_pixels=2 * size)
     features = torch.rand(1, 2, LIFTED_CHANNELS, 2 * size, 2 * size, device=device, requires_grad=True)
     gradient = torch.rand(1, 2, LIFTED_CHANNELS, size, size, size, device=device)
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from monai.bundle import ConfigParser  # noqa: E402
 
 from bundle_runs import OVERLAY, ROOT, bundle_run, network_of, next_line, pasted, stage_configs  # noqa: E402
-from phantoms import chest_geometry, write_phantoms  # noqa: E402
+from phantoms import write_phantoms  # noqa: E402
 from scripts import BiplanarGeometry, ImagingModel, ProgressiveCascadeModel  # noqa: E402
 
 
@@ -36,7 +36,7 @@ def seed() -> None:
 @pytest.fixture
 def geometry() -> BiplanarGeometry:
     """The default acquisition geometry read out with 128 pixels: a cascade of 16, 32 and 64 voxels."""
-    return chest_geometry(detector_pixels=128)
+    return BiplanarGeometry(detector_pixels=128)
 
 
 @pytest.fixture

@@ -29,9 +29,10 @@ import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from ct_series_files import write_series  # noqa: E402
-from phantoms import chest_imaging, phantom  # noqa: E402
+from phantoms import phantom  # noqa: E402
 from radiograph_files import compress, write_dicom  # noqa: E402
 from scripts import (  # noqa: E402
+    BiplanarGeometry,
     InputError,
     LoadCTd,
     LoadRadiographsd,
@@ -46,7 +47,7 @@ from scripts.io.image_writer import cube_affine, write_ct, write_projection
 READ_RADIOGRAPH = Compose(
     [
         LoadRadiographsd(),
-        PrepareXraysd("frontal", chest_imaging(32), (1, 99), (0.0, 0.7)),
+        PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7)),
     ]
 )
 READ_CT = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 16, 360.0)])

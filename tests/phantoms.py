@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +15,9 @@ from scripts import BiplanarGeometry, ImagingModel, hu_to_attenuation, project
 from scripts.io.image_writer import cube_affine, write_ct, write_projection
 
 
-def chest_geometry(
-    source_to_isocentre_mm: float | torch.Tensor = 1600.0,
-    source_to_detector_mm: float | torch.Tensor = 1800.0,
-    fov_mm: float = 360.0,
-    detector_size_mm: float = 480.0,
-    detector_pixels: int = 512,
-    views: Sequence[str] | torch.Tensor = ("PA", "LL"),
-    **angles: Any,
-) -> BiplanarGeometry:
-    """That of the bundle's configs, but for what is given."""
-    return BiplanarGeometry(
-        source_to_isocentre_mm, source_to_detector_mm, fov_mm, detector_size_mm, detector_pixels, views, **angles
-    )
-
-
 def chest_imaging(detector_pixels: int = 512, xray_scale: float = 8.0, **geometry: Any) -> ImagingModel:
     """That of the bundle's configs, but for what is given."""
-    return ImagingModel(chest_geometry(detector_pixels=detector_pixels, **geometry), (-1024, 1024), xray_scale)
+    return ImagingModel(BiplanarGeometry(detector_pixels=detector_pixels, **geometry), (-1024, 1024), xray_scale)
 
 
 def projector(geometry: BiplanarGeometry) -> Callable[..., torch.Tensor]:
@@ -74,7 +59,7 @@ def write_radiographs(folder: Path, name: str, hu: torch.Tensor) -> dict[str, st
     Both radiographs of a CT as float NIfTI, 128 pixels a side, from a machine that reads a tenth more than the
     projector, so that they can be distinguished from projections; their paths by field.
     """
-    radiographs = 1.1 * project(hu_to_attenuation(hu[None, None]), chest_geometry(detector_pixels=128))[0]
+    radiographs = 1.1 * project(hu_to_attenuation(hu[None, None]), BiplanarGeometry(detector_pixels=128))[0]
     paths = {view: str(folder / f"{name}_{view}.nii.gz") for view in ("frontal", "lateral")}
     for path, radiograph in zip(paths.values(), radiographs):
         write_projection(path, radiograph, pixel_mm=3.75)

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from phantoms import chest_geometry, phantom
-from scripts import IntervalTable, hu_to_attenuation, project
+from phantoms import phantom
+from scripts import BiplanarGeometry, IntervalTable, hu_to_attenuation, project
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from depth import ARRANGEMENTS, Case, ball, crossings, crossings_in_lungs, depth_figure, rows, with_balls  # noqa: E402
 
-CONE = chest_geometry(detector_pixels=64)
-PARALLEL = chest_geometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf, detector_pixels=64)
+CONE = BiplanarGeometry(detector_pixels=64)
+PARALLEL = BiplanarGeometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf, detector_pixels=64)
 
 
 def test_crossings_lie_on_two_rays_of_each_view():

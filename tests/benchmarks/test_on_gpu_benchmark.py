@@ -20,8 +20,7 @@ from monai.engines import SupervisedTrainer
 
 from bundle_runs import OVERLAY, ROOT, bundle_run_here, read_configs, stage_configs
 from fake_gpu import fake_gpu
-from phantoms import chest_geometry
-from scripts import InputError, load_records
+from scripts import BiplanarGeometry, InputError, load_records
 from scripts.io.stage_overlays import configs_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -141,7 +140,7 @@ def test_inference_and_lift_mix_no_devices(monkeypatch: pytest.MonkeyPatch):
     with fake_gpu():
         assert cases.inference("bfloat16", "cuda", quick=True, repeats=1)["run_s"] == 0.0
         features = torch.rand(1, 2, 3, 32, 32, device="cuda", requires_grad=True)
-        assert cases.lift_features(features, chest_geometry(detector_pixels=32), 16).is_cuda
+        assert cases.lift_features(features, BiplanarGeometry(detector_pixels=32), 16).is_cuda
 
 
 def test_what_is_measured_on_is_a_chest():

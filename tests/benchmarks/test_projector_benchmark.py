@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from bundle_runs import ROOT
-from phantoms import chest_geometry
-from scripts import project
+from scripts import BiplanarGeometry, project
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -63,7 +62,7 @@ def test_what_is_measured_makes_the_same_projection(name: str, limit: float):
     """Of a smooth body; Siddon's voxels are constant, and here large."""
     if not is_here(name):
         pytest.skip(f"{name} is not installed, or needs a GPU")
-    geometry = chest_geometry(detector_pixels=64)
+    geometry = BiplanarGeometry(detector_pixels=64)
     projections = project(body(64), geometry)[0]
     for view in (0, 1):
         projection = measure.PEERS[name](body(64), geometry.fov_mm, beam(geometry, view))
@@ -71,7 +70,7 @@ def test_what_is_measured_makes_the_same_projection(name: str, limit: float):
 
 
 def test_the_plain_slice_stack_is_our_projection_to_rounding():
-    geometry = chest_geometry(detector_pixels=64)
+    geometry = BiplanarGeometry(detector_pixels=64)
     mu = torch.rand(1, 1, 33, 33, 33, dtype=torch.float64)
     plain = torch.stack([plain_slice_stack(mu, geometry, view) for view in (0, 1)])
     torch.testing.assert_close(plain[None], project(mu, geometry), rtol=1e-10, atol=1e-10)

@@ -14,8 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 from PIL import Image
 
-from phantoms import chest_imaging
-from scripts import InputError, LoadCTd, LoadRadiographsd, PrepareXraysd, ResampleToCubed
+from scripts import BiplanarGeometry, InputError, LoadCTd, LoadRadiographsd, PrepareXraysd, ResampleToCubed
 from scripts.io.image_writer import cube_affine
 
 SIZE, FOV = 24, 360.0
@@ -47,8 +46,9 @@ def prepare(path: str, pixels: int, xray_scale: float = 8.0) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*no pixel spacing")
         record = LoadRadiographsd()({"frontal": path})
-    imaging = chest_imaging(pixels, xray_scale)
-    return PrepareXraysd("frontal", imaging, (1, 99), (0.0, 0.7))(record)["frontal"]
+    return PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=pixels), xray_scale, (1, 99), (0.0, 0.7))(record)[
+        "frontal"
+    ]
 
 
 # Loading

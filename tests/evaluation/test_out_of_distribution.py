@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import interpolate
 
 from bundle_runs import bundle_run_here, write_random_weights
-from phantoms import chest_geometry, chest_imaging, phantom
-from scripts import CheckpointError, InputError, RandDeformd, sidecar_path
+from phantoms import chest_imaging, phantom
+from scripts import BiplanarGeometry, CheckpointError, InputError, RandDeformd, sidecar_path
 from scripts.data.batch import PrepareBiplanarBatch
 from scripts.evaluation.corrupted_pairs import CORRUPTIONS
 from scripts.evaluation.out_of_distribution import (
@@ -69,7 +69,7 @@ def detector() -> OutOfDistributionDetector:
 
 def batch_of(hu: torch.Tensor, patient: str = "a") -> dict[str, Any]:
     """As a `DataLoader` yields it of a record without radiographs."""
-    nominal = chest_geometry()
+    nominal = BiplanarGeometry()
     geometry = {"views": [(view,) for view in nominal.views]}
     distances = ("source_to_isocentre_mm", "source_to_detector_mm")
     geometry |= {name: torch.tensor([getattr(nominal, name)]) for name in distances}

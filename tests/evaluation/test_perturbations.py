@@ -5,11 +5,12 @@ import torch
 from monai.bundle import ConfigParser
 
 from bundle_runs import ROOT
-from phantoms import chest_geometry, chest_imaging, projector, rotated, smooth_body
+from phantoms import chest_imaging, projector, rotated, smooth_body
+from scripts import BiplanarGeometry
 from scripts.evaluation import perturbations
 from scripts.evaluation.perturbations import BODY_AXES, NOMINAL, Perturbation
 
-GEOMETRY = chest_geometry(detector_pixels=64)
+GEOMETRY = BiplanarGeometry(detector_pixels=64)
 BOTH = ["frontal", "lateral"]
 ORDER_OF_ROTATIONS = {"anterior": 1, "right": 0, "superior": 2}
 """Rotations about rotated axes are rotations about fixed axes in the opposite order."""

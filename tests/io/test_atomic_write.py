@@ -12,8 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from phantoms import chest_imaging
-from scripts import LoadRadiographsd, OutputError, PrepareXraysd
+from scripts import BiplanarGeometry, LoadRadiographsd, OutputError, PrepareXraysd
 from scripts.io.atomic_write import write_atomically, write_folder_atomically, write_json
 from scripts.io.dicom_ct_writer import write_ct_series
 from scripts.io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
@@ -165,7 +164,7 @@ def test_a_written_projection_reads_back_as_the_radiograph_with_its_absolute_sca
     radiograph = torch.rand(32, 32) * 8
     write_projection(str(tmp_path / "frontal.nii.gz"), radiograph, pixel_mm=15.0)
     record = LoadRadiographsd()({"frontal": str(tmp_path / "frontal.nii.gz")})
-    read = PrepareXraysd("frontal", chest_imaging(32), (1, 99), (0.0, 0.7))(record)["frontal"]
+    read = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7))(record)["frontal"]
     torch.testing.assert_close(read, radiograph[None] / 8)
     assert nibabel.load(tmp_path / "frontal.nii.gz").header.get_zooms()[:2] == (15.0, 15.0)
 

@@ -31,6 +31,7 @@ from ct_series_files import SHAPE, write_series
 from phantoms import chest_imaging
 from radiograph_files import compress, write_dicom
 from scripts import (
+    BiplanarGeometry,
     InputError,
     LoadCTd,
     LoadRadiographsd,
@@ -59,7 +60,9 @@ FOREIGN = "pa\x1b[2J\x1b[31m\nWrote ct.nii.gz in /home/me\x07\u202egnp"
 """A name that clears the terminal, colours it, begins a line of its own, rings, and turns the direction of writing."""
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-PREPARE = Compose([LoadRadiographsd(), PrepareXraysd("frontal", chest_imaging(32), (1, 99), (0.0, 0.7))])
+PREPARE = Compose(
+    [LoadRadiographsd(), PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=32), 8.0, (1, 99), (0.0, 0.7))]
+)
 READ_CT = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 8, 360.0)])
 
 

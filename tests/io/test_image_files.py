@@ -15,8 +15,7 @@ import tifffile
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from phantoms import chest_imaging
-from scripts import InputError, PrepareXraysd, Radiograph, read_radiograph
+from scripts import BiplanarGeometry, InputError, PrepareXraysd, Radiograph, read_radiograph
 
 VALUES = np.arange(60).reshape(6, 10) + 3
 """Rises along rows and columns: no two pixels are alike."""
@@ -210,7 +209,9 @@ def test_a_square_of_pixels_that_are_no_squares_comes_out_as_a_square(tmp_path: 
     path = write_wide_square(tmp_path, kind)
     with pytest.warns(UserWarning, match="no pixel spacing"):
         radiograph = read_radiograph(str(path), "frontal", None, {"frontal": orientation})
-    placed = PrepareXraysd("frontal", chest_imaging(160), (0, 100), (0.0, 1.0))({"frontal": radiograph})["frontal"][0]
+    placed = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=160), 8.0, (0, 100), (0.0, 1.0))(
+        {"frontal": radiograph}
+    )["frontal"][0]
     bright = placed.numpy() > 0.5
     height, width = (int(bright.any(axis=axis).sum()) for axis in (1, 0))
     assert height == width == 40

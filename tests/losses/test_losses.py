@@ -13,7 +13,6 @@ from monai.losses import SSIMLoss as MonaiSSIMLoss
 from monai.metrics import SSIMMetric
 from torch.nn.functional import avg_pool3d, interpolate, l1_loss
 
-from phantoms import chest_geometry
 from scripts import (
     BiplanarGeometry,
     DRRReprojectionLoss,
@@ -54,7 +53,7 @@ def imaging_in(geometry: BiplanarGeometry) -> ImagingModel:
 
 @pytest.fixture
 def small_geometry() -> BiplanarGeometry:
-    return chest_geometry(detector_pixels=32)
+    return BiplanarGeometry(detector_pixels=32)
 
 
 @pytest.fixture

@@ -5,18 +5,17 @@ from math import inf
 import pytest
 import torch
 
-from phantoms import chest_geometry
 from scripts import BiplanarGeometry
 from scripts.networks.attention import BiplanarCrossAttention, averaged, ray_windows
 
 HIDDEN, HEADS, CONTEXT, TOKENS, PIXELS = 12, 3, 5, 4, 16
-WIDE = chest_geometry(700.0, 1000.0, detector_size_mm=700.0)
+WIDE = BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0)
 GEOMETRIES = {
-    "default": chest_geometry(),
+    "default": BiplanarGeometry(),
     "wide cone": WIDE,
-    "AP and RL": chest_geometry(700.0, 1000.0, detector_size_mm=700.0, views=("AP", "RL")),
-    "parallel": chest_geometry(inf, inf, detector_size_mm=360.0),
-    "large detector": chest_geometry(detector_size_mm=900.0),
+    "AP and RL": BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0, views=("AP", "RL")),
+    "parallel": BiplanarGeometry(inf, inf, detector_size_mm=360.0),
+    "large detector": BiplanarGeometry(detector_size_mm=900.0),
 }
 
 
@@ -117,7 +116,7 @@ def test_self_attention_reads_the_averages_of_eight_tokens(side: int):
 
 
 def test_every_pixel_in_the_footprint_of_the_volume_is_in_some_window():
-    windows = ray_windows(chest_geometry(), 16, 128, torch.device("cpu"))
+    windows = ray_windows(BiplanarGeometry(), 16, 128, torch.device("cpu"))
     footprint = 360 * 1800 / (1600 - 180) / 480 * 128
     inside = (torch.arange(128) - 63.5).abs() < footprint / 2
     assert set(torch.arange(128)[inside].tolist()) <= set(windows.flatten().tolist())
@@ -151,7 +150,7 @@ def test_windows_name_no_pixel_twice():
 def test_windows_are_a_small_part_of_the_map():
     """What makes attention affordable: a token of the design's cascade reads few of a map's pixels."""
     for pixels in (128, 256, 512):
-        windows = ray_windows(chest_geometry(), 16, pixels, torch.device("cpu"))
+        windows = ray_windows(BiplanarGeometry(), 16, pixels, torch.device("cpu"))
         assert windows.shape[1] ** 2 < 0.05 * pixels**2
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d, mse_loss
 
-from phantoms import chest_geometry, chest_imaging
-from scripts import InputError, ProgressiveCascadeModel, Region
+from phantoms import chest_imaging
+from scripts import BiplanarGeometry, InputError, ProgressiveCascadeModel, Region
 from scripts.networks.blocks import DetailEnhancer
 from scripts.projection.resampling import upsample
 
@@ -246,7 +246,7 @@ def test_a_level_of_the_encoder_moves_its_own_stage_and_none_before_it(
 
 def test_another_geometry_reads_the_xrays_elsewhere(small_cascade: Build, awaken: Awaken, geometry, xrays):
     model = awaken(small_cascade())
-    opposite = chest_geometry(detector_pixels=128, views=("AP", "RL"))
+    opposite = BiplanarGeometry(detector_pixels=128, views=("AP", "RL"))
     with torch.no_grad():
         own, same, other = (model(xrays, g, stages=1)[0] for g in (None, geometry, opposite))
     assert torch.equal(own, same)

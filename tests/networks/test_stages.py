@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d, interpolate
 
-from phantoms import chest_geometry, chest_imaging
+from phantoms import chest_imaging
 from scripts import (
     BiplanarGeometry,
     Region,
@@ -43,7 +43,7 @@ REGION = Region(32, (3, 10, 21), (12, 32, 30))
 
 @pytest.fixture
 def geometry() -> BiplanarGeometry:
-    return chest_geometry(detector_pixels=64)
+    return BiplanarGeometry(detector_pixels=64)
 
 
 @pytest.fixture

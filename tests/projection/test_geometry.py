@@ -5,8 +5,7 @@ from math import inf, nan
 import pytest
 import torch
 
-from phantoms import chest_geometry
-from scripts import InputError
+from scripts import BiplanarGeometry, InputError
 
 REFUSED = {
     "half_a_pixel": ({"detector_pixels": 12.5}, "detector_pixels is 12.5"),
@@ -60,7 +59,7 @@ REFUSED = {
 @pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_built_is_refused_by_name_and_value(arguments: dict, message: str):
     with pytest.raises(InputError) as caught:
-        chest_geometry(**arguments)
+        BiplanarGeometry(**arguments)
     assert message in str(caught.value)
     assert "BiplanarGeometry" in str(caught.value)
 
@@ -68,27 +67,27 @@ def test_what_cannot_be_built_is_refused_by_name_and_value(arguments: dict, mess
 def test_a_detector_that_is_smaller_than_the_footprint_is_refused_with_its_size():
     footprint_mm = 360 * 1800 / (1600 - 180)
     with pytest.raises(InputError, match=f"{footprint_mm:.1f} mm"):
-        chest_geometry(detector_size_mm=footprint_mm - 1)
-    chest_geometry(detector_size_mm=footprint_mm)
+        BiplanarGeometry(detector_size_mm=footprint_mm - 1)
+    BiplanarGeometry(detector_size_mm=footprint_mm)
 
 
 def test_magnification_is_the_ratio_of_the_distances_from_the_source():
-    geometry = chest_geometry(1000, 1250, detector_size_mm=600)
+    geometry = BiplanarGeometry(1000, 1250, detector_size_mm=600)
     assert geometry.magnification(0.0) == pytest.approx(1.25)
     assert geometry.magnification(100.0) == pytest.approx(1250 / 900)
     assert geometry.magnification(-100.0) == pytest.approx(1250 / 1100)
 
 
 def test_magnification_of_a_tensor_is_that_of_its_elements():
-    geometry = chest_geometry()
+    geometry = BiplanarGeometry()
     depths = torch.tensor([-150.0, 0.0, 150.0], dtype=torch.float64)
     expected = [geometry.magnification(depth) for depth in depths.tolist()]
     assert geometry.magnification(depths).tolist() == pytest.approx(expected)
 
 
 def test_magnification_of_a_detector_at_the_isocentre_of_a_distant_source_tends_to_that_of_a_parallel_beam():
-    parallel = chest_geometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf)
-    distant = chest_geometry(source_to_isocentre_mm=1e9, source_to_detector_mm=1e9 + 200)
+    parallel = BiplanarGeometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf)
+    distant = BiplanarGeometry(source_to_isocentre_mm=1e9, source_to_detector_mm=1e9 + 200)
     for depth in (-180.0, 0.0, 180.0):
         assert parallel.magnification(depth) == 1.0
         assert distant.magnification(depth) == pytest.approx(1.0, abs=1e-6)
@@ -97,31 +96,31 @@ def test_magnification_of_a_detector_at_the_isocentre_of_a_distant_source_tends_
 
 def test_a_parallel_beam_needs_a_detector_as_large_as_the_volume():
     parallel = {"source_to_isocentre_mm": inf, "source_to_detector_mm": inf, "fov_mm": 360.0}
-    assert chest_geometry(**parallel, detector_size_mm=360.0).is_parallel
+    assert BiplanarGeometry(**parallel, detector_size_mm=360.0).is_parallel
     with pytest.raises(InputError, match="detector_size_mm"):
-        chest_geometry(**parallel, detector_size_mm=350.0)
+        BiplanarGeometry(**parallel, detector_size_mm=350.0)
 
 
 @pytest.mark.parametrize(("views", "signs"), [(("AP", "LL"), (1, 1)), (("PA", "RL"), (-1, -1))])
 def test_the_source_is_anterior_for_ap_and_on_the_right_for_ll(views: tuple[str, str], signs: tuple[int, int]):
-    geometry = chest_geometry(views=views)
+    geometry = BiplanarGeometry(views=views)
     assert (geometry.depth_sign(0), geometry.depth_sign(1)) == signs
 
 
 def test_another_number_of_pixels_covers_the_same_detector():
-    geometry = chest_geometry(detector_pixels=512, views=("AP", "RL"))
+    geometry = BiplanarGeometry(detector_pixels=512, views=("AP", "RL"))
     coarse = geometry.with_pixels(128)
     assert coarse.pixel_mm == pytest.approx(4 * geometry.pixel_mm)
     assert coarse.with_pixels(512) == geometry
 
 
 def test_views_from_a_config_are_a_list_and_compare_as_a_tuple():
-    assert chest_geometry(views=["PA", "LL"]) == chest_geometry(views=("PA", "LL"))
+    assert BiplanarGeometry(views=["PA", "LL"]) == BiplanarGeometry(views=("PA", "LL"))
 
 
 @pytest.mark.parametrize("views", [("AP", "LL"), ("PA", "RL")])
 def test_a_ray_passes_through_the_points_that_are_projected_to_its_pixel(views: tuple[str, str]):
-    geometry = chest_geometry(views=views, angles_deg=((9.0, -7.0, 4.0), (-8.0, 6.0, 12.0)))
+    geometry = BiplanarGeometry(views=views, angles_deg=((9.0, -7.0, 4.0), (-8.0, 6.0, 12.0)))
     for view in (0, 1):
         origin, step = geometry.ray(-70.0, 110.0, view)
         for depth in (-150.0, 0.0, 90.0):
@@ -130,18 +129,18 @@ def test_a_ray_passes_through_the_points_that_are_projected_to_its_pixel(views: 
 
 
 def test_a_projected_point_is_found_under_its_former_name():
-    geometry, point = chest_geometry(), (60.0, 110.0, -80.0)
+    geometry, point = BiplanarGeometry(), (60.0, 110.0, -80.0)
     with pytest.warns(FutureWarning, match="shadow is now projected_point"):
         assert geometry.shadow(point, 0) == geometry.projected_point(point, 0)
 
 
 def test_cases_apart_are_the_rows_of_the_batch_in_plain_numbers():
     angles = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], [[0.0] * 3, [7.0, 8.0, 9.0]]])
-    geometry = chest_geometry(torch.tensor([1600.0, 1650.0], requires_grad=True), angles_deg=angles, fov_mm=300.0)
+    geometry = BiplanarGeometry(torch.tensor([1600.0, 1650.0], requires_grad=True), angles_deg=angles, fov_mm=300.0)
     assert geometry.cases == 2
     assert geometry.cases_apart() == [
-        chest_geometry(1600.0, angles_deg=((1, 2, 3), (4, 5, 6)), fov_mm=300.0),
-        chest_geometry(1650.0, angles_deg=((0, 0, 0), (7, 8, 9)), fov_mm=300.0),
+        BiplanarGeometry(1600.0, angles_deg=((1, 2, 3), (4, 5, 6)), fov_mm=300.0),
+        BiplanarGeometry(1650.0, angles_deg=((0, 0, 0), (7, 8, 9)), fov_mm=300.0),
     ]
-    assert chest_geometry().cases is None
-    assert chest_geometry().cases_apart() == [chest_geometry()]
+    assert BiplanarGeometry().cases is None
+    assert BiplanarGeometry().cases_apart() == [BiplanarGeometry()]

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d
 
-from phantoms import chest_geometry
 from scripts import BiplanarGeometry, ImagingModel, InputError, Region, hu_to_attenuation, lift, project
 
 HU_WINDOW, XRAY_SCALE, SIZE = (-1024, 1024), 8.0, 16
@@ -22,7 +21,7 @@ def imaging(geometry: BiplanarGeometry) -> ImagingModel:
 
 @pytest.fixture
 def geometry() -> BiplanarGeometry:
-    return chest_geometry(detector_pixels=2 * SIZE)
+    return BiplanarGeometry(detector_pixels=2 * SIZE)
 
 
 def scaled(hu: torch.Tensor) -> torch.Tensor:

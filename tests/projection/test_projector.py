@@ -11,7 +11,6 @@ from scipy.spatial.transform import Rotation
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from phantoms import chest_geometry
 from scripts import BiplanarGeometry, InputError, Region, lift, project
 from scripts.projection import axis_aligned
 from scripts.projection.ray_tracing import lift_rays, project_rays
@@ -30,7 +29,7 @@ ACQUISITIONS = pytest.mark.parametrize(
 
 def parallel(size: int, fov_mm: float = 360.0) -> BiplanarGeometry:
     """A parallel beam whose pixels lie on the volume's voxels."""
-    return chest_geometry(inf, inf, fov_mm, detector_size_mm=fov_mm, detector_pixels=size)
+    return BiplanarGeometry(inf, inf, fov_mm, detector_size_mm=fov_mm, detector_pixels=size)
 
 
 def centres(count: int, extent: float) -> torch.Tensor:
@@ -106,7 +105,7 @@ def test_parallel_projection_is_the_sum_along_the_axis():
 def test_a_very_distant_source_gives_the_parallel_projection():
     mu = torch.rand(1, 1, 12, 12, 12, dtype=torch.float64)
     mu[:, :, [0, -1]], mu[:, :, :, [0, -1]], mu[..., [0, -1]] = 0, 0, 0
-    distant = chest_geometry(1e11, 1e11 + 100, 60.0, detector_size_mm=60.0, detector_pixels=12)
+    distant = BiplanarGeometry(1e11, 1e11 + 100, 60.0, detector_size_mm=60.0, detector_pixels=12)
     torch.testing.assert_close(project(mu, distant), project(mu, parallel(12, 60.0)), rtol=1e-6, atol=1e-6)
 
 
@@ -122,7 +121,7 @@ def test_a_bar_along_the_central_ray_integrates_to_its_length():
 def test_the_central_ray_through_a_box_integrates_to_length_times_attenuation(arguments: dict):
     mu = torch.zeros(1, 1, 36, 36, 36, dtype=torch.float64)
     mu[:, :, 4:32, 10:20, 6:30] = 0.03
-    projections = project(mu, chest_geometry(**arguments, detector_pixels=65))
+    projections = project(mu, BiplanarGeometry(**arguments, detector_pixels=65))
     assert projections[0, 0, 32, 32].item() == pytest.approx(0.03 * 100, rel=1e-9)
     assert projections[0, 1, 32, 32].item() == pytest.approx(0.03 * 280, rel=1e-9)
 
@@ -131,7 +130,7 @@ def test_the_central_ray_through_a_box_integrates_to_length_times_attenuation(ar
 def test_an_oblique_ray_through_a_slab_is_longer_by_its_cosine(view: int):
     mu = torch.zeros(1, 1, 36, 36, 36, dtype=torch.float64)
     mu[(..., slice(14, 22), slice(None)) if view == 0 else (slice(None), slice(None), slice(14, 22))] = 0.02
-    geometry = chest_geometry(**WIDE, detector_pixels=33)
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=33)
     projection = project(mu, geometry)[0, view]
     _, rays = source_and_rays(geometry, view)
     expected = 0.02 * 80 / rays[..., (1, 0)[view]].abs()
@@ -144,7 +143,7 @@ def test_an_oblique_ray_through_a_slab_is_longer_by_its_cosine(view: int):
 @pytest.mark.parametrize("middle", [(0.0, 0.0, 0.0), (40.0, -55.0, 35.0)], ids=["central", "off centre"])
 @pytest.mark.parametrize("arguments", [{}, WIDE, WIDE | ROTATED], ids=["default", "wide cone", "rotated"])
 def test_rays_through_a_sphere_integrate_to_their_chords(arguments: dict, middle: tuple, views: tuple[str, str]):
-    geometry = chest_geometry(**arguments, detector_pixels=96, views=views)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=96, views=views)
     centre, radius = torch.tensor(middle, dtype=torch.float64), 90.0
     projections = project(sphere(96, geometry.fov_mm, centre, radius), geometry)[0]
     for view, projection in enumerate(projections):
@@ -161,7 +160,7 @@ def test_rays_through_a_sphere_integrate_to_their_chords(arguments: dict, middle
 @pytest.mark.parametrize("depth", [-120.0, 0.0, 120.0])
 @pytest.mark.parametrize("views", VIEWS)
 def test_a_small_object_is_magnified_by_its_place_between_source_and_detector(views: tuple[str, str], depth: float):
-    geometry = chest_geometry(**WIDE, detector_pixels=256, views=views)
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=256, views=views)
     height = 100.0
     for view, name in enumerate(views):
         point = [0.0, 0.0, height]
@@ -174,7 +173,7 @@ def test_a_small_object_is_magnified_by_its_place_between_source_and_detector(vi
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("arguments", [WIDE, WIDE | ROTATED], ids=["along axes", "rotated"])
 def test_a_blob_lands_where_the_rays_from_the_source_say(arguments: dict, views: tuple[str, str]):
-    geometry = chest_geometry(**arguments, detector_pixels=128, views=views)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=128, views=views)
     point = (60.0, 110.0, -80.0)
     projections = project(blob(72, geometry.fov_mm, point, sigma=5.0), geometry)[0]
     for view, projection in enumerate(projections):
@@ -186,7 +185,7 @@ def test_projections_are_in_display_orientation():
     mu = torch.zeros(1, 1, 16, 16, 16, dtype=torch.float64)
     mu[:, :, 12:14, 11:13, 13:15] = 1
     for views in VIEWS:
-        projections = project(mu, chest_geometry(detector_pixels=32, views=views))[0]
+        projections = project(mu, BiplanarGeometry(detector_pixels=32, views=views))[0]
         for projection in projections:
             assert projection[4:14, 4:14].max() > 1
             assert not projection[16:].any() and not projection[:, 16:].any()
@@ -196,7 +195,7 @@ def test_what_is_nearer_to_the_source_is_shown_larger():
     anterior_right = blob(48, 360.0, (100.0, 100.0, 60.0), sigma=8.0)
     rows = {}
     for views in VIEWS:
-        projections = project(anterior_right, chest_geometry(**WIDE, detector_pixels=128, views=views))[0]
+        projections = project(anterior_right, BiplanarGeometry(**WIDE, detector_pixels=128, views=views))[0]
         rows |= {name: centroid(projection)[0] for name, projection in zip(views, projections)}
     above_middle = {name: 63.5 - row for name, row in rows.items()}
     for near, far in (("AP", "PA"), ("LL", "RL")):
@@ -204,20 +203,20 @@ def test_what_is_nearer_to_the_source_is_shown_larger():
 
 
 def test_projection_is_linear():
-    geometry = chest_geometry(detector_pixels=24)
+    geometry = BiplanarGeometry(detector_pixels=24)
     a, b = torch.rand(2, 1, 1, 12, 12, 12, dtype=torch.float64)
     torch.testing.assert_close(project(2 * a - 3 * b, geometry), 2 * project(a, geometry) - 3 * project(b, geometry))
 
 
 def test_lifting_is_linear():
-    geometry = chest_geometry(detector_pixels=24)
+    geometry = BiplanarGeometry(detector_pixels=24)
     a, b = torch.rand(2, 1, 2, 3, 24, 24, dtype=torch.float64)
     lifted = lift(2 * a - 3 * b, geometry, 8)
     torch.testing.assert_close(lifted, 2 * lift(a, geometry, 8) - 3 * lift(b, geometry, 8))
 
 
 def test_a_batch_is_projected_and_lifted_case_by_case():
-    geometry = chest_geometry(detector_pixels=24)
+    geometry = BiplanarGeometry(detector_pixels=24)
     mu = torch.rand(3, 1, 12, 12, 12, dtype=torch.float64)
     projections = project(mu, geometry)
     torch.testing.assert_close(projections, torch.cat([project(case[None], geometry) for case in mu]))
@@ -229,14 +228,14 @@ def test_a_batch_is_projected_and_lifted_case_by_case():
 
 @ACQUISITIONS
 def test_the_gradient_of_projection_is_that_of_finite_differences(arguments: dict):
-    geometry = chest_geometry(**arguments, detector_pixels=5)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=5)
     mu = torch.rand(1, 1, 4, 4, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda volume: project(volume, geometry), mu, eps=1e-3, atol=1e-6)
 
 
 @ACQUISITIONS
 def test_the_gradient_of_lifting_is_that_of_finite_differences(arguments: dict):
-    geometry = chest_geometry(**arguments, detector_pixels=5)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=5)
     features = torch.rand(1, 2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda images: lift(images, geometry, 3), features, eps=1e-3, atol=1e-6)
 
@@ -244,7 +243,7 @@ def test_the_gradient_of_lifting_is_that_of_finite_differences(arguments: dict):
 @ACQUISITIONS
 def test_the_gradients_are_the_adjoint_operations(arguments: dict):
     """<A x, y> = <x, A' y> for unrelated x and y, with A' the backward pass."""
-    geometry = chest_geometry(**arguments, detector_pixels=31)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=31)
     volume = torch.rand(2, 1, 14, 14, 14, dtype=torch.float64, requires_grad=True)
     features = torch.rand(2, 2, 3, 31, 31, dtype=torch.float64, requires_grad=True)
     for x, image in ((volume, project(volume, geometry)), (features, lift(features, geometry, 14))):
@@ -268,7 +267,7 @@ def test_the_gradient_in_the_geometry_is_that_of_finite_differences(operation: s
 
     def operate(*values: torch.Tensor) -> torch.Tensor:
         source, detector, angles = values
-        geometry = chest_geometry(source, detector, 300.0, 700.0, 7, angles_deg=angles)
+        geometry = BiplanarGeometry(source, detector, 300.0, 700.0, 7, angles_deg=angles)
         return project(volumes, geometry) if operation == "project" else lift(features, geometry, 2)
 
     values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (TWO_SOURCES | rotations).values()]
@@ -281,12 +280,12 @@ def test_a_batch_with_a_geometry_for_each_case_is_what_its_cases_are_alone(rotat
     """The geometry's own precision does not matter to that of the result."""
     source, detector, *angles = (torch.tensor(v, dtype=torch.float64) for v in (TWO_SOURCES | rotations).values())
     fixed = {"fov_mm": 300.0, "detector_size_mm": 700.0, "detector_pixels": 21}
-    together = chest_geometry(source, detector, **fixed, **({"angles_deg": angles[0]} if angles else {}))
+    together = BiplanarGeometry(source, detector, **fixed, **({"angles_deg": angles[0]} if angles else {}))
     mu, features = torch.rand(2, 1, 9, 9, 9, dtype=dtype), torch.rand(2, 2, 2, 21, 21, dtype=dtype)
     projections, volumes = project(mu, together), lift(features, together, 6)
     for i in range(2):
         rotated = {"angles_deg": angles[0][i].tolist()} if angles else {}
-        alone = chest_geometry(source[i].item(), detector[i].item(), **fixed, **rotated)
+        alone = BiplanarGeometry(source[i].item(), detector[i].item(), **fixed, **rotated)
         projection, volume = project(mu[i : i + 1], alone), lift(features[i : i + 1], alone, 6)
         torch.testing.assert_close(projections[i : i + 1], projection, rtol=0, atol=tolerance * projection.max().item())
         torch.testing.assert_close(volumes[i : i + 1], volume, rtol=0, atol=tolerance)
@@ -297,7 +296,7 @@ def test_a_batch_with_a_geometry_for_each_case_is_what_its_cases_are_alone(rotat
 @pytest.mark.parametrize("arguments", [{}, WIDE, PARALLEL], ids=["default", "wide", "parallel"])
 @pytest.mark.parametrize(("dtype", "tolerance"), PRECISIONS)
 def test_the_general_path_along_the_axes_is_the_fast_path(arguments: dict, views, dtype, tolerance: float):
-    geometry = chest_geometry(**arguments, detector_pixels=40, views=views)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=40, views=views)
     mu, features = torch.rand(2, 1, 21, 21, 21, dtype=dtype), torch.rand(2, 2, 3, 40, 40, dtype=dtype)
     projections, volumes = project(mu, geometry), lift(features, geometry, 17)
     for view in (0, 1):
@@ -309,7 +308,7 @@ def test_the_general_path_along_the_axes_is_the_fast_path(arguments: dict, views
 
 def test_a_rotation_by_a_tiny_angle_hardly_changes_the_projection():
     mu = blob(24, 360.0, (50.0, 30.0, -20.0), sigma=40.0)
-    along_axes = chest_geometry(detector_pixels=32)
+    along_axes = BiplanarGeometry(detector_pixels=32)
     rotated = replace(along_axes, angles_deg=((1e-6,) * 3,) * 2)
     torch.testing.assert_close(project(mu, rotated), project(mu, along_axes), rtol=1e-5, atol=1e-5)
 
@@ -318,7 +317,7 @@ def test_a_rotation_by_a_tiny_angle_hardly_changes_the_projection():
 @pytest.mark.parametrize("arguments", [{}, ROTATED], ids=["along axes", "rotated"])
 def test_each_voxel_reads_the_detector_point_that_its_ray_hits(arguments: dict, views: tuple[str, str]):
     """An image that holds its own row and column numbers is backprojected to the perspective of each voxel."""
-    geometry = chest_geometry(700.0, 1000.0, detector_size_mm=900.0, **arguments, detector_pixels=64, views=views)
+    geometry = BiplanarGeometry(700.0, 1000.0, detector_size_mm=900.0, **arguments, detector_pixels=64, views=views)
     index = torch.arange(64, dtype=torch.float64)
     numbers = torch.stack([index[:, None].expand(64, 64), index.expand(64, 64)])
     lifted = lift(numbers.expand(1, 2, 2, 64, 64), geometry, 18)[0]
@@ -331,7 +330,7 @@ def test_each_voxel_reads_the_detector_point_that_its_ray_hits(arguments: dict, 
 
 @pytest.mark.parametrize("view", [0, 1])
 def test_a_bright_point_lifts_to_the_voxels_along_its_ray_only(view: int):
-    geometry = chest_geometry(**WIDE, detector_pixels=64)
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=64)
     row, column = 22, 39
     images = torch.zeros(1, 2, 1, 64, 64, dtype=torch.float64)
     images[0, view, 0, row, column] = 1
@@ -357,7 +356,7 @@ def test_a_parallel_backprojection_carries_each_columns_sum_to_all_its_voxels():
 
 @pytest.mark.parametrize("views", VIEWS)
 def test_a_voxel_reads_the_spot_onto_which_it_is_projected(views: tuple[str, str]):
-    geometry = chest_geometry(**WIDE, detector_pixels=96, views=views)
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=96, views=views)
     index = torch.arange(96, dtype=torch.float64)
     numbers = torch.stack([index[:, None].expand(96, 96), index.expand(96, 96)])
     read_at = lift(numbers.expand(1, 2, 2, 96, 96), geometry, 24)[0]
@@ -372,7 +371,7 @@ def test_a_voxel_reads_the_spot_onto_which_it_is_projected(views: tuple[str, str
 @pytest.mark.parametrize("arguments", [WIDE, WIDE | ROTATED], ids=["along axes", "rotated"])
 def test_a_point_found_by_lifting_is_projected_to_the_pixels_it_came_from(arguments: dict, views: tuple[str, str]):
     """Where the rays of a pixel in each view meet, a voxel lights up in both; it is projected to those pixels."""
-    geometry = chest_geometry(**arguments, detector_pixels=70, views=views)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=70, views=views)
     point = (-50.0, 85.0, 40.0)
     pixels = [[round(index) for index in predicted_pixel(geometry, view, point)] for view in (0, 1)]
     images = torch.zeros(1, 2, 1, 70, 70, dtype=torch.float64)
@@ -386,7 +385,7 @@ def test_a_point_found_by_lifting_is_projected_to_the_pixels_it_came_from(argume
 
 
 def test_features_of_any_resolution_are_spread_over_the_detector():
-    geometry = chest_geometry(detector_pixels=128)
+    geometry = BiplanarGeometry(detector_pixels=128)
     ramp = {n: centres(n, geometry.detector_size_mm).expand(1, 2, 1, n, n) for n in (32, 128)}
     coarse, fine = (lift(ramp[n], geometry, 12) for n in (32, 128))
     torch.testing.assert_close(coarse, fine)
@@ -410,7 +409,7 @@ def test_lifting_anything_but_two_square_images_is_refused(geometry: BiplanarGeo
 
 @pytest.mark.parametrize("arguments", [{}, ROTATED], ids=["along axes", "rotated"])
 def test_under_autocast_coordinates_stay_exact_and_only_the_features_are_rounded(arguments: dict):
-    geometry = chest_geometry(**arguments, detector_pixels=48)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=48)
     mu = torch.rand(1, 1, 20, 20, 20).bfloat16()
     features = torch.rand(1, 2, 2, 48, 48).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
@@ -423,7 +422,7 @@ def test_under_autocast_coordinates_stay_exact_and_only_the_features_are_rounded
 
 @pytest.mark.parametrize("arguments", [{}, ROTATED], ids=["along axes", "rotated"])
 def test_gradients_keep_the_dtype_of_what_they_belong_to(arguments: dict):
-    geometry = chest_geometry(**arguments, detector_pixels=24)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=24)
     mu = torch.rand(1, 1, 10, 10, 10).bfloat16().requires_grad_()
     features = torch.rand(1, 2, 2, 24, 24).bfloat16().requires_grad_()
     (project(mu, geometry).sum() + lift(features, geometry, 10).float().sum()).backward()
@@ -447,7 +446,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("operation", ["project", "lift"])
 def test_a_working_set_of_any_size_gives_the_same_result_and_gradient(operation: str, monkeypatch: pytest.MonkeyPatch):
     """Views along the axes take 13 slices at a time, 5 with a shorter last block, or one."""
-    geometry = chest_geometry(**WIDE, detector_pixels=20)
+    geometry = BiplanarGeometry(**WIDE, detector_pixels=20)
     shape = (2, 1, 13, 13, 13) if operation == "project" else (2, 2, 3, 20, 20)
     values = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     results = []
@@ -463,7 +462,7 @@ def test_a_working_set_of_any_size_gives_the_same_result_and_gradient(operation:
 @pytest.mark.parametrize("arguments", [{}, ROTATED], ids=["along axes", "rotated"])
 def test_nothing_larger_than_the_volume_is_ever_held(arguments: dict):
     """The samples of all rays would be 5 times the volume of 128³."""
-    geometry = chest_geometry(**arguments, detector_pixels=288)
+    geometry = BiplanarGeometry(**arguments, detector_pixels=288)
     mu = torch.rand(1, 1, 128, 128, 128, requires_grad=True)
     with LargestTensor() as largest:
         project(mu, geometry).sum().backward()
@@ -474,13 +473,13 @@ def test_lifting_holds_nothing_larger_than_its_result():
     features = torch.rand(1, 2, 2, 128, 128, requires_grad=True)
     for arguments in ({}, ROTATED):
         with LargestTensor() as largest:
-            lift(features, chest_geometry(**arguments, detector_pixels=128), 96).sum().backward()
+            lift(features, BiplanarGeometry(**arguments, detector_pixels=128), 96).sum().backward()
         assert largest.values <= 2 * 2 * 96**3
 
 
 @pytest.mark.parametrize("operation", ["project", "lift"])
 def test_a_geometry_of_another_number_of_cases_is_refused(operation: str):
-    geometry = chest_geometry(torch.tensor([1600.0, 1610.0]), detector_pixels=8)
+    geometry = BiplanarGeometry(torch.tensor([1600.0, 1610.0]), detector_pixels=8)
     with pytest.raises(InputError, match=f"{operation}: the geometry describes 2 batch entries, expected 3"):
         if operation == "project":
             project(torch.zeros(3, 1, 4, 4, 4), geometry)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bundle_runs import ROOT
-from phantoms import chest_geometry
+from scripts import BiplanarGeometry
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -35,7 +35,7 @@ from agreement import (  # noqa: E402
 from peers import Beam, beam  # noqa: E402
 
 MODULES = {SIDDON: "diffdrr", NANODRR: "nanodrr", RTK: "itk.RTKPython"}
-FULL_SIZE = chest_geometry(detector_pixels=512)
+FULL_SIZE = BiplanarGeometry(detector_pixels=512)
 DISTANT_DETECTOR = {"source_to_detector_mm": 1900.0, "detector_size_mm": 600.0}
 """Behind the corners of a rotated volume, too: the peers' rays end at the detector."""
 ALONG_AXES = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
@@ -111,7 +111,7 @@ def test_projections_from_every_side_agree(peer: str, limit: float, views: tuple
     """
     need(peer)
     mu = torch.nn.functional.pad(chest(128)[(..., *[slice(2, -2)] * 3)], [2] * 6)
-    geometry = chest_geometry(**DISTANT_DETECTOR, detector_pixels=256, views=views, angles_deg=angles)
+    geometry = BiplanarGeometry(**DISTANT_DETECTOR, detector_pixels=256, views=views, angles_deg=angles)
     assert max(difference for *_, difference, _ in compared(projections(mu, geometry, {peer: PEERS[peer]}))) < limit
 
 
@@ -128,7 +128,7 @@ def test_the_central_ray_through_a_full_cube_measures_its_side(projector: str):
     """Where the projectors disagree at the cube's faces: RTK's rays end at the middles of the outer voxels."""
     if projector != OURS:
         need(projector)
-    geometry = chest_geometry(detector_pixels=33)
+    geometry = BiplanarGeometry(detector_pixels=33)
     peers = {} if projector == OURS else {projector: PEERS[projector]}
     for view in projections(torch.full((1, 1, 16, 16, 16), 1 / 360.0), geometry, peers):
         expected = 15 / 16 if projector == RTK else 1
@@ -141,7 +141,7 @@ def test_every_projector_finds_the_known_integrals_of_a_smooth_body(projector: s
     """Siddon's voxels are constant: along the axes, where rays cross the same few rows of voxels, that is coarser."""
     if projector != OURS:
         need(projector)
-    geometry = chest_geometry(**DISTANT_DETECTOR, detector_pixels=96, angles_deg=angles)
+    geometry = BiplanarGeometry(**DISTANT_DETECTOR, detector_pixels=96, angles_deg=angles)
     peers = {} if projector == OURS else {projector: PEERS[projector]}
     for view, by_name in enumerate(projections(gaussian_body(128, geometry.fov_mm).float(), geometry, peers)):
         expected = in_a_body_of_known_integrals(beam(geometry, view))

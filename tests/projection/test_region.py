@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from phantoms import chest_geometry
-from scripts import InputError, Region, lift, project
+from scripts import BiplanarGeometry, InputError, Region, lift, project
 
 REGIONS = [
     Region(20, (0, 0, 0), (20, 20, 20)),
@@ -19,7 +18,7 @@ ANGLES = [((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)), ((5.0, -3.0, 2.0), (-4.0, 6.0, 0.0
 @pytest.mark.parametrize("angles", ANGLES, ids=["along the axes", "oblique"])
 @pytest.mark.parametrize("region", REGIONS, ids=str)
 def test_a_region_is_projected_as_the_volume_that_is_zero_elsewhere(region: Region, angles: tuple):
-    geometry = chest_geometry(detector_pixels=32, angles_deg=angles)
+    geometry = BiplanarGeometry(detector_pixels=32, angles_deg=angles)
     part = torch.rand(2, 1, *region.shape, dtype=torch.float64)
     volume = torch.zeros(2, 1, 20, 20, 20, dtype=torch.float64)
     region.of(volume).copy_(part)
@@ -29,14 +28,14 @@ def test_a_region_is_projected_as_the_volume_that_is_zero_elsewhere(region: Regi
 @pytest.mark.parametrize("angles", ANGLES, ids=["along the axes", "oblique"])
 @pytest.mark.parametrize("region", REGIONS, ids=str)
 def test_the_backprojection_into_a_region_is_that_of_the_whole(region: Region, angles: tuple):
-    geometry = chest_geometry(detector_pixels=32, angles_deg=angles)
+    geometry = BiplanarGeometry(detector_pixels=32, angles_deg=angles)
     features = torch.rand(2, 2, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(lift(features, geometry, 20, region), region.of(lift(features, geometry, 20)))
 
 
 def test_the_gradients_of_a_region_are_those_of_finite_differences():
     small = Region(4, (0, 1, 1), (3, 4, 3))
-    geometry = chest_geometry(detector_pixels=5)
+    geometry = BiplanarGeometry(detector_pixels=5)
     part = torch.rand(1, 1, *small.shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda mu: project(mu, geometry, small), part, eps=1e-3, atol=1e-6)
     features = torch.rand(1, 2, 2, 5, 5, dtype=torch.float64, requires_grad=True)
@@ -44,7 +43,7 @@ def test_the_gradients_of_a_region_are_those_of_finite_differences():
 
 
 def test_projections_of_the_parts_add_up_to_that_of_the_whole():
-    geometry = chest_geometry(detector_pixels=32)
+    geometry = BiplanarGeometry(detector_pixels=32)
     volume = torch.rand(1, 1, 20, 20, 20, dtype=torch.float64)
     parts = [project(slab.of(volume), geometry, slab) for slab in Region.whole(20).slabs(3)]
     torch.testing.assert_close(sum(parts), project(volume, geometry))
@@ -75,4 +74,4 @@ def test_what_is_not_in_the_volume_is_refused(start: tuple, stop: tuple):
 
 def test_a_volume_that_is_not_the_regions_is_refused():
     with pytest.raises(InputError, match=r"\(1, 1, 4, 4, 4\).*\(8, 12, 5\)"):
-        project(torch.zeros(1, 1, 4, 4, 4), chest_geometry(detector_pixels=32), REGIONS[1])
+        project(torch.zeros(1, 1, 4, 4, 4), BiplanarGeometry(detector_pixels=32), REGIONS[1])

@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from phantoms import chest_geometry, chest_imaging, phantom
+from phantoms import phantom
 from radiograph_files import LATERAL, write_dicom, write_line_integrals
 from scripts import (
     BiplanarGeometry,
     GeometryFromRadiographsd,
-    ImagingModel,
     InputError,
     LoadRadiographsd,
     PrepareRadiographsBatch,
@@ -61,7 +60,7 @@ def prepared(record: dict[str, str], geometry: BiplanarGeometry) -> dict[str, An
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         record = GeometryFromRadiographsd(geometry)(LoadRadiographsd()(record))
-        return PrepareXraysd(XRAYS, ImagingModel(geometry, (-1024, 1024), 1.0), (1, 99), (0.0, 0.7))(record)
+        return PrepareXraysd(XRAYS, geometry, 1.0, (1, 99), (0.0, 0.7))(record)
 
 
 @pytest.mark.parametrize("pixels", [96, 128])
@@ -69,9 +68,9 @@ def prepared(record: dict[str, str], geometry: BiplanarGeometry) -> dict[str, An
 @pytest.mark.parametrize("views", [("AP", "LL"), ("AP", "RL"), ("PA", "LL"), ("PA", "RL")])
 def test_line_integrals_survive_the_way_through_dicom(tmp_path: Path, views: tuple, photometric: str, pixels: int):
     """CT, projection, DICOM, the network's input: the same within the file's 16 bits, and the views that were taken."""
-    taken = chest_geometry(views=views, detector_pixels=pixels)
+    taken = BiplanarGeometry(views=views, detector_pixels=pixels)
     record = prepared(
-        write_projections(tmp_path, taken, photometric=photometric), chest_geometry(detector_pixels=pixels)
+        write_projections(tmp_path, taken, photometric=photometric), BiplanarGeometry(detector_pixels=pixels)
     )
     for field, radiograph in zip(XRAYS, projections_of(taken)):
         assert radiograph.std() > 0.5
@@ -85,9 +84,9 @@ def test_line_integrals_survive_the_way_through_dicom(tmp_path: Path, views: tup
 
 def test_a_radiograph_of_finer_pixels_shows_what_a_coarser_detector_sees(tmp_path: Path):
     record = prepared(
-        write_projections(tmp_path, chest_geometry(detector_pixels=192)), chest_geometry(detector_pixels=64)
+        write_projections(tmp_path, BiplanarGeometry(detector_pixels=192)), BiplanarGeometry(detector_pixels=64)
     )
-    for field, radiograph in zip(XRAYS, projections_of(chest_geometry(detector_pixels=64))):
+    for field, radiograph in zip(XRAYS, projections_of(BiplanarGeometry(detector_pixels=64))):
         assert np.abs(record[field][0] - radiograph).mean() < 0.02 * radiograph.std()
 
 
@@ -100,8 +99,8 @@ def test_radiographs_from_another_distance_give_the_geometry_that_projects_them(
     radiograph as placed.
     """
     distances = {"source_to_isocentre_mm": source_to_isocentre_mm, "source_to_detector_mm": source_to_detector_mm}
-    taken = chest_geometry(detector_pixels=256, detector_size_mm=512, **distances)
-    configured = chest_geometry(detector_pixels=128)
+    taken = BiplanarGeometry(detector_pixels=256, detector_size_mm=512, **distances)
+    configured = BiplanarGeometry(detector_pixels=128)
     record = prepared(write_projections(tmp_path, taken, Modality="XA"), configured)  # whose distances reach to it
     found = replace(configured, **record["geometry"])
     assert found.source_to_isocentre_mm == source_to_isocentre_mm
@@ -115,7 +114,7 @@ def test_radiographs_from_another_distance_give_the_geometry_that_projects_them(
 
 def test_a_spacing_calibrated_to_the_patient_needs_no_distances(tmp_path: Path):
     """1 mm at the patient is as many mm on the detector as the geometry magnifies it."""
-    geometry = chest_geometry(detector_pixels=128)
+    geometry = BiplanarGeometry(detector_pixels=128)
     at_patient = geometry.pixel_mm / geometry.magnification(0.0)
     tags = {
         "ImagerPixelSpacing": None,
@@ -133,7 +132,7 @@ def test_radiographs_from_different_distances_are_told_and_averaged(tmp_path: Pa
         "lateral": write_dicom(tmp_path / "b.dcm", RAMP, **LATERAL),
     }
     with pytest.warns(UserWarning, match="1400 and 1600 mm from the source"):
-        found = GeometryFromRadiographsd(chest_geometry())(LoadRadiographsd()(record))["geometry"]
+        found = GeometryFromRadiographsd(BiplanarGeometry())(LoadRadiographsd()(record))["geometry"]
     assert found["source_to_isocentre_mm"] == 1500
 
 
@@ -146,12 +145,12 @@ def test_a_source_within_the_patient_is_refused(tmp_path: Path):
         pytest.warns(UserWarning, match="lacks"),
         pytest.raises(InputError, match="150 mm from the middle of the patient"),
     ):
-        GeometryFromRadiographsd(chest_geometry())(LoadRadiographsd()(record))
+        GeometryFromRadiographsd(BiplanarGeometry())(LoadRadiographsd()(record))
 
 
 def test_a_parallel_beam_takes_the_views_alone(tmp_path: Path):
-    geometry = chest_geometry(source_to_isocentre_mm=np.inf, source_to_detector_mm=np.inf)
-    record = write_projections(tmp_path, chest_geometry(views=("AP", "RL"), detector_pixels=32))
+    geometry = BiplanarGeometry(source_to_isocentre_mm=np.inf, source_to_detector_mm=np.inf)
+    record = write_projections(tmp_path, BiplanarGeometry(views=("AP", "RL"), detector_pixels=32))
     found = GeometryFromRadiographsd(geometry)(LoadRadiographsd()(record))["geometry"]
     assert found == {"views": ("AP", "RL"), "source_to_isocentre_mm": np.inf, "source_to_detector_mm": np.inf}
 
@@ -167,7 +166,7 @@ def test_training_tells_of_radiographs_that_its_geometry_does_not_fit(tmp_path: 
     """A record without a `geometry` of its own is used with the configured one."""
     record = LoadRadiographsd()({"frontal": write_dicom(tmp_path / "a.dcm", RAMP, **tags)})
     with pytest.warns(UserWarning, match=told):
-        PrepareXraysd("frontal", chest_imaging(16), (1, 99), (0.0, 0.7))(record)
+        PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=16), 8.0, (1, 99), (0.0, 0.7))(record)
 
 
 def test_a_batch_gives_the_network_its_geometry():
@@ -175,7 +174,7 @@ def test_a_batch_gives_the_network_its_geometry():
         {"views": ("PA", "RL"), "source_to_isocentre_mm": 1500.0 + i, "source_to_detector_mm": 1700.0} for i in (0, 1)
     ]
     batch = {"image": torch.rand(2, 2, 8, 8), "geometry": default_collate(cases)}
-    prepare = PrepareRadiographsBatch(chest_geometry(), known_views=[("PA", "LL")])
+    prepare = PrepareRadiographsBatch(BiplanarGeometry(), known_views=[("PA", "LL")])
     xrays, target, _, arguments = prepare(batch)
     assert torch.equal(xrays, batch["image"]) and target is None
     assert arguments["geometry"].views == ("PA", "RL")
@@ -186,7 +185,7 @@ def test_a_batch_gives_the_network_its_geometry():
 
 
 def test_a_record_without_radiographs_has_the_nominal_geometry():
-    found = GeometryFromRadiographsd(chest_geometry())({"ct": 1})
+    found = GeometryFromRadiographsd(BiplanarGeometry())({"ct": 1})
     assert found == {"ct": 1, "geometry": {
         "views": ("PA", "LL"), "source_to_isocentre_mm": 1600.0, "source_to_detector_mm": 1800.0
     }}  # fmt: skip
@@ -230,7 +229,7 @@ def test_what_the_file_calls_unexposed_is_cropped_and_does_not_count():
     exposed = np.pad(np.ones((60, 60), bool), 5)
     radiograph = replace(presented(image), exposed=exposed)
     assert exposed_area(radiograph) == (slice(5, 65), slice(5, 65))
-    prepare = PrepareXraysd("frontal", chest_imaging(60), (0, 100), (0.0, 0.7))
+    prepare = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=60), 8.0, (0, 100), (0.0, 0.7))
     assert prepare({"frontal": radiograph})["frontal"].max() <= 0.7 + 1e-6
 
 
@@ -239,7 +238,7 @@ def test_a_radiograph_lies_in_the_middle_of_the_detector_as_large_as_it_is():
     image = np.pad(chest(52, 60) + 100, ((8, 0), (0, 0)))
     radiograph = presented(image, pixel_mm=(2.0, 4.0))
     placed = place_on_detector(
-        image, exposed_area(radiograph), radiograph.pixel_mm, None, chest_geometry(detector_pixels=240)
+        image, exposed_area(radiograph), radiograph.pixel_mm, None, BiplanarGeometry(detector_pixels=240)
     )
     rows, columns = (placed.numpy() > 50).any(axis=1), (placed.numpy() > 50).any(axis=0)
     assert (np.flatnonzero(rows)[[0, -1]] == [98, 149]).all()
@@ -250,6 +249,6 @@ def test_a_radiograph_lies_in_the_middle_of_the_detector_as_large_as_it_is():
 def test_a_saturated_radiograph_is_told(dark: bool):
     image = chest()
     image[:, 5:50:2] = image[5:20, ::2] = 30 if dark else 220
-    prepare = PrepareXraysd("frontal", chest_imaging(64), (1, 99), (0.0, 0.7))
+    prepare = PrepareXraysd("frontal", BiplanarGeometry(detector_pixels=64), 8.0, (1, 99), (0.0, 0.7))
     with pytest.warns(UserWarning, match=r"radiograph: field 'frontal' is saturated: \d+% .* expected at most 40%"):
         prepare({"frontal": presented(image)})

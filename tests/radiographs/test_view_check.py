@@ -11,10 +11,9 @@ import torch
 from monai.transforms import Compose, Orientationd
 from PIL import Image
 
-from phantoms import chest_geometry
 from radiograph_files import LATERAL, write_line_integrals
 from scripts import (
-    ImagingModel,
+    BiplanarGeometry,
     LoadCTd,
     LoadRadiographsd,
     PrepareXraysd,
@@ -27,7 +26,7 @@ from scripts.io.image_writer import write_greyscale
 from scripts.radiographs.detector_placement import BORDER_LEVEL, BORDER_SHARE
 from scripts.radiographs.view_check import lung_slope, mediastinal_contrast
 
-GEOMETRY = chest_geometry(detector_pixels=128)
+GEOMETRY = BiplanarGeometry(detector_pixels=128)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def chest() -> torch.Tensor:
 @pytest.fixture(scope="module", params=[("PA", "LL"), ("AP", "RL")])
 def radiographs(chest: torch.Tensor, request) -> dict[str, torch.Tensor]:
     """The radiographs of two views, and the lateral one as a machine may store it, facing right."""
-    frontal, lateral = project(chest, chest_geometry(views=request.param, detector_pixels=128))[0]
+    frontal, lateral = project(chest, BiplanarGeometry(views=request.param, detector_pixels=128))[0]
     return {"frontal": frontal, "lateral": lateral, "turned": lateral.flip(-1)}
 
 
@@ -124,7 +123,7 @@ def test_a_projected_ct_comes_back_from_an_image_file_to_its_place_on_the_detect
     Its air is black up to the edges, and is no border whose width would change the scale. What is cropped as a border,
     where the body fades out at the cube's faces, is dark but for the share of a row that letters may take.
     """
-    prepare = PrepareXraysd(["frontal", "lateral"], ImagingModel(GEOMETRY, (-1024, 1024), 8.0), (0, 100), (0.0, 1.0))
+    prepare = PrepareXraysd(["frontal", "lateral"], GEOMETRY, 8.0, (0, 100), (0.0, 1.0))
     record = {field: str(tmp_path / f"{field}.png") for field in ("frontal", "lateral")}
     for field, path in record.items():
         write_greyscale(path, radiographs[field])

@@ -11,9 +11,9 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from bundle_runs import ROOT
-from phantoms import chest_geometry, projector, rotated, smooth_body
+from phantoms import projector, rotated, smooth_body
 from scripts import (
-    ImagingModel,
+    BiplanarGeometry,
     InputError,
     LoadRadiographsd,
     PrepareXraysd,
@@ -24,7 +24,7 @@ from scripts import (
 )
 
 PIXELS = 64
-GEOMETRY = chest_geometry(detector_pixels=PIXELS)
+GEOMETRY = BiplanarGeometry(detector_pixels=PIXELS)
 
 
 def sample(*shape: int) -> dict[str, torch.Tensor]:
@@ -110,9 +110,7 @@ def test_a_radiograph_for_presentation_is_what_preparation_makes_of_such_a_file(
     record = {"frontal": str(tmp_path / "radiograph.png")}
     with pytest.warns(UserWarning, match="no pixel spacing"):
         loaded = LoadRadiographsd()(record)
-    prepared = PrepareXraysd("frontal", ImagingModel(GEOMETRY, (-1024, 1024), 8.0), (1, 99), (0.0, 0.7))(loaded)[
-        "frontal"
-    ]
+    prepared = PrepareXraysd("frontal", GEOMETRY, 8.0, (1, 99), (0.0, 0.7))(loaded)["frontal"]
     radiograph = torch.zeros(1, PIXELS, PIXELS)
     radiograph[0, 6:-4] = torch.from_numpy(image_file[6:-4]) / 255.0
     exposed = radiograph != 0

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from browser import NO_WEBGL, Page, chromium, view_of
-from phantoms import chest_geometry
 from scripts import BiplanarGeometry
 from scripts.io.image_writer import cube_affine, write_ct
 from scripts.reporting.viewer import niivue_module, projection_matrix, write_view
@@ -44,7 +43,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_ct(str(folder / f"{name}.nii.gz"), numbered(side), cube_affine(side, 360.0, torch.tensor(CENTRE_MM)))
     volumes = {"truth": str(folder / "truth.nii.gz"), 'stage "1" <b>': str(folder / "stage1.nii.gz")}
     xrays = torch.linspace(0, 1, 2 * 32 * 32).reshape(2, 32, 32)
-    geometry = chest_geometry(detector_pixels=32)
+    geometry = BiplanarGeometry(detector_pixels=32)
     scores = [{"method": "<i>stage 1</i>", "PSNR, dB": "21.50"}]
     write_view(str(folder / "report.html"), TITLE, volumes, xrays, geometry, CENTRE_MM, scores, "A note.")
     return folder / "report.html"
@@ -253,9 +252,9 @@ def test_the_page_holds_the_files_that_are_next_to_it_and_nothing_to_fetch(writt
 @pytest.mark.parametrize(
     "geometry",
     [
-        chest_geometry(views=("AP", "RL"), angles_deg=((3.0, -2.0, 5.0), (-4.0, 1.0, 2.0))),
-        chest_geometry(source_to_isocentre_mm=1000.0, source_to_detector_mm=1300.0, detector_size_mm=600.0),
-        chest_geometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf),
+        BiplanarGeometry(views=("AP", "RL"), angles_deg=((3.0, -2.0, 5.0), (-4.0, 1.0, 2.0))),
+        BiplanarGeometry(source_to_isocentre_mm=1000.0, source_to_detector_mm=1300.0, detector_size_mm=600.0),
+        BiplanarGeometry(source_to_isocentre_mm=inf, source_to_detector_mm=inf),
     ],
 )
 @pytest.mark.parametrize("view", [0, 1])
@@ -274,5 +273,5 @@ def test_without_the_package_there_is_no_page_and_the_warning_says_how_to_get_it
     path = tmp_path / "view.html"
     path.write_text("of an earlier volume")
     with pytest.warns(UserWarning, match=r"view\.html is not written.*pip install --no-deps 'ipyniivue"):
-        write_view(str(path), "p1", {}, torch.zeros(2, 8, 8), chest_geometry(detector_pixels=8))
+        write_view(str(path), "p1", {}, torch.zeros(2, 8, 8), BiplanarGeometry(detector_pixels=8))
     assert list(tmp_path.iterdir()) == []

@@ -86,6 +86,22 @@ def test_what_training_writes_goes_into_inference_as_the_configs_are():
         assert name == other and torch.equal(buffer, expected), name
 
 
+def test_train_and_inference_agree_on_every_id_that_they_share():
+    """But for imports and workflows of their own, and for half precision, which only training may round to."""
+    train, inference = read("train"), read("inference")
+    shared = train.keys() & inference.keys() - {"imports", "run", "amp", "network_def"}
+    assert {"geometry", "imaging", "radiograph_orientation"} <= shared
+    assert {name: inference[name] for name in shared} == {name: train[name] for name in shared}
+    own = {"_target_", "stages", "trained_stage"}
+    networks = [{k: v for k, v in config["network_def"].items() if k not in own} for config in (train, inference)]
+    assert networks[0] == networks[1]
+
+
+@pytest.mark.parametrize("name", ["train", "inference"])
+def test_the_geometry_of_the_configs_is_the_default_one(name: str):
+    assert read_configs([f"bundle/configs/{name}.json"]).get_parsed_content("geometry") == scripts.BiplanarGeometry()
+
+
 @pytest.mark.parametrize("suffix", [".nii.gz", ".png"])
 def test_a_pair_of_radiographs_is_the_same_to_training_and_to_inference(dataset: Path, tmp_path: Path, suffix: str):
     """Of an absolute scale, and of none."""

@@ -21,8 +21,7 @@ from monai.bundle import ConfigParser
 
 from bundle_runs import ROOT, read_configs, stage_configs
 from fake_gpu import fake_gpu
-from phantoms import chest_geometry
-from scripts import Region, sidecar_path
+from scripts import BiplanarGeometry, Region, sidecar_path
 from scripts.evaluation.out_of_distribution import detector_of
 from scripts.io.sidecar import write_sidecar
 from scripts.projection import axis_aligned, ray_tracing
@@ -120,7 +119,7 @@ def test_every_random_transform_of_a_batch_stays_on_the_device(name: str, gpu):
 @pytest.mark.parametrize("function", ["_Project", "_Lift"])
 def test_the_projectors_own_backward_passes_stay_on_the_device(function: str, gpu):
     """Autograd calls them on a real device, and not on a fake one."""
-    geometry, region = chest_geometry(detector_pixels=32), Region.whole(16)
+    geometry, region = BiplanarGeometry(detector_pixels=32), Region.whole(16)
     projections, volumes = torch.rand(2, 2, 3, 32, 32).to(DEVICE), torch.rand(2, 16, 16, 16).to(DEVICE)
     if function == "_Project":
         weights = axis_aligned._weights(geometry, region, 32, volumes, interpolate_voxels=True)

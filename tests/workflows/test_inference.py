@@ -21,9 +21,10 @@ from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
 from ct_series_files import write_series
-from phantoms import chest_geometry, chest_imaging
+from phantoms import chest_imaging
 from radiograph_files import write_line_integrals
 from scripts import (
+    BiplanarGeometry,
     CheckpointError,
     FinalVolumeInferer,
     FinalVolumeModel,
@@ -164,7 +165,7 @@ def test_the_patient_is_copied_when_asked(tmp_path: Path):
     radiograph = write_series(tmp_path / "radiograph", lambda image, _: setattr(image, "PatientID", "4711")) / "0.dcm"
     record = {"pred": torch.rand(1, 8, 8, 8), "image": torch.rand(2, 16, 16)}
     output = str(tmp_path / "output")
-    save = SaveReconstructiond(output, chest_geometry(), dicom=True, copy_patient_from=str(radiograph))
+    save = SaveReconstructiond(output, BiplanarGeometry(), dicom=True, copy_patient_from=str(radiograph))
     save(ToHUd(chest_imaging(fov_mm=80.0))(record))
     images = [dcmread(path) for path in (tmp_path / "output" / "ct_dicom").iterdir()]
     assert {image.PatientID for image in images} == {"4711"}
@@ -182,7 +183,7 @@ def saved(folder: Path, seed: int, **arguments) -> None:
     """What `infer` writes of a prediction that this seed draws."""
     draw = torch.Generator().manual_seed(seed)
     record = {"pred": torch.rand(1, 16, 16, 16, generator=draw), "image": torch.rand(2, 16, 16, generator=draw)}
-    SaveReconstructiond(str(folder), chest_geometry(), **arguments)(ToHUd(chest_imaging(fov_mm=80.0))(record))
+    SaveReconstructiond(str(folder), BiplanarGeometry(), **arguments)(ToHUd(chest_imaging(fov_mm=80.0))(record))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -379,7 +380,9 @@ def test_missing_weights_are_named_with_the_command_that_makes_them(overlay, rad
 
 def test_the_window_is_undone_and_what_lies_outside_is_clipped():
     volume = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5]).expand(1, 5, 5, 5)
-    result = ToHUd(ImagingModel(chest_geometry(fov_mm=10.0), (-1000.0, 1000.0), 8.0))({"pred": volume, "image": "kept"})
+    result = ToHUd(ImagingModel(BiplanarGeometry(fov_mm=10.0), (-1000.0, 1000.0), 8.0))(
+        {"pred": volume, "image": "kept"}
+    )
     assert torch.equal(result["pred"].as_tensor()[0, 2, 3], torch.tensor([-1000.0, -1000.0, -500.0, 1000.0, 1000.0]))
     assert torch.equal(result["pred"].affine, cube_affine(5, 10.0))
     assert result["image"] == "kept"

@@ -68,12 +68,12 @@ class BiplanarGeometry:
             cover the volume's footprint along its axis, a view is unknown, or an angle is too large.
     """
 
-    source_to_isocentre_mm: float | Tensor
-    source_to_detector_mm: float | Tensor
-    fov_mm: float
-    detector_size_mm: float
-    detector_pixels: int
-    views: tuple[str, str] | Tensor
+    source_to_isocentre_mm: float | Tensor = 1600.0
+    source_to_detector_mm: float | Tensor = 1800.0
+    fov_mm: float = 360.0
+    detector_size_mm: float = 480.0
+    detector_pixels: int = 512
+    views: tuple[str, str] | Tensor = ("PA", "LL")
     angles_deg: tuple[tuple[float, float, float], ...] | Tensor = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
     def __post_init__(self) -> None:

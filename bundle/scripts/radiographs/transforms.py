@@ -17,7 +17,6 @@ from ..io.former_ids import with_present_fields
 from ..io.radiograph import DISPLAY_ORIENTATION, XRAY_KEYS, Radiograph, Scale, check_orientations, check_scale
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import ImagingModel
 from .detector_placement import Area, exposed_area, place_on_detector
 from .pair import geometry_from_radiographs, in_order, warn_of_other_geometry
 from .view_check import warn_of_appearance
@@ -100,7 +99,8 @@ class PrepareXraysd(MapTransform):
 
     Args:
         keys: `frontal`, `lateral` or both, each a :class:`~scripts.io.radiograph.Radiograph`.
-        imaging: acquisition geometry and scale of the X-rays. A record's own `geometry` overrides the former.
+        geometry: the acquisition geometry. A record's own `geometry` overrides it.
+        xray_scale: line integral that is scaled to 1.
         percentiles: see above.
         standard_range: see above.
         allow_missing_keys: as in every MONAI transform.
@@ -115,18 +115,19 @@ class PrepareXraysd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        imaging: ImagingModel,
+        geometry: BiplanarGeometry,
+        xray_scale: float,
         percentiles: Sequence[float],
         standard_range: Sequence[float],
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.imaging = imaging
+        self.geometry, self.xray_scale = geometry, xray_scale
         self.percentiles, self.standard_range = tuple(percentiles), tuple(standard_range)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(record)
-        geometry = replace(self.imaging.geometry, **record.get(GEOMETRY_KEY, {}))
+        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
         for key in self.key_iterator(record):
             record[key] = self._prepare(str(key), record[key], geometry)
         return record
@@ -147,7 +148,7 @@ class PrepareXraysd(MapTransform):
 
     def _scaled(self, radiograph: Radiograph, area: Area) -> np.ndarray:
         if radiograph.scale != "presentation":
-            return radiograph.image / self.imaging.xray_scale
+            return radiograph.image / self.xray_scale
         low, high = np.percentile(radiograph.image[area][radiograph.exposed[area]], self.percentiles)
         bottom, top = self.standard_range
         return (radiograph.image - low) / max(high - low, 1e-6) * (top - bottom) + bottom
