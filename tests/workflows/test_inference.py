@@ -321,7 +321,7 @@ def spoil(kind: str, path: Path) -> Path:
         ("infinite", "holds 1 NaN or infinite values"),
         ("constant", "constant"),
         ("volume", r"has shape (16, 16, 16), expected a single-channel image of 2 dimensions"),
-        ("colour", r"has shape (64, 64, 3), expected a single-channel image of 2 dimensions"),
+        ("colour", r"has colours in"),
         ("text", "cannot be read as an image"),
     ],
 )
