@@ -72,6 +72,7 @@ def test_without_a_gpu_it_says_how_to_try_it_out(capsys, tmp_path: Path):
     assert "finds 0 of the kind 'cuda'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_on_the_cpu(tmp_path: Path, capsys):
     report = tmp_path / "report.json"
     assert on_gpu.main(["--device", "cpu", "--quick", "--output", str(report)]) == 0
