@@ -28,10 +28,9 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.anatomy.neighbours import Neighbours
-from scripts.anatomy.registration import Deformation, windowed
+from scripts.anatomy.registration import windowed
 from scripts.anatomy.shape_model import ShapeModel
 from scripts.evaluation.metrics import volume_metrics
-from scripts.projection.region import Region
 from scripts.projection.resampling import resized, truth_at, upsample
 from scripts.training.checkpoints import read_checkpoint
 from table import Table
@@ -47,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     config = ConfigParser()
     config.read_config([str(CONFIGS / name) for name in ("train.json", "anatomy.json")])
-    config["volume_size"] = config.get_parsed_content("imaging").volume_size(STAGE + 1)
     sections = json.loads(options.split.read_text(encoding="utf-8"))
     load = config.get_parsed_content("load")
 
@@ -68,10 +66,8 @@ def print_pairs(training: dict[str, torch.Tensor], config: ConfigParser, options
     register = config.get_parsed_content("registration")
     pairs = list(permutations(training, 2))
     chosen = pairs[:: max(1, len(pairs) // options.pairs)][: options.pairs]
-    table, rows = (
-        Table({"moving": 34, "fixed": 34, "before": 8, "after": 8, "CPU s": 6, "det": 6}, options.markdown),
-        [],
-    )
+    columns = {"moving": 34, "fixed": 34, "before": 8, "after": 8, "CPU s": 6, "det": 6}
+    table, rows = Table(columns, options.markdown), []
     for moving, fixed in chosen:
         started = process_time()
         deformation, _ = register(training[moving], training[fixed])
@@ -81,7 +77,7 @@ def print_pairs(training: dict[str, torch.Tensor], config: ConfigParser, options
             "before": difference(training[moving], training[fixed]),
             "after": after,
             "CPU s": seconds,
-            "det": smallest_determinant(deformation),
+            "det": deformation.determinants(DETERMINANTS_SIZE).min().item(),
         }
         rows.append(found)
         table.add(moving=moving, fixed=fixed, **found)
@@ -91,13 +87,6 @@ def print_pairs(training: dict[str, torch.Tensor], config: ConfigParser, options
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
     """Mean square of the difference at 48³, in the windows of the registration."""
     return (resized(windowed(one), 48) - resized(windowed(other), 48)).square().mean().item()
-
-
-def smallest_determinant(deformation: Deformation) -> float:
-    places = deformation.places(Region.whole(DETERMINANTS_SIZE)) * DETERMINANTS_SIZE / 2
-    inner = slice(0, DETERMINANTS_SIZE - 1)
-    steps = [places.diff(dim=axis)[:, :, inner, inner, inner] for axis in (2, 3, 4)]
-    return torch.linalg.det(torch.stack(steps, -1).movedim(1, -2)).min().item()
 
 
 def print_rows(

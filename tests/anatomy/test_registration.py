@@ -45,14 +45,6 @@ def random_lattices(*cells: int, seed: int = 0, share: float = 1.0) -> list[torc
     return [share * LARGEST_SHIFT * 2 / each * side for each, side in zip(cells, sides)]
 
 
-def determinants(deformation: Deformation, size: int) -> torch.Tensor:
-    """Of the Jacobian, by differences between neighbouring voxels: 1 where nothing is deformed."""
-    places = deformation.places(Region.whole(size)) * size / 2
-    inner = slice(0, size - 1)
-    steps = [places.diff(dim=axis)[:, :, inner, inner, inner] for axis in (2, 3, 4)]
-    return torch.linalg.det(torch.stack(steps, -1).movedim(1, -2))
-
-
 def root_mean_square_mm(difference: torch.Tensor) -> float:
     return (difference * FOV / 2).square().sum(1).mean().sqrt().item()
 
@@ -76,12 +68,20 @@ def test_the_displacement_at_any_place_is_that_of_the_grid():
 def test_nothing_folds_at_the_bound_of_every_level(seed: int):
     """Every control point of three levels at its bound, to either side at random."""
     deformation = Deformation(AFFINE, random_lattices(2, 4, 8, seed=seed))
-    found = determinants(deformation, 64)
+    found = deformation.determinants(64)
     assert found.min() > 0 and found.max() > 1.5
 
 
+@pytest.mark.parametrize(("factors", "determinant"), [((0.5, 1.0, 1.0), 0.5), ((-1.0, 1.0, 1.0), -1.0)])
+def test_the_determinant_is_that_of_the_map(factors: tuple[float, ...], determinant: float):
+    """A mirror image folds."""
+    affine = torch.cat([torch.diag(torch.tensor(factors)), torch.zeros(3, 1)], dim=1)
+    found = Deformation(affine[None], []).determinants(64)
+    assert found.min().item() == pytest.approx(determinant, abs=1e-4)
+
+
 def test_twice_the_bound_would_fold():
-    assert determinants(Deformation(AFFINE, random_lattices(8, share=2.0)), 64).min() < 0
+    assert Deformation(AFFINE, random_lattices(8, share=2.0)).determinants(64).min() < 0
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.float32])

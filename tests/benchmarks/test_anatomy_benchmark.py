@@ -6,17 +6,9 @@ import pytest
 import torch
 
 from bundle_runs import ROOT
-from scripts.anatomy.registration import Deformation
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import anatomy  # noqa: E402
-
-
-@pytest.mark.parametrize(("factors", "determinant"), [((0.5, 1.0, 1.0), 0.5), ((-1.0, 1.0, 1.0), -1.0)])
-def test_the_determinant_is_that_of_the_map(factors: tuple[float, ...], determinant: float):
-    """A mirror image folds."""
-    affine = torch.cat([torch.diag(torch.tensor(factors)), torch.zeros(3, 1)], dim=1)
-    assert anatomy.smallest_determinant(Deformation(affine[None], [])) == pytest.approx(determinant, abs=1e-4)
 
 
 def test_the_difference_is_that_of_both_windows():

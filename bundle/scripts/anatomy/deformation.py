@@ -13,6 +13,8 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from .splines import cubic_spline
+
 if TYPE_CHECKING:
     from jaxtyping import Float
 
@@ -113,5 +115,4 @@ class RandDeformd(RandomizableTransform, MapTransform):
     def _splines(self, places_mm: Tensor) -> Tensor:
         """Weight of each control point at each place, `(places, points)`: the cubic B-spline."""
         point = torch.arange(self.lattice_mm.shape[-1]) - 1
-        away = ((places_mm[:, None] + self.fov_mm / 2) / self.spacing_mm - point).abs()
-        return torch.where(away < 1, 2 / 3 - away**2 + away**3 / 2, (2 - away).clamp(min=0) ** 3 / 6)
+        return cubic_spline(((places_mm[:, None] + self.fov_mm / 2) / self.spacing_mm - point).abs())

@@ -15,6 +15,7 @@ from ..projection.attenuation import hu_to_attenuation
 from ..projection.imaging import PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 from ..projection.resampling import resized
+from .splines import cubic_spline
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -89,9 +90,8 @@ class Deformation:
 
     def places(self, region: Region) -> Float[Tensor, "N 3 X Y Z"]:
         """Where the voxels of a region are read: X, Y, Z from -1 to 1 over the field of view."""
-        middles = [region.centres(axis, 2.0, self.affine.device).to(self.affine.dtype) for axis in range(3)]
-        count = len(self.affine)
-        places = torch.stack(torch.meshgrid(*middles, indexing="ij")).expand(count, *[-1] * 4)
+        middles = centres_of(region, self.affine)
+        places = grid_of(middles).expand(len(self.affine), *[-1] * 4)
         for number, lattice in enumerate(reversed(self.lattices)):
             displaced = on_grid(lattice, middles) if number == 0 else at_places(lattice, places)
             places = places + displaced
@@ -110,6 +110,13 @@ class Deformation:
         """
         places = self.places(region or Region.whole(size))
         return read_at(volumes, places)
+
+    def determinants(self, size: int) -> Float[Tensor, "N size-1 size-1 size-1"]:
+        """Of the Jacobian, by differences between neighbouring voxels: 1 where nothing is deformed, negative in folds."""
+        places = self.places(Region.whole(size)) * size / 2
+        inner = slice(0, size - 1)
+        steps = [places.diff(dim=axis)[:, :, inner, inner, inner] for axis in (2, 3, 4)]
+        return torch.linalg.det(torch.stack(steps, -1).movedim(1, -2))
 
     def then(self, lattice: Float[Tensor, "N 3 _ _ _"]) -> Deformation:
         """This deformation with a finer level."""
@@ -159,14 +166,20 @@ class Registration:
         Raises:
             ValueError: when a level needs X-rays, and there are none.
         """
-        seen = torch.cat([windowed(moving), hu_to_attenuation(moving)], dim=1)
-        fixed = windowed(fixed)
+        has_reprojection = any(level.reprojection for level in self.levels)
+        if has_reprojection and (xrays is None or imaging is None):
+            raise ValueError(
+                "Registration: a level has a weight of reprojection, expected X-rays and an imaging model."
+            )
+        seen, fixed = windowed(moving), windowed(fixed)
+        if has_reprojection:
+            seen = torch.cat([seen, hu_to_attenuation(moving)], dim=1)
         deformation = Deformation.identity(moving)
         difference = moving.new_zeros(len(moving))
         for level in self.levels:
             with torch.no_grad():
-                so_far = resized(deformation.warp(seen, seen.shape[-1]), FINER * level.size)
-            fit = _LevelFit(level, so_far, resized(fixed, FINER * level.size), xrays, imaging)
+                so_far = finer(deformation.warp(seen, seen.shape[-1]), level.size)
+            fit = _LevelFit(level, so_far, finer(fixed, level.size), xrays, imaging)
             deformation, difference = fit.run(deformation)
         return deformation, difference
 
@@ -177,14 +190,10 @@ class _LevelFit:
     def __init__(
         self, level: Level, seen: Tensor, fixed: Tensor, xrays: Tensor | None, imaging: ImagingModel | None
     ) -> None:
-        if level.reprojection and (xrays is None or imaging is None):
-            raise ValueError(
-                "Registration: a level has a weight of reprojection, expected X-rays and an imaging model."
-            )
         self.level, self.seen = level, seen
         self.xrays, self.imaging = xrays, imaging
-        self.middles = [Region.whole(level.size).centres(axis, 2.0, seen.device).to(seen.dtype) for axis in range(3)]
-        self.grid = torch.stack(torch.meshgrid(*self.middles, indexing="ij"))
+        self.middles = centres_of(Region.whole(level.size), seen)
+        self.grid = grid_of(self.middles)
         self.fixed = read_at(fixed, self.grid[None])
 
     def run(self, deformation: Deformation) -> tuple[Deformation, Tensor]:
@@ -244,6 +253,21 @@ def windowed(hu: Float[Tensor, "N 1 S S S"]) -> Float[Tensor, "N 2 S S S"]:
     return torch.cat([((hu - lowest) / (highest - lowest)).clamp(0, 1) for lowest, highest in WINDOWS], dim=1)
 
 
+def finer(volumes: Float[Tensor, "N C S S S"], size: int) -> Float[Tensor, "N C _ _ _"]:
+    """Volumes as they are read at the voxels of `size` a side: see :data:`FINER`."""
+    return resized(volumes, FINER * size)
+
+
+def centres_of(region: Region, like: Tensor) -> list[Float[Tensor, " _"]]:
+    """Where the voxels of a region are along X, Y and Z, from -1 to 1, in the dtype and on the device of `like`."""
+    return [region.centres(axis, 2.0, like.device).to(like.dtype) for axis in range(3)]
+
+
+def grid_of(middles: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, "3 X Y Z"]:
+    """The points of a grid, given by its places along each axis."""
+    return torch.stack(torch.meshgrid(*middles, indexing="ij"))
+
+
 def read_at(volumes: Float[Tensor, "N C S S S"], places: Float[Tensor, "N 3 X Y Z"]) -> Float[Tensor, "N C X Y Z"]:
     """Volumes at places from -1 to 1 along X, Y, Z, linearly; beyond their faces they continue."""
     return grid_sample(volumes, places.flip(1).movedim(1, -1), padding_mode="border", align_corners=False)
@@ -258,8 +282,7 @@ def on_grid(lattice: Float[Tensor, "N 3 c c c"], middles: Sequence[Float[Tensor,
 def at_places(lattice: Float[Tensor, "N 3 c c c"], places: Float[Tensor, "N 3 X Y Z"]) -> Float[Tensor, "N 3 X Y Z"]:
     """The displacement at any places, by linear interpolation of a field of four points a cell."""
     points = 4 * (lattice.shape[-1] - 3)
-    middles = [Region.whole(points).centres(axis, 2.0, lattice.device).to(lattice.dtype) for axis in range(3)]
-    return read_at(on_grid(lattice, middles), places)
+    return read_at(on_grid(lattice, centres_of(Region.whole(points), lattice)), places)
 
 
 def spline_weights(places: Float[Tensor, " P"], points: int) -> Float[Tensor, "P points"]:
@@ -268,5 +291,4 @@ def spline_weights(places: Float[Tensor, " P"], points: int) -> Float[Tensor, "P
     points lie on the faces.
     """
     cells = points - 3
-    away = ((places[:, None] + 1) / 2 * cells + 1 - torch.arange(points, device=places.device)).abs()
-    return torch.where(away < 1, 2 / 3 - away**2 + away**3 / 2, (2 - away).clamp(min=0) ** 3 / 6)
+    return cubic_spline(((places[:, None] + 1) / 2 * cells + 1 - torch.arange(points, device=places.device)).abs())

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..projection.region import Region
-from ..projection.resampling import resized
-from .registration import FINER, Registration, read_at, windowed
+from .registration import Registration, centres_of, finer, grid_of, read_at, windowed
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -63,8 +62,7 @@ class ShapeModel:
         """
         region = Region.whole(grid)
         found = [registration(reference, ct[None])[0].places(region)[0] for ct in cts]
-        still = [region.centres(axis, 2.0, reference.device).to(reference.dtype) for axis in range(3)]
-        places = torch.stack([torch.stack(torch.meshgrid(*still, indexing="ij")), *found])
+        places = torch.stack([grid_of(centres_of(region, reference)), *found])
         mean = places.mean(0)
         _, singular, components = torch.linalg.svd((places - mean).flatten(1), full_matrices=False)
         count = len(cts)  # bodies less one: the mean takes one dimension
@@ -98,10 +96,8 @@ class ShapeModel:
         Returns:
             The coefficients, and the mean square of the difference in the windows of the registration.
         """
-        seen = resized(windowed(self.reference), FINER * FIT_SIZE)
-        middles = [Region.whole(FIT_SIZE).centres(axis, 2.0, seen.device).to(seen.dtype) for axis in range(3)]
-        grid = torch.stack(torch.meshgrid(*middles, indexing="ij"))[None]
-        fixed = read_at(resized(windowed(volume), FINER * FIT_SIZE), grid)
+        seen = finer(windowed(self.reference), FIT_SIZE)
+        fixed = read_at(finer(windowed(volume), FIT_SIZE), grid_of(centres_of(Region.whole(FIT_SIZE), seen))[None])
         parameters = seen.new_zeros(1, len(self.deviations)).requires_grad_()
         optimizer = torch.optim.LBFGS([parameters], max_iter=FIT_STEPS, line_search_fn="strong_wolfe")
 
