@@ -29,6 +29,7 @@ from baselines import BASELINES, LiftedNetwork
 from planning import plan
 from scripts import Region
 from scripts.data.batch import random_region
+from scripts.projection.imaging import NUMBER_OF_STAGES
 from table import Table
 
 PARTS = ("inference", "training", "planned")
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         time = seconds[case] = result.get("seconds")
         smaller = seconds.get(replace(case, stage=case.stage - 1))
         growth = {"growth": time / smaller} if time and smaller else {}
-        size = _config(case)["geometry#detector_pixels"] // 2 ** (4 - case.stage)
+        size = _config(case).get_parsed_content("imaging").volume_size(case.stage)
         part = f"crop {case.crop}" if case.crop else f"{case.slabs} slabs" if case.slabs > 1 else ""
         goal = None if case.is_baseline else GOALS.get((case.what, case.stage))
         table.add(
@@ -166,13 +167,13 @@ def measure(case: Case, repeats: int) -> dict[str, float]:
         return _matrix_product(case)
     torch.manual_seed(0)
     config = _config(case)
-    size = config["geometry#detector_pixels"] // 2
+    imaging = config.get_parsed_content("imaging")
     network = _network(case, config)
     modules = [network, config.get_parsed_content("loss")] if network.training else [network]
-    region = None if case.crop is None else random_region(size // 2 ** (3 - case.stage), case.crop)
+    region = None if case.crop is None else random_region(imaging.volume_size(case.stage), case.crop)
 
     def work_on(network: nn.Module, loss: nn.Module | None = None) -> Work:
-        return Work(case, network, loss, size, region)
+        return Work(case, network, loss, imaging.volume_size(NUMBER_OF_STAGES), region)
 
     planned = plan(modules, work_on)
     result = {"flops": planned.flops, "planned": planned.peak_bytes}
@@ -196,9 +197,9 @@ def _config(case: Case) -> ConfigParser:
 
 def _network(case: Case, config: ConfigParser) -> nn.Module:
     if case.is_baseline:
-        geometry = config.get_parsed_content("geometry")
-        size = geometry.detector_pixels // 2 ** (4 - case.stage)
-        network = LiftedNetwork(BASELINES[case.network](size), geometry, size)
+        imaging = config.get_parsed_content("imaging")
+        size = imaging.volume_size(case.stage)
+        network = LiftedNetwork(BASELINES[case.network](size), imaging.geometry, size)
     else:
         network = config.get_parsed_content("network_def")
     return network.train(case.what != "inference")

@@ -33,6 +33,7 @@ from scripts.errors import BundleError
 from scripts.io.atomic_write import write_atomically, write_json
 from scripts.io.image_writer import cube_affine, write_ct
 from scripts.io.radiograph import XRAY_KEYS
+from scripts.projection.imaging import NUMBER_OF_STAGES
 
 CONFIGS = ROOT / "bundle" / "configs"
 SPLIT = CONFIGS / "split.json"
@@ -65,8 +66,9 @@ def make_cubes(
     """
     config = ConfigParser()
     config.read_config([str(CONFIGS / "train.json"), *map(str, overlays)])
-    geometry = config.get_parsed_content("geometry")
-    config["volume_size"] = size = geometry.detector_pixels // 2
+    imaging = config.get_parsed_content("imaging")
+    geometry = imaging.geometry
+    config["volume_size"] = size = imaging.volume_size(NUMBER_OF_STAGES)
     sections = {section: section_of(read_datalist(str(datalist)), str(datalist), section) for section in SECTIONS}
     made_of = {"volume_size": size, "fov_mm": geometry.fov_mm, **sections}
     records = _records_of(folder, datalist, dataset_dir, made_of)

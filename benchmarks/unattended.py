@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
@@ -21,7 +20,7 @@ from monai.bundle import ConfigParser
 
 from cubes import DATALIST, make_cubes
 from launcher.failures import LaunchError
-from launcher.overlays import configs_of, content_of
+from launcher.overlays import configs_of, content_of, merged
 from launcher.places import CONFIGS
 from launcher.training import RESUME
 from processes import Stopped, asked_to_end, run_until
@@ -97,18 +96,6 @@ def write_overlay(output: Path, overlays: Sequence[Path]) -> Path:
             )
         write_json(str(path), content)
     return folder
-
-
-def merged(overlays: Sequence[Path], stage: int) -> dict[str, Any]:
-    """What overlays hold for a stage; a later one overrides an earlier one."""
-    content: dict[str, Any] = {}
-    for overlay in overlays:
-        own = content_of(overlay, stage)
-        twice = [name for name in own if name.startswith("+") and name in content]
-        if twice:
-            raise LaunchError(f"{overlay}: '{twice[0]}' stands in an overlay before it too; join the files.")
-        content |= own
-    return content
 
 
 def unfinished(output: Path) -> list[int]:

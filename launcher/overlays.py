@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,21 @@ def configs_of(overlay: Path | None, stage: int) -> list[Path]:
 
 def content_of(overlay: Path, stage: int) -> dict[str, Any]:
     """What an overlay holds for a stage, by id."""
+    return merged([overlay], stage)
+
+
+def merged(overlays: Sequence[Path], stage: int) -> dict[str, Any]:
+    """What overlays hold for a stage, by id; of two values the later one counts."""
     content: dict[str, Any] = {}
-    for path in configs_of(overlay, stage):
+    found_in: dict[str, Path] = {}
+    for path in (path for overlay in overlays for path in configs_of(overlay, stage)):
         own = _content_of_file(ROOT / path)
         twice = [name for name in own if name.startswith("+") and name in content]
         if twice:
-            raise LaunchError(f"{path}: '{twice[0]}' is in {stage_overlays.ALL} too; join them in one of the files.")
+            earlier = found_in[twice[0]].name
+            raise LaunchError(f"{path}: '{twice[0]}' is in {earlier} too; join them in one of the files.")
         content |= own
+        found_in |= dict.fromkeys(own, path)
     return content
 
 

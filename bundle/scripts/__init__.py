@@ -59,7 +59,7 @@ from .training import cores, devices, distributed, gradient_clipping, resume
 from .training.checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .training.devices import autocast_dtype
 from .training.early_stopping import EarlyStopping
-from .training.former_names import FORMER_MODULES, FORMER_NAMES
+from .training.former_names import FORMER_MODULES, FORMER_NAMES, by_former_name
 from .training.gradient_clipping import GradientClipping
 from .training.loading import report_loaded
 from .training.progress import EpochReport, LossReport
@@ -164,11 +164,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The names of version 0.3, which go in version 0.5."""
-    now = {**FORMER_NAMES, **FORMER_MODULES}.get(name)
-    if now is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"scripts.{name} is now scripts.{now}; correct the configuration.", FutureWarning, stacklevel=2)
-    return globals()[now]
+    return by_former_name(__name__, name, {**FORMER_NAMES, **FORMER_MODULES}, globals())
 
 
 # What MONAI and PyTorch say whatever the bundle does: that a decoder of DICOM on GPUs is not there, and that MONAI's

@@ -112,7 +112,7 @@ class Deformation:
         return read_at(volumes, places)
 
     def determinants(self, size: int) -> Float[Tensor, "N size-1 size-1 size-1"]:
-        """Of the Jacobian, by differences between neighbouring voxels: 1 where nothing is deformed, negative in folds."""
+        """Of the Jacobian, by differences between neighbouring voxels: 1 where nothing moves, negative in folds."""
         places = self.places(Region.whole(size)) * size / 2
         inner = slice(0, size - 1)
         steps = [places.diff(dim=axis)[:, :, inner, inner, inner] for axis in (2, 3, 4)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from monai.data import CacheDataset, Dataset, PersistentDataset, pickle_hashing
 from monai.utils import convert_to_tensor
 
-from ..io.itk_headers import LONGEST_HEADER
+from ..io.itk_headers import named_voxels
 from .datalist import IMAGE_FIELDS
 
 
@@ -36,10 +35,6 @@ def cached_dataset(
     return CachedOnDisk(data, transform, str(cache_dir), hash_func=hash_with_files, hash_transform=pickle_hashing)
 
 
-DETACHED = (".mhd", ".nhdr")
-"""Suffixes of headers whose voxels are in other files."""
-VOXELS = re.compile(rb"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(\S.*?)[ \t\r]*$", re.I | re.M)
-"""The name of that file, in MetaImage (MetaIO, ElementDataFile) and in NRRD (section 5, data file)."""
 FIELDS = ("has_radiographs",)
 """Fields of a kept record that version 0.3 called otherwise, so that its files are not taken."""
 
@@ -73,11 +68,7 @@ def hash_with_files(record: dict[str, Any]) -> bytes:
 def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if not path.name.lower().endswith(DETACHED):
-        return [path]
-    with open(path, "rb") as file:
-        names = VOXELS.findall(file.read(LONGEST_HEADER))
-    return [path, *sorted(voxels for name in names if (voxels := path.parent / os.fsdecode(name)).is_file())]
+    return [path, *sorted(voxels for voxels in named_voxels(path) if voxels.is_file())]
 
 
 def _state(file: Path) -> tuple[int, int, int]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..io.dicom_headers import Header, is_dicom, read_header
+from ..io.itk_headers import DETACHED
 from .datalist import is_inside
 from .dicom_scan import describe_headers, name_patients, patients_by_folder
 from .name_conventions import describe_file, image_suffix
@@ -44,7 +45,7 @@ def find_images(folder: Path) -> tuple[list[Image], list[Excluded]]:
     found = [describe_file(folder, path, patients) for path in others if image_suffix(path)]
     found += describe_headers(folder, known)
     excluded += [entry for entry in (*headers, *found) if isinstance(entry, Excluded)]
-    headers_of_voxels = {path.lower() for path in others if path.lower().endswith((".mhd", ".nhdr"))}
+    headers_of_voxels = {path.lower() for path in others if path.lower().endswith(DETACHED)}
     unknown = [path for path in others if image_suffix(path) is None]
     excluded += [Excluded(path, _reason_of_other(path)) for path in unknown if not _is_voxels(path, headers_of_voxels)]
     return [entry for entry in found if isinstance(entry, Image)], excluded
@@ -131,4 +132,4 @@ def _reason_of_other(path: str) -> str:
 def _is_voxels(path: str, headers: Set[str]) -> bool:
     """Whether a file holds the voxels of a header next to it; `headers`: `.mhd` and `.nhdr` files, in lower case."""
     stem, is_voxels = VOXELS.subn("", path.lower())
-    return bool(is_voxels) and any(f"{stem}{suffix}" in headers for suffix in (".mhd", ".nhdr"))
+    return bool(is_voxels) and any(f"{stem}{suffix}" in headers for suffix in DETACHED)

@@ -7,7 +7,6 @@ nominal geometry unless the perturbation says otherwise, and the ground truth st
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from ..projection.geometry import BiplanarGeometry, at_distance
 from ..projection.imaging import ImagingModel
 from ..radiographs.augmentation import RandCollimationd, RandPoissonNoised, RandScaleIntensityRangePercentilesd
+from ..training.former_names import by_former_name
 
 BODY_AXES = {"superior": 0, "right": 1, "anterior": 2}
 """Places of the patient's axes in the order in which :func:`rotated` rotates about them."""
@@ -157,8 +157,4 @@ def _swapped(record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
 
 def __getattr__(name: str) -> Any:
     """The names of version 0.3, which go in version 0.5."""
-    if name not in FORMER_NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    now = FORMER_NAMES[name]
-    warnings.warn(f"perturbations.{name} is now perturbations.{now}; correct the configuration.", FutureWarning, 2)
-    return globals()[now]
+    return by_former_name("perturbations", name, FORMER_NAMES, globals())

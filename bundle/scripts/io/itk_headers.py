@@ -11,6 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from .limits import MAX_VOXELS, check_extent
 
 LONGEST_HEADER = 2**16
 """Bytes in which a header has to end."""
+DETACHED = (".mhd", ".nhdr")
+"""Suffixes of headers whose voxels are in other files."""
+VOXELS = re.compile(rb"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*(\S.*?)[ \t\r]*$", re.I | re.M)
+"""The name of that file, in MetaImage (MetaIO, ElementDataFile) and in NRRD (section 5, data file)."""
 LARGEST_NUMBER = 1e6
 """In size, of a header's lengths and places in mm."""
 NRRD_BYTES = {
@@ -121,6 +126,13 @@ def check_meta_image(path: str, where: str) -> None:
     if is_plain and fields.get("binarydata", "true").lower() in ("true", "1"):
         start = len(header) if voxels == path else max(skipped[0], 0)
         _check_length(voxels, start, math.prod(sizes) * bytes_each, where)
+
+
+def named_voxels(path: Path) -> list[Path]:
+    """The files that a detached header, one of :data:`DETACHED`, names as those of its voxels, be they there or not."""
+    if not path.name.lower().endswith(DETACHED):
+        return []
+    return [path.parent / os.fsdecode(name) for name in VOXELS.findall(_start(str(path)))]
 
 
 def _start(path: str) -> bytes:

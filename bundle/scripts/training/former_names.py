@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,31 @@ FORMER_MODULES = {
     "safeguards": "gradient_clipping",
     "views": "known_views",
 }
+
+
+def by_former_name(module: str, name: str, names: Mapping[str, str], found: Mapping[str, Any]) -> Any:
+    """
+    What a module's `__getattr__` returns for a name of version 0.3, which goes in version 0.5.
+
+    Args:
+        module: its name in configs.
+        name: what is asked for.
+        names: former names and present ones.
+        found: the module's own names.
+
+    Raises:
+        AttributeError: when it is no former name.
+
+    Warns:
+        FutureWarning: when it is one.
+    """
+    if name not in names:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    now = names[name]
+    warnings.warn(f"{module}.{name} is now {module}.{now}; correct the configuration.", FutureWarning, stacklevel=3)
+    return found[now]
+
+
 FORMER_PARTS = ("geometry", "hu_window", "xray_scale", "project", "scale", "reprojection")
 """Attributes that held, until version 0.3, what an object now has of its `imaging`."""
 

@@ -40,8 +40,7 @@ class Resume:
 
     No random state is stored. Each epoch starts from random states that follow from the seed, the epoch and the process
     alone: those of Python, NumPy, PyTorch, the dataset's transforms, its loader's workers and `prepare_batch`. So an
-        epoch
-    that was not completed is run again from its start, with the result that it would have had.
+    epoch that was not completed is run again from its start, with the result that it would have had.
 
     Attach it last: after the handler that loads an earlier stage, whose weights are compared with those that this
     training has started from, and after those that write the best weights.
