@@ -28,7 +28,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from scripts import InputError, ResampleToCubed, load_records
-from scripts.data.datalist import LABEL_FIELDS, RADIOGRAPH_FIELDS, read_datalist, section_of
+from scripts.data.datalist import LABEL_FIELDS, RADIOGRAPH_FIELDS, SOURCE_FIELDS, read_datalist, section_of
 from scripts.errors import BundleError
 from scripts.io.atomic_write import write_atomically, write_json
 from scripts.io.image_writer import cube_affine, write_ct
@@ -110,7 +110,7 @@ def _cube_of(section: str, number: int, source: Record) -> Record:
     """A record with the files of the folder; its labels are written out, since they depend on where the CT was."""
     name = f"{section}_{number}_{source['name']}"
     radiographs = {key: f"{name}_{key}_{Path(source[key]).name}" for key in XRAY_KEYS if key in source}
-    kept = {field: source[field] for field in (*LABEL_FIELDS, *RADIOGRAPH_FIELDS) if field in source}
+    kept = {field: source[field] for field in (*LABEL_FIELDS, *RADIOGRAPH_FIELDS, *SOURCE_FIELDS) if field in source}
     return {"ct": f"{name}.nii.gz", **radiographs, **kept}
 
 

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     geometry = imaging.geometry
     network.eval().up_to(STAGE).load_state_dict(read_checkpoint(weights))
     table, _ = read_interval_table(sidecar_path(weights, "uncertainty"), weights, geometry.fov_mm)
-    load, datalist = (config.get_parsed_content(name) for name in ("load", "datalist"))
+    load, datalist = config.get_parsed_content("load"), str(ROOT / "bundle" / "models" / "model_training.json")
     printed, differences = Table(COLUMNS, options.markdown), {}
     for record in load_records(datalist, options.section, str(options.dataset_dir)):
         hu = torch.as_tensor(load(record)["ct"]).as_subclass(torch.Tensor)
@@ -242,8 +242,8 @@ def depth_figure(case: Case, fov_mm: float, title: str) -> Figure:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the CTs of configs/split.json")
-    parser.add_argument("--section", default="test", help="of configs/split.json")
+    parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of the CTs")
+    parser.add_argument("--section", default="test", help="of models/model_training.json")
     parser.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "depth", help="for a figure of each case")
     parser.add_argument("--radius_mm", type=float, default=10.0, help="of the balls")

@@ -21,11 +21,14 @@ import yaml
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
+from .data.datalist import read_datalist
 from .data.known_views import read_known_views
 from .errors import CheckpointError, InputError
 from .evaluation.out_of_distribution import read_detector
 from .evaluation.prediction_intervals import read_interval_table
 from .io.atomic_write import write_atomically
+from .io.licences import check_shareable
+from .io.nifti import load_nifti, read_json
 from .io.sidecar import sha256_of, sidecar_path
 from .projection.geometry import BiplanarGeometry
 from .projection.imaging import NUMBER_OF_STAGES
@@ -36,7 +39,11 @@ BUNDLE = Path(__file__).resolve().parents[1]
 WEIGHTS = "models/model.pt"
 STAGE_WEIGHTS = {stage: f"models/stage{stage}_best.pth" for stage in range(1, NUMBER_OF_STAGES)}
 """Of the earlier stages, for users who train on from one: the first parts of the weights, which hold them all."""
-OF_WEIGHTS = (WEIGHTS, *STAGE_WEIGHTS.values(), "models/model_*.json", "models/mean_volume.nii.gz")
+TRAINING = "models/model_training.json"
+"""The log of the weights' training, a datalist too: its sections name the CTs that the weights derive from."""
+ATLAS = "models/model_atlas.nii.gz"
+"""A volume that derives from CTs; the JSON in its header lists their `records`."""
+OF_WEIGHTS = (WEIGHTS, *STAGE_WEIGHTS.values(), "models/model_*.json", "models/mean_volume.nii.gz", ATLAS)
 """What belongs to the weights, and stays out of an archive without them."""
 LARGE_FILES = "large_files.yml"
 CONTENT = (
@@ -85,7 +92,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
 
     Raises:
         InputError: when there are no weights and `without_weights` is not set, or a file is too large and there is no
-            `large_files_url`.
+            `large_files_url`, or a record that weights or atlas derive from is of a licence that does not allow it.
         CheckpointError: when the weights do not fit the network of `inference.json`, those of an earlier stage are not
             their first part, or a sidecar cannot be used with them.
     """
@@ -97,6 +104,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
         paths = {name: path for name, path in paths.items() if name not in belongs_to_weights}
     else:
         _check_weights()
+        _check_licences()
     large = {name: paths.pop(name) for name in sorted(paths) if paths[name].stat().st_size > LARGEST_FILE}
     contents = {name: path.read_bytes() for name, path in paths.items()}
     if large:
@@ -146,6 +154,21 @@ def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
         read_detector(familiarity, weights)
     if Path(uncertainty := sidecar_path(weights, "uncertainty")).is_file():
         read_interval_table(uncertainty, weights, geometry.fov_mm)
+
+
+def _check_licences() -> None:
+    """Of the CTs that trained or chose the weights, or are part of the atlas; those that were scored left nothing."""
+    if (training := BUNDLE / TRAINING).is_file():
+        log = read_datalist(str(training))
+        for section in ("training", "validation"):
+            check_shareable(log.get(section, []), f"{training}: section '{section}'")
+    if not (training.is_file() and log.get("training")):
+        print(f"{TRAINING} names no training records: whose CTs the weights derive from is not checked.")
+    if (atlas := BUNDLE / ATLAS).is_file():
+        records = read_json(load_nifti(atlas), atlas).get("records")
+        if not isinstance(records, list) or not records:
+            raise InputError(f"{atlas}: its header lists no 'records', expected those of the CTs that it derives from.")
+        check_shareable(records, str(atlas))
 
 
 def _check_part(path: Path, expected: dict[str, torch.Tensor]) -> None:

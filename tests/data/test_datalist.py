@@ -168,6 +168,19 @@ def test_a_record_that_is_no_object_is_named_by_its_place(write):
     assert "training[1] is 'patient_1.nii.gz'" in message_of(write({"training": [CT, "patient_1.nii.gz"]}))
 
 
+def test_a_record_may_say_where_it_comes_from(write):
+    source = {"collection": "LIDC-IDRI", "licence": "CC BY 3.0"}
+    records = load_records(write({"training": [{**CT, **source}, CT]}), "training")
+    assert source.items() <= records[0].items() and not source.keys() & records[1].keys()
+
+
+@pytest.mark.parametrize("field", ["collection", "licence"])
+@pytest.mark.parametrize("value", ["", 4, None, "CC BY\n4.0"])
+def test_a_source_that_is_no_line_of_text_is_refused(write, field: str, value: Any):
+    message = message_of(write({"training": [{**CT, field: value}]}))
+    assert f"training[0]: field '{field}' is {value!r}, expected a line" in message
+
+
 def test_an_unknown_field_is_named(write):
     message = message_of(write({"training": [{**CT, "label": "patient_1.nii.gz"}]}))
     assert "training[0]" in message

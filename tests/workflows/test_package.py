@@ -29,6 +29,7 @@ from scripts import CheckpointError, InputError, package, sidecar_path
 from scripts.data.known_views import write_known_views
 from scripts.evaluation.out_of_distribution import detector_of
 from scripts.half_precision import write_half_precision
+from scripts.io.nifti import add_json
 from scripts.io.sidecar import write_sidecar
 
 NAME = "biplanar_xray_ct_reconstruction"
@@ -214,6 +215,43 @@ def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: 
     with pytest.raises(CheckpointError, match=f"model_{name}.json.*other weights"):
         packed(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+NOT_SHAREABLE = {"ct": "b.nii.gz", "collection": "NSCLC-Radiomics", "licence": "CC BY-NC 3.0"}
+
+
+@pytest.mark.parametrize("section", ["training", "validation", "test"])
+def test_weights_of_records_that_may_not_be_shared_are_not_packed(packed, bundle: Path, tmp_path: Path, section: str):
+    """What was scored alone has left nothing in them."""
+    log = bundle / "models" / "model_training.json"
+    content = json.loads(log.read_text())
+    log.write_text(json.dumps({**content, section: [*content[section], NOT_SHAREABLE]}))
+    if section == "test":
+        packed(tmp_path)
+        return
+    with pytest.raises(InputError) as caught:
+        packed(tmp_path)
+    expected = f"{log}: section '{section}': derives from record 'b.nii.gz' of licence 'CC BY-NC 3.0', expected CC BY"
+    assert str(caught.value).startswith(expected) and not list(tmp_path.iterdir())
+    packed(tmp_path, without_weights=True)
+
+
+def test_an_atlas_of_records_that_may_not_be_shared_is_not_packed(packed, bundle: Path, tmp_path: Path):
+    atlas = bundle / "models" / "model_atlas.nii.gz"
+
+    def write(records: list[dict]) -> None:
+        image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4))
+        add_json(image, {"records": records})
+        nibabel.save(image, atlas)
+
+    write([{"name": "a", "licence": "CC BY 3.0"}])
+    assert f"{NAME}/models/{atlas.name}" in zipfile.ZipFile(packed(tmp_path / "a")).namelist()
+    write([{"name": "a", "licence": "CC BY 3.0"}, {**NOT_SHAREABLE, "name": "b"}])
+    with pytest.raises(InputError, match=f"{atlas}: derives from record 'b' of licence 'CC BY-NC 3.0'"):
+        packed(tmp_path / "b")
+    write([])
+    with pytest.raises(InputError, match="lists no 'records'"):
+        packed(tmp_path / "b")
 
 
 def test_missing_weights_are_named_with_both_ways_out(packed, bundle: Path, tmp_path: Path):

@@ -15,12 +15,14 @@ from typing import Any
 
 from ..errors import InputError, one_line_message, shown
 from ..io.former_ids import with_present_fields
+from ..io.licences import check_source
 from ..io.radiograph import DISPLAY_ORIENTATION, check_orientations, check_scale
 
 SECTIONS = ("training", "validation", "test")
 IMAGE_FIELDS = ("frontal", "lateral", "ct")
 RADIOGRAPH_FIELDS = ("radiograph_scale", "radiograph_orientation")
 LABEL_FIELDS = ("name", "group", "patient")
+SOURCE_FIELDS = ("collection", "licence")
 LONGEST_NAME = 200
 """Bytes of a name in UTF-8: a file's name may have 255, and a suffix stands behind it."""
 FORMULA_SIGNS, CONFIG_SIGNS = "=+-@", "$%"
@@ -29,7 +31,7 @@ RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re
 """Names that Windows gives to devices."""
 NOT_IN_A_NAME = '/\\<>:"|?*'
 """What separates folders, or what Windows has in no file's name."""
-KNOWN_FIELDS = (*IMAGE_FIELDS, *RADIOGRAPH_FIELDS, *LABEL_FIELDS)
+KNOWN_FIELDS = (*IMAGE_FIELDS, *RADIOGRAPH_FIELDS, *LABEL_FIELDS, *SOURCE_FIELDS)
 
 
 def load_records(datalist: str, section: str, folder: str | None = None) -> list[dict[str, Any]]:
@@ -40,7 +42,8 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
     by default the CT's path as one word, see :func:`default_name`, `group`, by default the section, and `patient`, by
     default the name; evaluation summarises each group by itself, and its intervals are over patients.
     `radiograph_scale` and `radiograph_orientation` override those of the configuration, see
-    :class:`~scripts.LoadRadiographsd`; under their former names they are read with a `FutureWarning`.
+    :class:`~scripts.LoadRadiographsd`; under their former names they are read with a `FutureWarning`. `collection` and
+    `licence` say where a record comes from and what may be done with it, see :mod:`scripts.io.licences`.
 
     Args:
         datalist: path of the JSON file.
@@ -245,6 +248,9 @@ def _check_fields(record: Any, where: str) -> None:
             f"as {' and '.join(DISPLAY_ORIENTATION)}."
         )
     check_orientations({**DISPLAY_ORIENTATION, **orientation}, f"{where}: field 'radiograph_orientation'")
+    for field in SOURCE_FIELDS:
+        if field in record:
+            check_source(record[field], f"{where}: field '{field}'")
 
 
 def _check_names(record: dict[str, Any], where: str) -> None:

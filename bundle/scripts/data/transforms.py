@@ -17,7 +17,7 @@ from ..io.ct_reader import check_ct, read_ct
 from ..io.radiograph import XRAY_KEYS
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import smooth_for_coarser
-from .datalist import RADIOGRAPH_FIELDS
+from .datalist import RADIOGRAPH_FIELDS, SOURCE_FIELDS
 
 LARGEST_HU = 1e5
 """Of either sign: more than 16 bits hold, in which scanners store."""
@@ -25,6 +25,8 @@ VOXEL_SIDES_MM = (0.01, 100.0)
 """Lengths that a side of a voxel can have, from a microtomograph's to those of a very coarse cube."""
 FARTHEST_MM = 1e5
 """How far from the origin of its space a CT may lie."""
+OMITTED = (*XRAY_KEYS, *RADIOGRAPH_FIELDS, *SOURCE_FIELDS)
+"""Fields that a record has no more once it is part of a batch."""
 EXTENT_MM = "extent_mm"
 """Where a cube's metadata has the sides of the CT that it was read from, to right, anterior and superior."""
 
@@ -131,7 +133,8 @@ class StackXraysd(Transform):
     """
     Puts a record's prepared radiographs, `(1, P, P)` each, into one field, so that records with and without them make
     one batch: `xrays`, `(2, P, P)`, zeros where there are none, and `has_radiographs`. `frontal` and `lateral` are
-    gone, and so is what the record said of them; `geometry`, see :class:`~scripts.GeometryFromRadiographsd`, stays.
+    gone, and so is what the record said of them and of its source; `geometry`, see
+    :class:`~scripts.GeometryFromRadiographsd`, stays.
 
     Args:
         pixels: along a side of the detector.
@@ -142,7 +145,7 @@ class StackXraysd(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         radiographs = [record[key] for key in XRAY_KEYS if key in record]
-        others = {key: value for key, value in record.items() if key not in (*XRAY_KEYS, *RADIOGRAPH_FIELDS)}
+        others = {key: value for key, value in record.items() if key not in OMITTED}
         xrays = torch.cat(radiographs) if radiographs else torch.zeros(len(XRAY_KEYS), self.pixels, self.pixels)
         return {**others, "xrays": xrays, "has_radiographs": bool(radiographs)}
 
