@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from . import places
+from .computing import Computing
 from .demo import run_demo
 from .evaluation import run_evaluation
 from .failures import LaunchError
@@ -21,6 +22,8 @@ from .workflows import run_script, run_workflow
 
 WITHOUT_LABEL = "--without-label"
 """The option of `test` that skips what needs MONAI Label's environment."""
+WHOLE_SUITE = ["--numprocesses", "2", "--dist", "worksteal", "tests"]
+"""All tests by two processes; one that has none left takes from the other."""
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -28,8 +31,10 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def test(arguments: argparse.Namespace) -> None:
-    chosen = arguments.pytest if set(arguments.pytest) - {WITHOUT_LABEL} else [*arguments.pytest, "tests"]
-    if run([str(places.PYTHON), "-m", "pytest", *chosen], shown_as="python -m pytest") != 0:
+    is_whole = not set(arguments.pytest) - {WITHOUT_LABEL}
+    line = ["-m", "pytest", *arguments.pytest, *(WHOLE_SUITE if is_whole else [])]
+    computing = Computing(threads=1) if is_whole else Computing()
+    if run([str(places.PYTHON), *line], config_text.as_typed(["python", *line]), computing=computing) != 0:
         raise LaunchError("tests failed; see above.")
 
 

@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.io.stage_overlays import configs_of
+from warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -77,22 +78,28 @@ def read_configs(configs: list[str], **overrides: str) -> ConfigParser:
 
 
 def bundle_run(
-    workflow: str, configs: list[str], folder: Path = ROOT, processes: int = 1, restarts: int = 0, **overrides: Any
+    workflow: str, configs: list[str], processes: int = 1, restarts: int = 0, **overrides: Any
 ) -> subprocess.CompletedProcess:
-    """One `python -m monai.bundle run` line, run from the folder that holds the bundle; its output is in `stdout`."""
-    line = ["-m", "monai.bundle", "run", workflow, "--config_file", str(configs), "--bundle_root", "bundle"]
+    """
+    One `python -m monai.bundle run` line, run from the folder that holds the bundle by :func:`warm_python`, or for
+    several processes by `torchrun`; its output is in `stdout`.
+    """
+    python, line = (
+        warm_python(),
+        ["-m", "monai.bundle", "run", workflow, "--config_file", str(configs), "--bundle_root", "bundle"],
+    )
     line += [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
     if processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        line = [*torchrun, f"--max-restarts={restarts}", *line]
+        python, line = sys.executable, [*torchrun, f"--max-restarts={restarts}", *line]
     environment = {"OMP_NUM_THREADS": str(max(1, 2 // processes)), **os.environ, "PYTHONIOENCODING": "utf-8"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-    return subprocess.run([sys.executable, *line], cwd=folder, env=environment, **output)
+    return subprocess.run([python, *line], cwd=ROOT, env=environment, **output)
 
 
 def pasted(line: str) -> subprocess.CompletedProcess:
-    """A line that was printed, run by a shell in the repository root; its output is in `stdout`."""
-    python = shlex.quote(sys.executable)
+    """A line that was printed, run by a shell with :func:`warm_python` in the repository root; output in `stdout`."""
+    python = shlex.quote(str(warm_python()))
     environment = {"OMP_NUM_THREADS": "2", **os.environ, "PYTHONIOENCODING": "utf-8"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
     return subprocess.run(line.replace("python ", f"{python} ", 1), shell=True, cwd=ROOT, env=environment, **output)

@@ -17,6 +17,7 @@ from conftest import Trained
 from phantoms import phantom
 from scripts.io.image_writer import cube_affine, write_ct
 from scripts.io.shared_overlay import shared_part
+from warm_python import warm_python
 
 sys.path.insert(0, str(ROOT))
 
@@ -44,13 +45,21 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs `launch.py` with these arguments; returns its exit status."""
+    """Runs `launch.py` with these arguments, and by :func:`warm_python` what it starts; returns its exit status."""
+    monkeypatch.setattr(places, "PYTHON", warm_python())
 
     def run(*arguments: str | Path) -> int:
         monkeypatch.setattr(sys, "argv", ["launch.py", *map(str, arguments)])
         return launch.main()
 
     return run
+
+
+@pytest.fixture
+def cold_command(command: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The same by the Python that runs the tests."""
+    monkeypatch.setattr(places, "PYTHON", Path(sys.executable))
+    return command
 
 
 @pytest.fixture

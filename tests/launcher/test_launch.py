@@ -15,6 +15,7 @@ import pytest
 
 from bundle_runs import ROOT, pasted
 from launch_fixtures import (  # noqa: F401  fixtures
+    cold_command,
     command,
     environments,
     folder_of_one,
@@ -106,6 +107,23 @@ def test_each_verb_installs_what_it_needs(command, monkeypatch: pytest.MonkeyPat
     assert wanted == ["bundle", "bundle", "label", "development", "development", "label"]
 
 
+@on_posix
+def test_the_whole_suite_is_run_by_two_processes_and_a_part_as_one_asks_for_it(command, lines):
+    for options in ([], ["--without-label"], ["tests/test_docs.py", "-k", "links"]):
+        assert command("test", *options) == 0
+    two = ["-m", "pytest", "--numprocesses", "2", "--dist", "worksteal", "tests"]
+    part = ["-m", "pytest", "tests/test_docs.py", "-k", "links"]
+    assert lines() == [two, [*two[:2], "--without-label", *two[2:]], part]
+
+
+def test_a_test_that_fails_in_one_of_two_processes_fails_the_verb(command, tmp_path: Path, capfd):
+    (tmp_path / "test_numbers.py").write_text("def test_one(): pass\ndef test_two(): assert 1 == 2\n")
+    assert command("test", "--numprocesses", "2", tmp_path) == 1
+    output = capfd.readouterr()
+    assert "assert 1 == 2" in output.out and "1 failed, 1 passed" in output.out
+    assert output.err == "\nlaunch.py: error: tests failed; see above.\n"
+
+
 def test_label_refuses_studies_that_are_no_folder(command, tmp_path: Path, capfd):
     assert command("label", "--studies", tmp_path / "nowhere") == 1
     assert capfd.readouterr().err == f"\nlaunch.py: error: --studies {tmp_path}/nowhere: no such folder.\n"
@@ -126,9 +144,9 @@ def test_label_starts_a_server_of_what_it_was_given(command, lines, monkeypatch,
 
 
 @on_posix
-def test_a_full_disk_ends_infer_with_one_error_that_names_the_file(command, weights, dataset, tmp_path: Path, capfd):
+def test_a_full_disk_ends_infer_with_one_error_that_names_the_file(cold_command, weights, dataset, tmp_path, capfd):
     with full_disk(4096):
-        assert command("infer", *pair_options(dataset), "--weights", weights, "--output", tmp_path / "output") == 1
+        assert cold_command("infer", *pair_options(dataset), "--weights", weights, "--output", tmp_path / "output") == 1
     error = capfd.readouterr().err.split("launch.py: error: ")[1]
     assert error.startswith(f"{tmp_path}/output/ct.nii.gz: cannot be written (File too large); free the place or")
     assert "Traceback" not in error
@@ -179,11 +197,13 @@ def test_an_output_that_is_a_file_is_one_clear_error(command, dataset: Path, tmp
 
 
 @on_posix
-def test_infer_writes_what_is_asked_for_as_the_line_does_that_it_prints(command, weights, dataset, tmp_path, capfd):
+def test_infer_writes_what_is_asked_for_as_the_line_does_that_it_prints(
+    cold_command, weights, dataset, tmp_path, capfd
+):
     """A CT and a DICOM series; until they are there nothing is said but by the bundle."""
     folder = tmp_path / "a folder"
     options = ["--weights", weights, "--output", folder, "--dicom", "--device", "cpu"]
-    assert command("infer", *pair_options(dataset), *options) == 0
+    assert cold_command("infer", *pair_options(dataset), *options) == 0
     assert nibabel.load(folder / "ct.nii.gz").shape == (64, 64, 64)
     assert sorted(path.name for path in folder.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png", "view.html"]
     assert len(list((folder / "ct_dicom").glob("*.dcm"))) == 64
