@@ -4,8 +4,8 @@ A Python that has imported PyTorch, MONAI and the bundle already: what takes 10 
 :func:`warm_python` gives a program that takes the place of Python in `python -m monai.bundle ...` and
 `python -m scripts...`: it hands its arguments, folder, environment and open files to a server, which forks, and ends
 with the status of what ran there. Anything else it leaves to Python itself. So it shows nothing of what happens while
-modules are imported, and a run there has not the limits of the process that asked and gets none of its signals; tests
-of these take `sys.executable`.
+modules are imported, and a run there has not the limits of the process that asked, gets none of its signals, and is
+killed when it ends; tests of these take `sys.executable`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from multiprocessing.connection import wait
 from pathlib import Path
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
@@ -79,6 +80,8 @@ def answer(connection: socket.socket) -> None:
     asked, files, *_ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
     process = FORK.Process(target=be_python, args=(*json.loads(asked), files))
     process.start()
+    if connection in wait([process.sentinel, connection]):  # who asked has ended
+        process.kill()
     process.join()
     connection.send(str(process.exitcode % 256).encode())
 

@@ -25,7 +25,8 @@ def test_weights_that_take_the_place_of_those_that_ship_are_the_default(
 ):
     """Of other sizes, which their overlay has; nothing of the weights that ship is left next to them."""
     models = tmp_path / "repository" / "bundle" / "models"
-    shutil.copytree(ROOT / "bundle" / "scripts", models.parent / "scripts")
+    ignored = shutil.ignore_patterns("__pycache__")  # where another process may write meanwhile
+    shutil.copytree(ROOT / "bundle" / "scripts", models.parent / "scripts", ignore=ignored)
     models.mkdir()
     for name in ("model_familiarity.json", "mean_volume.nii.gz", "stage1_best.pth", "overlay.json", "README.md"):
         (models / name).write_text("of the weights that ship")

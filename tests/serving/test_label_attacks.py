@@ -945,7 +945,7 @@ def test_strangers_need_a_token_or_there_is_no_server(
         (tmp_path / "token").write_text(token)
         further = [*further, "--conf", "token_file", str(tmp_path / "token")]
     run = subprocess.run(
-        command(place, free_port(), *further), cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60
+        command(place, free_port(), *further), cwd=ROOT, capture_output=True, encoding="utf-8", timeout=180
     )
     assert run.returncode != 0
     assert message in run.stderr and "Traceback" not in run.stderr
@@ -1056,7 +1056,7 @@ def is_running(group: int) -> bool:
     return any(line.split()[0] == str(group) and not line.split()[1].startswith("Z") for line in found)
 
 
-def wait_for(done, timeout_s: float = 60) -> None:
+def wait_for(done, timeout_s: float = 180) -> None:
     deadline = time.monotonic() + timeout_s
     while not done():
         assert time.monotonic() < deadline, "did not come in time"
