@@ -31,7 +31,6 @@ from scripts.evaluation.out_of_distribution import detector_of
 from scripts.half_precision import write_half_precision
 from scripts.io.nifti import add_json
 from scripts.io.sidecar import write_sidecar
-from warm_python import warm_python
 
 NAME = "biplanar_xray_ct_reconstruction"
 VERSION = json.loads((ROOT / "bundle" / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
@@ -41,8 +40,7 @@ ARCHIVE = f"{NAME}_v{VERSION}.zip"
 def monai_bundle(folder: Path, *line: str) -> str:
     """`python -m monai.bundle ...` with a folder as the working folder and nothing of the repository on its path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    python = warm_python() if line[0] == "download" else sys.executable  # a run imports what was downloaded
-    command = [python, "-m", "monai.bundle", *line]
+    command = [sys.executable, "-m", "monai.bundle", *line]
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout + run.stderr
