@@ -61,8 +61,8 @@ def configuration(options: argparse.Namespace, stage: int) -> ConfigParser:
 
 def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[str, float]:
     """Mean CPU seconds of every part of a record's way to the network."""
-    load, imaging, augment, augment_geometry, augment_xrays = (
-        config.get_parsed_content(name) for name in ("load", "imaging", "augment", "augment_geometry", "augment_xrays")
+    load, imaging, augment, geometry_error, augment_xrays = (
+        config.get_parsed_content(name) for name in ("load", "imaging", "augment", "geometry_error", "augment_xrays")
     )
     measured = {"load, the first time": seconds(lambda: load(record), 1)}
     memory = cached_dataset([record], load)
@@ -77,12 +77,14 @@ def parts(config: ConfigParser, record: dict[str, str], repeats: int) -> dict[st
     hu = torch.as_tensor(memory[0]["ct"]).as_subclass(torch.Tensor)[None]
     xrays = imaging.project(hu)[0]
     measured["project, nominal"] = seconds(lambda: imaging.project(hu), repeats)
-    augment_geometry.turned = 0.0
+    geometry_error.turned = 0.0
     measured["project, with an error of the distance"] = seconds(
-        lambda: imaging.project(hu, augment_geometry()), repeats
+        lambda: imaging.project(hu, geometry_error(imaging.geometry)), repeats
     )
-    augment_geometry.turned = 1.0
-    measured["project, with an error of the pose"] = seconds(lambda: imaging.project(hu, augment_geometry()), repeats)
+    geometry_error.turned = 1.0
+    measured["project, with an error of the pose"] = seconds(
+        lambda: imaging.project(hu, geometry_error(imaging.geometry)), repeats
+    )
     sample = {"xrays": xrays, "exposed": torch.ones_like(xrays, dtype=torch.bool)}
     measured["augment the X-rays"] = seconds(lambda: augment_xrays(sample), 4 * repeats)
     return measured

@@ -52,7 +52,7 @@ from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, 
 from .reporting import tensorboard
 from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
-from .reporting.reconstruction import SaveReconstructiond, ToHUd
+from .reporting.reconstruction import SaveReconstructiond, ToHUd, WarnOfCutBodyd
 from .reporting.robustness_report import RobustnessReport
 from .reporting.tensorboard import TensorBoardPictures
 from .training import cores, devices, distributed, gradient_clipping, resume
@@ -129,6 +129,7 @@ __all__ = [
     "TensorBoardPictures",
     "ToHUd",
     "TriPlanarVGGLoss",
+    "WarnOfCutBodyd",
     "X2CTReport",
     "attenuation_to_hu",
     "autocast_dtype",

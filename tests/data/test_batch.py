@@ -10,6 +10,7 @@ from torch.nn.functional import avg_pool3d
 
 from phantoms import chest_imaging, phantom
 from scripts import (
+    InputError,
     PrepareBiplanarBatch,
     RandGeometry,
     StackXraysd,
@@ -46,7 +47,7 @@ def augmentations() -> dict[str, Any]:
     """All kinds of augmentation, each of which changes every value that it is given."""
     return {
         "augment": RandRotated("ct", range_x=0.3, range_y=0.3, range_z=0.3, prob=1.0, padding_mode="border"),
-        "augment_geometry": RandGeometry(GEOMETRY, distance=0.05, degrees=3.0, turned=0.5),
+        "geometry_error": RandGeometry(distance=0.05, degrees=3.0, turned=0.5),
         "augment_xrays": RandShiftIntensityd("xrays", 0.2, prob=1.0),
     }
 
@@ -109,8 +110,54 @@ def test_the_augmentation_of_a_radiograph_receives_its_exposed_area(batch):
 
 
 def test_no_error_of_the_distance_is_the_nominal_projection_to_the_bit(batch):
-    none = RandGeometry(GEOMETRY, distance=0.0, degrees=5.0, turned=0.0)
-    assert torch.equal(prepare(augment_geometry=none)(batch)[0], prepare()(batch)[0])
+    none = RandGeometry(distance=0.0, degrees=5.0, turned=0.0)
+    assert torch.equal(prepare(geometry_error=none)(batch)[0], prepare()(batch)[0])
+
+
+PAIRS = [("PA", "LL"), ("AP", "RL")]
+
+
+def test_the_network_receives_the_geometry_that_its_cts_are_projected_in(batch):
+    """Each its own; the target's X-rays are of it too. A record with radiographs keeps theirs."""
+    many = {
+        "ct": torch.cat([batch["ct"].as_tensor()] * 2),
+        "xrays": torch.cat([batch["xrays"]] * 2),
+        "has_radiographs": torch.tensor([False, False, False, True]),
+        "geometry": {name: [*value, *value] for name, value in batch["geometry"].items() if name != "views"}
+        | {"views": [("PA", "PA", "PA", "AP"), ("LL",) * 4]},
+    }
+    draw = RandGeometry(distance=0.2, degrees=10.0, turned=0.5, views=PAIRS)
+    torch.manual_seed(1)
+    xrays, target, _, arguments = prepare(augment_geometry=draw)(many)
+    assert arguments["geometry"] is target["geometry"] and torch.equal(xrays, target["xrays"])
+    drawn = target["geometry"].cases_apart()
+    assert len({case.source_to_isocentre_mm for case in drawn}) == 4
+    assert {case.is_along_axes for case in drawn[:3]} == {True, False} and drawn[3].views == ("AP", "LL")
+    for entry, case in enumerate(drawn[:3]):
+        expected = project(hu_to_attenuation(many["ct"][entry : entry + 1]), case) / SCALE
+        torch.testing.assert_close(xrays[entry], expected[0], rtol=0, atol=0)
+
+
+def test_the_network_is_not_told_of_an_error(batch):
+    """It is about the drawn geometry, whose X-rays the target keeps."""
+    told = RandGeometry(distance=0.2, degrees=10.0, turned=1.0, views=PAIRS)
+    seen = []
+    for error in (None, RandGeometry(distance=0.05, degrees=2.0, turned=1.0)):
+        torch.manual_seed(2)
+        seen.append(prepare(augment_geometry=told, geometry_error=error)(batch))
+    (xrays, target, _, arguments), (other_xrays, other_target, _, other_arguments) = seen
+    assert other_arguments["geometry"].of_case(0) == arguments["geometry"].of_case(0)
+    assert torch.equal(other_target["xrays"][0], target["xrays"][0])
+    difference = (other_xrays - xrays).abs().amax((1, 2, 3))
+    assert difference[0] > 0.01 and difference[1] == 0
+
+
+def test_a_distance_at_which_the_detector_is_too_small_is_refused_at_once():
+    """Both changes of the distance together."""
+    near = RandGeometry(distance=0.2, degrees=0.0, turned=0.0)
+    with pytest.raises(InputError, match="detector_size_mm"):
+        prepare(augment_geometry=near, geometry_error=near)
+    prepare(augment_geometry=near)
 
 
 def test_a_seed_of_torch_decides_everything(batch):

@@ -13,9 +13,21 @@ import pytest
 import torch
 
 from phantoms import phantom
-from scripts import BiplanarGeometry, CheckpointError, InputError, Region, hu_to_attenuation, lift, project
-from scripts.data.known_views import as_known, known_views, write_known_views
-from scripts.projection.geometry import signs_of_views
+from scripts import (
+    BiplanarGeometry,
+    CheckpointError,
+    DRRReprojectionLoss,
+    ImagingModel,
+    InputError,
+    RandGeometry,
+    Region,
+    hu_to_attenuation,
+    lift,
+    project,
+)
+from scripts.data.known_views import as_known, known_views, met_views, write_known_views
+from scripts.networks.cascade import mirrored_xrays
+from scripts.projection.geometry import at_distance, batched, signs_of_views
 
 PAIRS = [("PA", "RL"), ("AP", "LL"), ("PA", "LL"), ("AP", "RL")]
 SIZE = 24
@@ -82,10 +94,12 @@ def test_views_of_a_batch_that_are_no_sides_are_refused(geometry: BiplanarGeomet
 
 
 @pytest.mark.parametrize("frontal", ["AP", "PA"])
+@pytest.mark.parametrize("mirror_averaging", [False, True])
 def test_a_pair_with_rl_gives_the_mirror_image_of_what_the_mirrored_patient_gives_with_ll(
-    network, chests, geometry, frontal
+    network, chests, geometry, frontal, mirror_averaging
 ):
     """Voxel for voxel, of every stage."""
+    network.mirror_averaging = mirror_averaging
     right, left = replace(geometry, views=(frontal, "RL")), replace(geometry, views=(frontal, "LL"))
     with torch.no_grad():
         volumes = network(project(chests, right) / 8, right)
@@ -102,6 +116,99 @@ def test_a_batch_of_different_views_gives_each_case_its_volumes_in_its_place(net
             alone = network(xrays[case : case + 1], replace(mixed, views=views))
             for volume, expected in zip(volumes, alone):
                 torch.testing.assert_close(volume[case : case + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def acquisitions(geometry: BiplanarGeometry) -> BiplanarGeometry:
+    """Views, distances and angles that differ; two entries look along the axes."""
+    angles = [((0.0,) * 3,) * 2, TURNED, ((0.0,) * 3,) * 2, ((-10.0, 3.0, 10.0), (9.0, -10.0, 1.0))]
+    near = [replace(at_distance(geometry, factor), views=pair) for factor, pair in zip((0.8, 1.2, 1.0, 1.1), PAIRS)]
+    return batched([replace(entry, angles_deg=each) for entry, each in zip(near, angles)])
+
+
+def test_each_entry_of_a_batch_has_its_own_acquisition_geometry(chests, acquisitions):
+    """In projections, backprojections and the terms of a loss and of a correction."""
+    imaging = ImagingModel(BiplanarGeometry(detector_pixels=2 * SIZE), (-1024, 1024), 8.0)
+    volume, loss = imaging.scale(chests * 50000 - 1000), DRRReprojectionLoss(imaging)
+    acquisitions = acquisitions.with_pixels(2 * SIZE)
+    xrays = project(chests, acquisitions) / 8
+    ratios = imaging.log_ratio(volume, xrays, 2 * SIZE, acquisitions)
+    updates = imaging.correction(volume, ratios, Region.whole(SIZE), acquisitions)
+    losses = []
+    for entry, alone in enumerate(acquisitions.cases_apart()):
+        one = slice(entry, entry + 1)
+        torch.testing.assert_close(xrays[one], project(chests[one], alone) / 8, rtol=1e-5, atol=1e-6)
+        ratio = imaging.log_ratio(volume[one], xrays[one], 2 * SIZE, alone)
+        torch.testing.assert_close(ratios[one], ratio, rtol=1e-4, atol=1e-5)
+        update = imaging.correction(volume[one], ratio, Region.whole(SIZE), alone)
+        torch.testing.assert_close(updates[one], update, rtol=1e-4, atol=1e-5)
+        losses.append(loss(volume[one], xrays[one], geometry=alone))
+    torch.testing.assert_close(loss(volume, xrays, geometry=acquisitions), torch.stack(losses).mean())
+
+
+def test_the_mirrored_pair_with_rl_is_a_pair_with_ll_but_for_the_cone_beam(chests, acquisitions):
+    """Rotated views too: the angles are those of the mirror image."""
+    far = replace(acquisitions, source_to_isocentre_mm=1e9, source_to_detector_mm=1e9 + 200)
+    as_left = replace(far.mirrored(), views=far.views)
+    torch.testing.assert_close(
+        project(chests.flip(2), as_left), mirrored_xrays(project(chests, far)), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_mirror_averaging_is_the_mean_of_the_pair_and_of_the_mirrored_pair_with_one_update(
+    network, chests, acquisitions, stages
+):
+    xrays, region = project(chests, acquisitions) / 8, Region(16, (2, 1, 0), (12, 16, 9))
+    left = replace(acquisitions, views=acquisitions.views.abs())
+    as_left = replace(left.mirrored(), views=left.views)
+    with torch.no_grad():
+        pair, mirrored = network(xrays, left, stages=1)[0], network(mirrored_xrays(xrays), as_left, stages=1)[0].flip(2)
+        expected = network.stages[0].updated((pair + mirrored) / 2, xrays, left)
+        network.mirror_averaging = True
+        torch.testing.assert_close(network(xrays, left, stages=stages)[0], expected, rtol=1e-4, atol=1e-5)
+        part = network(xrays, left, stages=1, region=region)[0]
+    torch.testing.assert_close(part, region.of(expected), rtol=1e-4, atol=1e-5)
+    assert (expected - pair).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("trained", "averages"), [(1, False), (2, True), (None, False)])
+def test_a_first_stage_that_is_trained_is_not_averaged(small_cascade, awaken, xrays, geometry, trained, averages):
+    """Its frozen volume, of which a later stage makes its own, is, as in inference."""
+    network = awaken(small_cascade(trained_stage=trained, mirror_averaging=True, feature_dropout=0.0))
+    with torch.no_grad():
+        trained_volume, served = network.train()(xrays, geometry, 1)[0], network.eval()(xrays, geometry, 1)[0]
+    assert torch.equal(trained_volume, served) == averages
+
+
+@pytest.mark.parametrize("region", [None, Region(64, (2, 10, 20), (30, 40, 60))])
+def test_each_entry_of_a_batch_gets_the_volumes_of_its_own_acquisition_geometry(network, chests, acquisitions, region):
+    xrays = project(chests, acquisitions) / 8
+    with torch.no_grad():
+        together = network(xrays, acquisitions, region=region)
+        for entry, alone in enumerate(acquisitions.cases_apart()):
+            for volumes, expected in zip(together, network(xrays[entry : entry + 1], alone, region=region)):
+                torch.testing.assert_close(volumes[entry : entry + 1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_entries_along_the_axes_take_the_fast_path_beside_others(chests, acquisitions):
+    """To the bit: rays that are traced one by one add up in another order."""
+    fast = project(chests, acquisitions)[[0, 2]]
+    assert torch.equal(fast, project(chests[[0, 2]], acquisitions.select([0, 2])))
+
+
+def test_ap_and_pa_differ_by_the_cone_beam_alone(chests, geometry):
+    """A parallel beam sees the same from either side; of a cone beam what is nearer to the source is larger."""
+    views = ("AP", "LL"), ("PA", "LL")
+    far = replace(geometry, source_to_isocentre_mm=1e9, source_to_detector_mm=1e9 + 200)
+    ap, pa = (project(chests, replace(far, views=pair))[:, 0] for pair in views)
+    torch.testing.assert_close(ap, pa, rtol=1e-3, atol=1e-3)
+    ball = torch.zeros(1, 1, SIZE, SIZE, SIZE)
+    ball[:, :, 9:15, 19:23, 9:15] = 0.02  # anterior
+    widths = [(project(ball, replace(geometry, views=pair))[0, 0] > 0.01).sum(1).max().item() for pair in views]
+    depth_mm = (20.5 + 0.5 - SIZE / 2) * geometry.fov_mm / SIZE
+    ratio = geometry.magnification(depth_mm) / geometry.magnification(-depth_mm)
+    assert widths[0] / widths[1] == pytest.approx(ratio, abs=0.06) and widths[0] > widths[1]
 
 
 @pytest.mark.parametrize("views", [("PA", "RL"), None])
@@ -156,6 +263,16 @@ def test_views_of_other_weights_are_refused(weights, geometry):
     weights.write_bytes(b"other weights")
     with pytest.raises(CheckpointError, match="model_views.json"):
         known_views(str(weights), geometry)
+
+
+def test_a_training_has_met_what_it_drew_as_far_as_the_stages_before_it_have(weights, geometry):
+    every = RandGeometry(0.0, 0.0, 0.0, views=PAIRS)
+    assert met_views(None, geometry) == met_views(RandGeometry(0.0, 0.0, 0.0), geometry) == [("PA", "LL")]
+    assert met_views(every, geometry) == PAIRS
+    assert met_views(every, geometry, str(weights)) == [("PA", "RL"), ("PA", "LL")]
+    write_known_views(str(weights), [("AP", "LL")])
+    assert met_views(every, geometry, str(weights)) == [("AP", "LL"), ("AP", "RL")]
+    assert met_views(None, geometry, str(weights)) == [("AP", "LL")]
 
 
 def test_a_network_receives_a_frontal_view_that_it_has_met_and_any_lateral_one(mixed, geometry):

@@ -4,6 +4,7 @@ from math import inf
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from scripts import BiplanarGeometry
 from scripts.networks.attention import BiplanarCrossAttention, averaged, ray_windows
@@ -16,6 +17,7 @@ GEOMETRIES = {
     "AP and RL": BiplanarGeometry(700.0, 1000.0, detector_size_mm=700.0, views=("AP", "RL")),
     "parallel": BiplanarGeometry(inf, inf, detector_size_mm=360.0),
     "large detector": BiplanarGeometry(detector_size_mm=900.0),
+    "rotated": BiplanarGeometry(views=("AP", "LL"), angles_deg=((10.0, -8.0, 6.0), (-9.0, 7.0, 10.0))),
 }
 
 
@@ -128,9 +130,11 @@ def test_every_point_is_projected_into_its_tokens_window(geometry: BiplanarGeome
     windows = ray_windows(geometry, tokens, pixels, torch.device("cpu"))
     assert windows.min() >= 0
     assert windows.max() < pixels
-    points = (torch.rand(4000, 3, dtype=torch.float64) - 0.5) * geometry.fov_mm
-    token = ((points / geometry.fov_mm + 0.5) * tokens).long()
+    in_patient = (torch.rand(4000, 3, dtype=torch.float64) - 0.5) * geometry.fov_mm
+    token = ((in_patient / geometry.fov_mm + 0.5) * tokens).long()
     for view, (axis, across) in enumerate(((1, 0), (0, 1))):
+        rotation = Rotation.from_euler(("ZXY", "ZYX")[view], geometry.angles_deg[view], degrees=True)
+        points = torch.from_numpy(rotation.inv().apply(in_patient.numpy()))
         towards_source = points[:, axis] * {"AP": 1, "PA": -1, "LL": 1, "RL": -1}[geometry.views[view]]
         magnification = geometry.source_to_detector_mm / (geometry.source_to_isocentre_mm - towards_source)
         magnification = torch.ones_like(towards_source) if geometry.is_parallel else magnification

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scripts import BiplanarGeometry, InputError
+from scripts.projection.geometry import batched
 
 REFUSED = {
     "half_a_pixel": ({"detector_pixels": 12.5}, "detector_pixels is 12.5"),
@@ -144,3 +145,12 @@ def test_cases_apart_are_the_rows_of_the_batch_in_plain_numbers():
     ]
     assert BiplanarGeometry().cases is None
     assert BiplanarGeometry().cases_apart() == [BiplanarGeometry()]
+
+
+def test_a_batch_of_geometries_holds_apart_what_differs_and_is_taken_apart_again():
+    turned = ((1.5, 0.0, -2.0), (0.1, 3.0, 0.0))
+    entries = [BiplanarGeometry(), BiplanarGeometry(1500.0, 1687.5, views=("AP", "RL"), angles_deg=turned)]
+    together = batched(entries)
+    assert together.cases == 2 and together.cases_apart() == entries
+    assert together.cases_along_axes == [True, False] and batched(entries[1:] * 2) == entries[1]
+    assert entries[0].cases_along_axes == [True] and entries[1].cases_along_axes == [False]

@@ -129,9 +129,9 @@ def configured() -> ConfigParser:
 
 
 def test_distances_err_together_so_that_the_isocentre_keeps_its_magnification():
-    draw, factors = RandGeometry(GEOMETRY, distance=0.05, degrees=2.0, turned=0.0).set_random_state(seed=0), []
+    draw, factors = RandGeometry(distance=0.05, degrees=2.0, turned=0.0).set_random_state(seed=0), []
     for _ in range(50):
-        geometry = draw()
+        geometry = draw(GEOMETRY)
         assert geometry.magnification(0.0) == pytest.approx(GEOMETRY.magnification(0.0))
         assert replace(geometry, source_to_isocentre_mm=1600.0, source_to_detector_mm=1800.0) == GEOMETRY
         factors.append(geometry.source_to_isocentre_mm / GEOMETRY.source_to_isocentre_mm)
@@ -139,22 +139,33 @@ def test_distances_err_together_so_that_the_isocentre_keeps_its_magnification():
 
 
 def test_the_patient_stands_turned_in_a_part_of_the_cases_by_small_angles_in_each_view():
-    draw = RandGeometry(GEOMETRY, distance=0.0, degrees=2.0, turned=0.25).set_random_state(seed=0)
-    geometries = [draw() for _ in range(400)]
+    draw = RandGeometry(distance=0.0, degrees=2.0, turned=0.25).set_random_state(seed=0)
+    geometries = [draw(GEOMETRY) for _ in range(400)]
     turned = torch.tensor([geometry.angles_deg for geometry in geometries if not geometry.is_along_axes])
     assert len(turned) / 400 == pytest.approx(0.25, abs=0.06)
     assert turned.abs().max() <= 2 and (turned != 0).all()
     assert not torch.allclose(turned[:, 0], turned[:, 1])
 
 
-def test_a_distance_at_which_the_detector_is_too_small_is_refused_at_once():
-    with pytest.raises(InputError, match="detector_size_mm"):
-        RandGeometry(GEOMETRY, distance=0.4, degrees=0.0, turned=0.0)
+def test_every_pair_of_views_is_drawn_as_often():
+    pairs = [("PA", "LL"), ("PA", "RL"), ("AP", "LL"), ("AP", "RL")]
+    draw = RandGeometry(distance=0.0, degrees=0.0, turned=0.0, views=pairs).set_random_state(seed=0)
+    drawn = [draw(GEOMETRY).views for _ in range(400)]
+    assert all(drawn.count(pair) == pytest.approx(100, abs=25) for pair in pairs)
+    assert RandGeometry(0.0, 0.0, 0.0)(replace(GEOMETRY, views=("AP", "RL"))).views == ("AP", "RL")
+    with pytest.raises(InputError, match="views are"):
+        RandGeometry(0.0, 0.0, 0.0, views=[("LL", "PA")])
+
+
+def test_an_error_of_the_pose_is_added_to_the_pose():
+    posed = replace(GEOMETRY, angles_deg=((8.0, 0.0, -9.0), (0.0, 10.0, 0.0)))
+    difference = np.subtract(RandGeometry(0.0, degrees=2.0, turned=1.0)(posed).angles_deg, posed.angles_deg)
+    assert (np.abs(difference) <= 2).all() and difference.all()
 
 
 def test_no_error_of_the_pose_is_the_nominal_projection():
     hu, project = smooth_body(), projector(GEOMETRY)
-    geometry = RandGeometry(GEOMETRY, distance=0.0, degrees=0.0, turned=1.0)()
+    geometry = RandGeometry(distance=0.0, degrees=0.0, turned=1.0)(GEOMETRY)
     assert torch.equal(project(hu, geometry), project(hu))
 
 

@@ -249,7 +249,8 @@ def test_bad_input_is_params_in_a_sentence(served: Server, image: str, given: di
 @pytest.fixture(scope="module")
 def sidecars(served: Server, weights: Path, dataset: Path, overlay: Path, tmp_path_factory) -> dict[Path, bytes]:
     """What `familiarity.json` and `uncertainty.json` of the configs make for the weights, by where it belongs."""
-    plain = {f"drawn_batch#{name}": "$None" for name in ("augment", "augment_geometry", "augment_xrays")}
+    augmentations = ("augment", "augment_geometry", "geometry_error", "augment_xrays")
+    plain = {f"drawn_batch#{name}": "$None" for name in augmentations}
     sections = [f"scripts.load_records(@datalist, '{section}', @dataset_dir)" for section in ("training", "validation")]
     five = {"training_records#dataset#data": f"${' + '.join(sections)}", "section": "test"}
     output, made = tmp_path_factory.mktemp("sidecars"), {}

@@ -345,6 +345,22 @@ def test_what_is_no_part_of_the_imaging_model_is_compared_as_ever(name: str):
     assert f"{name} was 500.0, is " in differences({**BEFORE, name: 500.0}, NOW)
 
 
+def test_a_training_whose_network_was_not_told_of_random_geometries_goes_on_under_the_present_names():
+    former = {"class": "RandGeometry", "geometry.class": "BiplanarGeometry", "geometry.fov_mm": 360.0, "distance": 0.05}
+    before = {f"prepare_batch.augment_geometry.{name}": value for name, value in former.items()}
+    now = {"class": "RandGeometry", "distance": 0.05, "views": None}
+    untold = {f"prepare_batch.geometry_error.{name}": value for name, value in now.items()}
+    assert differences(before, {**untold, "prepare_batch.augment_geometry": None}) == ""
+    told = {f"prepare_batch.augment_geometry.{name}": value for name, value in now.items()}
+    assert "prepare_batch.geometry_error.distance was 0.05, is absent" in differences(before, told)
+
+
+def test_a_training_of_before_mirror_averaging_goes_on_without_it():
+    assert differences({"seed": 0}, {"seed": 0, "network.mirror_averaging": False}) == ""
+    averaging = {"seed": 0, "network.mirror_averaging": True}
+    assert differences({"seed": 0}, averaging) == "network.mirror_averaging was False, is True"
+
+
 def test_a_checkpoint_that_a_training_goes_on_from_is_opened_once(tmp_path: Path):
     """By Python's own record of what is opened."""
     stopped(tmp_path, 10)

@@ -206,6 +206,7 @@ def test_a_batch_may_mix_records_with_radiographs_and_without(dataset: Path, ove
 STILL = {
     "augment": None,
     "augment_geometry": None,
+    "geometry_error": None,
     "augment_xrays": None,
     "network_def#feature_dropout": 0.0,
     "optimizer": {"_target_": "torch.optim.SGD", "params": "$list(@network_def.trainable_parameters())", "lr": 0.1},

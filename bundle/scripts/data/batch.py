@@ -10,7 +10,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.transforms import Randomizable
 
-from ..projection.geometry import BiplanarGeometry, signs_of_views
+from ..projection.geometry import BiplanarGeometry, batched
 from ..projection.imaging import ImagingModel
 from ..projection.region import Region
 from ..radiographs.augmentation import RandGeometry
@@ -23,9 +23,9 @@ class PrepareBiplanarBatch(PrepareBatch):
     `stages` and `geometry` arguments: deforms the CTs, projects them, and augments the X-rays, each record by itself,
     on the engine's device.
 
-    The target's CT is scaled to [0, 1]. Its X-rays are projections of the CT in the nominal geometry without
-    augmentation; a record with radiographs keeps them and their geometry, and is not deformed, since nobody can acquire
-    them again.
+    The target's CT is scaled to [0, 1]. Its X-rays are projections of the CT without augmentation in the geometry that
+    the network receives; a record with radiographs keeps them and their geometry, and is not deformed, since nobody can
+    acquire them again.
 
     A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_radiographs` and `geometry`, see
     :class:`~scripts.StackXraysd`. The random transforms are seeded for every record by torch's global generator, which
@@ -35,13 +35,20 @@ class PrepareBiplanarBatch(PrepareBatch):
         stages: the stage to stop after.
         imaging: projects the CTs and scales them.
         augment: random transform of the record `{"ct"}`; None for none.
-        augment_geometry: draws the acquisition geometry of each projection; None for the nominal one.
+        augment_geometry: draws the acquisition geometry of each CT's projections, which the network receives; None for
+            the nominal one.
+        geometry_error: draws the geometry in which the input's X-rays are acquired in its place, and of which the
+            network is not told; None for none.
         augment_xrays: random transform of the record `{"xrays", "exposed"}`, both `(2, P, P)`, `exposed` being the
             exposed area; None for none.
         crop: side, in voxels of that stage, of the random crop of the volume that is decoded and scored, the same for a
             batch and in the target and the network's arguments as `region`; None for the whole volume.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; with
             None it receives the true ones, as in training.
+
+    Raises:
+        InputError: when the detector would not cover the reconstruction volume's footprint at the smallest distance
+            that may be drawn.
     """
 
     def __init__(
@@ -50,12 +57,17 @@ class PrepareBiplanarBatch(PrepareBatch):
         imaging: ImagingModel,
         augment: Randomizable | None = None,
         augment_geometry: RandGeometry | None = None,
+        geometry_error: RandGeometry | None = None,
         augment_xrays: Randomizable | None = None,
         crop: int | None = None,
         known_views: Views | None = None,
     ) -> None:
         self.stages, self.imaging, self.crop, self.known_views = stages, imaging, crop, known_views
-        self.augment, self.augment_geometry, self.augment_xrays = augment, augment_geometry, augment_xrays
+        self.augment, self.augment_xrays = augment, augment_xrays
+        self.augment_geometry, self.geometry_error = augment_geometry, geometry_error
+        nearest = imaging.geometry
+        for drawn in (augment_geometry, geometry_error):
+            nearest = nearest if drawn is None else drawn.nearest(nearest)
 
     @torch.no_grad()
     def __call__(
@@ -69,9 +81,10 @@ class PrepareBiplanarBatch(PrepareBatch):
             _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
         )
         has_radiographs = [bool(has) for has in batchdata["has_radiographs"]]
-        prepared = [self._record(*record) for record in zip(cts, radiographs, has_radiographs)]
-        xrays, target_xrays, cts = (torch.stack(tensors) for tensors in zip(*prepared))
-        geometry = geometry_of_batch(batchdata["geometry"], self.imaging.geometry)
+        nominal = geometries_of_records(batchdata["geometry"], self.imaging.geometry)
+        *prepared, geometries = zip(*map(self._record, cts, radiographs, has_radiographs, nominal))
+        xrays, target_xrays, cts = map(torch.stack, prepared)
+        geometry = batched(geometries)
         received = geometry if self.known_views is None else as_known(geometry, self.known_views)
         target: dict[str, Any] = {"ct": self.imaging.scale(cts), "xrays": target_xrays, "geometry": geometry}
         arguments: dict[str, Any] = {"stages": self.stages, "geometry": received}
@@ -80,16 +93,21 @@ class PrepareBiplanarBatch(PrepareBatch):
             arguments["region"] = target["region"] = region
         return xrays, target, (), arguments
 
-    def _record(self, hu: torch.Tensor, radiographs: torch.Tensor, has_radiographs: bool) -> tuple[torch.Tensor, ...]:
-        """The X-rays of the input, those of the target, and the CT in HU."""
+    def _record(
+        self, hu: torch.Tensor, radiographs: torch.Tensor, has_radiographs: bool, geometry: BiplanarGeometry
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, BiplanarGeometry]:
+        """The X-rays of the input, those of the target, the CT in HU, and the geometry of the target's X-rays."""
         if has_radiographs:
-            return self._augmented(radiographs, radiographs != 0), radiographs, hu
+            return self._augmented(radiographs, radiographs != 0), radiographs, hu, geometry
         if self.augment is not None:
             hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])
-        nominal = xrays = self.imaging.project(hu[None])[0]
+        geometry = self.imaging.geometry
         if self.augment_geometry is not None:
-            xrays = self.imaging.project(hu[None], _seeded(self.augment_geometry)())[0]
-        return self._augmented(xrays, torch.ones_like(xrays, dtype=torch.bool)), nominal, hu
+            geometry = _seeded(self.augment_geometry)(geometry)
+        target = xrays = self.imaging.project(hu[None], geometry)[0]
+        if self.geometry_error is not None:
+            xrays = self.imaging.project(hu[None], _seeded(self.geometry_error)(geometry))[0]
+        return self._augmented(xrays, torch.ones_like(xrays, dtype=torch.bool)), target, hu, geometry
 
     def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
         if self.augment_xrays is None:
@@ -118,24 +136,21 @@ class PrepareRadiographsBatch(PrepareBatch):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
         xrays = _plain(batchdata["image"]).to(device, non_blocking=non_blocking, **kwargs)
-        geometry = geometry_of_batch(batchdata["geometry"], self.geometry)
+        geometry = batched(geometries_of_records(batchdata["geometry"], self.geometry))
         return xrays, None, (), {"geometry": as_known(geometry, self.known_views)}
 
 
-def geometry_of_batch(radiographs: Mapping[str, Any], geometry: BiplanarGeometry) -> BiplanarGeometry:
+def geometries_of_records(radiographs: Mapping[str, Any], geometry: BiplanarGeometry) -> list[BiplanarGeometry]:
     """
-    The geometry of a batch's entries, in plain words and numbers where they share it.
+    The geometry of each of a batch's records.
 
     Args:
         radiographs: what the radiographs of each record say, collated, see :class:`~scripts.GeometryFromRadiographsd`.
         geometry: all else.
     """
-    views = list(zip(*radiographs["views"]))
-    values: dict[str, Any] = {"views": views[0] if len(set(views)) == 1 else signs_of_views(views)}
-    for name in ("source_to_isocentre_mm", "source_to_detector_mm"):
-        distances = radiographs[name]
-        values[name] = distances[0].item() if (distances == distances[0]).all() else distances
-    return replace(geometry, **values)
+    values = {name: torch.as_tensor(field).tolist() for name, field in radiographs.items() if name != "views"}
+    values["views"] = list(zip(*radiographs["views"]))
+    return [replace(geometry, **dict(zip(values, record))) for record in zip(*values.values())]
 
 
 def _seeded(transform: Randomizable) -> Randomizable:

@@ -10,10 +10,28 @@ from typing import Any
 
 from ..io.sidecar import Sidecar, sidecar_path, write_sidecar
 from ..projection.geometry import FRONTAL_VIEWS, LATERAL_VIEWS, BiplanarGeometry, signs_of_views
+from ..radiographs.augmentation import RandGeometry
 
 Views = Sequence[tuple[str, str]]
 """Pairs of views, frontal and lateral, such as `[("PA", "LL")]`."""
 NAME = "views"
+
+
+def met_views(augment_geometry: RandGeometry | None, geometry: BiplanarGeometry, base: str | None = None) -> Views:
+    """
+    The pairs of views that weights have met after a training.
+
+    Args:
+        augment_geometry: draws the acquisition geometries that the network receives; None for the nominal one.
+        geometry: the nominal one.
+        base: the weights of the stages before the trained one, which have met what :func:`known_views` says. A pair
+            counts only when they have met its frontal view too; its lateral view does not matter to them.
+    """
+    drawn = (augment_geometry and augment_geometry.views) or [geometry.views]
+    if base is None:
+        return drawn
+    known = known_views(base, geometry)
+    return [pair for pair in drawn if pair[0] in {frontal for frontal, _ in known}] or known
 
 
 def write_known_views(weights: str, views: Views) -> None:

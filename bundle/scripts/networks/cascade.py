@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..projection.entries import by_kind
 from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import NUMBER_OF_STAGES, PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
@@ -51,6 +53,8 @@ class ProgressiveCascadeModel(nn.Module):
         attention: "ray", "dense" or "none", which omits the ViT.
         evidence: the stages' input features, see :class:`~scripts.networks.stages.VolumeStage`.
         trained_stage: the one stage (1, 2 or 3) to train; all else is frozen. None leaves everything trainable.
+        mirror_averaging: whether the first stage's volume, unless that is being trained, is the mean of the pair's and
+            of the mirror image of what the mirrored pair becomes, with one MART update after it.
 
     Raises:
         ValueError: when the X-rays' pixels are no multiple of eight, or the sizes do not fit the tokens.
@@ -76,6 +80,7 @@ class ProgressiveCascadeModel(nn.Module):
         attention: str = "ray",
         evidence: Sequence[str] = EVIDENCE,
         trained_stage: int | None = None,
+        mirror_averaging: bool = False,
     ) -> None:
         super().__init__()
         self.geometry = imaging.geometry
@@ -116,7 +121,7 @@ class ProgressiveCascadeModel(nn.Module):
             )
             for k, (stage, own) in enumerate(zip(STAGES, own_arguments))
         )
-        self.trained_stage = trained_stage
+        self.trained_stage, self.mirror_averaging = trained_stage, mirror_averaging
         if trained_stage is not None:
             self._check_stage(trained_stage)
             self.requires_grad_(False)
@@ -160,21 +165,15 @@ class ProgressiveCascadeModel(nn.Module):
         self, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None, **how: int
     ) -> list[Tensor]:
         """The volumes of pairs with LL as they are, and of those with RL by way of their mirror images."""
-        is_mirrored = lateral_is_rl(geometry)
-        if not any(is_mirrored):
-            return self._of_left_side(xrays, geometry, region, **how)
-        if all(is_mirrored):
-            region = None if region is None else region.mirrored()
-            volumes = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), region, **how)
-            return [volume.flip(2) for volume in volumes]
-        order = sorted(range(len(xrays)), key=is_mirrored.__getitem__)
-        first = is_mirrored.count(False)
-        by_side = [
-            self._of_any_side(xrays[cases], geometry.select(cases), region, **how)
-            for cases in (order[:first], order[first:])
-        ]
-        places = sorted(range(len(xrays)), key=order.__getitem__)
-        return [torch.cat(volumes)[places] for volumes in zip(*by_side)]
+
+        def volumes(geometry: BiplanarGeometry, xrays: Tensor) -> list[Tensor]:
+            if not any(lateral_is_rl(geometry)):
+                return self._of_left_side(xrays, geometry, region, **how)
+            mirrored = None if region is None else region.mirrored()
+            found = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), mirrored, **how)
+            return [volume.flip(2) for volume in found]
+
+        return list(by_kind(lateral_is_rl(geometry), volumes, geometry, xrays))
 
     def _of_left_side(
         self, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None, stages: int, slabs: int
@@ -184,8 +183,27 @@ class ProgressiveCascadeModel(nn.Module):
         for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
             previous = volumes[-1] if volumes else None
             extent = {"region": region, "slabs": slabs} if number == stages else {}
-            volumes.append(stage(level, xrays, geometry, previous, **extent))
+            compute = self._mirror_averaged if number == 1 and self.mirror_averaging and not stage.training else stage
+            volumes.append(compute(level, xrays, geometry, previous, **extent))
         return volumes
+
+    def _mirror_averaged(
+        self,
+        features: Tensor,
+        xrays: Tensor,
+        geometry: BiplanarGeometry,
+        previous: None,
+        region: Region | None = None,
+        slabs: int = 1,
+    ) -> Tensor:
+        """The first stage's volume; arguments as in :meth:`~scripts.networks.stages.VolumeStage.forward`."""
+        stage, mirrored = self.stages[0], mirrored_xrays(xrays)
+        # The mirrored pair has RL. It is taken as LL, on which the stage was trained: right but for the cone beam.
+        as_left = replace(geometry.mirrored(), views=geometry.views)
+        volume = stage(features, xrays, geometry, slabs=slabs)
+        mirror_image = stage(self.encoder(mirrored, 1)[0], mirrored, as_left, slabs=slabs).flip(2)
+        mean = stage.updated((volume + mirror_image) / 2, xrays, geometry)
+        return mean if region is None else region.of(mean)
 
     def up_to(self, stage: int) -> nn.ModuleDict:
         """What the checkpoint of `stage` holds: this network cut after it. Parameters and their names are shared."""

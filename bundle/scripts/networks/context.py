@@ -12,6 +12,7 @@ from monai.networks.blocks.pos_embed_utils import build_sincos_position_embeddin
 from monai.networks.nets.basic_unet import Down, UpCat
 from torch import Tensor, nn
 
+from ..projection.entries import by_kind
 from ..projection.geometry import BiplanarGeometry
 from ..projection.region import Region
 from .attention import BiplanarTransformerLayer, ray_windows
@@ -147,13 +148,21 @@ class BiplanarTransformer(nn.Module):
     def forward(
         self, volume: Float[Tensor, "B C N N N"], features: Float[Tensor, "B 2 F P P"], geometry: BiplanarGeometry
     ) -> Float[Tensor, "B C N N N"]:
-        """The volume, with the ViT's output added."""
+        """The volume, with the ViT's output added. Batch entries with the same ray windows go together."""
+        cases = [geometry.select([case]) for case in range(geometry.cases)] if geometry.cases else [geometry]
+        kinds = [self._windows(case, torch.device("cpu")).numpy().tobytes() for case in cases]
+        return by_kind(kinds, self._of_same_windows, geometry, volume, features)[0]
+
+    def _windows(self, geometry: BiplanarGeometry, device: torch.device) -> Tensor:
+        return ray_windows(geometry, self.tokens, self.feature_pixels, device)
+
+    def _of_same_windows(self, geometry: BiplanarGeometry, volume: Tensor, features: Tensor) -> list[Tensor]:
         context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
         context = context + self.view_embedding + self.film_position
-        windows = ray_windows(geometry, self.tokens, self.feature_pixels, features.device)
+        windows = self._windows(geometry, features.device)
         tokens = self.to_tokens(rearrange(volume, "b c x y z -> b x y z c"))
         if self.token_position is not None:
             tokens = tokens + self.token_position
         for layer in self.layers:
             tokens = computed(self.checkpointing, layer, tokens, context, windows)
-        return volume + rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")
+        return [volume + rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")]

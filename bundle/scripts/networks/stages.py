@@ -187,10 +187,21 @@ class Stage1Base64(VolumeStage):
 
     def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry) -> Tensor:
         for relaxation in self.relaxation:
-            log_ratio = self.imaging.log_ratio(volume, xrays, PIXELS_PER_VOXEL * self.size, geometry)
-            update = self.imaging.correction(volume, log_ratio, Region.whole(self.size), geometry)
-            volume = volume + relaxation * update
+            volume = self.updated(volume, xrays, geometry, relaxation)
         return volume
+
+    def updated(
+        self,
+        volume: Float[Tensor, "B 1 S S S"],
+        xrays: Float[Tensor, "B 2 H H"],
+        geometry: BiplanarGeometry,
+        relaxation: float | Tensor = 1.0,
+    ) -> Float[Tensor, "B 1 S S S"]:
+        """A volume after one MART update; as it is without "reprojection" in `evidence`."""
+        if not self.reads_reprojection:
+            return volume
+        log_ratio = self.imaging.log_ratio(volume, xrays, PIXELS_PER_VOXEL * self.size, geometry)
+        return volume + relaxation * self.imaging.correction(volume, log_ratio, Region.whole(self.size), geometry)
 
 
 class Stage2Refiner128(VolumeStage):

@@ -178,6 +178,13 @@ class BiplanarGeometry:
         return _largest(self.angles_deg) == 0
 
     @property
+    def cases_along_axes(self) -> list[bool]:
+        """Whether both views look along the volume's axes: of each batch entry, or once where all share the angles."""
+        if not isinstance(self.angles_deg, Tensor):
+            return [self.is_along_axes]
+        return (self.angles_deg == 0).flatten(1).all(1).tolist()
+
+    @property
     def requires_grad(self) -> bool:
         return any(field.requires_grad for field in self._tensors().values())
 
@@ -308,6 +315,20 @@ class BiplanarGeometry:
     def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def batched(geometries: Sequence[BiplanarGeometry]) -> BiplanarGeometry:
+    """
+    The geometry of a batch, the inverse of :meth:`BiplanarGeometry.cases_apart`: of each entry's geometry, which may
+    differ in distances, angles and views; in plain words and numbers what all share.
+    """
+    differing: dict[str, Any] = {}
+    for name in ("source_to_isocentre_mm", "source_to_detector_mm", "views", "angles_deg"):
+        values = [getattr(geometry, name) for geometry in geometries]
+        if any(value != values[0] for value in values):
+            is_views = name == "views"
+            differing[name] = signs_of_views(values) if is_views else torch.tensor(values, dtype=torch.float64)
+    return replace(geometries[0], **differing)
 
 
 def signs_of_views(views: Sequence[Sequence[str]]) -> Float[Tensor, "B 2"]:

@@ -3,7 +3,7 @@ Projection of a volume onto two detectors, and the unfiltered backprojection fro
 
 Each ray is sampled once per slice of the volume, by bilinear interpolation in the slice. Views along the volume's axes
 take the fast path of :mod:`scripts.projection.axis_aligned`; others, and gradients of the geometry, the general one of
-:mod:`scripts.projection.ray_tracing`.
+:mod:`scripts.projection.ray_tracing`: each batch entry its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .axis_aligned import lift_along_axes, project_along_axes
+from .entries import by_kind
 from .geometry import BiplanarGeometry
 from .ray_tracing import centres, lift_rays, project_rays
 from .region import Region
@@ -48,15 +49,19 @@ def project(
     """
     if mu.ndim != 5 or mu.shape[1] != 1 or (region is None and len(set(mu.shape[2:])) != 1):
         raise InputError(f"project: the volume has shape {tuple(mu.shape)}, expected (B, 1, S, S, S).")
-    region = region or Region.whole(mu.shape[-1])
-    if tuple(mu.shape[2:]) != region.shape:
-        raise InputError(f"project: the volume has shape {tuple(mu.shape)}, expected the region's {region.shape}.")
+    place = region or Region.whole(mu.shape[-1])
+    if tuple(mu.shape[2:]) != place.shape:
+        raise InputError(f"project: the volume has shape {tuple(mu.shape)}, expected the region's {place.shape}.")
     _check_cases(geometry, len(mu), "project")
     volume = mu[:, 0].to(torch.promote_types(mu.dtype, torch.float32))
-    with torch.autocast(mu.device.type, enabled=False):
+
+    def projected(geometry: BiplanarGeometry, volume: Tensor) -> list[Tensor]:
         if _is_fast(geometry):
-            return project_along_axes(volume, geometry, region) * _ray_length(geometry, region.size, volume)
-        return torch.stack([project_rays(volume, geometry, view, region) for view in range(VIEWS)], dim=1)
+            return [project_along_axes(volume, geometry, place) * _ray_length(geometry, place.size, volume)]
+        return [torch.stack([project_rays(volume, geometry, view, place) for view in range(VIEWS)], dim=1)]
+
+    with torch.autocast(mu.device.type, enabled=False):
+        return by_kind(geometry.cases_along_axes, projected, geometry, volume)[0]
 
 
 def lift(
@@ -84,11 +89,15 @@ def lift(
     if size < 1:
         raise InputError(f"lift: the volume has {size} voxels a side, expected at least 1.")
     _check_cases(geometry, len(features), "lift")
-    region = region or Region.whole(size)
-    with torch.autocast(features.device.type, enabled=False):
+    wanted = region or Region.whole(size)
+
+    def lifted(geometry: BiplanarGeometry, features: Tensor) -> list[Tensor]:
         if _is_fast(geometry):
-            return lift_along_axes(features, geometry, region)
-        return torch.stack([lift_rays(features[:, view], geometry, view, region) for view in range(VIEWS)], dim=1)
+            return [lift_along_axes(features, geometry, wanted)]
+        return [torch.stack([lift_rays(features[:, view], geometry, view, wanted) for view in range(VIEWS)], dim=1)]
+
+    with torch.autocast(features.device.type, enabled=False):
+        return by_kind(geometry.cases_along_axes, lifted, geometry, features)[0]
 
 
 def _ray_length(geometry: BiplanarGeometry, size: int, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import log
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Randomizable, RandomizableTransform
@@ -17,31 +18,44 @@ from ..projection.geometry import BiplanarGeometry, at_distance
 
 class RandGeometry(Randomizable):
     """
-    Acquisition geometries near the nominal one, which is the one that the network receives.
+    Random acquisition geometries about a given one. The network may receive what is drawn, or not: then it is an error.
 
-    The source's distance errs with the detector's in the same proportion, so that the plane through the isocentre keeps
-    its magnification, to which real radiographs are brought as well. Each view is rotated by itself. A rotated view
-    takes the projector's general path.
+    The source's distance changes with the detector's in the same proportion, so that the plane through the isocentre
+    keeps its magnification, to which real radiographs are brought as well. Each view is rotated by itself. A rotated
+    view takes the projector's general path.
 
     Args:
-        geometry: the nominal acquisition geometry, along the axes.
-        distance: largest relative error of the distances, drawn every time; 0 for none.
+        distance: largest relative change of the distances, drawn every time; 0 for none.
         degrees: largest rotation about each axis; 0 for none.
         turned: fraction of the draws in which the views are rotated.
+        views: pairs of views, such as `[("PA", "LL"), ("AP", "LL")]`, each as likely; None leaves them as they are.
 
     Raises:
-        InputError: when the detector would not cover the reconstruction volume's footprint at the smallest distance.
+        InputError: when a view is unknown.
     """
 
-    def __init__(self, geometry: BiplanarGeometry, distance: float, degrees: float, turned: float) -> None:
-        self.geometry, self.distance, self.degrees, self.turned = geometry, distance, degrees, turned
-        at_distance(geometry, 1 - distance)
+    def __init__(
+        self, distance: float, degrees: float, turned: float, views: Sequence[Sequence[str]] | None = None
+    ) -> None:
+        self.distance, self.degrees, self.turned = distance, degrees, turned
+        self.views = None if views is None else [BiplanarGeometry(views=tuple(pair)).views for pair in views]
 
-    def __call__(self) -> BiplanarGeometry:
-        """The acquisition geometry of one sample."""
-        geometry = at_distance(self.geometry, 1 + self.R.uniform(-self.distance, self.distance))
+    def __call__(self, geometry: BiplanarGeometry) -> BiplanarGeometry:
+        """An acquisition geometry about this one, which is that of one sample."""
+        drawn = at_distance(geometry, 1 + self.R.uniform(-self.distance, self.distance))
         is_turned, angles = self.R.uniform() < self.turned, self.R.uniform(-self.degrees, self.degrees, (2, 3))
-        return replace(geometry, angles_deg=angles.tolist()) if is_turned else geometry
+        if is_turned:
+            drawn = replace(drawn, angles_deg=np.add(geometry.angles_deg, angles).tolist())
+        return replace(drawn, views=self.views[self.R.randint(len(self.views))]) if self.views else drawn
+
+    def nearest(self, geometry: BiplanarGeometry) -> BiplanarGeometry:
+        """
+        This geometry at the smallest distance that may be drawn.
+
+        Raises:
+            InputError: when the detector does not cover the reconstruction volume's footprint there.
+        """
+        return at_distance(geometry, 1 - self.distance)
 
 
 class RandCollimationd(RandomizableTransform, MapTransform):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
+from torch.nn.functional import adaptive_avg_pool3d
 
+from ..anatomy.body import MASK_SIZE, body_mask
 from ..errors import InputError
 from ..evaluation.out_of_distribution import FAMILIARITY_KEY
 from ..evaluation.prediction_intervals import CALIBRATION_KEY, UNCERTAINTY_KEY
@@ -40,6 +43,37 @@ class ToHUd(Transform):
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu = self.imaging.to_hu(torch.as_tensor(record["pred"]).float().cpu().clamp(0, 1))
         return {**record, "pred": MetaTensor(hu, affine=cube_affine(hu.shape[-1], self.imaging.geometry.fov_mm))}
+
+
+class WarnOfCutBodyd(Transform):
+    """
+    Warns when the body of `pred`, in HU, reaches a lateral, the anterior or the posterior face of the reconstruction
+    volume: it is wider than that. A radiograph shows all of it, and the volume has to hold in itself what lies outside.
+
+    Args:
+        smallest: fraction of a face that the body has to cover.
+
+    Warns:
+        UserWarning: which faces it reaches.
+    """
+
+    def __init__(self, smallest: float) -> None:
+        self.smallest = smallest
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        hu, affine = record["pred"].as_tensor(), record["pred"].affine
+        mask = body_mask(adaptive_avg_pool3d(hu[None], min(MASK_SIZE, hu.shape[-1])))[0, 0]
+        faces = {"left": mask[0], "right": mask[-1], "posterior": mask[:, 0], "anterior": mask[:, -1]}
+        reached = [name for name, face in faces.items() if face.float().mean() > self.smallest]
+        if reached:
+            warnings.warn(
+                f"field 'frontal': the body is wider than the reconstruction volume of "
+                f"{hu.shape[-1] * float(affine[0, 0]):g} mm, expected one within it. It reaches the volume's "
+                f"{', '.join(reached)} face: what lies outside is missing, and what is near to that face is not "
+                f"reliable.",
+                stacklevel=2,
+            )
+        return dict(record)
 
 
 class SaveReconstructiond(Transform):

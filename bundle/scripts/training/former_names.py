@@ -84,3 +84,19 @@ def with_imaging_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> Map
     former = tuple(f"{holder}.{part}." for holder in holders for part in FORMER_PARTS)
     kept = {name: value for name, value in before.items() if not f"{name}.".startswith(former)}
     return {**kept, **{f"{holder}.imaging.{name}": value for holder in holders for name, value in model.items()}}
+
+
+ABSENT_UNTIL_NOW = {"network.mirror_averaging": False}
+"""Settings that version 0.3 did not have, and what it did."""
+
+
+def with_geometry_error(before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Settings of a training, of version 0.3, whose random geometries the network was not told of, under the
+    name that these have now.
+    """
+    former, present = "prepare_batch.augment_geometry", "prepare_batch.geometry_error"
+    if f"{former}.geometry.class" not in before:
+        return before
+    kept = {name: value for name, value in before.items() if not name.startswith(f"{former}.geometry.")}
+    return {name.replace(former, present): value for name, value in kept.items()}

@@ -21,7 +21,7 @@ from ..errors import CheckpointError
 from ..io.atomic_write import remove_unfinished, write_checkpoint, write_json
 from ..io.folder_lock import hold_folder, leave_folder
 from .checkpoints import read_checkpoint
-from .former_names import FORMER_NAMES, with_imaging_model
+from .former_names import ABSENT_UNTIL_NOW, FORMER_NAMES, with_geometry_error, with_imaging_model
 
 KEPT = 2
 """How many of the last epochs' checkpoints are kept."""
@@ -250,7 +250,8 @@ def settings_of(
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], named: int = 4) -> str:
     """The first values that differ, in words; empty when none does."""
-    before, now = _with_present_classes(with_imaging_model(before, now)), _with_present_classes(now)
+    before = ABSENT_UNTIL_NOW | _with_present_classes(with_geometry_error(with_imaging_model(before, now)))
+    now = ABSENT_UNTIL_NOW | _with_present_classes(now)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     changes = [f"{name} was {before.get(name, 'absent')}, is {now.get(name, 'absent')}" for name in names[:named]]
     return "; ".join(changes) + (f"; and {len(names) - named} more" if len(names) > named else "")
