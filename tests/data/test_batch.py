@@ -127,7 +127,7 @@ def test_the_network_receives_the_geometry_that_its_cts_are_projected_in(batch):
         | {"views": [("PA", "PA", "PA", "AP"), ("LL",) * 4]},
     }
     draw = RandGeometry(distance=0.2, degrees=10.0, turned=0.5, views=PAIRS)
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     xrays, target, _, arguments = prepare(augment_geometry=draw)(many)
     assert arguments["geometry"] is target["geometry"] and torch.equal(xrays, target["xrays"])
     drawn = target["geometry"].cases_apart()

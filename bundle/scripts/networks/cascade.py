@@ -182,22 +182,19 @@ class ProgressiveCascadeModel(nn.Module):
         features = self.encoder(xrays, stages)
         for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
             previous = volumes[-1] if volumes else None
-            extent = {"region": region, "slabs": slabs} if number == stages else {}
-            compute = self._mirror_averaged if number == 1 and self.mirror_averaging and not stage.training else stage
-            volumes.append(compute(level, xrays, geometry, previous, **extent))
+            extent: dict[str, Any] = {"region": region, "slabs": slabs} if number == stages else {}
+            if number == 1 and self.mirror_averaging and not stage.training:
+                volumes.append(self._mirror_averaged(level, xrays, geometry, **extent))
+            else:
+                volumes.append(stage(level, xrays, geometry, previous, **extent))
         return volumes
 
     def _mirror_averaged(
-        self,
-        features: Tensor,
-        xrays: Tensor,
-        geometry: BiplanarGeometry,
-        previous: None,
-        region: Region | None = None,
-        slabs: int = 1,
+        self, features: Tensor, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None = None, slabs: int = 1
     ) -> Tensor:
         """The first stage's volume; arguments as in :meth:`~scripts.networks.stages.VolumeStage.forward`."""
-        stage, mirrored = self.stages[0], mirrored_xrays(xrays)
+        stage: Any = self.stages[0]
+        mirrored = mirrored_xrays(xrays)
         # The mirrored pair has RL. It is taken as LL, on which the stage was trained: right but for the cone beam.
         as_left = replace(geometry.mirrored(), views=geometry.views)
         volume = stage(features, xrays, geometry, slabs=slabs)
