@@ -63,6 +63,13 @@ def _add_to_datalist(verb: argparse.ArgumentParser) -> None:
     mode.add_argument("--check", action="store_true", help="load every record of the datalist instead of writing one")
 
 
+def _add_to_register(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="holds the CTs")
+    verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets a file for each training CT")
+    _add_computing(verb)
+
+
 def _add_to_train(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--stage", choices=["1", "2", "3", "all"], default="all")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
@@ -72,6 +79,7 @@ def _add_to_train(verb: argparse.ArgumentParser) -> None:
     is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{summary} {tiny.as_posix()}"}
     what.add_argument("--tiny", dest="overlay", **is_chosen)
     verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
+    verb.add_argument("--shapes_dir", type=Path, metavar="DIR", help="what `register` has written, to train on")
     verb.add_argument("--output", type=Path, default=places.ROOT / "output" / "train", metavar="DIR")
     _add_computing(verb)
 
@@ -129,6 +137,7 @@ VERBS = {
     "demo": ("reconstruct a real chest CT by the shipped weights; then a short training", _add_to_demo),
     "test": ("run the tests; further arguments go to pytest, --without-label among them", lambda verb: None),
     "datalist": ("write DIR/datalist.json from the studies in DIR, or check it", _add_to_datalist),
+    "register": ("register the training CTs to each other; the same command goes on after a stop", _add_to_register),
     "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),
     "infer": ("reconstruct a CT from two X-rays", _add_to_infer),
     "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),

@@ -19,7 +19,12 @@ RESUME = "resume"
 
 
 def train_stages(
-    stages: list[int], dataset: Path, output: Path, overlay: Path | None, computing: Computing = Computing()
+    stages: list[int],
+    dataset: Path,
+    output: Path,
+    overlay: Path | None,
+    computing: Computing = Computing(),
+    shapes: Path | None = None,
 ) -> None:
     """
     Trains stages one after the other, each from the weights of the one before; what is finished is passed over.
@@ -31,6 +36,7 @@ def train_stages(
         overlay: a config that changes ids of `train.json`, or a folder of them; its path may start at the repository
             root.
         computing: where it computes.
+        shapes: holds the displacements that `register` has written, to train on; None for none.
     """
     output.mkdir(parents=True, exist_ok=True)
     if not has_begun(output, overlay):
@@ -46,7 +52,9 @@ def train_stages(
         configs += configs_of(overlay, stage)
         configs += [places.CONFIGS / "multi_gpu_train.json"] if computing.gpus > 1 else []
         print(f"\n=== Stage {stage} ===")
-        run_workflow("training", configs, output, computing, dataset_dir=dataset, ckpt_dir=output, output_dir=output)
+        given = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
+        given |= {"shapes_dir": shapes} if shapes else {}
+        run_workflow("training", configs, output, computing, **given)
 
 
 def check_what_later_stages_need(dataset: Path, output: Path, overlay: Path | None, computing: Computing) -> None:

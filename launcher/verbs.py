@@ -45,14 +45,25 @@ def datalist(arguments: argparse.Namespace) -> None:
     print(f"\nNext: {launch_line(*further, arguments.dataset_dir)}")
 
 
+def register(arguments: argparse.Namespace) -> None:
+    _check_datalist(arguments.datalist)
+    chosen = {"dataset_dir": arguments.dataset_dir}
+    chosen |= {"datalist": arguments.datalist} if arguments.datalist else {}
+    configs = [places.CONFIGS / f"{name}.json" for name in ("train", "anatomy", "register")]
+    run_workflow("run", configs, arguments.output, arguments.computing, output_dir=arguments.output, **chosen)
+    following = launch_line("train", "--dataset_dir", arguments.dataset_dir, "--shapes_dir", arguments.output)
+    print(f"\nNext: {following}")
+
+
 def train(arguments: argparse.Namespace) -> None:
     overlay = checked_overlay(arguments.overlay, arguments.dataset_dir) if arguments.overlay else None
     stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
     dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay, arguments.computing)
-    train_stages(stages, dataset, arguments.output, overlay, arguments.computing)
+    train_stages(stages, dataset, arguments.output, overlay, arguments.computing, arguments.shapes_dir)
     weights = arguments.output / f"stage{stages[-1]}_best.pth"
     if stages[-1] < 3:
         chosen = ["--overlay", arguments.overlay] if arguments.overlay else []
+        chosen += ["--shapes_dir", arguments.shapes_dir] if arguments.shapes_dir else []
         chosen += ["--dataset_dir", dataset, "--output", arguments.output, *arguments.computing.options()]
         following = launch_line("train", "--stage", stages[-1] + 1, *chosen)
     else:
@@ -90,8 +101,7 @@ def infer(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     check_weights(arguments.weights)
-    if arguments.datalist and not arguments.datalist.is_file():
-        raise LaunchError(f"--datalist {arguments.datalist}: no such file.")
+    _check_datalist(arguments.datalist)
     if arguments.stop_after and not arguments.robustness:
         raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
     asked: dict[str, Path | str] = {"test_section": arguments.section}
@@ -142,3 +152,8 @@ def label(arguments: argparse.Namespace) -> None:
     status = run(command, shown_as, computing=arguments.computing, loads="MONAI Label, PyTorch and MONAI")
     if status != 0:
         raise LaunchError(f"the server ended with status {status}; its message is above.")
+
+
+def _check_datalist(datalist: Path | None) -> None:
+    if datalist and not datalist.is_file():
+        raise LaunchError(f"--datalist {datalist}: no such file.")

@@ -6,9 +6,12 @@ import logging
 import warnings
 from typing import Any
 
+from .anatomy import shape_registration, shapes
 from .anatomy.augmentation import RandBodyOnlyd, RandNodulesd, RandTissued
+from .anatomy.between import RandShapeBetween
 from .anatomy.deformation import RandDeformd
 from .anatomy.registration import Registration
+from .anatomy.shapes import LoadShapesd
 from .data import evaluation_records, known_views
 from .data.batch import PrepareBiplanarBatch, PrepareRadiographsBatch
 from .data.caching import cached_dataset
@@ -91,6 +94,7 @@ __all__ = [
     "IntervalTableFit",
     "LoadCTd",
     "LoadRadiographsd",
+    "LoadShapesd",
     "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
@@ -111,6 +115,7 @@ __all__ = [
     "RandNodulesd",
     "RandPoissonNoised",
     "RandScaleIntensityRangePercentilesd",
+    "RandShapeBetween",
     "RandTissued",
     "Region",
     "Registration",
@@ -155,6 +160,8 @@ __all__ = [
     "read_identification",
     "read_radiograph",
     "resume",
+    "shape_registration",
+    "shapes",
     "sidecar_path",
     "structural_similarity",
     "tensorboard",

@@ -120,9 +120,9 @@ def test_the_shipped_weights_are_those_of_the_network_that_their_training_trains
 
 
 def test_the_training_of_the_weights_mirrors_half_of_the_patients_left_to_right():
-    """Before anything else, which deforms left and right unlike."""
+    """After anything else, so that the ways to others, which are not mirrored, are those of the CT."""
     augment = read_configs(stage_configs(1, WEIGHTS)).get_parsed_content("train#trainer#prepare_batch#augment")
-    mirror = augment.transforms[0]
+    mirror = augment.transforms[-1]
     cube = torch.rand(1, 8, 8, 8)
     changed = [mirror.set_random_state(seed=seed)({"ct": cube})["ct"] for seed in range(64)]
     mirrored = [torch.equal(torch.as_tensor(hu), cube.flip(1)) for hu in changed]

@@ -12,7 +12,9 @@ from phantoms import chest_imaging, phantom
 from scripts import (
     InputError,
     PrepareBiplanarBatch,
+    RandDeformd,
     RandGeometry,
+    RandShapeBetween,
     StackXraysd,
     hu_to_attenuation,
     project,
@@ -50,6 +52,22 @@ def augmentations() -> dict[str, Any]:
         "geometry_error": RandGeometry(distance=0.05, degrees=3.0, turned=0.5),
         "augment_xrays": RandShiftIntensityd("xrays", 0.2, prob=1.0),
     }
+
+
+def test_the_augmentation_of_a_ct_reads_the_shapes_of_its_record(batch):
+    """Both CTs in one batch, the first 90 mm towards x and the second, which has radiographs, where it is."""
+    towards = torch.tensor([90.0, 0.0, 0.0]).view(1, 1, 3, 1, 1, 1).expand(2, 1, 3, 4, 4, 4)
+    still = {"degrees": 0, "shift_mm": 0, "scale": 0, "magnitude_mm": (0, 0), "spacing_mm": 60}
+    between = RandShapeBetween(1.0)
+    augment = RandDeformd("ct", 360.0, **still, between=between)
+    plain = prepare()(batch)[1]["ct"]
+    shifted = prepare(augment=augment)({**batch, "shapes": MetaTensor(towards)})[1]["ct"]
+    voxels = float(between.weights[0]) * 90 / (360 / SIZE)
+    assert torch.equal(shifted[1], plain[1]) and voxels > 0.1
+    whole, part = int(voxels), voxels - int(voxels)
+    width = SIZE - whole - 1
+    expected = torch.lerp(plain[0, :, whole : whole + width], plain[0, :, whole + 1 : whole + 1 + width], part)
+    torch.testing.assert_close(shifted[0, :, :width], expected, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])

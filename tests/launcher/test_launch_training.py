@@ -89,6 +89,25 @@ def test_the_next_line_of_each_stage_leads_to_the_evaluation(command, lines, tmp
     assert len({(option_of(each, "dataset_dir"), option_of(each, "device")) for each in lines()}) == 1
 
 
+def test_what_register_has_written_is_trained_on_by_all_stages(command, lines, tmp_path: Path, capfd):
+    dataset, shapes, datalist = tmp_path / "data", tmp_path / "shapes", tmp_path / "mine.json"
+    line = ["register", "--dataset_dir", dataset, "--output", shapes, "--threads", "1"]
+    assert command(*line, "--datalist", datalist) == 1
+    assert f"--datalist {datalist}: no such file." in capfd.readouterr().err and not lines()
+    datalist.write_text("{}")
+    assert command(*line, "--datalist", datalist) == 0
+    (registered,) = lines()
+    configs = [Path(name).stem for name in ast.literal_eval(option_of(registered, "config_file"))]
+    assert configs == ["train", "anatomy", "register"]
+    assert option_of(registered, "output_dir") == str(shapes) and option_of(registered, "datalist") == str(datalist)
+    following = next_arguments(capfd.readouterr().out)
+    following += ["--stage", "1", "--output", tmp_path]
+    for _ in range(3):
+        assert command(*following) == 0
+        following = next_arguments(capfd.readouterr().out)
+    assert {option_of(each, "shapes_dir") for each in trainings(lines())} == {str(shapes)}
+
+
 @pytest.mark.parametrize("is_finished", [False, True])
 def test_what_later_stages_need_is_checked_until_the_first_has_ended(command, lines, tmp_path, is_finished, capfd):
     (tmp_path / "resume").mkdir()

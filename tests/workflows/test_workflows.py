@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bundle_runs import bundle_run, bundle_run_here, cause_of, next_line, read_configs, stage_configs
+from bundle_runs import ROOT, bundle_run, bundle_run_here, cause_of, next_line, read_configs, stage_configs
 from conftest import Trained
 from scripts import CheckpointError, InputError
 
@@ -201,6 +201,22 @@ def test_a_batch_may_mix_records_with_radiographs_and_without(dataset: Path, ove
     assert [(tuple(batch["xrays"].shape), tuple(batch["ct"].shape)) for batch in batches] == [
         ((2, 2, 128, 128), (2, 1, 64, 64, 64))
     ] * 2
+
+
+def test_training_cts_are_registered_once_and_trained_on(dataset: Path, overlay: Path, tmp_path: Path):
+    configs = [*stage_configs(1, overlay), "bundle/configs/anatomy.json", "bundle/configs/register.json"]
+    few_steps = {f"registration#levels#{level}#steps": 2 for level in range(5)}
+    register = {"dataset_dir": dataset, "output_dir": tmp_path, "volume_size": 16, "grid": 8, **few_steps}
+    bundle_run_here("run", configs, **register)
+    weights, datalist = ROOT / "bundle" / "configs" / "weights", str(dataset / "datalist.json")
+    train = {"dataset_dir": str(dataset), "datalist": datalist, "shapes_dir": str(tmp_path)}
+    parser = read_configs(stage_configs(1, weights, overlay), **train)
+    (batch, *_) = parser.get_parsed_content("train#dataloader")
+    assert tuple(batch["shapes"].shape) == (batch["ct"].shape[0], 1, 3, 8, 8, 8) and batch["shapes"].abs().max() > 1
+    deform = parser.get_parsed_content("train#trainer#prepare_batch#augment").transforms[0]
+    assert deform.between.most == 0.5
+    validation = next(iter(parser.get_parsed_content("validate#dataloader")))
+    assert "shapes" not in validation
 
 
 STILL = {

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform, create_rotate, create_scale, create_translate
@@ -13,6 +14,8 @@ from monai.utils import convert_to_dst_type
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from .between import RandShapeBetween
+from .shapes import SHAPES
 from .splines import cubic_spline
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class RandDeformd(RandomizableTransform, MapTransform):
         spacing_mm: distance of the control points.
         prob: probability that anything is done.
         allow_missing_keys: as in every MONAI transform.
+        between: how far a record with `shapes`, displacements to others `(N, 3, G, G, G)` in mm, is first deformed
+            towards them, in the same resampling; None for not at all.
 
     Raises:
         ValueError: when the magnitude could fold the volume.
@@ -60,6 +65,7 @@ class RandDeformd(RandomizableTransform, MapTransform):
         spacing_mm: float,
         prob: float = 1.0,
         allow_missing_keys: bool = False,
+        between: RandShapeBetween | None = None,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
@@ -71,9 +77,20 @@ class RandDeformd(RandomizableTransform, MapTransform):
         self.fov_mm, self.degrees, self.shift_mm, self.scale = fov_mm, degrees, shift_mm, scale
         self.magnitude_mm, self.spacing_mm = tuple(magnitude_mm), spacing_mm
         self.matrix, self.lattice_mm = torch.eye(4), torch.zeros(3, 4, 4, 4)
+        self.between = between
+        self._towards_mm: Tensor | None = None
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> RandDeformd:
+        super().set_random_state(seed, state)
+        if self.between is not None:
+            self.between.set_random_state(state=self.R)
+        return self
 
     def randomize(self, data: Any = None) -> None:
-        """Draws the affine map, of the place in the result to the place in the CT, and the control points."""
+        """
+        Draws the affine map, of the place in the result to the place in the CT, the control points, and where `data`,
+        the displacements to others, is not None, how far to go to them.
+        """
         super().randomize(None)
         points = ceil(self.fov_mm / self.spacing_mm) + 3
         angles = (self.R.uniform(-self.degrees, self.degrees, 3) * torch.pi / 180).tolist()
@@ -84,10 +101,14 @@ class RandDeformd(RandomizableTransform, MapTransform):
         magnitude = self.R.uniform(smallest, largest)
         self.matrix = torch.from_numpy(matrix).float()
         self.lattice_mm = torch.from_numpy(self.R.uniform(-magnitude, magnitude, (3, *[points] * 3))).float()
+        self._towards_mm = None
+        if self.between is not None and data is not None:
+            self.between.randomize(len(data))
+            self._towards_mm = self.between.displacement_mm(torch.as_tensor(data).as_subclass(Tensor))
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         record = dict(record)
-        self.randomize()
+        self.randomize(record.get(SHAPES))
         if self._do_transform:
             for key in self.key_iterator(record):
                 record[key] = convert_to_dst_type(self.deform(torch.as_tensor(record[key])), record[key])[0]
@@ -110,7 +131,16 @@ class RandDeformd(RandomizableTransform, MapTransform):
         for part in torch.arange(size, device=device).split(SLICES_PER_BLOCK):
             bent = torch.einsum("aiyz,xi->axyz", planes, splines.to(device)[part])
             places_mm = bent + straight[:, None] + x[:, part, None, None]
-            yield (places_mm / (self.fov_mm / 2)).flip(0).movedim(0, -1)
+            yield self._as_grid(self._towards_others(places_mm))
+
+    def _towards_others(self, places_mm: Float[Tensor, "3 X Y Z"]) -> Float[Tensor, "3 X Y Z"]:
+        if self._towards_mm is None:
+            return places_mm
+        field, grid = self._towards_mm.to(places_mm)[None], self._as_grid(places_mm)[None]
+        return places_mm + grid_sample(field, grid, padding_mode="border", align_corners=False)[0]
+
+    def _as_grid(self, places_mm: Float[Tensor, "3 X Y Z"]) -> Float[Tensor, "X Y Z 3"]:
+        return (places_mm / (self.fov_mm / 2)).flip(0).movedim(0, -1)
 
     def _splines(self, places_mm: Tensor) -> Tensor:
         """Weight of each control point at each place, `(places, points)`: the cubic B-spline."""

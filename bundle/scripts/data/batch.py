@@ -10,6 +10,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.transforms import Randomizable
 
+from ..anatomy.shapes import SHAPES
 from ..projection.geometry import BiplanarGeometry, batched
 from ..projection.imaging import ImagingModel
 from ..projection.region import Region
@@ -28,13 +29,13 @@ class PrepareBiplanarBatch(PrepareBatch):
     acquire them again.
 
     A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_radiographs` and `geometry`, see
-    :class:`~scripts.StackXraysd`. The random transforms are seeded for every record by torch's global generator, which
-    also draws the crop.
+    :class:`~scripts.StackXraysd`, and may have `shapes`, see :class:`~scripts.LoadShapesd`. The random transforms are
+    seeded for every record by torch's global generator, which also draws the crop.
 
     Args:
         stages: the stage to stop after.
         imaging: projects the CTs and scales them.
-        augment: random transform of the record `{"ct"}`; None for none.
+        augment: random transform of the record `{"ct"}`, or `{"ct", "shapes"}`; None for none.
         augment_geometry: draws the acquisition geometry of each CT's projections, which the network receives; None for
             the nominal one.
         geometry_error: draws the geometry in which the input's X-rays are acquired in its place, and of which the
@@ -82,7 +83,9 @@ class PrepareBiplanarBatch(PrepareBatch):
         )
         has_radiographs = [bool(has) for has in batchdata["has_radiographs"]]
         nominal = geometries_of_records(batchdata["geometry"], self.imaging.geometry)
-        *prepared, geometries = zip(*map(self._record, cts, radiographs, has_radiographs, nominal))
+        shapes = _plain(batchdata[SHAPES]).to(device, non_blocking=non_blocking) if SHAPES in batchdata else ()
+        others = [{SHAPES: each} for each in shapes] or [{}] * len(cts)
+        *prepared, geometries = zip(*map(self._record, cts, radiographs, has_radiographs, nominal, others))
         xrays, target_xrays, cts = map(torch.stack, prepared)
         geometry = batched(geometries)
         received = geometry if self.known_views is None else as_known(geometry, self.known_views)
@@ -94,13 +97,18 @@ class PrepareBiplanarBatch(PrepareBatch):
         return xrays, target, (), arguments
 
     def _record(
-        self, hu: torch.Tensor, radiographs: torch.Tensor, has_radiographs: bool, geometry: BiplanarGeometry
+        self,
+        hu: torch.Tensor,
+        radiographs: torch.Tensor,
+        has_radiographs: bool,
+        geometry: BiplanarGeometry,
+        others: dict[str, torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, BiplanarGeometry]:
         """The X-rays of the input, those of the target, the CT in HU, and the geometry of the target's X-rays."""
         if has_radiographs:
             return self._augmented(radiographs, radiographs != 0), radiographs, hu, geometry
         if self.augment is not None:
-            hu = _plain(_seeded(self.augment)({"ct": hu})["ct"])
+            hu = _plain(_seeded(self.augment)({"ct": hu, **others})["ct"])
         geometry = self.imaging.geometry
         if self.augment_geometry is not None:
             geometry = _seeded(self.augment_geometry)(geometry)

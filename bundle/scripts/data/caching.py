@@ -12,6 +12,7 @@ from typing import Any
 from monai.data import CacheDataset, Dataset, PersistentDataset, pickle_hashing
 from monai.utils import convert_to_tensor
 
+from ..anatomy.shapes import SHAPES
 from ..io.itk_headers import named_voxels
 from .datalist import IMAGE_FIELDS
 
@@ -61,7 +62,7 @@ def hash_with_files(record: dict[str, Any]) -> bytes:
     Hash of a record with size and times of last change of every file that it names, those of a series' folder and those
     of the voxels of a detached header too, and with :data:`FIELDS`.
     """
-    files = [file for field in IMAGE_FIELDS if field in record for file in _files_of(Path(record[field]))]
+    files = [file for field in (*IMAGE_FIELDS, SHAPES) if field in record for file in _files_of(Path(record[field]))]
     return pickle_hashing({**record, "fields": FIELDS, "files": [(str(file), *_state(file)) for file in files]})
 
 
