@@ -18,6 +18,7 @@ from scripts import (
     BestCheckpointSaver,
     EarlyStopping,
     EpochReport,
+    ExponentialMovingAverage,
     Resume,
 )
 from scripts.training.gradient_clipping import GradientClipping
@@ -53,6 +54,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         "validation_target": 1.0,
         "max_norm": 1.0,
         "patience": None,
+        "ema": None,
         "still": False,
         "frozen": False,
         "interval": 1,
@@ -78,6 +80,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         key_val_metric={"score": MeanAbsoluteError(lambda output: (output["pred"], output["label"]))},
         val_handlers=[BestCheckpointSaver(best, network, [("PA", "LL")])],
     )
+    average = ExponentialMovingAverage([p for p in network.parameters() if p.requires_grad], wanted["ema"], validator)
     scheduler = WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=4, warmup_multiplier=0.1)
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
@@ -91,6 +94,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         accumulation_steps=wanted["parts"],
         train_handlers=[
             GradientClipping(network.parameters(), wanted["max_norm"]),
+            average,
             ValidationHandler(wanted["interval"], validator),
             EpochReport(str(folder / "epochs.jsonl"), validator, best, 3),
             LrScheduleHandler(scheduler, print_lr=False, epoch_level=True),
@@ -98,7 +102,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
     )
     for engine in (trainer, validator):
         engine.logger.disabled = True
-    Resume(str(folder / "resume"), 3, network, scheduler, validator, best, seed=5).attach(trainer)
+    Resume(str(folder / "resume"), 3, network, scheduler, validator, average, best, seed=5).attach(trainer)
     EarlyStopping(validator, wanted["patience"]).attach(trainer)
     return trainer
 

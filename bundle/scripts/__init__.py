@@ -65,6 +65,7 @@ from .training.early_stopping import EarlyStopping
 from .training.former_names import FORMER_MODULES, FORMER_NAMES, by_former_name
 from .training.gradient_clipping import GradientClipping
 from .training.loading import report_loaded
+from .training.moving_average import ExponentialMovingAverage
 from .training.progress import EpochReport, LossReport
 from .training.resume import Resume
 
@@ -82,6 +83,7 @@ __all__ = [
     "EarlyStopping",
     "EpochReport",
     "EvaluationReport",
+    "ExponentialMovingAverage",
     "FinalVolumeInferer",
     "FinalVolumeModel",
     "GeometryFromRadiographsd",

@@ -190,6 +190,7 @@ def test_without_a_usable_checkpoint_training_does_not_start_anew_in_silence(alo
         ({"batch": 3}, "batch_size was 2, is 3"),
         ({"records": 8}, "records.training.7.0 was absent, is case_7"),
         ({"target": 2.0}, "prepare_batch.target was 1.0, is 2.0"),
+        ({"ema": 0.1}, "ema was absent, is 0.1"),
         ({"dropout": 0.25}, "network.1 was Dropout(p=0.5, inplace=False), is Dropout(p=0.25, inplace=False)"),
     ],
 )

@@ -41,7 +41,7 @@ class GradientClipping:
             raise _divergence(engine, f"the loss is {engine.state.output['loss'].item()}")
 
     def before_step(self, engine: Engine) -> None:
-        batches = self._batches_of_step(engine)
+        batches = batches_of_step(engine)
         if not batches:
             return
         scaled = engine.scaler is not None and engine.scaler.is_enabled()
@@ -55,12 +55,12 @@ class GradientClipping:
         if not scaled and not torch.isfinite(norm):
             raise _divergence(engine, f"the norm of the gradients is {norm.item()}")
 
-    @staticmethod
-    def _batches_of_step(engine: Engine) -> int:
-        """How many batches the optimizer's next step is of, 0 when none follows this batch."""
-        done = (engine.state.iteration - 1) % engine.state.epoch_length + 1
-        group = (done - 1) % engine.accumulation_steps + 1
-        return group if group == engine.accumulation_steps or done == engine.state.epoch_length else 0
+
+def batches_of_step(engine: Engine) -> int:
+    """How many batches the optimizer's step that follows this batch is of, 0 when none follows it."""
+    done = (engine.state.iteration - 1) % engine.state.epoch_length + 1
+    group = (done - 1) % engine.accumulation_steps + 1
+    return group if group == engine.accumulation_steps or done == engine.state.epoch_length else 0
 
 
 def part_of_batch(batch_size: int, accumulation_steps: int) -> int:

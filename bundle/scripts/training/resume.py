@@ -22,6 +22,7 @@ from ..io.atomic_write import remove_unfinished, write_checkpoint, write_json
 from ..io.folder_lock import hold_folder, leave_folder
 from .checkpoints import read_checkpoint
 from .former_names import ABSENT_UNTIL_NOW, FORMER_NAMES, with_geometry_error, with_imaging_model
+from .moving_average import ExponentialMovingAverage
 
 KEPT = 2
 """How many of the last epochs' checkpoints are kept."""
@@ -51,6 +52,7 @@ class Resume:
         network: what the checkpoint of the stage holds, see :meth:`~scripts.ProgressiveCascadeModel.up_to`.
         lr_scheduler: the learning rate's schedule.
         validator: its best metric so far is kept.
+        average: of the weights, kept next to them.
         best_path: where the best weights are written.
         seed: of the training.
 
@@ -70,11 +72,12 @@ class Resume:
         network: torch.nn.Module,
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
         validator: Evaluator,
+        average: ExponentialMovingAverage,
         best_path: str,
         seed: int,
     ) -> None:
         self.folder, self.stage, self.best_path, self.seed = folder, stage, best_path, seed
-        self.network, self.lr_scheduler, self.validator = network, lr_scheduler, validator
+        self.network, self.lr_scheduler, self.validator, self.average = network, lr_scheduler, validator, average
         self.settings: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -85,7 +88,7 @@ class Resume:
 
     def start(self, engine: Engine) -> None:
         """Goes on from the last usable checkpoint, if there is any; the folder is this training's until it ends."""
-        self.settings = settings_of(engine, self.validator, self.network, self.lr_scheduler, self.seed)
+        self.settings = settings_of(engine, self.validator, self.network, self.lr_scheduler, self.average, self.seed)
         epoch, state = 0, None
         if idist.get_rank() == 0:
             hold_folder(self.folder)
@@ -129,6 +132,7 @@ class Resume:
             "best_metric": float(self.validator.state.best_metric),
             "best_metric_epoch": self.validator.state.best_metric_epoch,
             "validated_epoch": self.validator.state.epoch,
+            **self.average.state_dict(),
         }
 
     def _choose(self) -> tuple[int, Mapping[str, Any] | None]:
@@ -185,6 +189,7 @@ class Resume:
         self.network.load_state_dict(state["network"])
         engine.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        self.average.load_state_dict(state)
         if engine.scaler is not None and state["scaler"]:
             engine.scaler.load_state_dict(state["scaler"])
         self.validator.state.best_metric = state["best_metric"]
@@ -225,6 +230,7 @@ def settings_of(
     validator: Evaluator,
     network: torch.nn.Module,
     lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+    average: ExponentialMovingAverage,
     seed: int,
 ) -> dict[str, Any]:
     """What a training depends on, each value under its place; records by name, wherever their files are."""
@@ -245,6 +251,8 @@ def settings_of(
         "transforms": {key: data.transform for key, data in datasets.items()},
         "records": records,
     }
+    if average.momentum is not None:
+        settings["ema"] = average.momentum
     return dict(_flat("", _described(settings)))
 
 
