@@ -94,7 +94,6 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         accumulation_steps=wanted["parts"],
         train_handlers=[
             GradientClipping(network.parameters(), wanted["max_norm"]),
-            average,
             ValidationHandler(wanted["interval"], validator),
             EpochReport(str(folder / "epochs.jsonl"), validator, best, 3),
             LrScheduleHandler(scheduler, print_lr=False, epoch_level=True),
@@ -102,6 +101,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
     )
     for engine in (trainer, validator):
         engine.logger.disabled = True
+    average.attach(trainer)
     Resume(str(folder / "resume"), 3, network, scheduler, validator, average, best, seed=5).attach(trainer)
     EarlyStopping(validator, wanted["patience"]).attach(trainer)
     return trainer

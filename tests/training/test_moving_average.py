@@ -78,10 +78,10 @@ def test_a_momentum_that_is_none_is_refused_by_its_id(tmp_path: Path, momentum: 
 
 
 def test_every_process_has_the_same_average(dataset: Path, overlay: Path, tmp_path: Path):
-    """Two train the first stage; the best weights are the average of the last epoch that was the best."""
-    kept = "$torch.save(@average.state_dict(), @ckpt_dir + '/average' + __import__('os').environ['RANK'] + '.pth')"
+    """Two train the first stage; the best weights are the average after their one epoch."""
+    kept = "$torch.save(@average.state_dict(), @ckpt_dir + '/average' + os.environ['RANK'] + '.pth')"
     config = tmp_path / "further.json"
-    further = {"epochs": 1, "repeats": 2, "ema": 0.4, "+training": [kept]}
+    further = {"epochs": 1, "batch_size": 1, "ema": 0.4, "+imports": ["$import os"], "+training": [kept]}
     config.write_text(json.dumps({**json.loads(overlay.read_text()), **further}))
     configs = [*stage_configs(1), "bundle/configs/multi_gpu_train.json", str(config)]
     places = {"dataset_dir": dataset, "ckpt_dir": tmp_path, "output_dir": tmp_path}

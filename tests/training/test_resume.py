@@ -60,7 +60,7 @@ def refusal(folder: Path, **settings) -> str:
 
 @pytest.fixture(scope="module")
 def twins(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of three stages that were left alone, and of three that were killed again and again."""
+    """The folders of three stages, the second with an average, that were left alone, and killed again and again."""
     if not hasattr(os, "fork"):
         pytest.skip("processes are forked, to import once")
     folder = tmp_path_factory.mktemp("twins")
@@ -70,7 +70,8 @@ def twins(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory
         places = {"dataset_dir": str(dataset), "ckpt_dir": str(folder / name), "output_dir": str(folder / name)}
         for stage in (1, 2, 3):
             configs = stage_configs(stage, folder / "smaller.json")
-            runs.append({"configs": configs, "moments": moments.get(stage, []), "overrides": places})
+            further = {"ema": 0.3} if stage == 2 else {}
+            runs.append({"configs": configs, "moments": moments.get(stage, []), "overrides": {**places, **further}})
     line = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), json.dumps(runs)]
     run = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     assert run.returncode == 0, run.stdout[-3000:]
@@ -85,6 +86,19 @@ def test_a_training_killed_again_and_again_ends_with_the_bytes_of_one_left_alone
     lines = [json.loads(line) for line in (killed / f"stage{stage}_epochs.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert not list(killed.rglob(".unfinished-*"))
+
+
+def test_the_next_stage_takes_the_average_and_keeps_what_was_frozen(twins: tuple[Path, Path]):
+    """Four steps of the second stage, of which the momentum of three is 1, 0.65 and 0.3."""
+    first, second, third = (read_checkpoint(str(twins[0] / f"stage{stage}_best.pth")) for stage in (1, 2, 3))
+    assert all(torch.equal(second[name], value) for name, value in first.items())
+    assert all(torch.equal(third[name], value) for name, value in second.items())
+    trained = [read_checkpoint(str(twins[0] / "resume" / f"stage2_epoch000{epoch}.pth")) for epoch in (1, 2)]
+    own = [name for name in second if name not in first]
+    averages = [dict(zip(own, state["ema"].values(), strict=True)) for state in trained]
+    assert any(all(torch.equal(second[name], average[name]) for name in own) for average in averages)
+    for state, average in zip(trained, averages):
+        assert any(not torch.equal(state["network"][name], average[name]) for name in own)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
