@@ -44,7 +44,7 @@ from scripts.training.devices import choose_device
 from table import Table
 from unattended import FAILED, FINISHED, train
 
-PARTS = ("tests", "steps", "inference", "projector")
+PARTS = ("tests", "steps", "inference", "projector", "compiled")
 TESTS = "tests/workflows/test_devices.py"
 TEST_SHARE = 0.4
 """Of the time, at most, for the tests."""
@@ -193,6 +193,10 @@ def all_cases(device: str, quick: bool) -> Iterator[Case]:
         case = {"projector": name, "size": size, "device": device, "budget": 0.1 if quick else 2.0}
         if device == "cuda" or name != "nanodrr triton":
             yield Case("projector", name, cases.project_both, case, PEERS.get(name))
+    if device == "cuda":
+        for stage in (1, 2, 3):
+            step = {"stage": stage, "crop": None, "compiled": True, **how}
+            yield Case("compiled", f"stage {stage}, compiled", cases.training_step, step)
 
 
 def measure(report: Report, chosen: Sequence[Case], end: float) -> None:

@@ -33,13 +33,15 @@ WARM_UP = 2
 LIFTED_CHANNELS = 16
 
 
-def training_step(stage: int, crop: int | None, device: str, quick: bool, repeats: int) -> dict[str, Any]:
+def training_step(
+    stage: int, crop: int | None, device: str, quick: bool, repeats: int, compiled: bool = False
+) -> dict[str, Any]:
     """
     A training step of a stage (forward, loss, backward, optimizer) at the config's batch and in its precision, and what
     comes before it, the batch's deformation, projection and augmentation. VGG is untrained, which changes no figure.
     """
     config = configuration(["train.json", *([f"stage{stage}.json"] if stage > 1 else [])], device, quick)
-    config.update({"vgg_weights": "untrained", "crop": crop})
+    config.update({"vgg_weights": "untrained", "crop": crop, "compile": compiled})
     batch, step = config["batch_size"], TrainingStep(config, device)
     prepare = partial(step.prepare, list_data_collate([chest(config)] * batch))
     step.take(prepare())
@@ -70,6 +72,8 @@ class TrainingStep:
         set_determinism(0)  # as training does: cuDNN then chooses among its deterministic kernels
         self.device, self.amp = device, config.get_parsed_content("amp")
         self.network = config.get_parsed_content("network").train()
+        if config["compile"]:
+            self.network = torch.compile(self.network)
         self.loss = config.get_parsed_content("loss").to(device)
         self.optimizer = config.get_parsed_content("optimizer")
         self.prepare = partial(config.get_parsed_content("train#trainer#prepare_batch"), device=device)

@@ -55,6 +55,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         "max_norm": 1.0,
         "patience": None,
         "ema": None,
+        "compile": False,
         "still": False,
         "frozen": False,
         "interval": 1,
@@ -92,6 +93,8 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         prepare_batch=(Batch if wanted["still"] else NoisyBatch)(wanted["target"]),
         decollate=False,
         accumulation_steps=wanted["parts"],
+        compile=wanted["compile"],
+        compile_kwargs={"backend": "aot_eager"},  # traced as ever, and not handed to a compiler, which takes long
         train_handlers=[
             GradientClipping(network.parameters(), wanted["max_norm"]),
             ValidationHandler(wanted["interval"], validator),
