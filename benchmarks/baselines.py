@@ -28,11 +28,13 @@ class LiftedNetwork(nn.Module):
         super().__init__()
         self.network, self.geometry, self.size = network, geometry, size
 
-    def forward(self, xrays: torch.Tensor, stages: int = 1) -> list[torch.Tensor]:
+    def forward(
+        self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, stages: int = 1
+    ) -> list[torch.Tensor]:
         """X-rays `(B, 2, P, P)` to one volume `(B, 1, S, S, S)`, in a list as a cascade's first stage returns it."""
         if stages != 1:
             raise ValueError(f"LiftedNetwork: stages is {stages}, expected 1, its only one.")
-        return [self.network(lift_xrays(xrays, self.geometry, Region.whole(self.size)))]
+        return [self.network(lift_xrays(xrays, geometry or self.geometry, Region.whole(self.size)))]
 
 
 def unet(size: int) -> nn.Module:

@@ -1,18 +1,20 @@
 """
-What stage 1, its ablations and MONAI's networks learn in the same time, scored on patients they never saw. See
+What stage 1, what it is made of, and MONAI's networks learn in the same time, scored on patients they never saw. See
 learning.md.
 
-    python benchmarks/learning.py --dataset_dir DIR --minutes 30 --output OUT [--methods mean stage1 unet] [--markdown]
-    python benchmarks/learning.py --dataset_dir DIR --split bundle/configs/split.json --minutes 15 --output OUT
+    python benchmarks/learning.py --dataset_dir DIR --split SPLIT --minutes 15 --output OUT [--methods mean stage1 unet]
+    python benchmarks/learning.py --dataset_dir DIR --minutes 15 --output OUT [--folds 4]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -24,59 +26,92 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from monai.bundle import ConfigParser
-from monai.data import CacheDataset, DataLoader, json_hashing
+from monai.data import CacheDataset, DataLoader, json_hashing, list_data_collate
 from monai.engines import SupervisedTrainer
-from monai.transforms import Compose, Transform
 from torch import nn
 
 from baselines import BASELINES, LiftedNetwork
 from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in
-from scripts import ImagingModel
+from scripts import BiplanarGeometry, GradientClipping, ImagingModel, PrepareBiplanarBatch, RandGeometry
 from scripts.evaluation.metrics import volume_metrics
 from scripts.evaluation.summary import mean_and_interval
 from scripts.io.atomic_write import write_json
+from scripts.projection.geometry import batched
 from scripts.projection.resampling import truth_at
 from table import Table
 
+FORMER = {
+    "cosine_decay": False,
+    "warmup_epochs": 0,
+    "max_gradient_norm": None,
+    "ema": None,
+    "augment_geometry": None,
+    "shapes_dir": None,
+    "network_def#mirror_averaging": False,
+}
+"""Stage 1 as this benchmark trained it until version 0.3: a constant rate, one geometry, no shapes between patients."""
+SCHEDULE = ("cosine_decay", "warmup_epochs", "max_gradient_norm", "ema")
+VIEWS = ("augment_geometry", "network_def#mirror_averaging")
 CASCADES: dict[str, dict[str, Any]] = {
     "stage1": {},
-    "without_vit": {"attention": "none"},
-    "without_features": {"evidence": ["xrays", "positions", "reprojection"]},
-    "without_xrays": {"evidence": ["features", "positions", "reprojection"]},
-    "without_positions": {"evidence": ["xrays", "features", "reprojection"]},
-    "without_reprojection": {"evidence": ["xrays", "features", "positions"]},
-    "dense": {"attention": "dense"},
+    "former": FORMER,
+    "former_and_schedule": {name: value for name, value in FORMER.items() if name not in SCHEDULE},
+    "former_and_shapes": {name: value for name, value in FORMER.items() if name != "shapes_dir"},
+    "former_and_views": {name: value for name, value in FORMER.items() if name not in VIEWS},
+    "without_vit": {"network_def#attention": "none"},
+    "without_features": {"network_def#evidence": ["xrays", "positions", "reprojection"]},
+    "without_xrays": {"network_def#evidence": ["features", "positions", "reprojection"]},
+    "without_positions": {"network_def#evidence": ["xrays", "features", "reprojection"]},
+    "without_reprojection": {"network_def#evidence": ["xrays", "features", "positions"]},
+    "dense": {"network_def#attention": "dense"},
 }
-"""Stage 1 and its ablations, by the arguments that differ."""
+"""Stage 1, as configured and otherwise: by the configuration's ids that differ."""
 METHODS = ("mean", "nearest", "stage1", *BASELINES, *(name for name in CASCADES if name != "stage1"))
 METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU"}
+SAMPLE_IDS = ("geometry", "imaging", "volume_size", "load", "shapes_dir", "augment", "augment_geometry")
 SEEN = "seen"
-COLUMNS = {"method": 20, "folds": 5, "steps": 6, "s/step": 6}
+OTHER_VIEWS = (("PA", "RL"), ("AP", "LL"), ("AP", "RL"))
+COLUMNS = {"method": 20, "runs": 5, "steps": 6, "s/step": 6}
 MEAN_DRAWS = 32
 SEEN_DEFORMATIONS = 2
 
-Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From X-rays `(1, 2, P, P)` and the ground truth, which only the nearest patient is allowed to see, to a volume."""
+Predict = Callable[[Record], torch.Tensor]
+"""From a sample, whose ground truth only the nearest patient is allowed to see, to a volume `(1, 1, S, S, S)`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    config = configuration(options)
     records = records_in(options.dataset_dir)
-    loaded = CacheDataset(records, config.get_parsed_content("load"), num_workers=None, progress=False)
     folds = held_out_patients(records, options)
-    for fold, unseen in enumerate(folds):
-        if options.only and fold not in options.only:
-            continue
-        for method in options.methods:
-            path = options.output / f"fold{fold}_{method}.json"
-            if not _is_done(path, options):
-                named = "; ".join(f"{group}: {', '.join(sorted(patients))}" for group, patients in unseen.items())
-                print(f"fold {fold}, {method}: {named}", flush=True)
-                result = run(method, [*loaded], unseen, options)
-                write_json(str(path), {"method": method, "fold": fold, **_settings(options), **result})
-    print_table(options, folds)
+    chosen = [fold for fold in range(len(folds)) if not options.only or fold in options.only]
+    missing = [
+        (fold, seed, method)
+        for fold in chosen
+        for seed in options.seeds
+        for method in options.methods
+        if not _is_done(_result(options, fold, method, seed), options)
+    ]
+    loaded = [*CacheDataset(records, configuration(options).get_parsed_content("load"), progress=False)] * bool(missing)
+    for fold, seed, method in missing:
+        named = "; ".join(f"{group}: {', '.join(sorted(patients))}" for group, patients in folds[fold].items())
+        print(f"fold {fold}, seed {seed}, {method}: {named}", flush=True)
+        result = run(method, seed, loaded, folds[fold], options)
+        kept = {"method": method, "fold": fold, "seed": seed, **_settings(options), **result}
+        write_json(str(_result(options, fold, method, seed)), kept)
+    results = {
+        method: [
+            json.loads(path.read_text(encoding="utf-8"))
+            for fold in range(len(folds))
+            for seed in options.seeds
+            if (path := _result(options, fold, method, seed)).is_file()
+        ]
+        for method in options.methods
+    }
+    print_table(results, [*folds[0], SEEN], options.markdown)
+    if options.against:
+        print_differences(results, options.against, [*folds[0]], options.markdown)
 
 
 def held_out_patients(records: Sequence[Record], options: argparse.Namespace) -> list[dict[str, set[str]]]:
@@ -86,85 +121,107 @@ def held_out_patients(records: Sequence[Record], options: argparse.Namespace) ->
     return [{"unseen": patients} for patients in left_out(records, options.folds)]
 
 
-def configuration(options: argparse.Namespace, **network: Any) -> ConfigParser:
+def configuration(options: argparse.Namespace, method: str = "stage1") -> ConfigParser:
     """
-    The bundle's training configuration, stage 1, with other arguments of the network. The CTs have twice the voxels of
-    the stage, half of what they have in training, and are projected to full size. With a split they are
-    deformed as for the shipped weights, and not mirrored.
+    The configuration of the shipped weights' stage 1, in which a method changes what it has to. The CTs have twice the
+    voxels of the stage and are projected to full size; X-rays are clean, in the geometry that the network is told.
     """
     config = ConfigParser()
-    overlays = (["weights/all.json", "weights/stage1.json"] if options.split else []) + (
-        ["tiny.json"] if options.tiny else []
-    )
+    overlays = ["weights/all.json", "weights/stage1.json"] + ["tiny.json"] * options.tiny
     config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", *overlays)])
     if options.size:
         config["geometry#detector_pixels"] = 8 * options.size
     config["volume_size"] = config["geometry#detector_pixels"] // 4
-    config["network_def"].update(network)
+    config["shapes_dir"] = options.shapes_dir and str(options.shapes_dir)
+    for name, value in CASCADES.get(method, {}).items():
+        config[name] = value
     return config
 
 
 def run(
-    method: str, loaded: Sequence[Record], unseen: Mapping[str, set[str]], options: argparse.Namespace
+    method: str, seed: int, loaded: Sequence[Record], unseen: Mapping[str, set[str]], options: argparse.Namespace
 ) -> dict[str, Any]:
     """
     Trains a method on all but these patients and scores it.
 
     Returns:
-        Steps, seconds a step, and for each group of unseen patients and unseen deformations of the "seen" ones every
-        metric of every case by patient.
+        Steps, seconds a step, and for each group of unseen patients, in the nominal views and in others, and for unseen
+        deformations of the "seen" ones, every metric of every case by patient.
     """
-    config = configuration(options, **CASCADES.get(method, {}))
-    augment, imaging = (config.get_parsed_content(name) for name in ("augment", "imaging"))
-    size = imaging.volume_size(1)
-    sample = Sample(imaging, size)
+    config = configuration(options, method)
+    imaging = config.get_parsed_content("imaging")
+    as_it_is = Sample(PrepareBiplanarBatch(1, imaging))
     all_unseen = set().union(*unseen.values())
-    seen = [record for record in loaded if record["group"] not in all_unseen]
-    made_by = {name: config[name] for name in ("geometry", "volume_size", "load", "augment", "imaging")}
-    made_of = json_hashing({**made_by, "names": [record["name"] for record in seen], "size": size})
-    folder = options.output / "deformations" / made_of.decode()
-    training = DeformedPatients(seen, Compose([augment, sample]), options.deformations * len(seen), folder)
+    training = training_samples(config, [record for record in loaded if record["group"] not in all_unseen], options)
     if method == "mean":
         truths = (training[i * training.count // MEAN_DRAWS]["ct"] for i in range(MEAN_DRAWS))
         predict, effort = _always(sum(truths)[None] / MEAN_DRAWS), {}
     elif method == "nearest":
-        predict, effort = _nearest([sample(record)["ct"][None] for record in training.records]), {}
+        predict, effort = _nearest([as_it_is(record)["ct"][None] for record in training.records]), {}
     else:
-        predict, effort = train(method, config, training, options)
-    cases = {
-        **{
-            group: [sample(record) for record in loaded if record["group"] in patients]
-            for group, patients in unseen.items()
-        },
-        SEEN: (
-            training.deformed(index, ENDLESS + SEEN_DEFORMATIONS * index + number)
-            for index in range(len(training.records))
-            for number in range(SEEN_DEFORMATIONS)
-        ),
+        predict, effort = train(method, seed, config, training, options)
+    patients = {
+        group: [record for record in loaded if record["group"] in patients] for group, patients in unseen.items()
     }
+    cases = {group: map(as_it_is, records) for group, records in patients.items()}
+    cases[SEEN] = (
+        training.deformed(index, ENDLESS + SEEN_DEFORMATIONS * index + number)
+        for index in range(len(training.records))
+        for number in range(SEEN_DEFORMATIONS)
+    )
+    for views in OTHER_VIEWS if "steps" in effort else ():
+        sample = Sample(PrepareBiplanarBatch(1, imaging, augment_geometry=RandGeometry(0.0, 0.0, 0.0, [views])))
+        cases |= {f"{group} {' '.join(views)}": map(sample, records) for group, records in patients.items()}
     return {**effort, **{group: score(predict, samples, imaging) for group, samples in cases.items()}}
 
 
+def training_samples(config: ConfigParser, seen: Sequence[Record], options: argparse.Namespace) -> DeformedPatients:
+    """The deformations that a configuration trains on, kept in a folder of their own."""
+    prepare = config.get_parsed_content("train#trainer#prepare_batch")
+    made_of = {name: config[name] for name in (*SAMPLE_IDS, "train#trainer#prepare_batch")}
+    made_of |= {"names": [record["name"] for record in seen]}
+    folder = options.output / "deformations" / json_hashing(made_of).decode()
+    clean = PrepareBiplanarBatch(1, prepare.imaging, augment=prepare.augment, augment_geometry=prepare.augment_geometry)
+    return DeformedPatients(seen, Sample(clean), options.deformations * len(seen), folder)
+
+
 def train(
-    method: str, config: ConfigParser, training: DeformedPatients, options: argparse.Namespace
+    method: str, seed: int, config: ConfigParser, training: DeformedPatients, options: argparse.Namespace
 ) -> tuple[Predict, dict[str, float]]:
-    """The trained network, and what it took."""
-    torch.manual_seed(options.seed)
+    """The trained network, or the moving average of its weights, and what it took."""
+    torch.manual_seed(seed)
     network = build(method, config)
     clock = StepClock(60 * options.minutes, method)
+    optimizer = torch.optim.AdamW(
+        (p for p in network.parameters() if p.requires_grad),
+        lr=options.learning_rate,
+        weight_decay=config["weight_decay"],
+    )
+    imaging = config.get_parsed_content("imaging")
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=1,
-        train_data_loader=DataLoader(training, batch_size=options.batch_size),
+        train_data_loader=DataLoader(training, batch_size=options.batch_size, collate_fn=list),
         network=network,
-        optimizer=torch.optim.AdamW((p for p in network.parameters() if p.requires_grad), lr=options.learning_rate),
+        optimizer=optimizer,
         loss_function=config.get_parsed_content("loss"),
-        prepare_batch=_prepare,
+        prepare_batch=partial(_prepare, imaging=imaging),
         decollate=False,
+        train_handlers=[GradientClipping(network.parameters(), config["max_gradient_norm"])],
     )
+    schedule = partial(_rate, *(config[name] for name in ("epochs", "warmup_epochs", "cosine_decay")))
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED,
+        lambda: optimizer.param_groups[0].update(lr=options.learning_rate * schedule(clock.seconds / clock.limit)),
+    )
+    average = None
+    if config["ema"] is not None:
+        average = EMAHandler(network, config["ema"], 1.0, round(1 / config["ema"]))
+        average.attach(trainer, event=Events.ITERATION_COMPLETED)
     clock.attach(trainer)
     trainer.run()
-    return partial(_predict, network.eval()), {"steps": clock.steps, "seconds_per_step": clock.seconds / clock.steps}
+    trained = network if average is None else average.ema_model
+    return partial(_predict, trained.eval()), {"steps": clock.steps, "seconds_per_step": clock.seconds / clock.steps}
 
 
 def build(method: str, config: ConfigParser) -> nn.Module:
@@ -176,19 +233,22 @@ def build(method: str, config: ConfigParser) -> nn.Module:
     return LiftedNetwork(BASELINES[method](size), imaging.geometry, size)
 
 
-class Sample(Transform):
+class Sample:
     """
-    A loaded CT as the network sees it: its X-rays, and the ground truth, scaled and averaged to the `size` voxels a
-    side of all that stage 1 is compared with.
+    What a network trains on or is scored with, made of a loaded record by its batch preparation: the ground truth,
+    scaled and averaged to stage 1's size, the X-rays, and their geometry.
     """
 
-    def __init__(self, imaging: ImagingModel, size: int) -> None:
-        self.imaging, self.size = imaging, size
+    def __init__(self, prepare: PrepareBiplanarBatch) -> None:
+        self.prepare = prepare
 
     def __call__(self, record: Record) -> Record:
-        hu = torch.as_tensor(record["ct"]).as_subclass(torch.Tensor)
-        truth = truth_at(self.imaging.scale(hu)[None], self.size)[0]
-        return {**record, "ct": truth, "xrays": self.imaging.project(hu[None])[0]}
+        named = {name: record[name] for name in ("name", "group")}
+        batch = list_data_collate([{name: value for name, value in record.items() if name not in named}])
+        xrays, target, _, arguments = self.prepare(batch)
+        geometry = asdict(arguments["geometry"])
+        truth = truth_at(target["ct"], self.prepare.imaging.volume_size(1))[0].clone()
+        return {**named, "ct": truth, "xrays": xrays[0], "geometry": geometry}
 
 
 class StepClock:
@@ -232,74 +292,121 @@ def score(predict: Predict, samples: Iterable[Record], imaging: ImagingModel) ->
     scores = defaultdict(list)
     for sample in samples:
         truth = sample["ct"][None]
-        volume = predict(sample["xrays"][None], truth)
+        volume = predict(sample)
         scores[sample["group"]].append(volume_metrics(volume, truth, imaging))
     return dict(scores)
 
 
-def print_table(options: argparse.Namespace, folds: Sequence[Mapping[str, set[str]]]) -> None:
-    """A row for each method, over the folds that are done; intervals are over patients."""
-    groups = (*folds[0], SEEN)
+def print_table(results: Mapping[str, Sequence[Record]], groups: Sequence[str], markdown: bool) -> None:
+    """A row for each method, over the folds and seeds that are done; intervals are over patients."""
     scores = {f"{group} {metric}": 22 for group in groups for metric in METRICS.values()}
-    table = Table(COLUMNS | scores, options.markdown)
-    for method in options.methods:
-        paths = (options.output / f"fold{fold}_{method}.json" for fold in range(len(folds)))
-        results = [json.loads(path.read_text()) for path in paths if path.is_file()]
-        if not results:
+    table = Table(COLUMNS | scores, markdown)
+    for method, runs in results.items():
+        if not runs:
             continue
         effort = {}
-        if "steps" in results[0]:
-            effort["steps"] = round(fmean(result["steps"] for result in results))
-            effort["s/step"] = fmean(result["seconds_per_step"] for result in results)
+        if "steps" in runs[0]:
+            effort["steps"] = round(fmean(run["steps"] for run in runs))
+            effort["s/step"] = fmean(run["seconds_per_step"] for run in runs)
         cells = {
-            f"{group} {column}": _mean_over_patients([result[group] for result in results], metric)
+            f"{group} {column}": _text(list(_by_patient([run[group] for run in runs], metric).values()))
             for group in groups
             for metric, column in METRICS.items()
         }
-        table.add(method=method, folds=len(results), **effort, **cells)
+        table.add(method=method, runs=len(runs), **effort, **cells)
 
 
-def _mean_over_patients(folds: Sequence[dict[str, list[dict[str, float]]]], metric: str) -> str:
-    """Mean and 95 % interval of the patients' means."""
+def print_differences(
+    results: Mapping[str, Sequence[Record]], against: str, groups: Sequence[str], markdown: bool
+) -> None:
+    """
+    What each method has more than one of them, by patient: means over seeds, then over patients with their interval.
+    Other views are compared with the nominal ones of the same method.
+    """
+    table = Table({"method": 26, "group": 12, "metric": 8, "difference": 26, "by patient": 60}, markdown)
+    others = [" ".join(views) for views in OTHER_VIEWS]
+    rows = [(method, group, against, group) for method in results if method != against for group in groups]
+    rows += [(method, f"{group} {views}", method, group) for method in results for group in groups for views in others]
+    for method, group, other, base in rows:
+        if not all(runs and key in runs[0] for runs, key in ((results[method], group), (results[other], base))):
+            continue
+        for metric, column in METRICS.items():
+            mine, its = (
+                _by_patient([run[key] for run in results[name]], metric)
+                for name, key in ((method, group), (other, base))
+            )
+            by_patient = {patient: mine[patient] - its[patient] for patient in mine.keys() & its.keys()}
+            shown = ", ".join(f"{patient} {value:+.3g}" for patient, value in sorted(by_patient.items()))
+            cells = {"metric": column, "difference": _text(list(by_patient.values())), "by patient": shown}
+            table.add(method=method, group=group, **cells)
+
+
+def _by_patient(runs: Sequence[dict[str, list[dict[str, float]]]], metric: str) -> dict[str, float]:
+    """Each patient's mean over runs and cases."""
     values = defaultdict(list)
-    for fold in folds:
-        for patient, cases in fold.items():
+    for run in runs:
+        for patient, cases in run.items():
             values[patient] += [case[metric] for case in cases]
-    found = mean_and_interval([fmean(of_patient) for of_patient in values.values()])
+    return {patient: fmean(of_patient) for patient, of_patient in values.items()}
+
+
+def _text(values: Sequence[float]) -> str:
+    """Mean and 95 % interval of the patients' values."""
+    found = mean_and_interval(values)
     return ("{mean:.4g}" if len(values) == 1 else "{mean:.4g} ({low:.4g} to {high:.4g})").format(**found)
 
 
 @torch.no_grad()
-def _predict(network: nn.Module, xrays: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    return network(xrays, stages=1)[0]
+def _predict(network: nn.Module, sample: Record) -> torch.Tensor:
+    return network(sample["xrays"][None], stages=1, geometry=BiplanarGeometry(**sample["geometry"]))[0]
 
 
 def _always(volume: torch.Tensor) -> Predict:
-    return lambda xrays, truth: volume
+    return lambda sample: volume
 
 
 def _nearest(volumes: Sequence[torch.Tensor]) -> Predict:
     """Of these volumes the one with the smallest squared error."""
-    return lambda xrays, truth: min(volumes, key=lambda volume: float((volume - truth).square().mean()))
+    return lambda sample: min(volumes, key=lambda volume: float((volume - sample["ct"]).square().mean()))
 
 
-def _prepare(batch: Record, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, Record, tuple, Record]:
+def _prepare(
+    samples: Sequence[Record], *args: Any, imaging: ImagingModel, **kwargs: Any
+) -> tuple[torch.Tensor, Record, tuple, Record]:
     """A batch of samples, which need no more projection."""
-    target = {key: torch.as_tensor(batch[key]).as_subclass(torch.Tensor) for key in ("ct", "xrays")}
-    return target["xrays"], target, (), {"stages": 1}
+    cts, xrays = (torch.stack([sample[key] for sample in samples]) for key in ("ct", "xrays"))
+    geometry = batched([BiplanarGeometry(**sample["geometry"]) for sample in samples])
+    return xrays, {"ct": cts, "xrays": xrays, "geometry": geometry}, (), {"stages": 1, "geometry": geometry}
+
+
+def _rate(epochs: int, warmup_epochs: int, cosine_decay: bool, fraction: float) -> float:
+    """The learning rate after this fraction of the time, of the largest: the configured schedule of the epochs."""
+    warmup = warmup_epochs / epochs
+    if fraction < warmup:
+        return 0.1 + 0.9 * fraction / warmup
+    return (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup))) / 2 if cosine_decay else 1.0
+
+
+def _result(options: argparse.Namespace, fold: int, method: str, seed: int) -> Path:
+    return options.output / f"fold{fold}_{method}_seed{seed}.json"
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("minutes", "folds", "deformations", "size", "tiny", "batch_size", "learning_rate", "seed")
+    names = ("minutes", "folds", "deformations", "size", "tiny", "batch_size", "learning_rate")
     split = options.split and json.loads(options.split.read_text(encoding="utf-8"))
-    return {name: getattr(options, name) for name in names} | {"threads": torch.get_num_threads(), "split": split}
+    shapes = options.shapes_dir is not None
+    return {name: getattr(options, name) for name in names} | {
+        "threads": torch.get_num_threads(),
+        "shapes": shapes,
+        "split": split,
+    }
 
 
 def _is_done(path: Path, options: argparse.Namespace) -> bool:
     """Whether there is a result with these settings; with other settings it is in the way."""
     if not path.is_file():
         return False
-    kept, wanted = json.loads(path.read_text()), _settings(options)
+    kept, wanted = json.loads(path.read_text(encoding="utf-8")), _settings(options)
     other = {name: kept.get(name) for name in wanted if kept.get(name) != wanted[name]}
     if other:
         raise SystemExit(f"{path} was made with {other}; choose another --output, or delete that file.")
@@ -310,20 +417,25 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder of CTs, *.nii.gz")
     kept = ROOT / "output" / "learning"
-    parser.add_argument("--output", type=Path, default=kept, help="keeps a JSON for each fold and method")
-    parser.add_argument("--minutes", type=float, default=30.0, help="of training steps, for each fold and method")
+    parser.add_argument("--output", type=Path, default=kept, help="keeps a JSON for each fold, method and seed")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of training steps, for each of them")
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--split", type=Path, help="datalist whose training patients alone are trained on, as one fold")
     parser.add_argument("--only", nargs="+", type=int, help="folds to train in this run, by default all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--shapes_dir", type=Path, help="what `launch.py register` made of the training patients")
     parser.add_argument("--deformations", type=int, default=100, help="of each training CT")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--against", choices=METHODS, help="prints what each method has more than this one, by patient")
     parser.add_argument("--size", type=int, help="voxels along a side of the first stage, by default the bundle's")
     parser.add_argument("--tiny", action="store_true", help="the small network of tiny.json, to see that it works")
     parser.add_argument("--batch_size", type=int, default=2)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--markdown", action="store_true")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.shapes_dir and not options.split:
+        parser.error("--shapes_dir needs --split: shapes of patients who are left out of a fold would be trained on.")
+    return options
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import PersistentDataset
-from monai.transforms import Compose, Lambda
+from monai.transforms import Lambda
 from torch.utils.data import Dataset
 
 Record = dict[str, Any]
@@ -52,19 +53,19 @@ def held_out(records: Sequence[Record], split: Path) -> dict[str, set[str]]:
 
 class DeformedPatients(Dataset):
     """
-    A sequence of random deformations in which the step alone decides what comes: each record once in a turn, in a new
-    order every turn. When all have come, they come again. They are kept on disk, since making one takes as long as
-    several training steps.
+    A sequence of random samples of patients in which the step alone decides what comes: each record once in a turn, in
+    a new order every turn. When all have come, they come again. They are kept on disk, since making one takes as long
+    as several training steps.
 
     Args:
         records: loaded ones.
-        deform: random transforms, up to a training sample.
-        count: how many deformations there are.
-        folder: where they are kept; one for the same records and transforms only.
+        sample: makes a sample of a record, at random by torch's generator.
+        count: how many samples there are.
+        folder: where they are kept; one for the same records and samples only.
     """
 
-    def __init__(self, records: Sequence[Record], deform: Compose, count: int, folder: Path) -> None:
-        self.records, self.deform, self.count = list(records), deform, count
+    def __init__(self, records: Sequence[Record], sample: Callable[[Record], Record], count: int, folder: Path) -> None:
+        self.records, self.sample, self.count = list(records), sample, count
         steps = [{"step": step} for step in range(count)]
         self.kept = PersistentDataset(steps, Lambda(self._at, track_meta=False), folder)
 
@@ -75,9 +76,10 @@ class DeformedPatients(Dataset):
         return self.kept[step % self.count]
 
     def deformed(self, index: int, seed: int) -> Record:
-        """A record, deformed as the seed has it."""
-        self.deform.set_random_state(seed=seed)
-        return self.deform(self.records[index])
+        """A sample of a record, as the seed has it."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.sample(self.records[index])
 
     def _at(self, item: dict[str, int]) -> Record:
         turn, place = divmod(item["step"], len(self.records))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
-from monai.transforms import Compose, RandRotated
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -121,8 +121,16 @@ def test_every_patient_is_left_out_once_with_all_scans(tmp_path: Path):
 def test_deformations_depend_on_the_step_alone(tmp_path: Path):
     records = [{"ct": torch.rand(1, 8, 8, 8), "name": str(number)} for number in range(3)]
 
+    def noisy(record: dict) -> dict:
+        return record | {"ct": record["ct"] + torch.rand(1, 8, 8, 8)}
+
     def sequence(folder: str) -> DeformedPatients:
-        return DeformedPatients(records, Compose([RandRotated("ct", range_x=1.0, prob=1.0)]), 6, tmp_path / folder)
+        return DeformedPatients(records, noisy, 6, tmp_path / folder)
+
+    torch.manual_seed(7)
+    drawn = torch.rand(2)
+    torch.manual_seed(7)
+    assert torch.rand(1) == drawn[0] and sequence("other")[0] and torch.rand(1) == drawn[1]
 
     forwards, shuffled = sequence("forwards"), sequence("shuffled")
     samples = {step: forwards[step] for step in range(6)}
@@ -145,9 +153,9 @@ def test_learning_scores_unseen_and_seen_patients_and_keeps_what_is_done(tmp_pat
     first = capsys.readouterr().out.splitlines()
     rows = [dict(zip(cells(first[-6]), cells(row))) for row in first[-4:]]
     assert [row["method"] for row in rows] == ["mean", "nearest", "stage1", "unet"]
-    assert all(row["folds"] == "2" and float(row["unseen PSNR dB"].split()[0]) > 5 for row in rows)
+    assert all(row["runs"] == "2" and float(row["unseen PSNR dB"].split()[0]) > 5 for row in rows)
     assert all(float(row["steps"]) > 0 and float(row["s/step"]) > 0 for row in rows[2:])
-    result = json.loads((tmp_path / "fold0_stage1.json").read_text())
+    result = json.loads((tmp_path / "fold0_stage1_seed0.json").read_text())
     assert list(result["unseen"]) == ["a"] and len(result["unseen"]["a"]) == 2
     assert list(result["seen"]) == ["b"] and len(result["seen"]["b"]) == 2
     learning.main(options)
@@ -163,11 +171,27 @@ def test_learning_on_a_split_scores_each_section_that_was_not_trained_on(tmp_pat
     options = ["--dataset_dir", str(tmp_path), "--output", str(tmp_path), "--split", str(split)]
     learning.main([*options, *"--tiny --markdown --methods nearest".split()])
     head, _, row = capsys.readouterr().out.splitlines()[-3:]
-    result = json.loads((tmp_path / "fold0_nearest.json").read_text())
+    result = json.loads((tmp_path / "fold0_nearest_seed0.json").read_text())
     assert {group: list(result[group]) for group in ("validation", "test", "seen")} == {
         "validation": ["b"], "test": ["c"], "seen": ["a"]
     }  # fmt: skip
     assert dict(zip(cells(head), cells(row)))["test PSNR dB"] == f"{result['test']['c'][0]['psnr_db']:.4g}"
+
+    options += ["--seeds", "0", "1"]
+    learning.main([*options, *"--tiny --markdown --methods former stage1 --against former --minutes 0.002".split()])
+    rows = [cells(row) for row in capsys.readouterr().out.splitlines()]
+    by_seed = {
+        (method, seed): json.loads((tmp_path / f"fold0_{method}_seed{seed}.json").read_text())
+        for method in ("former", "stage1")
+        for seed in (0, 1)
+    }
+    gains = [
+        by_seed["stage1", seed]["test"]["c"][0]["psnr_db"] - by_seed["former", seed]["test"]["c"][0]["psnr_db"]
+        for seed in (0, 1)
+    ]
+    assert ["stage1", "test", "PSNR dB", f"{fmean(gains):.4g}", f"c {fmean(gains):+.3g}"] in rows
+    assert by_seed["stage1", 0]["test"] != by_seed["stage1", 1]["test"]
+    assert {row[1] for row in rows if row[0] == "stage1"} >= {"test AP LL", "test PA RL", "test AP RL"}
 
     split.write_text(json.dumps({"training": [{"ct": "a.nii.gz"}], "test": [{"ct": "c.nii.gz"}]}))
     with pytest.raises(ValueError, match=r"in one of them alone: \['b.nii.gz'\]"):
