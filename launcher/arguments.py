@@ -78,9 +78,18 @@ def _add_to_train(verb: argparse.ArgumentParser) -> None:
     tiny, summary = places.CONFIGS / "tiny.json", "small sizes and a short schedule, to try things out: --overlay"
     is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{summary} {tiny.as_posix()}"}
     what.add_argument("--tiny", dest="overlay", **is_chosen)
+    verb.add_argument("--anatomy", action="store_true", help="stages 2 and 3 learn from other patients' bodies as well")
     verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
     verb.add_argument("--shapes_dir", type=Path, metavar="DIR", help="what `register` has written, to train on")
     verb.add_argument("--output", type=Path, default=places.ROOT / "output" / "train", metavar="DIR")
+    _add_computing(verb)
+
+
+def _add_to_atlas(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="holds datalist.json and its CTs")
+    verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
+    verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE", help="what it comes next to")
+    verb.add_argument("--cts", type=int, metavar="K", help="how many CTs at most, one of each patient; default: 24")
     _add_computing(verb)
 
 
@@ -139,6 +148,7 @@ VERBS = {
     "datalist": ("write DIR/datalist.json from the studies in DIR, or check it", _add_to_datalist),
     "register": ("register the training CTs to each other; the same command goes on after a stop", _add_to_register),
     "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),
+    "atlas": ("put CTs of the training section next to weights that read other patients' bodies", _add_to_atlas),
     "infer": ("reconstruct a CT from two X-rays", _add_to_infer),
     "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from . import places
 from .computing import Computing
@@ -14,6 +15,8 @@ from .overlays import configs_of, content_of, shared_with_inference
 from .weights import read_sidecar_overlay
 from .workflows import run_workflow
 
+ANATOMY = places.CONFIGS / "anatomy.json"
+"""What a training of stages 2 and 3 with other people's bodies as evidence changes."""
 RESUME = "resume"
 """The folder of a training that holds what it goes on from."""
 
@@ -25,6 +28,7 @@ def train_stages(
     overlay: Path | None,
     computing: Computing = Computing(),
     shapes: Path | None = None,
+    anatomy: bool = False,
 ) -> None:
     """
     Trains stages one after the other, each from the weights of the one before; what is finished is passed over.
@@ -37,10 +41,12 @@ def train_stages(
             root.
         computing: where it computes.
         shapes: holds the displacements that `register` has written, to train on; None for none.
+        anatomy: whether stages 2 and 3 learn from other people's bodies, which are found before them; an atlas of them
+            comes next to the weights in the end.
     """
     output.mkdir(parents=True, exist_ok=True)
-    if not has_begun(output, overlay):
-        shared = shared_with_inference(places.ROOT / overlay) if overlay else {}
+    if not has_begun(output, overlay, anatomy):
+        shared = shared_by(overlay, anatomy)
         (output / shared_overlay.NAME).unlink(missing_ok=True)
         if shared:
             write_atomically(output / shared_overlay.NAME, json.dumps(shared, indent=4) + "\n")
@@ -50,11 +56,32 @@ def train_stages(
         configs = [places.CONFIGS / "train.json"]
         configs += [places.CONFIGS / f"stage{stage}.json"] if stage > 1 else []
         configs += configs_of(overlay, stage)
+        if anatomy and stage > 1:
+            find_neighbours(configs, dataset, output, computing)
+            configs += [ANATOMY]
         configs += [places.CONFIGS / "multi_gpu_train.json"] if computing.gpus > 1 else []
         print(f"\n=== Stage {stage} ===")
         given = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
         given |= {"shapes_dir": shapes} if shapes else {}
         run_workflow("training", configs, output, computing, **given)
+    if anatomy and stages[-1] > 1:
+        write_atlas(configs_of(overlay, stages[-1]), dataset, output / f"stage{stages[-1]}_best.pth", computing)
+
+
+def find_neighbours(configs: list[Path], dataset: Path, output: Path, computing: Computing) -> None:
+    """Makes the files of what other people's bodies say that are not there yet, for the configs of a stage."""
+    print("\n=== Neighbours ===")
+    places_of = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
+    run_workflow("evidence", [*configs, ANATOMY], output, computing.of_one_process(), **places_of)
+
+
+def write_atlas(
+    overlays: list[Path], dataset: Path, weights: Path, computing: Computing, **further: Path | str
+) -> None:
+    """Writes the atlas of weights next to them, from the CTs of a training section."""
+    configs = [places.CONFIGS / "train.json", *overlays, ANATOMY]
+    chosen = {"dataset_dir": dataset, "weights": weights, **further}
+    run_workflow("atlas", configs, weights.parent, computing.of_one_process(), **chosen)
 
 
 def check_what_later_stages_need(dataset: Path, output: Path, overlay: Path | None, computing: Computing) -> None:
@@ -72,12 +99,18 @@ def check_what_later_stages_need(dataset: Path, output: Path, overlay: Path | No
     run_workflow("check", configs, output, computing.of_one_process(), dataset_dir=dataset)
 
 
-def has_begun(output: Path, overlay: Path | None) -> bool:
-    """Whether a training of the same sizes has begun in a folder and goes on; one of other sizes is refused."""
+def shared_by(overlay: Path | None, anatomy: bool) -> dict[str, Any]:
+    """What inference has to know of a training with an overlay, and with other people's bodies or without."""
+    shared = shared_with_inference(places.ROOT / overlay) if overlay else {}
+    return {**shared, **(shared_overlay.shared_part(content_of(ANATOMY, 2)) if anatomy else {})}
+
+
+def has_begun(output: Path, overlay: Path | None, anatomy: bool = False) -> bool:
+    """Whether a training of the same network has begun in a folder and goes on; one of another is refused."""
     if not (output / RESUME).is_dir():
         return False
     before = read_sidecar_overlay(output)
-    now = shared_with_inference(places.ROOT / overlay) if overlay else {}
+    now = shared_by(overlay, anatomy)
     if before != now:
         found = f"the sizes of {output / shared_overlay.NAME}" if before else "the sizes of train.json"
         raise LaunchError(

@@ -16,7 +16,7 @@ from .from_bundle import config_text
 from .overlays import checked_overlay
 from .processes import launch_line, run
 from .tables import formatted, print_protocol, print_robustness, print_summary
-from .training import demo_dataset, train_stages
+from .training import demo_dataset, train_stages, write_atlas
 from .weights import check_weights, sidecar_overlay
 from .workflows import run_script, run_workflow
 
@@ -59,17 +59,30 @@ def train(arguments: argparse.Namespace) -> None:
     overlay = checked_overlay(arguments.overlay, arguments.dataset_dir) if arguments.overlay else None
     stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
     dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay, arguments.computing)
-    train_stages(stages, dataset, arguments.output, overlay, arguments.computing, arguments.shapes_dir)
+    train_stages(
+        stages, dataset, arguments.output, overlay, arguments.computing, arguments.shapes_dir, arguments.anatomy
+    )
     weights = arguments.output / f"stage{stages[-1]}_best.pth"
     if stages[-1] < 3:
         chosen = ["--overlay", arguments.overlay] if arguments.overlay else []
         chosen += ["--shapes_dir", arguments.shapes_dir] if arguments.shapes_dir else []
+        chosen += ["--anatomy"] if arguments.anatomy else []
         chosen += ["--dataset_dir", dataset, "--output", arguments.output, *arguments.computing.options()]
         following = launch_line("train", "--stage", stages[-1] + 1, *chosen)
     else:
         scored = ["--dataset_dir", dataset, "--weights", weights, "--output", arguments.output / "evaluation"]
         following = launch_line("evaluate", *scored, *arguments.computing.options())
     print(f"\nThe weights are in {weights}.\nNext: {following}")
+
+
+def atlas(arguments: argparse.Namespace) -> None:
+    check_weights(arguments.weights)
+    asked: dict[str, Path | str] = {"datalist": arguments.datalist} if arguments.datalist else {}
+    asked |= {"atlas_cts": str(arguments.cts)} if arguments.cts else {}
+    write_atlas(
+        sidecar_overlay(arguments.weights), arguments.dataset_dir, arguments.weights, arguments.computing, **asked
+    )
+    print("\nAn atlas holds CTs of patients: pass it on only where their licences and consents allow that.")
 
 
 def infer(arguments: argparse.Namespace) -> None:

@@ -10,13 +10,15 @@ from .anatomy import shape_registration, shapes
 from .anatomy.augmentation import RandBodyOnlyd, RandNodulesd, RandTissued
 from .anatomy.between import RandShapeBetween
 from .anatomy.deformation import RandDeformd
+from .anatomy.neighbours import Neighbours, neighbours_beside
 from .anatomy.registration import Registration
 from .anatomy.shapes import LoadShapesd
-from .data import evaluation_records, known_views
+from .data import evaluation_records, evidence, known_views
 from .data.batch import PrepareBiplanarBatch, PrepareRadiographsBatch
 from .data.caching import cached_dataset
 from .data.datalist import load_records
 from .data.demo_dataset import demo_ct, write_demo_dataset
+from .data.evidence import EvidenceFiles, LoadEvidenced
 from .data.transforms import LoadCTd, ResampleToCubed, StackXraysd
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import baselines, corrupted_pairs, interval_calibration, metrics, out_of_distribution, perturbations
@@ -62,6 +64,7 @@ from .training import cores, devices, distributed, gradient_clipping, resume
 from .training.checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .training.devices import autocast_dtype
 from .training.early_stopping import EarlyStopping
+from .training.evidence_writer import EvidenceWriter
 from .training.former_names import FORMER_MODULES, FORMER_NAMES, by_former_name
 from .training.gradient_clipping import GradientClipping
 from .training.loading import report_loaded
@@ -83,6 +86,8 @@ __all__ = [
     "EarlyStopping",
     "EpochReport",
     "EvaluationReport",
+    "EvidenceFiles",
+    "EvidenceWriter",
     "ExponentialMovingAverage",
     "FinalVolumeInferer",
     "FinalVolumeModel",
@@ -95,11 +100,13 @@ __all__ = [
     "IntervalTable",
     "IntervalTableFit",
     "LoadCTd",
+    "LoadEvidenced",
     "LoadRadiographsd",
     "LoadShapesd",
     "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
+    "Neighbours",
     "OutputError",
     "PerturbedRecords",
     "PredictIntervalsd",
@@ -148,6 +155,7 @@ __all__ = [
     "devices",
     "distributed",
     "evaluation_records",
+    "evidence",
     "former_ids",
     "gradient_clipping",
     "hu_to_attenuation",
@@ -156,6 +164,7 @@ __all__ = [
     "lift",
     "load_records",
     "metrics",
+    "neighbours_beside",
     "out_of_distribution",
     "perturbations",
     "project",

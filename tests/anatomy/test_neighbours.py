@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from phantoms import chest_imaging, phantom
@@ -55,3 +56,37 @@ def test_what_agrees_with_the_xrays_is_left_as_it_is():
     patient = IMAGING.scale(chest(0.05))
     joined = neighbours().joined(patient, patient, IMAGING.project(IMAGING.to_hu(patient)))
     torch.testing.assert_close(joined, patient, rtol=0, atol=1e-4)
+
+
+def evidence_of(patient: torch.Tensor, nearest: int | None = None) -> torch.Tensor:
+    return Neighbours(chest(-0.1, 0.15, 0.4), REGISTRATION, IMAGING, nearest)(patient)
+
+
+def test_the_evidence_is_mean_and_spread_of_the_warped_neighbours():
+    patient, others = IMAGING.scale(chest(0.05)), neighbours()
+    warped = others.warped(others.register(patient), SIZE)
+    found = others(patient)
+    torch.testing.assert_close(found[:, :1], warped.mean(0, keepdim=True))
+    torch.testing.assert_close(found[:, 1:], (warped[0] - warped[1]).abs()[None] / 2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_evidence_is_the_same_bits_without_gradients_and_under_autocast(mode):
+    patient, others = IMAGING.scale(chest(0.05)), neighbours()
+    with mode(), torch.autocast("cpu", torch.bfloat16):
+        without = others(patient.clone())
+    assert torch.equal(without, others(patient)) and without.dtype == torch.float32 and not without.requires_grad
+
+
+def test_the_nearest_are_those_that_look_like_the_patient():
+    """Two coarse levels, which this registration has alone, decide; the third phantom lies far off."""
+    patient = IMAGING.scale(chest(0.05))
+    nearest = evidence_of(patient, nearest=2)
+    torch.testing.assert_close(nearest, neighbours()(patient), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(nearest, evidence_of(patient))
+
+
+def test_a_batch_is_its_patients_one_by_one():
+    patients = IMAGING.scale(chest(0.05, -0.05))
+    together = neighbours()(patients)
+    assert all(torch.equal(together[n : n + 1], neighbours()(patients[n : n + 1])) for n in (0, 1))

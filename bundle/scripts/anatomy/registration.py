@@ -69,6 +69,16 @@ class Level:
     reprojection: float = 0.0
 
 
+LEVELS = (
+    Level(cells=0, size=16, steps=60, rate=0.1),
+    Level(cells=2, size=16, steps=50, rate=0.1, stiffness=0.004),
+    Level(cells=4, size=24, steps=50, rate=0.1, stiffness=0.004),
+    Level(cells=8, size=32, steps=40, rate=0.1, stiffness=0.004),
+    Level(cells=14, size=48, steps=40, rate=0.1, stiffness=0.004),
+)
+"""From the affine map to a lattice of 2.6 cm in a field of view of 360 mm."""
+
+
 class Deformation:
     """
     Where the voxels of a volume are read in each of N others: an affine map after free-form deformations, of which the
@@ -140,11 +150,17 @@ class Registration:
     that of the lattice. Its `DVF2DDF` cannot fold either, at the cost of seven readings of a dense field a step.
 
     Args:
-        levels: arguments of :class:`Level`, coarse to fine.
+        levels: arguments of :class:`Level`, coarse to fine; None for :data:`LEVELS`.
     """
 
-    def __init__(self, levels: Sequence[Mapping[str, Any]]) -> None:
-        self.levels = [Level(**level) for level in levels]
+    def __init__(self, levels: Sequence[Mapping[str, Any]] | None = None) -> None:
+        self.levels = list(LEVELS) if levels is None else [Level(**level) for level in levels]
+
+    def parts(self, count: int) -> tuple[Registration, Registration]:
+        """Its first levels, and those that go on from there."""
+        first, second = Registration([]), Registration([])
+        first.levels, second.levels = self.levels[:count], self.levels[count:]
+        return first, second
 
     def __call__(
         self,
@@ -152,6 +168,7 @@ class Registration:
         fixed: Float[Tensor, "1 1 T T T"],
         xrays: Float[Tensor, "1 2 P P"] | None = None,
         imaging: ImagingModel | None = None,
+        start: Deformation | None = None,
     ) -> tuple[Deformation, Float[Tensor, " N"]]:
         """
         Args:
@@ -159,6 +176,7 @@ class Registration:
             fixed: a volume in HU, of the same field of view.
             xrays: scaled line integrals, which levels with a weight of reprojection need.
             imaging: how they were taken.
+            start: what coarser levels have found; None where the affine map comes first.
 
         Returns:
             The deformation of the CTs, and the mean square of the difference of each at the end.
@@ -174,7 +192,7 @@ class Registration:
         seen, fixed = windowed(moving), windowed(fixed)
         if has_reprojection:
             seen = torch.cat([seen, hu_to_attenuation(moving)], dim=1)
-        deformation = Deformation.identity(moving)
+        deformation = start or Deformation.identity(moving)
         difference = moving.new_zeros(len(moving))
         for level in self.levels:
             with torch.no_grad():
@@ -196,6 +214,7 @@ class _LevelFit:
         self.grid = grid_of(self.middles)
         self.fixed = read_at(fixed, self.grid[None])
 
+    @torch.enable_grad()
     def run(self, deformation: Deformation) -> tuple[Deformation, Tensor]:
         """The deformation with this level, and the difference of each CT."""
         shape = (3, 4) if self.level.cells == 0 else (3, *[self.level.cells + 3] * 3)

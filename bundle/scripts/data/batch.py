@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,8 +29,10 @@ class PrepareBiplanarBatch(PrepareBatch):
     acquire them again.
 
     A batch has `ct` in HU, `(B, 1, S, S, S)`, `xrays`, `has_radiographs` and `geometry`, see
-    :class:`~scripts.StackXraysd`, and may have `shapes`, see :class:`~scripts.LoadShapesd`. The random transforms are
-    seeded for every record by torch's global generator, which also draws the crop.
+    :class:`~scripts.StackXraysd`. It may have `anatomy`, `(B, 2, s, s, s)`, see :class:`~scripts.LoadEvidenced`, which
+    becomes the network's argument and which `augment` has to move as it moves the CT, and `shapes`, see
+    :class:`~scripts.LoadShapesd`. The random transforms are seeded for every record by torch's global generator, which
+    also draws the crop.
 
     Args:
         stages: the stage to stop after.
@@ -46,6 +48,8 @@ class PrepareBiplanarBatch(PrepareBatch):
             batch and in the target and the network's arguments as `region`; None for the whole volume.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; with
             None it receives the true ones, as in training.
+        anatomy: the network's argument where a batch has none, such as :class:`~scripts.anatomy.neighbours.Neighbours`;
+            None for none.
 
     Raises:
         InputError: when the detector would not cover the reconstruction volume's footprint at the smallest distance
@@ -62,7 +66,9 @@ class PrepareBiplanarBatch(PrepareBatch):
         augment_xrays: Randomizable | None = None,
         crop: int | None = None,
         known_views: Views | None = None,
+        anatomy: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
+        self.anatomy = anatomy
         self.stages, self.imaging, self.crop, self.known_views = stages, imaging, crop, known_views
         self.augment, self.augment_xrays = augment, augment_xrays
         self.augment_geometry, self.geometry_error = augment_geometry, geometry_error
@@ -82,15 +88,22 @@ class PrepareBiplanarBatch(PrepareBatch):
             _plain(batchdata[key]).to(device, non_blocking=non_blocking, **kwargs) for key in ("ct", "xrays")
         )
         has_radiographs = [bool(has) for has in batchdata["has_radiographs"]]
+        fields = {"ct": cts}
+        if "anatomy" in batchdata:
+            fields["anatomy"] = _plain(batchdata["anatomy"]).to(device, non_blocking=non_blocking, **kwargs)
+        records = [dict(zip(fields, record)) for record in zip(*fields.values())]
         nominal = geometries_of_records(batchdata["geometry"], self.imaging.geometry)
         shapes = _plain(batchdata[SHAPES]).to(device, non_blocking=non_blocking) if SHAPES in batchdata else ()
         others = [{SHAPES: each} for each in shapes] or [{}] * len(cts)
-        *prepared, geometries = zip(*map(self._record, cts, radiographs, has_radiographs, nominal, others))
-        xrays, target_xrays, cts = map(torch.stack, prepared)
+        *prepared, volumes, geometries = zip(*map(self._record, records, radiographs, has_radiographs, nominal, others))
+        xrays, target_xrays = map(torch.stack, prepared)
+        cts, *evidence = (torch.stack([record[key] for record in volumes]) for key in fields)
         geometry = batched(geometries)
         received = geometry if self.known_views is None else as_known(geometry, self.known_views)
         target: dict[str, Any] = {"ct": self.imaging.scale(cts), "xrays": target_xrays, "geometry": geometry}
         arguments: dict[str, Any] = {"stages": self.stages, "geometry": received}
+        if evidence or self.anatomy is not None:
+            arguments["anatomy"] = evidence[0] if evidence else self.anatomy
         if self.crop is not None:
             region = random_region(self.imaging.volume_size(self.stages), self.crop)
             arguments["region"] = target["region"] = region
@@ -98,24 +111,28 @@ class PrepareBiplanarBatch(PrepareBatch):
 
     def _record(
         self,
-        hu: torch.Tensor,
+        volumes: dict[str, torch.Tensor],
         radiographs: torch.Tensor,
         has_radiographs: bool,
         geometry: BiplanarGeometry,
         others: dict[str, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, BiplanarGeometry]:
-        """The X-rays of the input, those of the target, the CT in HU, and the geometry of the target's X-rays."""
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], BiplanarGeometry]:
+        """
+        The X-rays of the input, those of the target, the volumes, which are the CT in HU and what there is beside it,
+        and the geometry of the target's X-rays.
+        """
         if has_radiographs:
-            return self._augmented(radiographs, radiographs != 0), radiographs, hu, geometry
+            return self._augmented(radiographs, radiographs != 0), radiographs, volumes, geometry
         if self.augment is not None:
-            hu = _plain(_seeded(self.augment)({"ct": hu, **others})["ct"])
-        geometry = self.imaging.geometry
+            augmented = _seeded(self.augment)({**volumes, **others})
+            volumes = {key: _plain(augmented[key]) for key in volumes}
+        hu, geometry = volumes["ct"], self.imaging.geometry
         if self.augment_geometry is not None:
             geometry = _seeded(self.augment_geometry)(geometry)
         target = xrays = self.imaging.project(hu[None], geometry)[0]
         if self.geometry_error is not None:
             xrays = self.imaging.project(hu[None], _seeded(self.geometry_error)(geometry))[0]
-        return self._augmented(xrays, torch.ones_like(xrays, dtype=torch.bool)), target, hu, geometry
+        return self._augmented(xrays, torch.ones_like(xrays, dtype=torch.bool)), target, volumes, geometry
 
     def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
         if self.augment_xrays is None:
@@ -125,16 +142,24 @@ class PrepareBiplanarBatch(PrepareBatch):
 
 class PrepareRadiographsBatch(PrepareBatch):
     """
-    Makes a batch into the network's input, its X-rays, and the argument `geometry`, in which they were acquired.
+    Makes a batch into the network's input, its X-rays, and the arguments `geometry`, in which they were acquired, and,
+    where others' bodies are there to be used, `anatomy`.
 
     Args:
         geometry: the nominal one, which each record's `geometry` overrides, see
             :class:`~scripts.GeometryFromRadiographsd`.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`.
+        anatomy: the network's argument of that name, such as :class:`~scripts.anatomy.neighbours.Neighbours`; None for
+            none.
     """
 
-    def __init__(self, geometry: BiplanarGeometry, known_views: Views) -> None:
-        self.geometry, self.known_views = geometry, known_views
+    def __init__(
+        self,
+        geometry: BiplanarGeometry,
+        known_views: Views,
+        anatomy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self.geometry, self.known_views, self.anatomy = geometry, known_views, anatomy
 
     def __call__(
         self,
@@ -145,7 +170,8 @@ class PrepareRadiographsBatch(PrepareBatch):
     ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
         xrays = _plain(batchdata["image"]).to(device, non_blocking=non_blocking, **kwargs)
         geometry = batched(geometries_of_records(batchdata["geometry"], self.geometry))
-        return xrays, None, (), {"geometry": as_known(geometry, self.known_views)}
+        others = {} if self.anatomy is None else {"anatomy": self.anatomy}
+        return xrays, None, (), {"geometry": as_known(geometry, self.known_views), **others}
 
 
 def geometries_of_records(radiographs: Mapping[str, Any], geometry: BiplanarGeometry) -> list[BiplanarGeometry]:

@@ -57,6 +57,7 @@ class PreparePerturbedBatch(PrepareBatch):
         imaging: the nominal acquisition, whose geometry the network receives unless the perturbation says otherwise.
         perturbations: those of :class:`PerturbedRecords`.
         seed: of the first case; the following ones have the following seeds.
+        anatomy: as in :class:`~scripts.PrepareBiplanarBatch`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class PreparePerturbedBatch(PrepareBatch):
         imaging: ImagingModel,
         perturbations: Sequence[Perturbation],
         seed: int,
+        anatomy: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.seed = seed
         self.received = [perturbation.received or imaging.geometry for perturbation in perturbations]
@@ -74,6 +76,7 @@ class PreparePerturbedBatch(PrepareBatch):
                 imaging.in_geometry(perturbation.geometry or imaging.geometry),
                 augment=perturbation.ct,
                 augment_xrays=perturbation.xrays,
+                anatomy=anatomy,
             )
             for perturbation in perturbations
         ]

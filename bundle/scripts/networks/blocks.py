@@ -15,12 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from ..projection.geometry import BiplanarGeometry
 from ..projection.projector import lift
 from ..projection.region import Region
-from ..projection.resampling import high_band, upsample_region
+from ..projection.resampling import high_band, region_of, upsample_region
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 VIEWS = 2
+ANATOMY = 2
+"""Channels of what others' bodies say: mean and spread."""
 SLOPE = 0.1
 ACTIVATION = ("LeakyReLU", {"negative_slope": SLOPE, "inplace": True})
 NORM = ("instance", {"affine": True})
@@ -29,17 +31,25 @@ NORM = ("instance", {"affine": True})
 class EvidenceStem(nn.Module):
     """
     The first layer of either branch: a convolution of the volumes that it reads, plus linear maps of a coarser volume
-    and of learned X-ray features, the latter starting at zero. The maps are taken before upsampling and backprojection,
-    with which they commute and after which they would cost far more.
+    and of learned X-ray features, plus a convolution of others' anatomy; the last two start at zero. The maps are taken
+    before upsampling and backprojection, with which they commute and after which they would cost far more.
 
     Args:
         seen_channels: channels of the volumes, 0 for none.
         lifted_channels: channels of the lifted features, 0 for none.
         channels: width of the layer.
         context_channels: channels of the coarser volume, 0 for none.
+        reads_anatomy: whether it reads others' anatomy.
     """
 
-    def __init__(self, seen_channels: int, lifted_channels: int, channels: int, context_channels: int = 0) -> None:
+    def __init__(
+        self,
+        seen_channels: int,
+        lifted_channels: int,
+        channels: int,
+        context_channels: int = 0,
+        reads_anatomy: bool = False,
+    ) -> None:
         super().__init__()
         self.of_context = nn.Conv3d(context_channels, channels, 1) if context_channels else None
         self.of_seen = Convolution(3, seen_channels, channels, conv_only=True) if seen_channels else None
@@ -48,6 +58,7 @@ class EvidenceStem(nn.Module):
             self.of_features = nn.ModuleList(
                 zero_initialised(nn.Conv2d(lifted_channels, channels, 1)) for _ in range(VIEWS)
             )
+        self.of_anatomy = AnatomyConvolution(channels) if reads_anatomy else None
 
     def forward(
         self,
@@ -56,6 +67,7 @@ class EvidenceStem(nn.Module):
         geometry: BiplanarGeometry,
         region: Region,
         context: Float[Tensor, "B _ S S S"] | None = None,
+        anatomy: Float[Tensor, "B 2 s s s"] | None = None,
     ) -> Float[Tensor, "B channels X Y Z"]:
         """
         Args:
@@ -64,6 +76,7 @@ class EvidenceStem(nn.Module):
             geometry: of both views.
             region: where in the reconstruction volume.
             context: a coarser volume of the whole.
+            anatomy: others' anatomy in the whole, at any size; None for none, which adds nothing.
         """
         hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else features.new_zeros(())
         if self.of_context is not None:
@@ -71,7 +84,24 @@ class EvidenceStem(nn.Module):
         if self.of_features is not None:
             maps = torch.stack([of_view(features[:, view]) for view, of_view in enumerate(self.of_features)], dim=1)
             hidden = hidden + lift(maps, geometry, region.size, region).sum(1)
+        if self.of_anatomy is not None and anatomy is not None:
+            hidden = hidden + self.of_anatomy(region_of(anatomy, region))
         return leaky_relu(hidden, SLOPE)
+
+
+class AnatomyConvolution(nn.Conv3d):
+    """
+    A convolution of others' anatomy, mean and spread, without a bias, so that none is as good as zeros. It starts at
+    zero, and a state dict from before it was there stands for that start.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(ANATOMY, channels, kernel_size=3, padding=1, bias=False)
+        zero_initialised(self)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:
+        weight = state_dict.get(f"{prefix}weight", torch.zeros_like(self.weight))
+        super()._load_from_state_dict({f"{prefix}weight": weight}, prefix, *further)
 
 
 class DetailEnhancer(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 STAGES = (Stage1Base64, Stage2Refiner128, Stage3Refiner256)
+Anatomy = Tensor | Callable[[Tensor], Tensor]
+"""
+Mean and spread of other people's bodies, `(B, 2, S, S, S)`, scaled, at any size; or what makes them of the first
+stage's volume, `(B, 1, s, s, s)`.
+"""
 
 
 class ProgressiveCascadeModel(nn.Module):
@@ -135,6 +140,7 @@ class ProgressiveCascadeModel(nn.Module):
         stages: int = 3,
         region: Region | None = None,
         slabs: int = 1,
+        anatomy: Anatomy | None = None,
     ) -> list[Float[Tensor, "B 1 X Y Z"]]:
         """
         Args:
@@ -143,6 +149,8 @@ class ProgressiveCascadeModel(nn.Module):
             stages: the stage to stop after.
             region: what is wanted of the last volume, the whole by default.
             slabs: tiled inference: in how many slabs to compute the last volume, which takes less memory.
+            anatomy: what other people's bodies say, see :data:`Anatomy`; not read by a network without "anatomy" in
+                `evidence`. None adds nothing.
 
         Returns:
             Each stage's volume, RAS+, scaled to about [0, 1], coarsest first; cubes, but the last as large as the
@@ -159,34 +167,58 @@ class ProgressiveCascadeModel(nn.Module):
                 f"ProgressiveCascadeModel: the X-rays have shape {tuple(xrays.shape)}, expected (B, 2, {pixels}, "
                 f"{pixels}): frontal and lateral, each {pixels} pixels a side."
             )
-        return self._of_any_side(xrays, geometry, stages=stages, region=region, slabs=slabs)
+        anatomy = anatomy if self.reads_anatomy else None
+        return self._of_any_side(xrays, geometry, region, anatomy, stages=stages, slabs=slabs)
+
+    @property
+    def reads_anatomy(self) -> bool:
+        """Whether other people's bodies are among the input features of the later stages."""
+        return any(stage.reads_anatomy for stage in self.stages)
 
     def _of_any_side(
-        self, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None, **how: int
+        self,
+        xrays: Tensor,
+        geometry: BiplanarGeometry,
+        region: Region | None,
+        anatomy: Anatomy | None,
+        **how: int,
     ) -> list[Tensor]:
         """The volumes of pairs with LL as they are, and of those with RL by way of their mirror images."""
 
-        def volumes(geometry: BiplanarGeometry, xrays: Tensor) -> list[Tensor]:
+        def volumes(geometry: BiplanarGeometry, xrays: Tensor, *others: Tensor) -> list[Tensor]:
+            found = others[0] if others else anatomy
             if not any(lateral_is_rl(geometry)):
-                return self._of_left_side(xrays, geometry, region, **how)
+                return self._of_left_side(xrays, geometry, region, found, **how)
             mirrored = None if region is None else region.mirrored()
-            found = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), mirrored, **how)
-            return [volume.flip(2) for volume in found]
+            found = None if found is None else mirrored_anatomy(found)
+            flipped = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), mirrored, found, **how)
+            return [volume.flip(2) for volume in flipped]
 
-        return list(by_kind(lateral_is_rl(geometry), volumes, geometry, xrays))
+        by_entry = [anatomy] if isinstance(anatomy, Tensor) else []
+        return list(by_kind(lateral_is_rl(geometry), volumes, geometry, xrays, *by_entry))
 
     def _of_left_side(
-        self, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None, stages: int, slabs: int
+        self,
+        xrays: Tensor,
+        geometry: BiplanarGeometry,
+        region: Region | None,
+        anatomy: Anatomy | None,
+        stages: int,
+        slabs: int,
     ) -> list[Tensor]:
         volumes: list[Tensor] = []
         features = self.encoder(xrays, stages)
         for number, (stage, level) in enumerate(zip(self.stages, features), start=1):
             previous = volumes[-1] if volumes else None
+            if number == 2 and callable(anatomy):
+                anatomy = anatomy(volumes[0])
             extent: dict[str, Any] = {"region": region, "slabs": slabs} if number == stages else {}
             if number == 1 and self.mirror_averaging and not stage.training:
                 volumes.append(self._mirror_averaged(level, xrays, geometry, **extent))
             else:
-                volumes.append(stage(level, xrays, geometry, previous, **extent))
+                volumes.append(
+                    stage(level, xrays, geometry, previous, anatomy=None if number == 1 else anatomy, **extent)
+                )
         return volumes
 
     def _mirror_averaged(
@@ -242,6 +274,13 @@ def mirrored_xrays(xrays: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 H W"]:
     return torch.stack([xrays[:, 0].flip(-1), xrays[:, 1]], dim=1)
 
 
+def mirrored_anatomy(anatomy: Anatomy) -> Anatomy:
+    """What other people's bodies say of the mirror images of the patients: their hearts lie at the right as well."""
+    if isinstance(anatomy, Tensor):
+        return anatomy.flip(2)
+    return lambda volume: anatomy(volume.flip(2)).flip(2)
+
+
 class FinalVolumeModel(ProgressiveCascadeModel):
     """
     The cascade for tools that expect one prediction: the same parameters under the same names, one volume.
@@ -257,7 +296,11 @@ class FinalVolumeModel(ProgressiveCascadeModel):
         self.final_stage = stages
 
     def forward(  # type: ignore[override]  # one volume in place of a list is what the class is for
-        self, xrays: Float[Tensor, "B 2 P P"], geometry: BiplanarGeometry | None = None, slabs: int = 1
+        self,
+        xrays: Float[Tensor, "B 2 P P"],
+        geometry: BiplanarGeometry | None = None,
+        slabs: int = 1,
+        anatomy: Anatomy | None = None,
     ) -> Float[Tensor, "B 1 S S S"]:
         """The last stage's volume; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
-        return super().forward(xrays, geometry, self.final_stage, slabs=slabs)[-1]
+        return super().forward(xrays, geometry, self.final_stage, slabs=slabs, anatomy=anatomy)[-1]

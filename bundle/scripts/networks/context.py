@@ -35,6 +35,7 @@ class ContextNetwork(nn.Module):
             the ViT.
         input_channels: channels of the volumes that it reads.
         lifted_channels: channels of the lifted features, 0 for none.
+        reads_anatomy: whether it reads others' anatomy.
         transformer: further arguments of :class:`BiplanarTransformer`.
 
     Raises:
@@ -49,6 +50,7 @@ class ContextNetwork(nn.Module):
         attention: str,
         input_channels: int,
         lifted_channels: int,
+        reads_anatomy: bool = False,
         **transformer: Any,
     ) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class ContextNetwork(nn.Module):
                 f"a side, expected whole numbers and {tokens}, the number of tokens, among them."
             )
         self.size, self.channels, self.token_level = size, channels[0], sides.index(tokens)
-        self.stem = EvidenceStem(input_channels, lifted_channels, channels[0])
+        self.stem = EvidenceStem(input_channels, lifted_channels, channels[0], reads_anatomy=reads_anatomy)
         self.entry = Convolution(3, channels[0], channels[0], act=ACTIVATION, norm=NORM, adn_ordering="NA")
         self.down = nn.ModuleList(Down(3, a, b, ACTIVATION, NORM, bias=True) for a, b in zip(channels, channels[1:]))
         self.up = nn.ModuleList(
@@ -77,6 +79,7 @@ class ContextNetwork(nn.Module):
         lifted: Float[Tensor, "B 2 C P P"],
         features: Float[Tensor, "B 2 C P P"],
         geometry: BiplanarGeometry,
+        anatomy: Float[Tensor, "B 2 s s s"] | None = None,
     ) -> Float[Tensor, "B channels S S S"]:
         """
         Args:
@@ -84,8 +87,9 @@ class ContextNetwork(nn.Module):
             lifted: the features to lift; not read where `lifted_channels` is 0.
             features: the features to attend to.
             geometry: of both views.
+            anatomy: others' anatomy, at any size; None for none.
         """
-        pyramid = [self.entry(self.stem(seen, lifted, geometry, Region.whole(self.size)))]
+        pyramid = [self.entry(self.stem(seen, lifted, geometry, Region.whole(self.size), anatomy=anatomy))]
         for down in self.down:
             pyramid.append(down(pyramid[-1]))
         if self.vit is not None:

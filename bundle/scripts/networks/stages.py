@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 EVIDENCE = ("xrays", "features", "positions", "reprojection")
+ANATOMY = "anatomy"
+"""An input feature that stages 2 and 3 may have beside these: the bodies of others."""
 UPDATE_SCALE = 50.0
 """Brings a MART update, a few per cent of a tissue's value, to the size of the other input features."""
 
@@ -43,7 +45,8 @@ class VolumeStage(nn.Module):
         feature_dropout: fraction of the X-ray features' channels that is dropped in training.
         checkpointing: recompute each transformer layer and the local branch in the backward pass, to store less.
         evidence: the input features, of "xrays" (backprojected), "features" (learned, lifted), "positions" (a learned
-            map of the tokens' positions) and "reprojection" (the MART update of the volume so far).
+            map of the tokens' positions), "reprojection" (the MART update of the volume so far) and "anatomy" (other
+            people's bodies; not read by the first stage).
         is_first: whether there is no volume so far.
 
     Raises:
@@ -68,17 +71,20 @@ class VolumeStage(nn.Module):
         is_first: bool = False,
     ) -> None:
         super().__init__()
-        if not set(evidence) <= set(EVIDENCE) or not set(evidence) & {"xrays", "features"}:
-            raise ValueError(f"{type(self).__name__}: evidence is {evidence}, expected some of {EVIDENCE}.")
+        known = (*EVIDENCE, ANATOMY)
+        if not set(evidence) <= set(known) or not set(evidence) & {"xrays", "features"}:
+            raise ValueError(f"{type(self).__name__}: evidence is {evidence}, expected some of {known}.")
         self.size, self.imaging, self.checkpointing = size, imaging, checkpointing
         self.reads_xrays, self.reads_features = "xrays" in evidence, "features" in evidence
         self.reads_reprojection = "reprojection" in evidence
         self.dropout = nn.Dropout3d(feature_dropout)
         volume_and_xrays = (0 if is_first else 1) + VIEWS * self.reads_xrays
         lifted = feature_channels if self.reads_features else 0
+        reads_anatomy = ANATOMY in evidence and not is_first
         self.context = ContextNetwork(
             input_channels=volume_and_xrays,
             lifted_channels=lifted,
+            reads_anatomy=reads_anatomy,
             feature_channels=feature_channels,
             has_positions="positions" in evidence,
             checkpointing=checkpointing,
@@ -86,11 +92,18 @@ class VolumeStage(nn.Module):
         )
         reads_update = self.reads_reprojection and not is_first
         self.correction_weight = nn.Parameter(torch.zeros(1)) if reads_update else None
-        self.stem = EvidenceStem(volume_and_xrays + reads_update, lifted, local_channels, self.context.channels)
+        self.stem = EvidenceStem(
+            volume_and_xrays + reads_update, lifted, local_channels, self.context.channels, reads_anatomy
+        )
         self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
         self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
         for part in (self.stem, self.convolution, self.to_volume):
             convert_conv3d_weight_memory_format(part, torch.channels_last_3d)
+
+    @property
+    def reads_anatomy(self) -> bool:
+        """Whether other people's bodies are among the input features."""
+        return self.stem.of_anatomy is not None
 
     def forward(
         self,
@@ -100,6 +113,7 @@ class VolumeStage(nn.Module):
         previous: Float[Tensor, "B 1 s s s"] | None = None,
         region: Region | None = None,
         slabs: int = 1,
+        anatomy: Float[Tensor, "B 2 a a a"] | None = None,
     ) -> Float[Tensor, "B 1 X Y Z"]:
         """
         Args:
@@ -109,6 +123,7 @@ class VolumeStage(nn.Module):
             previous: the volume of the stage before, half as many voxels a side; None in the first stage.
             region: what is wanted of the volume; by default the whole.
             slabs: in how many slabs to compute it, one after the other, to save memory.
+            anatomy: mean and spread of others' bodies, scaled, in the whole volume at any size; None for none.
 
         Returns:
             The region's volume, scaled to about [0, 1].
@@ -117,25 +132,33 @@ class VolumeStage(nn.Module):
         wanted = region or whole
         covered = whole if self.computes_whole else wanted
         lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else features
-        context = self._context(features, lifted, xrays, geometry, previous)
+        context = self._context(features, lifted, xrays, geometry, previous, anatomy)
         log_ratio = None
         if previous is not None and self.reads_reprojection:
             log_ratio = self.imaging.log_ratio(previous, xrays, PIXELS_PER_VOXEL * self.size, geometry)
         volumes = [
-            computed(self.checkpointing, self._decode, slab, context, lifted, xrays, geometry, previous, log_ratio)
+            computed(
+                self.checkpointing, self._decode, slab, context, lifted, xrays, geometry, previous, log_ratio, anatomy
+            )
             for slab in covered.slabs(slabs)
         ]
         volume = self._update(volumes[0] if len(volumes) == 1 else torch.cat(volumes, dim=2), xrays, geometry)
         return volume if covered == wanted else wanted.of(volume)
 
     def _context(
-        self, features: Tensor, lifted: Tensor, xrays: Tensor, geometry: BiplanarGeometry, previous: Tensor | None
+        self,
+        features: Tensor,
+        lifted: Tensor,
+        xrays: Tensor,
+        geometry: BiplanarGeometry,
+        previous: Tensor | None,
+        anatomy: Tensor | None,
     ) -> Tensor:
         size = self.context.size
         seen = [] if previous is None else [adaptive_avg_pool3d(previous, size)]
         if self.reads_xrays:
             seen.append(lift_xrays(xrays, geometry, Region.whole(size)))
-        return self.context(seen, lifted, features, geometry)
+        return self.context(seen, lifted, features, geometry, anatomy)
 
     def _decode(
         self,
@@ -146,6 +169,7 @@ class VolumeStage(nn.Module):
         geometry: BiplanarGeometry,
         previous: Tensor | None,
         log_ratio: Tensor | None,
+        anatomy: Tensor | None = None,
     ) -> Tensor:
         wide = region.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
@@ -155,7 +179,7 @@ class VolumeStage(nn.Module):
         if base is not None and log_ratio is not None:
             update = UPDATE_SCALE * self.imaging.correction(base, log_ratio, wide, geometry)
             seen.append(update)
-        volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context)))
+        volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context, anatomy)))
         if base is not None:
             volume = volume + base
         if update is not None and self.correction_weight is not None:

@@ -52,18 +52,25 @@ def upsample_region(volume: Float[Tensor, "B C s s s"], region: Region) -> Float
     return region.within(fine).of(upsampled)
 
 
+def region_of(volume: Float[Tensor, "B C s s s"], region: Region) -> Float[Tensor, "B C X Y Z"]:
+    """The region's voxels of a volume of any size: averaged where that is finer, else trilinearly upsampled."""
+    if region.size % volume.shape[-1] == 0:
+        return upsample_region(volume, region)
+    return region.of(resized(volume, region.size))
+
+
 def high_band(volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B C X Y Z"]:
     """`volume` less its average over 2 x 2 x 2 voxels: what half the resolution cannot hold."""
     return volume - interpolate(avg_pool3d(volume, 2), scale_factor=2, mode="nearest")
 
 
-def resized(volume: Float[Tensor, "B 1 S S S"], size: int) -> Float[Tensor, "B 1 {size} {size} {size}"]:
+def resized(volume: Float[Tensor, "B C S S S"], size: int) -> Float[Tensor, "B C {size} {size} {size}"]:
     """A volume at another size: averaged where that is smaller, else trilinearly upsampled."""
     if size <= volume.shape[-1]:
         return truth_at(volume, size)
     return interpolate(volume, size=(size,) * 3, mode="trilinear")
 
 
-def truth_at(truth: Float[Tensor, "B 1 S S S"], size: int) -> Float[Tensor, "B 1 {size} {size} {size}"]:
+def truth_at(truth: Float[Tensor, "B C S S S"], size: int) -> Float[Tensor, "B C {size} {size} {size}"]:
     """The ground truth, averaged to `size` voxels a side."""
     return adaptive_avg_pool3d(truth, size)
