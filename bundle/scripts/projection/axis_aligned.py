@@ -17,7 +17,8 @@ Z by across, and the detector image `F`, rows by columns, this module computes
 The projection samples each ray once in each slice, which is Joseph's method (1982, doi:10.1109/TMI.1982.4307572).
 The entries of the vertical `R_k` and the horizontal `C_k` are interpolation weights, values of the linear (hat) kernel.
 The gradient of either expression is the other one with its own matrices transposed, `R_kᵀ` and `C_kᵀ`. Transposed
-matrices are tabulated by rows as well, so gradients too are gathered, and nothing is scattered.
+matrices are tabulated by rows as well, so gradients too are gathered, and nothing is scattered. What is resampled alike
+lies last in memory, so that one row of a matrix serves all of it.
 
 Shapes: B batch entries; N volumes or images that are resampled alike, which are batch entries, or channels of one;
 X, Y, Z voxels; T slices, and A voxels across each, which are Y and X for the frontal view, X and Y for the lateral;
@@ -27,6 +28,7 @@ P detector pixels along a side; K inputs that an output sums.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -38,8 +40,11 @@ from .geometry import BiplanarGeometry
 from .precision import precise_device
 from .region import Region
 
-WORKING_SET = {"cpu": 2**20, "gpu": 2**25}
+WORKING_SET = {"cpu": 2**18, "gpu": 2**25}
 """Values of an intermediate result that are held at a time; on a CPU few enough for its caches."""
+KEPT_TABLES, KEPT_VALUES = 32, 2**15
+"""How many views' matrices are kept for the next call, and the most rows of one; larger ones cost little beside their
+use."""
 
 
 class InterpolationWeights(NamedTuple):
@@ -107,7 +112,7 @@ def lift_along_axes(features: torch.Tensor, geometry: BiplanarGeometry, region: 
         region: the voxels that are wanted.
 
     Returns:
-        `(B, 2, C, X, Y, Z)`, RAS+.
+        `(B, 2, C, X, Y, Z)`, RAS+, the channels last in memory.
     """
     weights = _weights(geometry, region, features.shape[-1], features, interpolate_voxels=False)
     return _computed(_Lift, features, region.shape, weights)
@@ -138,12 +143,14 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        volume = gradient.new_zeros(ctx.shape)
+        volume = gradient.new_empty(ctx.shape)
         by_geometry = (tensor.tensor_split(len(ctx.weights)) for tensor in (gradient, volume))
-        for images, entries, views in zip(*by_geometry, ctx.weights):
-            for view, each in enumerate(views):
-                for place, voxels in _detector_to_slices(images[:, view], view, each.to_slices):
-                    entries[place] += voxels
+        for images, entries, (frontal, lateral) in zip(*by_geometry, ctx.weights):
+            entries = entries.movedim(0, -1)
+            for place, voxels in _detector_to_slices(images[:, 0], 0, frontal.to_slices):
+                entries[place] = voxels
+            for place, voxels in _detector_to_slices(images[:, 1], 1, lateral.to_slices):
+                entries[place] += voxels
         return volume, None
 
 
@@ -152,12 +159,12 @@ class _Lift(torch.autograd.Function):
 
     @staticmethod
     def forward(features: torch.Tensor, shape: tuple[int, int, int], weights: list[list[ViewWeights]]) -> torch.Tensor:
-        volumes = features.new_empty(*features.shape[:3], *shape)
+        volumes = features.new_empty(*features.shape[:2], *shape, features.shape[2])
         for entry, lifted, views in zip(features, volumes, weights * (len(features) // len(weights))):
             for view, each in enumerate(views):
                 for place, voxels in _detector_to_slices(entry[view], view, each.to_slices):
                     lifted[view][place] = voxels
-        return volumes
+        return volumes.movedim(-1, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
@@ -187,22 +194,21 @@ def _slices_to_detector(volumes: torch.Tensor, view: int, resampling: Resampling
     """
     horizontal, vertical = resampling
     (count, size_x, size_y, size_z), pixels = volumes.shape, horizontal.inputs.shape[1]
-    voxel_columns = volumes.to(horizontal.weights.dtype).reshape(-1, size_z)  # (N·X·Y, Z)
-    first_column = _range(0, count, volumes.device)[:, None, None] * (size_x * size_y)
-    images = voxel_columns.new_zeros(pixels, count * pixels)
+    voxel_columns = volumes.to(horizontal.weights.dtype).movedim(0, -1).reshape(size_x * size_y, -1)  # (X·Y, Z·N)
+    images = voxel_columns.new_zeros(pixels, pixels * count)
     for block in _blocks(len(horizontal.inputs), count * pixels * size_z, volumes.device):
-        slices = _range(block.start, block.stop, volumes.device)[:, None, None, None]
-        across = horizontal.inputs[block][:, None]
+        slices = _range(block.start, block.stop, volumes.device)[:, None, None]
+        across = horizontal.inputs[block]
         x, y = (across, slices) if view == 0 else (slices, across)
-        summed = first_column + (x * size_y + y)  # (T, N, P, K) of this block's slices
-        weights = horizontal.weights[block][:, None].expand_as(summed)
-        detector_columns = _weighted_sums(voxel_columns, summed.flatten(0, 2), weights.flatten(0, 2))  # (T·N·P, Z)
-        # Transposed, what the vertical sums take is whole lines again; they add up the slices of the block, too.
-        lines = detector_columns.T.contiguous().view(-1, count * pixels)  # (Z·T, N·P)
-        summed = vertical.inputs[block] * len(slices) + (slices[:, 0] - block.start)  # (T, P, K)
+        detector_columns = _weighted_sums(
+            voxel_columns, (x * size_y + y).flatten(0, 1), horizontal.weights[block].flatten(0, 1)
+        )  # (T·P, Z·N)
+        # Exchanged, what the vertical sums take is whole lines again; they add up the slices of the block, too.
+        lines = _exchanged(detector_columns, count).view(-1, pixels * count)  # (Z·T, P·N)
+        summed = vertical.inputs[block] * len(slices) + (slices - block.start)  # (T, P, K)
         weights = vertical.weights[block]
         images += _weighted_sums(lines, summed.transpose(0, 1).flatten(1), weights.transpose(0, 1).flatten(1))
-    return images.view(pixels, count, pixels).transpose(0, 1).to(volumes.dtype)
+    return images.view(pixels, pixels, count).movedim(-1, 0).to(volumes.dtype)
 
 
 def _detector_to_slices(
@@ -217,25 +223,29 @@ def _detector_to_slices(
         resampling: from detector pixels to voxels.
 
     Yields:
-        For each block of slices, its place in `(N, X, Y, Z)`, and its voxels.
+        For each block of slices, its place in `(X, Y, Z, N)`, and its voxels.
     """
     horizontal, vertical = resampling
     count, pixels, size_z = len(images), images.shape[-1], vertical.inputs.shape[1]
-    detector_rows = images.to(horizontal.weights.dtype).transpose(0, 1).reshape(pixels, -1)  # (P, N·P)
-    first_column = _range(0, count, images.device)[:, None, None, None] * pixels
+    detector_rows = images.to(horizontal.weights.dtype).movedim(0, -1).reshape(pixels, -1)  # (P, P·N)
     for block in _blocks(len(horizontal.inputs), count * pixels * size_z, images.device):
         inputs, weights = vertical.inputs[block].transpose(0, 1), vertical.weights[block].transpose(0, 1)
-        rows_at_z = _weighted_sums(detector_rows, inputs.flatten(0, 1), weights.flatten(0, 1))  # (Z·T, N·P)
-        # Transposed, what the horizontal sums take is whole lines again.
-        detector_columns = rows_at_z.view(size_z, -1).T.contiguous()  # (T·N·P, Z)
+        rows_at_z = _weighted_sums(detector_rows, inputs.flatten(0, 1), weights.flatten(0, 1))  # (Z·T, P·N)
+        # Exchanged, what the horizontal sums take is whole lines again.
+        detector_columns = _exchanged(rows_at_z.view(size_z, -1), count)  # (T·P, Z·N)
         inputs, weights = horizontal.inputs[block], horizontal.weights[block]
-        summed = inputs + _range(0, len(inputs), images.device)[:, None, None] * (count * pixels)  # (T, A, K)
-        place: tuple[slice, ...] = (slice(None), block)
+        summed = inputs + _range(0, len(inputs), images.device)[:, None, None] * pixels  # (T, A, K)
+        place: tuple[slice, ...] = (block,)
         if view == 0:  # X, which lies across the slices, comes before Y
-            summed, weights, place = summed.transpose(0, 1), weights.transpose(0, 1), (slice(None), slice(None), block)
-        summed = first_column + summed
-        voxels = _weighted_sums(detector_columns, summed.flatten(0, 2), weights.expand_as(summed).flatten(0, 2))
-        yield place, voxels.view(*summed.shape[:3], size_z)
+            summed, weights, place = summed.transpose(0, 1), weights.transpose(0, 1), (slice(None), block)
+        voxels = _weighted_sums(detector_columns, summed.flatten(0, 1), weights.flatten(0, 1))
+        yield place, voxels.view(*summed.shape[:2], size_z, count)
+
+
+def _exchanged(lines: torch.Tensor, count: int) -> torch.Tensor:
+    """`(M, L·N)` as `(L, M·N)`, where N is `count`."""
+    lines = lines.view(len(lines), -1, count).transpose(0, 1)
+    return lines.reshape(len(lines), -1).contiguous()
 
 
 def _weighted_sums(lines: torch.Tensor, summed: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -270,12 +280,23 @@ def _weights(
     geometry: BiplanarGeometry, region: Region, pixels: int, like: torch.Tensor, interpolate_voxels: bool
 ) -> list[list[ViewWeights]]:
     """For each view, once when all batch entries share a geometry, else for each entry."""
-    geometries = geometry.cases_apart()
-    return [[_view_weights(g, view, region, pixels, like, interpolate_voxels) for view in range(2)] for g in geometries]
+    is_kept = region.size * pixels <= KEPT_VALUES and type(like) is torch.Tensor and not torch.compiler.is_compiling()
+    build = _kept_view_weights if is_kept else _view_weights
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return [
+        [build(case, view, region, pixels, dtype, like.device, interpolate_voxels) for view in range(2)]
+        for case in geometry.cases_apart()
+    ]
 
 
 def _view_weights(
-    geometry: BiplanarGeometry, view: int, region: Region, pixels: int, like: torch.Tensor, interpolate_voxels: bool
+    geometry: BiplanarGeometry,
+    view: int,
+    region: Region,
+    pixels: int,
+    dtype: torch.dtype,
+    on: torch.device,
+    interpolate_voxels: bool,
 ) -> ViewWeights:
     """
     The matrices of a view, which interpolate between voxels, for projection, or between pixels, for backprojection.
@@ -286,7 +307,7 @@ def _view_weights(
     pixels within w.
     """
     slice_axis, across_axis = (1, 0) if view == 0 else (0, 1)
-    device = precise_device(like.device)
+    device = precise_device(on)
     depth_mm, *in_slice_mm = (region.centres(axis, geometry.fov_mm, device) for axis in (slice_axis, across_axis, 2))
     voxel_mm, pixel_mm = geometry.fov_mm / region.size, geometry.detector_size_mm / pixels
     depth_sign = float(geometry.depth_sign(view))
@@ -303,13 +324,21 @@ def _view_weights(
     for voxels_mm in in_slice_mm:  # detector coordinates run against these, hence the minus signs
         voxel_of_pixel = (-detector_mm / magnification - voxels_mm[0]) / voxel_mm  # (T, P)
         pixel_of_voxel = middle - voxels_mm * magnification / pixel_mm  # (T, A) or (T, Z)
-        to_detector.append(_hat_weights(voxel_of_pixel, half_width, max_voxels, len(voxels_mm), like))
-        to_slices.append(_hat_weights(pixel_of_voxel, half_width / voxels_per_pixel, max_pixels, pixels, like))
-    return ViewWeights(Resampling(*to_detector), Resampling(*to_slices))
+        to_detector.append(_hat_weights(voxel_of_pixel, half_width, max_voxels, len(voxels_mm)))
+        to_slices.append(_hat_weights(pixel_of_voxel, half_width / voxels_per_pixel, max_pixels, pixels))
+    return ViewWeights(
+        *(
+            Resampling(*(InterpolationWeights(inputs.to(on), weights.to(dtype).to(on)) for inputs, weights in both))
+            for both in (to_detector, to_slices)
+        )
+    )
+
+
+_kept_view_weights = lru_cache(KEPT_TABLES)(_view_weights)
 
 
 def _hat_weights(
-    position: torch.Tensor, half_width: torch.Tensor, max_half_width: float, count: int, like: torch.Tensor
+    position: torch.Tensor, half_width: torch.Tensor, max_half_width: float, count: int
 ) -> InterpolationWeights:
     """
     The grid points within a half-width of each position, weighted by a hat kernel of height 1 about it.
@@ -319,18 +348,16 @@ def _hat_weights(
         half_width: `(T, 1)`, in grid points.
         max_half_width: a bound of it.
         count: the grid points, 0 to `count - 1`; beyond them everything is zero.
-        like: a tensor of the values that will be weighted.
 
     Returns:
-        `(T, outputs, K)`, on the device of `like` and in its precision, at least float32.
+        `(T, outputs, K)`.
     """
     # An open interval of length 2w holds ⌈2w⌉ whole numbers at most, and not one more for a rounding error of w.
     reached = max(1, ceil(2 * max_half_width - 1e-9))
     inputs = (position - half_width).floor().long()[..., None] + torch.arange(1, reached + 1, device=position.device)
     weights = (1 - (inputs - position[..., None]).abs() / half_width[..., None]).clamp(min=0)
     weights = weights * ((inputs >= 0) & (inputs < count))
-    weights = weights.to(torch.promote_types(like.dtype, torch.float32))
-    return InterpolationWeights(inputs.clamp(0, count - 1).int().to(like.device), weights.to(like.device))
+    return InterpolationWeights(inputs.clamp(0, count - 1).int(), weights)
 
 
 def _range(start: int, stop: int, device: torch.device) -> torch.Tensor:
