@@ -45,8 +45,8 @@ def structural_similarity(
     precise = torch.promote_types(prediction.dtype, torch.float32)  # variances are small differences of large numbers
     prediction, truth = prediction.to(precise), truth.to(precise)
     with torch.autocast(prediction.device.type, enabled=False):
-        moments = torch.stack([prediction, truth, prediction**2, truth**2, prediction * truth])
-        mean_p, mean_t, square_p, square_t, product = _windowed(moments)
+        mean_p, square_p, product = _windowed(torch.stack([prediction, prediction**2, prediction * truth]))
+        mean_t, square_t = _windowed(torch.stack([truth, truth**2]))
     variance_p, variance_t, covariance = square_p - mean_p**2, square_t - mean_t**2, product - mean_p * mean_t
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
@@ -54,11 +54,10 @@ def structural_similarity(
     return (luminance * structure).flatten(1).mean(1)
 
 
-def _windowed(volumes: Tensor) -> Tensor:
-    for axis in (-3, -2, -1):
-        window = _gaussian_band(volumes.shape[axis], volumes)
-        volumes = (volumes.movedim(axis, -1) @ window).movedim(-1, axis)
-    return volumes
+def _windowed(volumes: Float[Tensor, "*B X Y Z"]) -> Float[Tensor, "*B X-10 Y-10 Z-10"]:
+    along_x, along_y, along_z = (_gaussian_band(size, volumes) for size in volumes.shape[-3:])
+    volumes = along_y.T @ (volumes @ along_z)
+    return (along_x.T @ volumes.flatten(-2)).unflatten(-1, volumes.shape[-2:])
 
 
 def _gaussian_band(size: int, like: Tensor) -> Tensor:
