@@ -4,6 +4,7 @@ Cross-attention from the tokens of a volume to the feature maps of two X-rays, a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -71,17 +72,20 @@ class BiplanarCrossAttention(nn.Module):
         Returns:
             The sum of both views' attention outputs for each token.
         """
-        views = range(context.shape[1])
+        return self.of_keys(tokens, key_sequences(context, None if self.is_dense else windows))
+
+    def of_keys(
+        self, tokens: Float[Tensor, "B N N N hidden_size"], keys: Sequence[Float[Tensor, "M L context_size"]]
+    ) -> Float[Tensor, "B N N N hidden_size"]:
+        """The output of :meth:`forward`, from what :func:`key_sequences` returns, which all layers share."""
         attend = self._attend_to_map if self.is_dense else self._attend_to_windows
-        return reduce(torch.add, (attend(tokens, context[:, view], windows, view) for view in views))
+        return reduce(torch.add, (attend(tokens, of_view, view) for view, of_view in enumerate(keys)))
 
-    def _attend_to_map(self, tokens: Tensor, features: Tensor, windows: Tensor, view: int) -> Tensor:
-        queries = rearrange(tokens, "b x y z c -> b (x y z) c")
-        return self.attend(queries, rearrange(features, "b h w c -> b (h w) c")).view_as(tokens)
+    def _attend_to_map(self, tokens: Tensor, keys: Tensor, view: int) -> Tensor:
+        return self.attend(rearrange(tokens, "b x y z c -> b (x y z) c"), keys).view_as(tokens)
 
-    def _attend_to_windows(self, tokens: Tensor, features: Tensor, windows: Tensor, view: int) -> Tensor:
+    def _attend_to_windows(self, tokens: Tensor, keys: Tensor, view: int) -> Tensor:
         columns = rearrange(tokens, TOKENS_BY_COLUMN[view])
-        keys = rearrange(features[:, windows][:, :, :, windows], "b z k a w c -> (b z a) (k w) c")
         return rearrange(self.attend(columns, keys), COLUMNS_TO_TOKENS[view], b=len(tokens), a=tokens.shape[3])
 
     def attend(
@@ -128,15 +132,29 @@ class BiplanarTransformerLayer(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "B N N N hidden_size"],
-        context: Float[Tensor, "B V H W context_size"],
-        windows: Int[Tensor, "N K"],
+        keys: Sequence[Float[Tensor, "M L context_size"]],
     ) -> Float[Tensor, "B N N N hidden_size"]:
-        """Arguments as in :meth:`BiplanarCrossAttention.forward`; returns the tokens of the next layer."""
+        """Arguments as in :meth:`BiplanarCrossAttention.of_keys`; returns the tokens of the next layer."""
         normed = self.self_norm(tokens)
         attended = self.self_attention(normed.flatten(1, 3), averaged(normed))
         tokens = tokens + attended.view_as(tokens)
-        tokens = tokens + self.cross_attention(self.cross_norm(tokens), context, windows)
+        tokens = tokens + self.cross_attention.of_keys(self.cross_norm(tokens), keys)
         return tokens + self.mlp(self.mlp_norm(tokens))
+
+
+def key_sequences(
+    context: Float[Tensor, "B V H W C"], windows: Int[Tensor, "N K"] | None
+) -> list[Float[Tensor, "M L C"]]:
+    """
+    For each view the sequences of pixels that a :class:`BiplanarCrossAttention` attends to: the window of each column
+    of each batch entry, or, without windows, the whole map of each batch entry, as the "dense" form does.
+    """
+    if windows is None:
+        return list(rearrange(context, "b v h w c -> v b (h w) c"))
+    return [
+        rearrange(features[:, windows][:, :, :, windows], "b z k a w c -> (b z a) (k w) c")
+        for features in context.unbind(1)
+    ]
 
 
 def averaged(tokens: Float[Tensor, "B N N N C"]) -> Float[Tensor, "B M C"]:

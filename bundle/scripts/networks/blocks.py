@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.networks.blocks import Convolution
+from monai.networks.layers import Norm
 from monai.networks.nets.basic_unet import TwoConv
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, leaky_relu
+from torch.nn.functional import adaptive_avg_pool2d, batch_norm, instance_norm, leaky_relu, linear
 from torch.utils.checkpoint import checkpoint
 
 from ..projection.geometry import BiplanarGeometry
@@ -25,7 +26,35 @@ ANATOMY = 2
 """Channels of what others' bodies say: mean and spread."""
 SLOPE = 0.1
 ACTIVATION = ("LeakyReLU", {"negative_slope": SLOPE, "inplace": True})
-NORM = ("instance", {"affine": True})
+PLAIN_NORM = "instance_in_any_layout"
+NORM = (PLAIN_NORM, {"affine": True})
+
+
+class AnyLayoutInstanceNorm(nn.Module):
+    """
+    Instance normalisation that leaves a tensor in its memory layout. PyTorch's copies what is channels-last, and lets
+    the layers after it compute in the slower layout; on a CPU its batch normalisation of one entry does not.
+
+    Args:
+        num_features: channels.
+        affine: whether each channel has a learned scale and offset.
+    """
+
+    def __init__(self, num_features: int, affine: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+
+    def forward(self, features: Float[Tensor, "B C ..."]) -> Float[Tensor, "B C ..."]:
+        if features.device.type != "cpu" or torch.compiler.is_compiling():
+            return instance_norm(features, None, None, self.weight, self.bias)
+        entries = [batch_norm(entry, None, None, self.weight, self.bias, True) for entry in features.split(1)]
+        return entries[0] if len(entries) == 1 else torch.cat(entries)
+
+
+@Norm.factory_function(PLAIN_NORM)
+def _any_layout_instance_norm(dimensions: int) -> type[AnyLayoutInstanceNorm]:
+    return AnyLayoutInstanceNorm
 
 
 class EvidenceStem(nn.Module):
@@ -79,11 +108,12 @@ class EvidenceStem(nn.Module):
             anatomy: others' anatomy in the whole, at any size; None for none, which adds nothing.
         """
         hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else features.new_zeros(())
-        if self.of_context is not None:
-            hidden = hidden + upsample_region(self.of_context(context), region)
+        if self.of_context is not None and context is not None:
+            hidden = hidden + upsample_region(pointwise(self.of_context, context), region)
         if self.of_features is not None:
             maps = torch.stack([of_view(features[:, view]) for view, of_view in enumerate(self.of_features)], dim=1)
-            hidden = hidden + lift(maps, geometry, region.size, region).sum(1)
+            frontal, lateral = lift(maps, geometry, region.size, region).unbind(1)
+            hidden = hidden + frontal + lateral
         if self.of_anatomy is not None and anatomy is not None:
             hidden = hidden + self.of_anatomy(region_of(anatomy, region))
         return leaky_relu(hidden, SLOPE)
@@ -121,7 +151,7 @@ class DetailEnhancer(nn.Module):
     ) -> Float[Tensor, "B 1 X Y Z"]:
         """The detail of a volume, from that and the backprojected X-rays; all sides even."""
         inputs = torch.cat([volume, high_band(lifted)], dim=1)
-        return high_band(self.to_volume(self.convolutions(inputs)))
+        return high_band(pointwise(self.to_volume, self.convolutions(inputs)))
 
 
 def computed(checkpointing: bool, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
@@ -131,6 +161,12 @@ def computed(checkpointing: bool, function: Callable[..., Tensor], *arguments: A
     if checkpointing and torch.is_grad_enabled():
         return checkpoint(function, *arguments, use_reentrant=False)
     return function(*arguments)
+
+
+def pointwise(convolution: nn.Module, volume: Float[Tensor, "B C X Y Z"]) -> Float[Tensor, "B D X Y Z"]:
+    """A convolution with a kernel of one voxel as the matrix product that it is: no copy of a channels-last volume."""
+    weight, bias = convolution.parameters()
+    return linear(volume.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
 
 
 def lift_xrays(

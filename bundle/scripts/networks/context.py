@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..projection.entries import by_kind
 from ..projection.geometry import BiplanarGeometry
 from ..projection.region import Region
-from .attention import BiplanarTransformerLayer, ray_windows
+from .attention import BiplanarTransformerLayer, key_sequences, ray_windows
 from .blocks import ACTIVATION, NORM, VIEWS, EvidenceStem, computed, zero_initialised
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ContextNetwork(nn.Module):
         self.entry = Convolution(3, channels[0], channels[0], act=ACTIVATION, norm=NORM, adn_ordering="NA")
         self.down = nn.ModuleList(Down(3, a, b, ACTIVATION, NORM, bias=True) for a, b in zip(channels, channels[1:]))
         self.up = nn.ModuleList(
-            UpCat(3, coarse, fine, fine, ACTIVATION, NORM, bias=True, upsample="nontrainable", halves=False)
+            UpCat(3, coarse, fine, fine, ACTIVATION, NORM, True, upsample="nontrainable", halves=False, is_pad=False)
             for fine, coarse in zip(channels, channels[1:])
         )
         self.vit = None
@@ -133,7 +133,8 @@ class BiplanarTransformer(nn.Module):
         has_positions: bool,
     ) -> None:
         super().__init__()
-        self.checkpointing, self.tokens, self.feature_pixels = checkpointing, tokens, feature_pixels
+        self.checkpointing, self.attention = checkpointing, attention
+        self.tokens, self.feature_pixels = tokens, feature_pixels
         self.to_tokens = nn.Linear(channels, hidden_size)
         self.token_position = nn.Parameter(torch.zeros(tokens, tokens, tokens, hidden_size)) if has_positions else None
         self.context_norm = nn.LayerNorm(feature_channels)
@@ -163,10 +164,11 @@ class BiplanarTransformer(nn.Module):
     def _of_same_windows(self, geometry: BiplanarGeometry, volume: Tensor, features: Tensor) -> list[Tensor]:
         context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
         context = context + self.view_embedding + self.film_position
-        windows = self._windows(geometry, features.device)
+        windows = self._windows(geometry, features.device) if self.attention == "ray" else None
+        keys = key_sequences(context, windows)
         tokens = self.to_tokens(rearrange(volume, "b c x y z -> b x y z c"))
         if self.token_position is not None:
             tokens = tokens + self.token_position
         for layer in self.layers:
-            tokens = computed(self.checkpointing, layer, tokens, context, windows)
+            tokens = computed(self.checkpointing, layer, tokens, keys)
         return [volume + rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")]

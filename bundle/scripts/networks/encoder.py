@@ -11,6 +11,9 @@ from monai.networks.blocks import ResidualUnit
 from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pixel_unshuffle
+from torch.nn.utils import convert_conv2d_weight_memory_format
+
+from .blocks import PLAIN_NORM
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,12 +41,13 @@ class MultiScaleXrayEncoder(nn.Module):
             channels=unet_channels,
             strides=[2] * (len(unet_channels) - 1),
             num_res_units=1,
+            norm=PLAIN_NORM,
         )
         finer = [
-            ResidualUnit(2, shrink**2 + below, width, subunits=2)
+            ResidualUnit(2, shrink**2 + below, width, subunits=2, norm=PLAIN_NORM)
             for shrink, below, width in zip(self.shrinks[1:], channels, channels[1:])
         ]
-        self.levels = nn.ModuleList([coarsest, *finer])
+        self.levels = convert_conv2d_weight_memory_format(nn.ModuleList([coarsest, *finer]), torch.channels_last)
 
     def forward(self, xrays: Float[Tensor, "B V H W"], levels: int) -> list[Float[Tensor, "B V C h w"]]:
         """

@@ -15,7 +15,7 @@ from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 from ..projection.resampling import upsample_region
-from .blocks import ACTIVATION, VIEWS, DetailEnhancer, EvidenceStem, computed, lift_xrays, zero_initialised
+from .blocks import ACTIVATION, VIEWS, DetailEnhancer, EvidenceStem, computed, lift_xrays, pointwise, zero_initialised
 from .context import ContextNetwork
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ class VolumeStage(nn.Module):
         )
         self.convolution = Convolution(3, local_channels, local_channels, act=ACTIVATION, norm=None)
         self.to_volume = zero_initialised(Convolution(3, local_channels, 1, kernel_size=1, conv_only=True))
-        for part in (self.stem, self.convolution, self.to_volume):
-            convert_conv3d_weight_memory_format(part, torch.channels_last_3d)
+        convert_conv3d_weight_memory_format(self, torch.channels_last_3d)
 
     @property
     def reads_anatomy(self) -> bool:
@@ -179,7 +178,8 @@ class VolumeStage(nn.Module):
         if base is not None and log_ratio is not None:
             update = UPDATE_SCALE * self.imaging.correction(base, log_ratio, wide, geometry)
             seen.append(update)
-        volume = self.to_volume(self.convolution(self.stem(seen, lifted, geometry, wide, context, anatomy)))
+        hidden = self.convolution(self.stem(seen, lifted, geometry, wide, context, anatomy))
+        volume = pointwise(self.to_volume, hidden)
         if base is not None:
             volume = volume + base
         if update is not None and self.correction_weight is not None:
