@@ -154,7 +154,9 @@ class BiplanarTransformer(nn.Module):
         self, volume: Float[Tensor, "B C N N N"], features: Float[Tensor, "B 2 F P P"], geometry: BiplanarGeometry
     ) -> Float[Tensor, "B C N N N"]:
         """The volume, with the ViT's output added. Batch entries with the same ray windows go together."""
-        cases = [geometry.select([case]) for case in range(geometry.cases)] if geometry.cases else [geometry]
+        if geometry.cases is None:
+            return self._of_same_windows(geometry, volume, features)[0]
+        cases = [geometry.select([case]) for case in range(geometry.cases)]
         kinds = [self._windows(case, torch.device("cpu")).numpy().tobytes() for case in cases]
         return by_kind(kinds, self._of_same_windows, geometry, volume, features)[0]
 
