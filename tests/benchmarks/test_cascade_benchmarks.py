@@ -23,6 +23,7 @@ from baselines import BASELINES, LiftedNetwork  # noqa: E402
 from cascade import Case, measure  # noqa: E402
 from patients import DeformedPatients, left_out, records_in  # noqa: E402
 from planning import plan  # noqa: E402
+from step import shares  # noqa: E402
 
 
 def cells(row: str) -> list[str]:
@@ -196,3 +197,10 @@ def test_learning_on_a_split_scores_each_section_that_was_not_trained_on(tmp_pat
     split.write_text(json.dumps({"training": [{"ct": "a.nii.gz"}], "test": [{"ct": "c.nii.gz"}]}))
     with pytest.raises(ValueError, match=r"in one of them alone: \['b.nii.gz'\]"):
         learning.main([*options, "--tiny"])
+
+
+def test_the_shares_of_a_step_add_up_and_find_its_convolution():
+    convolution, volume = nn.Conv3d(16, 16, 3), torch.rand(1, 16, 24, 24, 24)
+    found = shares(lambda: convolution(volume).sum().backward())
+    assert sum(found.values()) == pytest.approx(1)
+    assert max(found, key=found.__getitem__) == "convolution"
