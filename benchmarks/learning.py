@@ -35,6 +35,7 @@ from torch import nn
 from baselines import BASELINES, LiftedNetwork
 from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in
 from scripts import BiplanarGeometry, GradientClipping, ImagingModel, PrepareBiplanarBatch, RandGeometry
+from scripts.anatomy.shapes import with_shapes
 from scripts.evaluation.metrics import volume_metrics
 from scripts.evaluation.summary import mean_and_interval
 from scripts.io.atomic_write import write_json
@@ -85,6 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     records = records_in(options.dataset_dir)
     folds = held_out_patients(records, options)
+    if options.shapes_dir:
+        all_unseen = set().union(*folds[0].values())
+        trained = [record for record in records if record["group"] not in all_unseen]
+        unseen = [record for record in records if record["group"] in all_unseen]
+        records = [*with_shapes(trained, str(options.shapes_dir)), *unseen]
     chosen = [fold for fold in range(len(folds)) if not options.only or fold in options.only]
     missing = [
         (fold, seed, method)
