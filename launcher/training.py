@@ -55,10 +55,10 @@ def train_stages(
     for stage in stages:
         configs = [places.CONFIGS / "train.json"]
         configs += [places.CONFIGS / f"stage{stage}.json"] if stage > 1 else []
+        configs += [ANATOMY] if anatomy and stage > 1 else []
         configs += configs_of(overlay, stage)
         if anatomy and stage > 1:
             find_neighbours(configs, dataset, output, computing)
-            configs += [ANATOMY]
         configs += [places.CONFIGS / "multi_gpu_train.json"] if computing.gpus > 1 else []
         print(f"\n=== Stage {stage} ===")
         given = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
@@ -69,17 +69,17 @@ def train_stages(
 
 
 def find_neighbours(configs: list[Path], dataset: Path, output: Path, computing: Computing) -> None:
-    """Makes the files of what other people's bodies say that are not there yet, for the configs of a stage."""
+    """Makes the files of what other people's bodies say that are not there yet, by the configs of a stage."""
     print("\n=== Neighbours ===")
     places_of = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
-    run_workflow("evidence", [*configs, ANATOMY], output, computing.of_one_process(), **places_of)
+    run_workflow("evidence", configs, output, computing.of_one_process(), **places_of)
 
 
 def write_atlas(
     overlays: list[Path], dataset: Path, weights: Path, computing: Computing, **further: Path | str
 ) -> None:
     """Writes the atlas of weights next to them, from the CTs of a training section."""
-    configs = [places.CONFIGS / "train.json", *overlays, ANATOMY]
+    configs = [places.CONFIGS / "train.json", ANATOMY, *overlays]
     chosen = {"dataset_dir": dataset, "weights": weights, **further}
     run_workflow("atlas", configs, weights.parent, computing.of_one_process(), **chosen)
 
