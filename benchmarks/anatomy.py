@@ -3,10 +3,12 @@ What other people's bodies are worth without any training: each CT of the sectio
 volume of a patient of another section, deformed, averaged, and joined with stage 2's volume.
 
     python benchmarks/anatomy.py --dataset_dir DIR --split SPLIT.json --section validation
+    python benchmarks/anatomy.py --dataset_dir DIR --split SPLIT.json --section validation --disease --output OUT
     python benchmarks/anatomy.py --dataset_dir DIR --split SPLIT.json --pairs 12
 
-The second registers training patients to each other and says how close they come, in how much CPU time, and whether
-anything folds: the smallest determinant of the Jacobian, between neighbouring voxels at 64³, has to be positive.
+The second says how dense each row is where the upper lobe of the right lung is diseased, and shows it. The third
+registers training patients to each other and says how close they come, in how much CPU time, and whether anything
+folds: the smallest determinant of the Jacobian, between neighbouring voxels at 64³, has to be positive.
 """
 
 from __future__ import annotations
@@ -14,51 +16,76 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
 from time import process_time
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from scipy import ndimage
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from scripts.anatomy.neighbours import Neighbours
+from scripts.anatomy.atlas import Atlas
+from scripts.anatomy.body import TISSUES_HU, body_mask
 from scripts.anatomy.registration import windowed
-from scripts.anatomy.shape_model import ShapeModel
+from scripts.evaluation.anatomy_baselines import MEAN, SHAPES, STAGE, AnatomyBaselines
 from scripts.evaluation.metrics import volume_metrics
+from scripts.io.atomic_write import NOTICE, write_atomically
+from scripts.projection.imaging import ImagingModel
 from scripts.projection.resampling import resized, truth_at, upsample
 from scripts.training.checkpoints import read_checkpoint
 from table import Table
 
 CONFIGS = ROOT / "bundle" / "configs"
-STAGE = 2
 DETERMINANTS_SIZE = 64
-SHAPE_GRID = 24
-METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU"}
+METRICS = {
+    "psnr_db": ("PSNR dB", 2),
+    "ssim": ("SSIM", 3),
+    "mae_hu": ("MAE HU", 1),
+    "sharp_correlation_body": ("corr.", 2),
+    "sharp_energy_body": ("energy", 2),
+    "false_energy_body": ("false", 2),
+    "false_energy_air_and_lung": ("false, lung", 2),
+    "false_energy_soft": ("false, soft", 2),
+    "false_energy_bone": ("false, bone", 2),
+}
+"""Headings and decimal places of what is printed."""
+LUNG_HU = -500.0
+OPENING_MM = 8.0
+TRUTH, REFINED = "ground truth", "stage 2"
+SHOWN_HU = (-1000.0, 300.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    config = ConfigParser()
-    config.read_config([str(CONFIGS / name) for name in ("train.json", "anatomy.json")])
-    sections = json.loads(options.split.read_text(encoding="utf-8"))
-    load = config.get_parsed_content("load")
-
-    def cts_of(section: str) -> dict[str, torch.Tensor]:
-        paths = [options.dataset_dir / record["ct"] for record in sections[section]]
-        loaded = {path.name: load({"ct": str(path)})["ct"] for path in tqdm(paths, desc=f"Loading {section}")}
-        return {name: torch.as_tensor(ct).as_subclass(torch.Tensor)[None] for name, ct in loaded.items()}
-
+    config, cts_of = loaded(options)
     training = {name: truth_at(ct, ct.shape[-1] // 2) for name, ct in cts_of("training").items()}
     if options.pairs:
         print_pairs(training, config, options)
     else:
         print_rows(training, cts_of(options.section), config, options)
+
+
+def loaded(options: argparse.Namespace) -> tuple[ConfigParser, Callable[[str], dict[str, torch.Tensor]]]:
+    """The configs, and what gives a section's CTs in HU, `(1, 1, S, S, S)`, by name; of `dataset_dir` and `split`."""
+    config = ConfigParser()
+    config.read_config([str(CONFIGS / name) for name in ("train.json", "evaluate.json")])
+    sections = json.loads(options.split.read_text(encoding="utf-8"))
+    load = config.get_parsed_content("load")
+
+    def cts_of(section: str) -> dict[str, torch.Tensor]:
+        paths = [options.dataset_dir / record["ct"] for record in sections[section]]
+        found = {path.name: load({"ct": str(path)})["ct"] for path in tqdm(paths, desc=f"Loading {section}")}
+        return {name: torch.as_tensor(ct).as_subclass(torch.Tensor)[None] for name, ct in found.items()}
+
+    return config, cts_of
 
 
 def print_pairs(training: dict[str, torch.Tensor], config: ConfigParser, options: argparse.Namespace) -> None:
@@ -95,49 +122,141 @@ def print_rows(
     config: ConfigParser,
     options: argparse.Namespace,
 ) -> None:
-    """A row for each patient and method, and the means over the patients."""
-    imaging, registration = config.get_parsed_content("imaging"), config.get_parsed_content("registration")
-    network = config.get_parsed_content("network_def").eval()
-    network.up_to(3).load_state_dict(read_checkpoint(str(options.weights)))
-    cts = torch.cat(list(training.values()))
-    shapes = ShapeModel.of(cts[:1], cts[1:], registration, SHAPE_GRID)
-    table = Table({"patient": 34, "method": 34, **dict.fromkeys(METRICS.values(), 8), "CPU s": 6}, options.markdown)
+    """A row for each patient and method, and the means over the patients; or what becomes of disease."""
+    reconstruct = Reconstruction(training, config, options.weights)
+    headings = [heading for heading, _ in METRICS.values()]
+    columns = ["mean HU", "replaced"] if options.disease else headings
+    table = Table({"patient": 34, "method": 34, **dict.fromkeys(columns, 11)}, options.markdown)
     found: dict[str, list[dict[str, float]]] = {}
     for name, ct in unseen.items():
-        neighbours = Neighbours(cts, registration, imaging)
-        size = imaging.volume_size(STAGE)
-        truth = truth_at(imaging.scale(ct), size)
-        with torch.no_grad():
-            xrays = imaging.project(ct)
-            stage1, stage2 = network(xrays, stages=STAGE)
-        volumes: dict[str, tuple[torch.Tensor, float]] = {
-            "upsampled stage 1": (upsample(stage1), 0.0),
-            "stage 2": (stage2, 0.0),
-        }
-        started = process_time()
-        coefficients, _ = shapes.fit(imaging.to_hu(stage1))
-        volumes["shape model"] = (imaging.scale(shapes.warp(coefficients, size)), process_time() - started)
-        target, started = stage1, process_time()
-        for turn in (1, 2):
-            warped = neighbours.warped(neighbours.register(target), size)
-            mean = warped.mean(0, keepdim=True)
-            target = neighbours.joined(mean, stage2, xrays)
-            seconds = process_time() - started
-            volumes[f"mean of {len(cts)} neighbours, turn {turn}"] = (mean, seconds)
-            volumes[f"joined with stage 2, turn {turn}"] = (target, seconds)
-        for method, (volume, seconds) in volumes.items():
-            metrics = volume_metrics(volume.clamp(0, 1), truth, imaging)
-            row = {label: metrics[metric] for metric, label in METRICS.items()} | {"CPU s": seconds}
+        truth, volumes = reconstruct(name, ct)
+        if options.disease:
+            print_disease(name, truth, volumes, reconstruct.imaging, table, options.output)
+            continue
+        for method, volume in volumes.items():
+            row = volume_metrics(volume.clamp(0, 1), truth, reconstruct.imaging)
             found.setdefault(method, []).append(row)
             table.add(patient=name, method=method, **_rounded(row))
     for method, rows in found.items():
-        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        means = {metric: sum(row[metric] for row in rows) / len(rows) for metric in METRICS}
         table.add(patient="mean", method=method, **_rounded(means))
 
 
+class Reconstruction:
+    """
+    What the weights and other people's bodies make of a patient.
+
+    Args:
+        training: CTs of other patients in HU, `(1, 1, S, S, S)`, by patient.
+        config: has `imaging`, `registration` and `network_def`.
+        weights: of the network.
+    """
+
+    def __init__(self, training: dict[str, torch.Tensor], config: ConfigParser, weights: Path) -> None:
+        self.imaging = config.get_parsed_content("imaging")
+        self.network = config.get_parsed_content("network_def").eval()
+        self.network.up_to(3).load_state_dict(read_checkpoint(str(weights)))
+        cts, records = torch.cat(list(training.values())), [{"patient": name} for name in training]
+        atlas = Atlas(cts, records, self.imaging.geometry.fov_mm)
+        self.baselines = AnatomyBaselines(atlas, config.get_parsed_content("registration"), self.imaging)
+
+    @torch.no_grad()
+    def __call__(self, name: str, ct: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The ground truth and each method's volume at stage 2's size, scaled, of a patient's CT in HU."""
+        truth = truth_at(self.imaging.scale(ct), self.imaging.volume_size(STAGE))
+        xrays = self.imaging.project(ct)
+        stages = self.network(xrays, stages=STAGE)
+        started = process_time()
+        anatomy = self.baselines.of_case(stages, xrays, self.imaging.geometry, name)
+        print(f"{name}: {process_time() - started:.0f} s of CPU for what an atlas makes of it", file=sys.stderr)
+        return truth, {"upsampled stage 1": upsample(stages[0]), REFINED: stages[1], **anatomy}
+
+
+def print_disease(
+    name: str,
+    truth: torch.Tensor,
+    volumes: dict[str, torch.Tensor],
+    imaging: ImagingModel,
+    table: Table,
+    output: Path,
+) -> None:
+    """
+    Each row's mean HU where the right upper lobe is dense, and how much of its density is replaced by lung: the
+    difference from the ground truth, over that of the ground truth from the lung of the other side.
+    """
+    in_hu = {method: imaging.to_hu(volume.clamp(0, 1))[0, 0] for method, volume in {TRUTH: truth, **volumes}.items()}
+    diseased, healthy = diseased_region(in_hu[TRUTH], imaging.geometry.fov_mm)
+    dense, lung = in_hu[TRUTH][diseased].mean().item(), in_hu[TRUTH][healthy].mean().item()
+    for method, hu in in_hu.items():
+        mean = hu[diseased].mean().item()
+        replaced = f"{(dense - mean) / (dense - lung):.2f}"
+        table.add(patient=name, method=method, **{"mean HU": f"{mean:.0f}", "replaced": replaced})
+    millilitres = diseased.sum().item() * (imaging.geometry.fov_mm / len(diseased)) ** 3 / 1000
+    print(f"{name}: {millilitres:.0f} ml are diseased; the lung of the other side has {lung:.0f} HU")
+    joined = next(method for method in volumes if method.startswith(f"joined with {REFINED}"))
+    shown = {method: in_hu[method] for method in (TRUTH, REFINED, MEAN, joined, SHAPES)}
+    figure = disease_figure(shown, diseased, f"{name.split('.')[0]}, right upper lobe, coronal")
+    write_atomically(str(output / f"{name.split('.')[0]}_disease.png"), figure.savefig)
+
+
+def diseased_region(hu: torch.Tensor, fov_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Where the right lung would be, were it the mirror image of the left one, and soft tissue is: in the upper half of
+    the left lung's height, opened by a ball of :data:`OPENING_MM`, the largest component.
+
+    Args:
+        hu: a CT, `(S, S, S)`, RAS+; its plane of symmetry is that of its bones' mean.
+        fov_mm: its side.
+
+    Returns:
+        Masks of that region and of its mirror image in the left lung.
+    """
+    body = body_mask(hu[None, None])[0, 0]
+    _, highest = TISSUES_HU["soft"]
+    twice_the_middle = round(2 * torch.nonzero(body & (hu > highest))[:, 0].double().mean().item())
+    side = np.arange(len(hu))
+    left = _largest(((hu < LUNG_HU) & body).numpy() & (side[:, None, None] < twice_the_middle / 2))
+    heights = np.flatnonzero(left.any((0, 1)))
+    upper = side > (heights[0] + heights[-1]) / 2
+    mirrored = _mirrored(left, twice_the_middle)
+    dense = mirrored & upper & ((hu > LUNG_HU) & (hu <= highest)).numpy()
+    reach = round(OPENING_MM / fov_mm * len(hu))
+    offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3))
+    diseased = _largest(ndimage.binary_opening(dense, (offsets**2).sum(0) <= reach**2))
+    return torch.from_numpy(diseased), torch.from_numpy(_mirrored(diseased, twice_the_middle) & left)
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    parts, _ = ndimage.label(mask)
+    return parts == np.bincount(parts.flat)[1:].argmax() + 1
+
+
+def _mirrored(mask: np.ndarray, twice_the_middle: int) -> np.ndarray:
+    """Each voxel's along X is that of the other side; false where there is none."""
+    places = twice_the_middle - np.arange(len(mask))
+    inside = ((places >= 0) & (places < len(mask)))[:, None, None]
+    return mask[places.clip(0, len(mask) - 1)] & inside
+
+
+def disease_figure(volumes: dict[str, torch.Tensor], region: torch.Tensor, title: str) -> Figure:
+    """The coronal slice with most of a region, which is outlined, of volumes in HU, `(S, S, S)`."""
+    place = int(region.sum((0, 2)).argmax())
+    figure = Figure(figsize=(2.4 * len(volumes), 3.0), layout="constrained", dpi=65)
+    figure.suptitle(f"{title}\n{NOTICE}", fontsize=9)
+    for axis, (name, hu) in zip(figure.subplots(1, len(volumes)), volumes.items()):
+        axis.imshow(_as_seen(hu[:, place]), cmap="gray", vmin=SHOWN_HU[0], vmax=SHOWN_HU[1])
+        axis.contour(_as_seen(region[:, place]), [0.5], colors="tab:red", linewidths=0.8)
+        axis.set_title(name, fontsize=8)
+        axis.axis("off")
+    return figure
+
+
+def _as_seen(coronal: torch.Tensor) -> torch.Tensor:
+    return coronal.flip(0, 1).T
+
+
 def _rounded(row: dict[str, float]) -> dict[str, Any]:
-    digits = {"PSNR dB": 2, "SSIM": 3, "MAE HU": 1, "CPU s": 1}
-    return {name: f"{value:.{digits[name]}f}" for name, value in row.items()}
+    return {heading: f"{row[metric]:.{places}f}" for metric, (heading, places) in METRICS.items()}
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -146,6 +265,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", type=Path, default=CONFIGS / "split.json", help="datalist")
     parser.add_argument("--section", default="validation", help="whose patients are reconstructed")
     parser.add_argument("--weights", type=Path, default=ROOT / "bundle" / "models" / "model.pt")
+    parser.add_argument("--disease", action="store_true", help="how dense each row is in the diseased right upper lobe")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "anatomy", help="for the figure of --disease")
     parser.add_argument("--pairs", type=int, default=0, help="how many pairs of training patients to register instead")
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args(arguments)

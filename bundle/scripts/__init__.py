@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from .anatomy import shape_registration, shapes
+from .anatomy.atlas import read_atlas
 from .anatomy.augmentation import RandBodyOnlyd, RandNodulesd, RandTissued
 from .anatomy.between import RandShapeBetween
 from .anatomy.deformation import RandDeformd
@@ -22,6 +23,7 @@ from .data.evidence import EvidenceFiles, LoadEvidenced
 from .data.transforms import LoadCTd, ResampleToCubed, StackXraysd
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import baselines, corrupted_pairs, interval_calibration, metrics, out_of_distribution, perturbations
+from .evaluation.anatomy_baselines import AnatomyBaselines
 from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
 from .evaluation.out_of_distribution import DetectOutOfDistributiond
@@ -73,6 +75,7 @@ from .training.progress import EpochReport, LossReport
 from .training.resume import Resume
 
 __all__ = [
+    "AnatomyBaselines",
     "Baselines",
     "BestCheckpointSaver",
     "BiplanarGeometry",
@@ -168,6 +171,7 @@ __all__ = [
     "out_of_distribution",
     "perturbations",
     "project",
+    "read_atlas",
     "read_identification",
     "read_radiograph",
     "resume",

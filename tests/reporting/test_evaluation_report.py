@@ -18,8 +18,9 @@ from torch.nn.functional import interpolate
 from browser import view_of
 from bundle_runs import bundle_run, bundle_run_here, cause_of
 from conftest import Trained
-from phantoms import chest_imaging
+from phantoms import chest_imaging, phantom
 from scripts import Baselines, CheckpointError, InputError
+from scripts.anatomy.atlas import FIELDS, Atlas
 from scripts.evaluation.baselines import BASELINE_DEFINITIONS
 from scripts.evaluation.metrics import DEFINITIONS, volume_metrics
 from scripts.evaluation.summary import INTERVAL_DEFINITION
@@ -171,6 +172,32 @@ def test_a_folder_without_a_datalist_is_scored_case_by_case_without_what_needs_t
     assert found.content["mean_volume"] is None
 
 
+def test_an_atlas_next_to_the_weights_has_its_rows_at_the_size_of_stage_2(
+    evaluate: Callable[..., Report], report: Report, trained: Trained, tmp_path: Path
+):
+    """Without the switch, and of stage 1 alone, which has no row of that size but for them, too."""
+    cts = torch.stack([phantom(32, shift)[None] for shift in (-0.1, 0.1, 0.14)])
+    patients = [dict.fromkeys(FIELDS, patient) for patient in ("a", "b", "phantom_7")]
+    weights = {stage: tmp_path / f"stage{stage}_best.pth" for stage in (1, 3)}
+    for path in weights.values():
+        shutil.copyfile(trained.folder / path.name, path)
+        Atlas(cts, patients, 360.0).write(str(path))
+    levels = [{"cells": 0, "size": 16, "steps": 10, "rate": 0.1}]
+    quick = {"registration#levels": levels, "mean_volume_draws": 1, **NO_FOLDERS}
+    one = {"test_records": "$scripts.load_records(@datalist, 'test')[2:3]"}
+    found = evaluate(tmp_path / "3", weights=weights[3], **quick, **one)
+    joined = ["joined with stage 1", "joined with stage 2", "joined with stage 2, second turn"]
+    rows = ["mean of the neighbours", *joined, "shape model"]
+    of_size = [row["method"] for row in found.content["cases"] if row["size"] == 32]
+    assert of_size == [method for size, method in METHODS if size == 32] + rows
+    plain = evaluate(tmp_path / "plain", weights=weights[3], anatomy_rows=False, **quick, **one)
+    assert plain.content["cases"] == [row for row in found.content["cases"] if row["method"] not in rows]
+    first = evaluate(tmp_path / "1", weights=weights[1], stage=1, **quick, **one)
+    joined = ["joined with stage 1", "joined with stage 1, second turn"]
+    of_size = [row["method"] for row in first.content["cases"] if row["size"] == 32]
+    assert of_size == ["upsampled stage 1", "mean of the neighbours", *joined, "shape model"]
+
+
 def test_without_training_the_mean_volume_is_that_of_its_file(
     evaluate: Callable[..., Report], dataset: Path, overlay: Path, tmp_path: Path
 ):
@@ -239,9 +266,11 @@ def test_every_score_has_its_definition(report: Report):
     assert report.content["definitions"] == {**DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS}
     assert report.content["hu_window"] == [-1024, 1024]
     defined = {name.strip() for names in DEFINITIONS for name in names.split(",")}
-    tissues = {f"mae_{tissue}_hu" for tissue in ("air_and_lung", "soft", "bone")}
+    tissues = ("air_and_lung", "soft", "bone")
+    of_each = {name.replace("<tissue>", tissue) for name in defined for tissue in tissues}
+    of_each = {name.replace("<part>", part) for name in of_each for part in ("body", *tissues)}
     scores = set(report.content["cases"][0]) - {"case", "patient", "group", "size", "method"}
-    assert scores == defined - {"mae_<tissue>_hu"} | tissues
+    assert scores == of_each
 
 
 def test_each_group_has_its_mean_and_its_students_interval(report: Report):

@@ -105,7 +105,7 @@ class Deformation:
         for number, lattice in enumerate(reversed(self.lattices)):
             displaced = on_grid(lattice, middles) if number == 0 else at_places(lattice, places)
             places = places + displaced
-        return _mapped(self.affine, places)
+        return mapped(self.affine, places)
 
     def warp(
         self, volumes: Float[Tensor, "N C S S S"], size: int, region: Region | None = None
@@ -235,12 +235,12 @@ class _LevelFit:
                 parameters -= rate * near * velocity / length.clamp(min=SMALLEST_GRADIENT)
         with torch.no_grad():
             if self.level.cells == 0:
-                return Deformation(_affine(parameters), []), difference.detach()
+                return Deformation(affine_of(parameters), []), difference.detach()
             return deformation.then(self._lattice(parameters)), difference.detach()
 
     def _places(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         if self.level.cells == 0:
-            return _mapped(_affine(parameters), self.grid.expand(len(parameters), *[-1] * 4)), parameters.new_zeros(())
+            return mapped(affine_of(parameters), self.grid.expand(len(parameters), *[-1] * 4)), parameters.new_zeros(())
         lattice, spacing = self._lattice(parameters), 2.0 / self.level.cells
         second = [lattice.diff(n=2, dim=axis).square().mean((1, 2, 3, 4)) for axis in (2, 3, 4)]
         return self.grid + on_grid(lattice, self.middles), torch.stack(second).sum(0) / spacing**2
@@ -257,13 +257,14 @@ class _LevelFit:
         return self.level.reprojection * (projections - seen).abs().mean((1, 2, 3))
 
 
-def _affine(parameters: Tensor) -> Tensor:
-    """The exponential of a matrix never turns a volume inside out."""
+def affine_of(parameters: Float[Tensor, "N 3 4"]) -> Float[Tensor, "N 3 4"]:
+    """Affine maps of any parameters, the identity of zeros; the exponential of a matrix never turns inside out."""
     stretch = torch.linalg.matrix_exp(LARGEST_LOG_STRETCH * parameters[..., :3].tanh())
     return torch.cat([stretch, LARGEST_TRANSLATION * parameters[..., 3:].tanh()], dim=2)
 
 
-def _mapped(affine: Tensor, places: Tensor) -> Tensor:
+def mapped(affine: Float[Tensor, "N 3 4"], places: Float[Tensor, "N 3 X Y Z"]) -> Float[Tensor, "N 3 X Y Z"]:
+    """The places that affine maps bring these to."""
     return torch.einsum("nij,njxyz->nixyz", affine[..., :3], places) + affine[..., 3, None, None, None]
 
 

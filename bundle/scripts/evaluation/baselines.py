@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import Any
 
 import ignite.distributed as idist
 import nibabel
@@ -18,6 +19,7 @@ from ..errors import InputError
 from ..io.image_writer import cube_affine, write_ct
 from ..projection.imaging import ImagingModel
 from ..projection.resampling import resized, truth_at
+from .anatomy_baselines import ANATOMY_DEFINITIONS, AnatomyBaselines
 
 MEAN, NEAREST = "mean volume", "nearest training patient"
 BASELINE_DEFINITIONS = {
@@ -25,12 +27,13 @@ BASELINE_DEFINITIONS = {
     NEAREST: "the training CT with the smallest squared error to the ground truth at the size of the first stage: an "
     "oracle, chosen with the ground truth in hand",
     "upsampled stage <n>": "the volume of that stage, trilinearly upsampled to the size of the row",
+    **ANATOMY_DEFINITIONS,
 }
 
 
 class Baselines:
     """
-    The mean training volume, the nearest training patient, and earlier stages upsampled.
+    The mean training volume, the nearest training patient, earlier stages upsampled, and what an atlas makes of them.
 
     The mean is taken from the training CTs where there are any, else from a file, see :func:`write_mean_volume`;
     without either its rows are omitted. So are those of the nearest patient without training CTs. A training CT is
@@ -44,6 +47,7 @@ class Baselines:
         mean_volume_file: NIfTI with the mean in HU, a cubic volume, read when the dataset is empty; may be missing.
         imaging: scale of the volumes.
         seed: of the deformations.
+        anatomy: what other people's bodies make of a case; None for nothing.
 
     Warns:
         UserWarning: when rows are omitted, or the mean comes from the file.
@@ -57,7 +61,9 @@ class Baselines:
         mean_volume_file: str,
         imaging: ImagingModel,
         seed: int = 0,
+        anatomy: AnatomyBaselines | None = None,
     ) -> None:
+        self.anatomy = anatomy
         self.dataset, self.draws, self.mean_volume_file = dataset, draws, mean_volume_file
         self.imaging, self.coarse_size = imaging, imaging.volume_size(1)
         self.augment = Compose(augment).set_random_state(seed=seed)
@@ -104,6 +110,22 @@ class Baselines:
             found[NEAREST] = resized(self._nearest_to(truth).to(truth), size)
         upsampled = {f"upsampled stage {k}": resized(volume, size) for k, volume in enumerate(stages[:-1], start=1)}
         return {**found, **upsampled}
+
+    def of_anatomy(
+        self, stages: Sequence[torch.Tensor], label: Mapping[str, Any], patient: str
+    ) -> dict[str, torch.Tensor]:
+        """
+        The baselines of an atlas, see :class:`~scripts.evaluation.anatomy_baselines.AnatomyBaselines`: volumes of the
+        size of stage 2 by name, scaled; none without an atlas.
+
+        Args:
+            stages: the volume of each stage, `(1, 1, S, S, S)`, scaled.
+            label: of the case, with `xrays` and `geometry`.
+            patient: of the case.
+        """
+        if self.anatomy is None:
+            return {}
+        return self.anatomy.of_case(stages, label["xrays"], label["geometry"], patient)
 
     def _load_training(self) -> None:
         count, summed = len(self.dataset), 0

@@ -15,6 +15,7 @@ from ..anatomy.body import TISSUES_HU, body_mask
 from ..losses.ssim import structural_similarity
 from ..projection.imaging import ImagingModel
 from ..projection.resampling import truth_at
+from .false_structures import SIGMA_MM, false_structures
 
 X2CT_PEAK, X2CT_AIR_HU, X2CT_RANGE = 4095.0, -1024.0, 2500.0
 X2CT_WITHOUT_ERROR_DB = 100.0
@@ -32,6 +33,12 @@ DEFINITIONS = {
     "psnr_x2ct_db": "X2CT convention: PSNR slice by slice, peak 4095, values HU + 1024 within [0, 2500] and cut to "
     "whole numbers, 100 dB for a slice without error; mean over the slices of an axis, then over the three axes. Both "
     "volumes are clipped to the model's window first; protocol_x2ct.json follows the whole protocol",
+    "sharp_correlation_<part>": "of what is sharp in the volume and in the ground truth, each less its Gaussian "
+    f"average of sigma {SIGMA_MM:g} mm; in the body, and in air and lung, soft tissue and bone within it",
+    "sharp_energy_<part>": "sum of squares of what is sharp in the volume over that of the ground truth: 0 of a smooth "
+    "volume, 1 of one as sharp as the ground truth",
+    "false_energy_<part>": "the same of what is sharp in the volume and not in the ground truth: what remains of it "
+    "when the best multiple, 0 or more, of the ground truth's is taken away",
 }
 
 
@@ -51,24 +58,24 @@ def volume_metrics(volume: torch.Tensor, truth: torch.Tensor, imaging: ImagingMo
         imaging: scale of the volumes.
 
     Returns:
-        Metric by name. A tissue that the ground truth does not hold has NaN.
+        Metric by name. A part that the ground truth does not hold has NaN.
     """
     volume = volume.clamp(0, 1)
     hu, hu_truth = imaging.to_hu(volume), imaging.to_hu(truth)
     error, body = (hu - hu_truth).abs(), body_mask(hu_truth)
     data_range = imaging.hu_window[1] - imaging.hu_window[0]
-    tissues = {
-        f"mae_{name}_hu": error[(hu_truth > low) & (hu_truth <= high)].mean().item()
-        for name, (low, high) in TISSUES_HU.items()
-    }
+    tissues = {name: (hu_truth > low) & (hu_truth <= high) for name, (low, high) in TISSUES_HU.items()}
+    parts = {"body": body} | {name: tissue & body for name, tissue in tissues.items()}
+    voxel_mm = imaging.geometry.fov_mm / hu.shape[-1]
     return {
         "psnr_db": PSNRMetric(max_val=data_range)(hu, hu_truth).item(),
         "ssim": structural_similarity(volume, truth).item(),
         "mae_hu": error.mean().item(),
-        **tissues,
+        **{f"mae_{name}_hu": error[tissue].mean().item() for name, tissue in tissues.items()},
         "psnr_body_db": (20 * torch.log10(data_range / error[body].square().mean().sqrt())).item(),
         "mae_body_hu": error[body].mean().item(),
         "psnr_x2ct_db": x2ct_psnr(hu[0, 0], hu_truth[0, 0]),
+        **false_structures(hu, hu_truth, voxel_mm, parts),
     }
 
 

@@ -73,6 +73,7 @@ class X2CTReport(TableReport):
         """The last stage and its baselines; the ground truth is the record's CT in HU, as it was loaded."""
         volumes = [volume.clamp(0, 1) for volume in volumes]
         methods = {f"stage {len(volumes)}": volumes[-1], **self.baselines.of_stage(volumes, label["ct"])}
+        methods |= self.baselines.of_anatomy(volumes, label, record["patient"])
         fov_mm, length_mm = self.imaging.geometry.fov_mm, record["ct"].meta[EXTENT_MM][2]
         truth = standard_cube(torch.as_tensor(record["ct"])[0].cpu().numpy(), fov_mm, length_mm)
         rows = []

@@ -9,13 +9,14 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 
+from ..evaluation.anatomy_baselines import STAGE as ANATOMY_STAGE
 from ..evaluation.baselines import BASELINE_DEFINITIONS, Baselines
 from ..evaluation.metrics import DEFINITIONS, volume_metrics
 from ..evaluation.summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, summarise
 from ..evaluation.table_report import TableReport
 from ..evaluation.worst_cases import WorstCases, worst_cases
 from ..projection.geometry import BiplanarGeometry
-from ..projection.resampling import truth_at
+from ..projection.resampling import truth_at, upsample
 from .case_report import CaseReport
 
 
@@ -27,7 +28,8 @@ class EvaluationReport(TableReport):
 
     Stages are scored at their own size against the ground truth averaged to that size, and compared with baselines: the
     mean training volume, the nearest training patient, and the trilinear upsampling of every stage before it, so that
-    at the last size all stages are scored against the same ground truth.
+    at the last size all stages are scored against the same ground truth; at the size of stage 2 also with what an atlas
+    makes of them.
 
     Args:
         case_report: writes a case's folder.
@@ -47,10 +49,19 @@ class EvaluationReport(TableReport):
     ) -> list[dict[str, Any]]:
         """Every stage and its baselines; writes the case's folder when it is one of those that get one."""
         truth, xrays, geometry = (label[name] for name in ("ct", "xrays", "geometry"))
-        rows = []
-        for stage, volume in enumerate(volumes, start=1):
-            methods = {f"stage {stage}": volume, **self.baselines.of_stage(volumes[:stage], truth)}
-            rows += [self._row(record, method, each, truth, xrays, geometry) for method, each in methods.items()]
+        methods = [
+            {f"stage {stage}": volume, **self.baselines.of_stage(volumes[:stage], truth)}
+            for stage, volume in enumerate(volumes, start=1)
+        ]
+        if anatomy := self.baselines.of_anatomy(volumes, label, record["patient"]):
+            if len(methods) < ANATOMY_STAGE:
+                methods.append({"upsampled stage 1": upsample(volumes[0])})
+            methods[ANATOMY_STAGE - 1] |= anatomy
+        rows = [
+            self._row(record, method, volume, truth, xrays, geometry)
+            for of_size in methods
+            for method, volume in of_size.items()
+        ]
         write = partial(self.case_report.write, record, volumes, truth, xrays, geometry, rows)
         if len(self.rows) * idist.get_world_size() + idist.get_rank() < self.written_cases:
             write()
