@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from phantoms import phantom
-from scripts import WarnOfCutBodyd
+from scripts import BiplanarGeometry, SaveReconstructiond, WarnOfCutBodyd
 from scripts.io.image_writer import cube_affine
 
 
@@ -21,7 +22,20 @@ def test_a_body_that_reaches_a_face_is_told_with_the_face(axis: int, faces: tupl
     hu = phantom(24, 0.0).roll((-6, 6)[side], axis)
     hu.select(axis, 23 - 23 * side).fill_(-1000)
     with pytest.warns(UserWarning, match=f"volume of 360 mm, .* reaches the volume's {faces[side]} face"):
-        WarnOfCutBodyd(0.02)(reconstructed(hu))
+        record = WarnOfCutBodyd(0.02)(reconstructed(hu))
+    assert f"near its {faces[side]} face nothing is reliable" in record["note"]
+
+
+def test_what_is_noted_of_a_record_is_on_its_page_and_its_preview(tmp_path: Path):
+    geometry = BiplanarGeometry(detector_pixels=48)
+    record = {**reconstructed(phantom(24, 0.0)), "image": torch.rand(2, 48, 48)}
+    pages, previews = [], []
+    for note in ({}, {"note": "The body is wider."}):
+        SaveReconstructiond(str(tmp_path), geometry)({**record, **note})
+        pages.append((tmp_path / "view.html").read_text(encoding="utf-8"))
+        previews.append((tmp_path / "preview.png").read_bytes())
+    assert ["The body is wider." in page for page in pages] == [False, True]
+    assert previews[0] != previews[1]
 
 
 def test_a_body_within_the_volume_is_none_and_its_neck_and_abdomen_may_be_cut():

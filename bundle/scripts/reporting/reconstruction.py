@@ -27,6 +27,8 @@ from .figures import preview_figure
 from .viewer import write_view
 
 ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
+NOTE_KEY = "note"
+"""Of a record: what the pictures of its result say of it."""
 
 
 class ToHUd(Transform):
@@ -48,7 +50,8 @@ class ToHUd(Transform):
 class WarnOfCutBodyd(Transform):
     """
     Warns when the body of `pred`, in HU, reaches a lateral, the anterior or the posterior face of the reconstruction
-    volume: it is wider than that. A radiograph shows all of it, and the volume has to hold in itself what lies outside.
+    volume, and leaves the record a `note` of it: the body is wider than that. A radiograph shows all of it, and the
+    volume has to hold in itself what lies outside.
 
     Args:
         smallest: fraction of a face that the body has to cover.
@@ -65,24 +68,26 @@ class WarnOfCutBodyd(Transform):
         mask = body_mask(adaptive_avg_pool3d(hu[None], min(MASK_SIZE, hu.shape[-1])))[0, 0]
         faces = {"left": mask[0], "right": mask[-1], "posterior": mask[:, 0], "anterior": mask[:, -1]}
         reached = [name for name, face in faces.items() if face.float().mean() > self.smallest]
-        if reached:
-            warnings.warn(
-                f"field 'frontal': the body is wider than the reconstruction volume of "
-                f"{hu.shape[-1] * float(affine[0, 0]):g} mm, expected one within it. It reaches the volume's "
-                f"{', '.join(reached)} face: what lies outside is missing, and what is near to that face is not "
-                f"reliable.",
-                stacklevel=2,
-            )
-        return dict(record)
+        if not reached:
+            return dict(record)
+        side_mm = hu.shape[-1] * float(affine[0, 0])
+        wider = f"the body is wider than the reconstruction volume of {side_mm:g} mm"
+        which = f"{', '.join(reached)} face"
+        warnings.warn(
+            f"field 'frontal': {wider}, expected one within it. It reaches the volume's {which}: what lies outside is "
+            f"missing, and what is near to that face is not reliable.",
+            stacklevel=2,
+        )
+        return {**record, NOTE_KEY: f"{wider.capitalize()}: near its {which} nothing is reliable."}
 
 
 class SaveReconstructiond(Transform):
     """
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
     `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
-    the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. What the
-    folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie
-    side by side.
+    the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. Preview and
+    page show a record's `note`. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is
+    whole, so that two patients never lie side by side.
 
     Args:
         output_dir: where to.
@@ -122,8 +127,12 @@ class SaveReconstructiond(Transform):
             write_ct_series(series, hu, affine, self.identification)
         xrays = torch.as_tensor(record["image"]).float()
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        write_atomically(preview, preview_figure(xrays, hu, **_write_assessments(record, *assessments)).savefig)
-        write_view(view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry)
+        note = record.get(NOTE_KEY, "")
+        figure = preview_figure(xrays, hu, title=note, **_write_assessments(record, *assessments))
+        write_atomically(preview, figure.savefig)
+        write_view(
+            view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry, note=note
+        )
         return dict(record)
 
 
