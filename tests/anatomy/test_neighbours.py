@@ -90,3 +90,10 @@ def test_a_batch_is_its_patients_one_by_one():
     patients = IMAGING.scale(chest(0.05, -0.05))
     together = neighbours()(patients)
     assert all(torch.equal(together[n : n + 1], neighbours()(patients[n : n + 1])) for n in (0, 1))
+
+
+def test_a_patient_is_no_neighbour_of_their_own():
+    others = Neighbours(chest(-0.1, 0.15, 0.0), REGISTRATION, IMAGING, patients=["a", "b", "a"])
+    left = others.without(["a", "of another collection"])
+    assert left.patients == ["b"] and torch.equal(left.cts, others.cts[1:2])
+    assert others.without(["c"]) is others and others.without(["a", "b"]) is None

@@ -15,10 +15,12 @@ from scripts import (
     RandDeformd,
     RandGeometry,
     RandShapeBetween,
+    Registration,
     StackXraysd,
     hu_to_attenuation,
     project,
 )
+from scripts.anatomy.neighbours import Neighbours
 from scripts.data.batch import random_region
 
 SIZE, SCALE = 24, 8.0
@@ -259,3 +261,11 @@ def test_a_batch_of_one_geometry_has_it_in_plain_numbers(batch):
     alike = {**distances, "views": [("PA", "PA"), ("LL", "LL")]}
     found = prepare()({**batch, "geometry": alike})[3]["geometry"]
     assert found == GEOMETRY
+
+
+def test_a_batch_is_given_the_neighbours_of_other_patients(batch):
+    cts = torch.rand(3, 1, 8, 8, 8)
+    neighbours = Neighbours(cts, Registration(), IMAGING, patients=["a", "b", "c"])
+    given = prepare(anatomy=neighbours)({**batch, "patient": ["b"]})[3]["anatomy"]
+    assert given.patients == ["a", "c"] and torch.equal(given.cts, cts[[0, 2]])
+    assert prepare(anatomy=neighbours)(batch)[3]["anatomy"] is neighbours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +37,7 @@ class Neighbours:
         registration: how each is brought to a volume.
         imaging: scales and acquisition geometry.
         nearest: how many of them count, those that look most like the volume after :data:`COARSE_LEVELS`; None for all.
+        patients: whose CTs they are, one for each.
     """
 
     def __init__(
@@ -44,8 +46,20 @@ class Neighbours:
         registration: Registration,
         imaging: ImagingModel,
         nearest: int | None = None,
+        patients: Sequence[str] = (),
     ) -> None:
         self.cts, self.registration, self.imaging, self.nearest = cts, registration, imaging, nearest
+        self.patients = list(patients)
+
+    def without(self, patients: Collection[str]) -> Neighbours | None:
+        """The CTs of others than these patients; None where there is no other."""
+        kept = [number for number, patient in enumerate(self.patients) if patient not in patients]
+        if len(kept) == len(self.patients):
+            return self
+        if not kept:
+            return None
+        others = [self.patients[number] for number in kept]
+        return Neighbours(self.cts[kept], self.registration, self.imaging, self.nearest, others)
 
     def __call__(self, volumes: Float[Tensor, "B 1 T T T"]) -> Float[Tensor, "B 2 S S S"]:
         """
@@ -128,4 +142,5 @@ def neighbours_beside(weights: str, reads_anatomy: bool, imaging: ImagingModel) 
             stacklevel=2,
         )
         return None
-    return Neighbours(atlas.cts, Registration(), imaging, NEAREST)
+    patients = [record["patient"] for record in atlas.records]
+    return Neighbours(atlas.cts, Registration(), imaging, NEAREST, patients)

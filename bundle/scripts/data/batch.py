@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.transforms import Randomizable
 
+from ..anatomy.neighbours import Neighbours
 from ..anatomy.shapes import SHAPES
 from ..projection.geometry import BiplanarGeometry, batched
 from ..projection.imaging import ImagingModel
@@ -48,8 +49,8 @@ class PrepareBiplanarBatch(PrepareBatch):
             batch and in the target and the network's arguments as `region`; None for the whole volume.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; with
             None it receives the true ones, as in training.
-        anatomy: the network's argument where a batch has none, such as :class:`~scripts.anatomy.neighbours.Neighbours`;
-            None for none.
+        anatomy: what the network is given where a batch has no `anatomy`: the neighbours without the CTs of the batch's
+            own `patient`; None for none.
 
     Raises:
         InputError: when the detector would not cover the reconstruction volume's footprint at the smallest distance
@@ -66,7 +67,7 @@ class PrepareBiplanarBatch(PrepareBatch):
         augment_xrays: Randomizable | None = None,
         crop: int | None = None,
         known_views: Views | None = None,
-        anatomy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        anatomy: Neighbours | None = None,
     ) -> None:
         self.anatomy = anatomy
         self.stages, self.imaging, self.crop, self.known_views = stages, imaging, crop, known_views
@@ -102,8 +103,10 @@ class PrepareBiplanarBatch(PrepareBatch):
         received = geometry if self.known_views is None else as_known(geometry, self.known_views)
         target: dict[str, Any] = {"ct": self.imaging.scale(cts), "xrays": target_xrays, "geometry": geometry}
         arguments: dict[str, Any] = {"stages": self.stages, "geometry": received}
-        if evidence or self.anatomy is not None:
-            arguments["anatomy"] = evidence[0] if evidence else self.anatomy
+        if evidence:
+            arguments["anatomy"] = evidence[0]
+        elif self.anatomy is not None:
+            arguments["anatomy"] = self.anatomy.without(batchdata.get("patient", ()))
         if self.crop is not None:
             region = random_region(self.imaging.volume_size(self.stages), self.crop)
             arguments["region"] = target["region"] = region
@@ -149,16 +152,10 @@ class PrepareRadiographsBatch(PrepareBatch):
         geometry: the nominal one, which each record's `geometry` overrides, see
             :class:`~scripts.GeometryFromRadiographsd`.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`.
-        anatomy: the network's argument of that name, such as :class:`~scripts.anatomy.neighbours.Neighbours`; None for
-            none.
+        anatomy: the network's argument of that name; None for none.
     """
 
-    def __init__(
-        self,
-        geometry: BiplanarGeometry,
-        known_views: Views,
-        anatomy: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
+    def __init__(self, geometry: BiplanarGeometry, known_views: Views, anatomy: Neighbours | None = None) -> None:
         self.geometry, self.known_views, self.anatomy = geometry, known_views, anatomy
 
     def __call__(

@@ -9,6 +9,7 @@ import torch
 from monai.data import Dataset
 from monai.engines import PrepareBatch
 
+from ..anatomy.neighbours import Neighbours
 from ..data.batch import PrepareBiplanarBatch
 from ..data.datalist import RADIOGRAPH_FIELDS
 from ..io.radiograph import XRAY_KEYS
@@ -66,7 +67,7 @@ class PreparePerturbedBatch(PrepareBatch):
         imaging: ImagingModel,
         perturbations: Sequence[Perturbation],
         seed: int,
-        anatomy: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        anatomy: Neighbours | None = None,
     ) -> None:
         self.seed = seed
         self.received = [perturbation.received or imaging.geometry for perturbation in perturbations]
