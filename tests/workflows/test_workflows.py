@@ -205,9 +205,9 @@ def test_a_batch_may_mix_records_with_radiographs_and_without(dataset: Path, ove
 
 def test_training_cts_are_registered_once_and_trained_on(dataset: Path, overlay: Path, tmp_path: Path):
     configs = [*stage_configs(1, overlay), "bundle/configs/anatomy.json", "bundle/configs/register.json"]
-    few_steps = {f"registration#levels#{level}#steps": 2 for level in range(5)}
-    register = {"dataset_dir": dataset, "output_dir": tmp_path, "volume_size": 16, "grid": 8, **few_steps}
-    bundle_run_here("run", configs, **register)
+    levels = [{"cells": 0, "size": 16, "steps": 2, "rate": 0.1}, {"cells": 2, "size": 16, "steps": 2, "rate": 0.1}]
+    sizes = {"volume_size": 16, "grid": 8, "registration#levels": levels}
+    bundle_run_here("run", configs, dataset_dir=dataset, output_dir=tmp_path, **sizes)
     weights, datalist = ROOT / "bundle" / "configs" / "weights", str(dataset / "datalist.json")
     train = {"dataset_dir": str(dataset), "datalist": datalist, "shapes_dir": str(tmp_path)}
     parser = read_configs(stage_configs(1, weights, overlay), **train)
