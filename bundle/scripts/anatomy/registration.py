@@ -195,8 +195,10 @@ class Registration:
         deformation = start or Deformation.identity(moving)
         difference = moving.new_zeros(len(moving))
         for level in self.levels:
+            # Read at twice the voxels that the level keeps: at all of them, coarse levels would cost as fine ones do.
+            size = min(2 * FINER * level.size, seen.shape[-1])
             with torch.no_grad():
-                so_far = finer(deformation.warp(seen, seen.shape[-1]), level.size)
+                so_far = finer(deformation.warp(resized(seen, size), size), level.size)
             fit = _LevelFit(level, so_far, finer(fixed, level.size), xrays, imaging)
             deformation, difference = fit.run(deformation)
         return deformation, difference
