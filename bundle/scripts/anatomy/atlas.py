@@ -10,16 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import nibabel
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, InputError, one_line_message
-from ..io.atomic_write import write_atomically
-from ..io.image_writer import cube_affine
+from ..io.image_writer import cube_affine, is_cube_of, write_nifti
 from ..io.limits import check_nifti_extent
-from ..io.nifti import add_json, load_nifti, read_json
+from ..io.nifti import load_nifti, read_json
 from ..io.sidecar import Sidecar, sha256_of, sidecar_path, write_sidecar
 from ..projection.resampling import truth_at
 
@@ -99,10 +97,8 @@ class Atlas:
         """
         path, size = atlas_path(weights), self.cts.shape[-1]
         voxels = self.cts[:, 0].movedim(0, -1).short().cpu().numpy()
-        image = nibabel.Nifti1Image(voxels, cube_affine(size, self.fov_mm).numpy())
-        image.header.set_xyzt_units("mm")
-        add_json(image, {"records": list(map(dict, self.records))})
-        write_atomically(path, lambda temporary: nibabel.save(image, temporary))
+        content = {"records": list(map(dict, self.records))}
+        write_nifti(path, voxels, cube_affine(size, self.fov_mm).numpy(), content)
         write_sidecar(sidecar_path(weights, NAME), weights, {"atlas_sha256": sha256_of(path)})
         return path
 
@@ -177,7 +173,7 @@ def _check_header(image: Any, count: int, fov_mm: float, path: str) -> None:
         )
     if image.get_data_dtype() != np.int16 or (image.dataobj.slope, image.dataobj.inter) != (1, 0):
         raise InputError(f"{path}: holds {image.get_data_dtype()}, expected 16-bit integers in HU, without a rescale.")
-    if not np.allclose(image.affine, cube_affine(shape[0], fov_mm).numpy(), atol=1e-3):
+    if not is_cube_of(image, fov_mm):
         raise InputError(f"{path}: has the affine {image.affine.tolist()}, expected that of a cube of {fov_mm:g} mm.")
 
 

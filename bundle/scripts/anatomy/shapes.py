@@ -17,10 +17,9 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from ..errors import InputError, one_line_message, shown
-from ..io.atomic_write import write_atomically
-from ..io.image_writer import cube_affine
+from ..io.image_writer import cube_affine, is_cube_of, write_nifti
 from ..io.limits import MAX_VOXELS
-from ..io.nifti import add_json, load_nifti, read_json
+from ..io.nifti import load_nifti, read_json
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -73,11 +72,7 @@ def write_shapes(
         OutputError: when it cannot be written.
     """
     array = displacements_mm.permute(2, 3, 4, 0, 1).float().cpu().numpy()
-    image = nibabel.Nifti1Image(array, cube_affine(array.shape[0], fov_mm).numpy())
-    image.header.set_xyzt_units("mm")
-    image.header.set_intent(INTENT)
-    add_json(image, dict(content))
-    write_atomically(path, lambda temporary: nibabel.save(image, temporary))
+    write_nifti(path, array, cube_affine(len(array), fov_mm).numpy(), content, INTENT)
 
 
 def read_content(path: str) -> dict[str, Any]:
@@ -115,7 +110,7 @@ def read_shapes(path: str, fov_mm: float) -> Float[Tensor, "N 3 G G G"]:
         InputError: when it is missing or no such file, is of another field of view, or holds what is not finite.
     """
     image = _opened(path)
-    if not np.allclose(image.affine, cube_affine(image.shape[0], fov_mm).numpy(), atol=1e-3):
+    if not is_cube_of(image, fov_mm):
         side = np.linalg.norm(image.affine[:3, 0]) * image.shape[0]
         raise InputError(
             f"{shown(path)}: is of a field of view of {side:g} mm, expected {fov_mm:g} mm about the isocentre; "

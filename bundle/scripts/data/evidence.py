@@ -12,7 +12,6 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import nibabel
 import numpy as np
 import torch
 from monai.config import KeysCollection
@@ -23,8 +22,7 @@ from ..anatomy.atlas import Atlas, evenly
 from ..anatomy.neighbours import COARSE_LEVELS, Neighbours
 from ..anatomy.registration import Registration
 from ..errors import InputError
-from ..io.atomic_write import write_atomically
-from ..io.image_writer import cube_affine
+from ..io.image_writer import cube_affine, is_cube_of, write_nifti
 from ..io.limits import check_nifti_extent
 from ..io.nifti import load_nifti
 from ..io.sidecar import sha256_of
@@ -74,8 +72,7 @@ class EvidenceFiles:
         nearest: int,
         sources: Mapping[str, str],
     ) -> None:
-        self.sources = sources
-        self.folder, self.weights, self.load, self.size = folder, weights, load, size
+        self.folder, self.weights, self.load, self.size, self.sources = folder, weights, load, size, sources
         self.chosen = evenly(records, most)
         self.imaging, self.registration, self.nearest = imaging, registration, nearest
 
@@ -101,8 +98,7 @@ class EvidenceFiles:
 
     def missing(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The records whose file is not there, with its path as the field `anatomy_to_make`."""
-        named = [{**record, FIELD_TO_MAKE: self.path(record)} for record in records]
-        return [record for record in named if not os.path.isfile(record[FIELD_TO_MAKE])]
+        return [{**record, FIELD_TO_MAKE: path} for record, path in self._paths(records) if not os.path.isfile(path)]
 
     def made(self, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """
@@ -111,23 +107,32 @@ class EvidenceFiles:
         Raises:
             InputError: when a file is not there.
         """
-        missing = self.missing(records)
+        named = self._paths(records)
+        missing = [path for _, path in named if not os.path.isfile(path)]
         if missing:
             raise InputError(
-                f"{missing[0][FIELD_TO_MAKE]}: no such file; {len(missing)} of {len(records)} records have none for "
+                f"{missing[0]}: no such file; {len(missing)} of {len(records)} records have none for "
                 f"these weights, CTs and settings. Make them by the line of this training with the workflow `evidence` "
                 f"in place of `training`, or train by: python launch.py train --anatomy"
             )
-        return [{**record, FIELD: self.path(record)} for record in records]
+        return [{**record, FIELD: path} for record, path in named]
 
     def path(self, record: Mapping[str, Any]) -> str:
         """Where the file of a record is, be it there or not."""
-        others = [hash_with_files(dict(other)) for other in self.chosen if other["patient"] != record["patient"]]
+        others = [found for patient, found in self._chosen_hashes if patient != record["patient"]]
         imaging, levels = self.imaging, [asdict(level) for level in self.registration.levels]
         how = (imaging.geometry, imaging.hu_window, imaging.xray_scale, levels, COARSE_LEVELS, self.nearest, self.size)
         depends_on = (self._weights_hash, hash_with_files(dict(record)), others, how)
         key = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:KEY_LETTERS]
         return os.path.join(self.folder, f"{record['name']}_{key}.nii.gz")
+
+    def _paths(self, records: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], str]]:
+        return [(record, self.path(record)) for record in records]
+
+    @cached_property
+    def _chosen_hashes(self) -> list[tuple[str, bytes]]:
+        """Of each chosen CT, its patient and its hash."""
+        return [(record["patient"], hash_with_files(dict(record))) for record in self.chosen]
 
     @cached_property
     def _weights_hash(self) -> str:
@@ -167,10 +172,7 @@ def write_evidence(path: str, evidence: Float[Tensor, "2 S S S"], imaging: Imagi
     """
     lowest, highest = imaging.hu_window
     hu = torch.stack([imaging.to_hu(evidence[0]), evidence[1] * (highest - lowest)], dim=-1)
-    affine = cube_affine(len(hu), imaging.geometry.fov_mm).numpy()
-    image = nibabel.Nifti1Image(hu.round().short().cpu().numpy(), affine)
-    image.header.set_xyzt_units("mm")
-    write_atomically(path, lambda temporary: nibabel.save(image, temporary))
+    write_nifti(path, hu.round().short().cpu().numpy(), cube_affine(len(hu), imaging.geometry.fov_mm).numpy())
 
 
 def read_evidence(path: str, imaging: ImagingModel) -> Float[Tensor, "2 S S S"]:
@@ -187,7 +189,7 @@ def read_evidence(path: str, imaging: ImagingModel) -> Float[Tensor, "2 S S S"]:
         shape = image.shape
         if len(shape) != 4 or shape[3] != 2 or len(set(shape[:3])) != 1 or image.get_data_dtype() != np.int16:
             raise ValueError(f"shape {shape} of {image.get_data_dtype()}, expected (S, S, S, 2) of int16")
-        if not np.allclose(image.affine, cube_affine(shape[0], imaging.geometry.fov_mm).numpy(), atol=1e-3):
+        if not is_cube_of(image, imaging.geometry.fov_mm):
             raise ValueError(f"the affine is not that of a cube of {imaging.geometry.fov_mm:g} mm")
         hu = torch.from_numpy(np.asarray(image.dataobj)).float().movedim(-1, 0)
     except Exception as error:  # whatever a damaged file makes gzip and nibabel stumble over

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import nibabel
@@ -35,9 +36,9 @@ def load_nifti(path: str | os.PathLike[str], **options: Any) -> nibabel.Nifti1Im
     return kind.from_file_map(kind.make_file_map({"image": os.fspath(path), "header": os.fspath(path)}), **options)
 
 
-def add_json(image: nibabel.Nifti1Image, content: dict[str, Any]) -> None:
+def add_json(image: nibabel.Nifti1Image, content: Mapping[str, Any]) -> None:
     """Puts an object into the header, as an extension with a comment, which other programs pass over."""
-    image.header.extensions.append(Nifti1Extension("comment", json.dumps(content).encode()))
+    image.header.extensions.append(Nifti1Extension("comment", json.dumps(dict(content)).encode()))
 
 
 def read_json(image: nibabel.Nifti1Image, path: str | os.PathLike[str]) -> dict[str, Any]:
