@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 VIEWS = 2
-ANATOMY = 2
-"""Channels of what others' bodies say: mean and spread."""
+ANATOMY_CHANNELS = 2
+"""Of what others' bodies say: mean and spread."""
 SLOPE = 0.1
 ACTIVATION = ("LeakyReLU", {"negative_slope": SLOPE, "inplace": True})
 PLAIN_NORM = "instance_in_any_layout"
@@ -126,7 +126,7 @@ class AnatomyConvolution(nn.Conv3d):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(ANATOMY, channels, kernel_size=3, padding=1, bias=False)
+        super().__init__(ANATOMY_CHANNELS, channels, kernel_size=3, padding=1, bias=False)
         zero_initialised(self)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *further: Any) -> None:

@@ -154,23 +154,29 @@ class BiplanarTransformer(nn.Module):
         self, volume: Float[Tensor, "B C N N N"], features: Float[Tensor, "B 2 F P P"], geometry: BiplanarGeometry
     ) -> Float[Tensor, "B C N N N"]:
         """The volume, with the ViT's output added. Batch entries with the same ray windows go together."""
+        if self.attention != "ray":
+            return self._of_same_windows(None, volume, features)
         if geometry.cases is None:
-            return self._of_same_windows(geometry, volume, features)[0]
+            return self._of_same_windows(self._windows(geometry, features.device), volume, features)
         cases = [geometry.select([case]) for case in range(geometry.cases)]
-        kinds = [self._windows(case, torch.device("cpu")).numpy().tobytes() for case in cases]
-        return by_kind(kinds, self._of_same_windows, geometry, volume, features)[0]
+        windows = [self._windows(case, torch.device("cpu")) for case in cases]
+
+        def of_kind(_: BiplanarGeometry, volume: Tensor, features: Tensor, entries: Tensor) -> list[Tensor]:
+            return [self._of_same_windows(windows[int(entries[0])].to(features.device), volume, features)]
+
+        kinds = [table.numpy().tobytes() for table in windows]
+        return by_kind(kinds, of_kind, geometry, volume, features, torch.arange(len(cases)))[0]
 
     def _windows(self, geometry: BiplanarGeometry, device: torch.device) -> Tensor:
         return ray_windows(geometry, self.tokens, self.feature_pixels, device)
 
-    def _of_same_windows(self, geometry: BiplanarGeometry, volume: Tensor, features: Tensor) -> list[Tensor]:
+    def _of_same_windows(self, windows: Tensor | None, volume: Tensor, features: Tensor) -> Tensor:
         context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
         context = context + self.view_embedding + self.film_position
-        windows = self._windows(geometry, features.device) if self.attention == "ray" else None
         keys = key_sequences(context, windows)
         tokens = self.to_tokens(rearrange(volume, "b c x y z -> b x y z c"))
         if self.token_position is not None:
             tokens = tokens + self.token_position
         for layer in self.layers:
             tokens = computed(self.checkpointing, layer, tokens, keys)
-        return [volume + rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")]
+        return volume + rearrange(self.from_tokens(self.token_norm(tokens)), "b x y z c -> b c x y z")
