@@ -33,12 +33,12 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from baselines import BASELINES, LiftedNetwork
-from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in
+from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in, with_interval
 from scripts import BiplanarGeometry, GradientClipping, ImagingModel, PrepareBiplanarBatch, RandGeometry
 from scripts.anatomy.shapes import with_shapes
 from scripts.evaluation.metrics import volume_metrics
-from scripts.evaluation.summary import mean_and_interval
 from scripts.io.atomic_write import write_json
+from scripts.io.stage_overlays import configs_of
 from scripts.projection.geometry import batched
 from scripts.projection.resampling import truth_at
 from table import Table
@@ -132,9 +132,9 @@ def configuration(options: argparse.Namespace, method: str = "stage1") -> Config
     The configuration of the shipped weights' stage 1, in which a method changes what it has to. The CTs have twice the
     voxels of the stage and are projected to full size; X-rays are clean, in the geometry that the network is told.
     """
-    config = ConfigParser()
-    overlays = ["weights/all.json", "weights/stage1.json"] + ["tiny.json"] * options.tiny
-    config.read_config([str(ROOT / "bundle" / "configs" / name) for name in ("train.json", *overlays)])
+    config, folder = ConfigParser(), ROOT / "bundle" / "configs"
+    files = [folder / "train.json", *configs_of(folder / "weights", 1), *([folder / "tiny.json"] * options.tiny)]
+    config.read_config([str(path) for path in files])
     if options.size:
         config["geometry#detector_pixels"] = 8 * options.size
     config["volume_size"] = config["geometry#detector_pixels"] // 4
@@ -315,7 +315,7 @@ def print_table(results: Mapping[str, Sequence[Record]], groups: Sequence[str], 
             effort["steps"] = round(fmean(run["steps"] for run in runs))
             effort["s/step"] = fmean(run["seconds_per_step"] for run in runs)
         cells = {
-            f"{group} {column}": _text(list(_by_patient([run[group] for run in runs], metric).values()))
+            f"{group} {column}": with_interval(_by_patient([run[group] for run in runs], metric).values())
             for group in groups
             for metric, column in METRICS.items()
         }
@@ -343,7 +343,7 @@ def print_differences(
             )
             by_patient = {patient: mine[patient] - its[patient] for patient in mine.keys() & its.keys()}
             shown = ", ".join(f"{patient} {value:+.3g}" for patient, value in sorted(by_patient.items()))
-            cells = {"metric": column, "difference": _text(list(by_patient.values())), "by patient": shown}
+            cells = {"metric": column, "difference": with_interval(by_patient.values()), "by patient": shown}
             table.add(method=method, group=group, **cells)
 
 
@@ -354,12 +354,6 @@ def _by_patient(runs: Sequence[dict[str, list[dict[str, float]]]], metric: str) 
         for patient, cases in run.items():
             values[patient] += [case[metric] for case in cases]
     return {patient: fmean(of_patient) for patient, of_patient in values.items()}
-
-
-def _text(values: Sequence[float]) -> str:
-    """Mean and 95 % interval of the patients' values."""
-    found = mean_and_interval(values)
-    return ("{mean:.4g}" if len(values) == 1 else "{mean:.4g} ({low:.4g} to {high:.4g})").format(**found)
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
-"""CTs of a folder as patients: who is left out of which fold, and endless deformations of the others."""
+"""CTs of a folder as patients: who is left out of which fold, endless deformations of the others, and means of all."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from monai.data import PersistentDataset
 from monai.transforms import Lambda
 from torch.utils.data import Dataset
+
+from scripts.evaluation.summary import mean_and_interval
 
 Record = dict[str, Any]
 ENDLESS = 2**31
@@ -49,6 +51,13 @@ def held_out(records: Sequence[Record], split: Path) -> dict[str, set[str]]:
     if missing:
         raise ValueError(f"{split} and the folder of CTs do not name the same files; in one of them alone: {missing}.")
     return {section: {groups[name] for name in names} for section, names in named.items() if section != "training"}
+
+
+def with_interval(values: Iterable[float]) -> str:
+    """The mean of patients' values, and its 95 % interval where they are two or more."""
+    values = list(values)
+    found = mean_and_interval(values)
+    return ("{mean:.4g}" if len(values) == 1 else "{mean:.4g} ({low:.4g} to {high:.4g})").format(**found)
 
 
 class DeformedPatients(Dataset):

@@ -12,7 +12,7 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,7 +25,7 @@ from launcher.evaluation import run_evaluation
 from launcher.overlays import content_of
 from launcher.places import CONFIGS
 from launcher.training import train_stages
-from scripts.evaluation.summary import mean_and_interval
+from patients import with_interval
 from scripts.io.atomic_write import write_json
 from table import Table
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write_datalist(dataset_dir: Path, split: Path, folder: Path) -> None:
     """The split, its paths whole."""
-    sections = json.loads(split.read_text(encoding="utf-8"))
+    sections = json.loads(split.readwith_interval(encoding="utf-8"))
     named = {
         section: [record | {"ct": str(dataset_dir / record["ct"])} for record in records]
         for section, records in sections.items()
@@ -82,7 +82,7 @@ def trained(variant: str, seed: int, output: Path, options: argparse.Namespace) 
             weights = folder / f"stage{stage}_best.pth"
             chosen = {"stage": str(stage), "test_section": options.section, "written_cases": "0"}
             run_evaluation(output / "data", scores, weights, computing, **chosen)
-        epochs = [json.loads(line) for line in (folder / f"stage{stage}_epochs.jsonl").read_text().splitlines()]
+        epochs = [json.loads(line) for line in (folder / f"stage{stage}_epochs.jsonl").readwith_interval().splitlines()]
         steps = epochs[-1]["step"]
         with open(scores / "metrics.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -111,7 +111,7 @@ def print_table(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> 
             effort = (
                 {"steps": spent[0]["steps"], "s/step": fmean(s["seconds_per_step"] for s in spent)} if spent else {}
             )
-            cells = {label: _text(_by_patient(rows, metric).values()) for metric, label in METRICS.items()}
+            cells = {label: with_interval(_by_patient(rows, metric).values()) for metric, label in METRICS.items()}
             table.add(stage=stage, method=method, runs=len(spent) or None, **effort, **cells)
     table = Table({"stage": 6, "method": 44, "metric": 12, "difference": 30, "by patient": 60}, options.markdown)
     for stage, by_method in methods.items():
@@ -121,7 +121,7 @@ def print_table(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> 
                 mine, its = _by_patient(rows, metric), _by_patient(base, metric)
                 gains = {patient: value - its[patient] for patient, value in mine.items()}
                 shown = ", ".join(f"{patient} {gain:+.3g}" for patient, gain in gains.items())
-                cells = {"metric": label, "difference": _text(gains.values()), "by patient": shown}
+                cells = {"metric": label, "difference": with_interval(gains.values()), "by patient": shown}
                 table.add(stage=stage, method=method, **cells)
 
 
@@ -147,12 +147,6 @@ def _by_patient(rows: Sequence[dict[str, str]], metric: str) -> dict[str, float]
     for row in rows:
         values.setdefault(row["patient"], []).append(float(row[metric]))
     return {patient: fmean(of_patient) for patient, of_patient in values.items()}
-
-
-def _text(values: Iterable[float]) -> str:
-    values = list(values)
-    found = mean_and_interval(values)
-    return ("{mean:.4g}" if len(values) == 1 else "{mean:.4g} ({low:.4g} to {high:.4g})").format(**found)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.data.batch import random_region
+from scripts.io.stage_overlays import configs_of
 from table import Table
 
 FAMILIES = {
@@ -105,10 +106,9 @@ def family_of(operator: str) -> str:
 
 def _config(stage: int, is_quick: bool) -> ConfigParser:
     folder = ROOT / "bundle" / "configs"
-    overlays = [f"stage{stage}.json"] if stage > 1 else []
-    overlays += ["weights/all.json", f"weights/stage{stage}.json"]
+    files = [folder / "train.json", *([folder / f"stage{stage}.json"] if stage > 1 else [])]
     config = ConfigParser()
-    config.read_config([str(folder / name) for name in ("train.json", *overlays)])
+    config.read_config([str(path) for path in (*files, *configs_of(folder / "weights", stage))])
     config["device"] = "cpu"
     if is_quick:
         tiny = json.loads((folder / "tiny.json").read_text(encoding="utf-8"))
