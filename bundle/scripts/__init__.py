@@ -22,7 +22,15 @@ from .data.demo_dataset import demo_ct, write_demo_dataset
 from .data.evidence import EvidenceFiles, LoadEvidenced
 from .data.transforms import LoadCTd, ResampleToCubed, StackXraysd
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
-from .evaluation import baselines, corrupted_pairs, interval_calibration, metrics, out_of_distribution, perturbations
+from .evaluation import (
+    baselines,
+    corrupted_pairs,
+    interval_calibration,
+    metrics,
+    out_of_distribution,
+    perturbations,
+    view_accuracy,
+)
 from .evaluation.anatomy_baselines import AnatomyBaselines
 from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
@@ -56,13 +64,14 @@ from .radiographs.augmentation import (
     RandScaleIntensityRangePercentilesd,
 )
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
+from .radiographs.view_classifier import ViewProbabilities, classify
 from .reporting import tensorboard
 from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
 from .reporting.reconstruction import SaveReconstructiond, ToHUd, WarnOfCutBodyd
 from .reporting.robustness_report import RobustnessReport
 from .reporting.tensorboard import TensorBoardPictures
-from .training import cores, devices, distributed, gradient_clipping, resume
+from .training import cores, devices, distributed, gradient_clipping, resume, view_classifier_training
 from .training.checkpoints import BestCheckpointSaver, CascadeCheckpointLoader
 from .training.devices import autocast_dtype
 from .training.early_stopping import EarlyStopping
@@ -147,11 +156,13 @@ __all__ = [
     "ToHUd",
     "TriPlanarVGGLoss",
     "WarnOfCutBodyd",
+    "ViewProbabilities",
     "X2CTReport",
     "attenuation_to_hu",
     "autocast_dtype",
     "baselines",
     "cached_dataset",
+    "classify",
     "cores",
     "corrupted_pairs",
     "demo_ct",
@@ -180,6 +191,8 @@ __all__ = [
     "sidecar_path",
     "structural_similarity",
     "tensorboard",
+    "view_accuracy",
+    "view_classifier_training",
     "write_ct_series",
     "write_demo_dataset",
 ]

@@ -56,7 +56,7 @@ class Sidecar:
 
     Args:
         path: the JSON file.
-        weights: the weights that are in use.
+        weights: the weights that are in use; None for a file of numbers that belong to none.
         next_step: how such a file is made, or what else to do, for the errors; see :func:`made_by`.
 
     Raises:
@@ -64,9 +64,11 @@ class Sidecar:
             object, was made for other weights, lacks the field, or holds in it what it must not.
     """
 
-    def __init__(self, path: str, weights: str, next_step: str) -> None:
+    def __init__(self, path: str, weights: str | None, next_step: str) -> None:
         self.path, self.next_step = path, next_step
         self.content = self._read()
+        if weights is None:
+            return
         if not os.path.isfile(weights):
             raise CheckpointError(f"{weights}: no such weights; {path} belongs to those that it was made for alone.")
         self.require("weights_sha256", sha256_of(weights), f"the SHA-256 of {weights}: it was made for other weights")

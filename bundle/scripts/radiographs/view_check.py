@@ -1,94 +1,108 @@
 """
-View check: what a chest radiograph looks like, for a warning where no tag says what it is: whether it is frontal, and
-which way a lateral one faces. Nothing is rotated or swapped for it.
+View check: whether radiographs look like what their fields, tags and declared orientation say of them, for a warning.
+Nothing is rotated, swapped or inverted for it.
 """
 
 from __future__ import annotations
 
 import warnings
 
-import numpy as np
-import torch
-from scipy import ndimage
-from torch.nn.functional import interpolate
+from ..io.radiograph import XRAY_KEYS, Radiograph
+from .view_classifier import MADE_BY, SURE, VIEW_CLASSIFIER, ViewClassifier, ViewProbabilities, read_view_classifier
 
-from ..io.radiograph import Radiograph
-from .detector_placement import exposed_area
-
-SIDE = 64
-"""Pixels along a side of the reduced image: lungs and mediastinum are left, ribs and letters are not."""
-BODY_LEVEL = 0.15
-"""What is brighter, on a scale from 0 to 1, is the patient."""
-FRONTAL_CONTRAST = 0.34
-"""Measured: 15 real and 16 projected frontal radiographs have at least 0.41, 12 and 16 lateral ones at most 0.27."""
-LATERAL_SLOPE = 0.3
-"""Measured: of 12 real and 16 projected lateral radiographs none is found mirrored; of their mirror images 11 and 7."""
+CONTRADICTED = 0.98
+"""Probability from which the image is held against the file's own tags, or a frontal image called a mirror image."""
+UNRECOGNISED = 0.1
+"""Probability of a radiograph of a chest below which nothing else is asked."""
+LOOK = "It is used as declared: look at it"
 
 
 def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
     """
+    Looks at both images. Where a file says what it is, its image has to contradict it clearly to be told.
+
+    Raises:
+        CheckpointError: when the view classifier's file is there and cannot be used.
+
     Warns:
-        UserWarning: when the radiograph named lateral looks frontal, or faces the other way, and its file does not say
-            what it is.
+        UserWarning: when an image does not look like a chest radiograph; when the two look swapped, both frontal or
+            both lateral; when one looks rotated or inverted; when a lateral one faces the other way, or a frontal one
+            is a mirror image; or when the view classifier's file is missing, so that nothing was looked at.
     """
-    where = f"{lateral.path}: field 'lateral'"
-    if lateral.plane is None and mediastinal_contrast(lateral) > FRONTAL_CONTRAST:
-        found = "both look frontal" if mediastinal_contrast(frontal) > FRONTAL_CONTRAST else "the two look swapped"
+    classifier = _classifier(frontal)
+    if classifier is None:
+        return
+    radiographs = dict(zip(XRAY_KEYS, (frontal, lateral)))
+    seen = {field: classifier(radiograph) for field, radiograph in radiographs.items()}
+    unknown = [field for field, each in seen.items() if each.recognised < UNRECOGNISED]
+    for field in unknown:
+        _warn_of_unrecognised(field, radiographs[field], seen[field])
+    if not unknown and not _warn_of_planes(radiographs, seen):
+        for field, radiograph in radiographs.items():
+            _warn_of_pose(field, radiograph, seen[field])
+
+
+def _classifier(radiograph: Radiograph) -> ViewClassifier | None:
+    if not VIEW_CLASSIFIER.exists():
         warnings.warn(
-            f"{where} shows a bright band between two dark lungs, expected a lateral radiograph; with field 'frontal', "
-            f"{frontal.path}, {found}. They are used as named: look at them."
+            f"{VIEW_CLASSIFIER}: no such file, so that {radiograph.path} and its lateral radiograph are not looked at: "
+            f"that they are frontal and lateral, upright and not inverted is taken as declared. {MADE_BY}"
         )
-    elif not lateral.is_oriented and lung_slope(lateral) < -LATERAL_SLOPE:
+        return None
+    return read_view_classifier(str(VIEW_CLASSIFIER))
+
+
+def _warn_of_unrecognised(field: str, radiograph: Radiograph, seen: ViewProbabilities) -> None:
+    if radiograph.plane is None:
         warnings.warn(
-            f"{where} seems to face the other way: its lungs reach deepest where its rows begin, expected at the back, "
-            f"where they end. It is used as declared: look at it, and correct radiograph_orientation."
+            f"{radiograph.path}: field '{field}' does not look like a chest radiograph (probability "
+            f"{seen.recognised:.2f}), expected a {field} one. {LOOK}."
         )
 
 
-def mediastinal_contrast(radiograph: Radiograph) -> float:
-    """
-    How far the middle of the chest is brighter than both of its sides, as a fraction of the image's range.
-
-    A frontal radiograph has the spine and the mediastinum between two lungs. On a lateral one the lungs overlap,
-    between the sternum and the spine. Taken is the column, near the middle, with the largest such contrast, in the
-    median of the rows from a fifth to three fifths of the body's height; a side counts by its darkest pixel within
-    three tenths of the width.
-    """
-    rows = ndimage.gaussian_filter1d(_body(radiograph)[SIDE // 5 : 3 * SIDE // 5], 1, axis=1)
-    reach = 3 * SIDE // 10
-    columns = range(7 * SIDE // 20, 13 * SIDE // 20)
-    sides = [np.maximum(rows[:, x - reach : x].min(1), rows[:, x + 1 : x + reach + 1].min(1)) for x in columns]
-    return float(max(np.median(rows[:, x] - side) for x, side in zip(columns, sides)))
-
-
-def lung_slope(radiograph: Radiograph) -> float:
-    """
-    Correlation of row and column over the dark part of the chest, -1 to 1, above 0 for a lateral radiograph in
-    display orientation.
-
-    The diaphragm falls from the front to the back, so that the lungs, from their apex on, lean backwards.
-    """
-    chest = _body(radiograph)[SIDE // 8 : -SIDE // 8, SIDE // 8 : -SIDE // 8]
-    darkness = np.clip(np.percentile(chest, 60) - chest, 0, None)
-    if np.count_nonzero(darkness) < SIDE:  # hardly any shades
-        return 0.0
-    rows, columns = np.indices(chest.shape)
-    covariance = np.cov(rows.ravel(), columns.ravel(), aweights=darkness.ravel())
-    return float(covariance[0, 1] / np.sqrt(max(covariance[0, 0] * covariance[1, 1], 1e-6)))
+def _warn_of_planes(radiographs: dict[str, Radiograph], seen: dict[str, ViewProbabilities]) -> bool:
+    """Whether there was something to tell."""
+    other = dict(zip(XRAY_KEYS, reversed(XRAY_KEYS)))
+    wrong = [
+        field
+        for field, radiograph in radiographs.items()
+        if seen[field].plane[other[field]] > (SURE if radiograph.plane is None else CONTRADICTED)
+    ]
+    if not wrong:
+        return False
+    field = wrong[-1]
+    found = "the two look swapped" if len(wrong) == 2 else f"both look {other[field]}"
+    said = "" if radiographs[field].plane is None else f", against its tags, which say {radiographs[field].plane}"
+    warnings.warn(
+        f"{radiographs[field].path}: field '{field}' looks {other[field]} (probability "
+        f"{seen[field].plane[other[field]]:.2f}){said}, expected a {field} radiograph; with field '{other[field]}', "
+        f"{radiographs[other[field]].path}, {found}. They are used as named: look at them."
+    )
+    return True
 
 
-def _body(radiograph: Radiograph) -> np.ndarray:
-    """The part of the image that the patient fills, `(SIDE, SIDE)`, from 0 to 1."""
-    area = exposed_area(radiograph)
-    image, exposed = radiograph.image[area], radiograph.exposed[area]
-    low, high = np.percentile(image[exposed], (1, 99))
-    reduced = _averaged(np.where(exposed, np.clip((image - low) / max(high - low, 1e-6), 0, 1), 0), 2 * SIDE)
-    patient = reduced > BODY_LEVEL
-    rows, columns = (np.flatnonzero(patient.mean(1 - axis) > share) for axis, share in enumerate((0.1, 0.3)))
-    if not (rows.size and columns.size):
-        return _averaged(reduced, SIDE)
-    return _averaged(reduced[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], SIDE)
-
-
-def _averaged(image: np.ndarray, side: int) -> np.ndarray:
-    return interpolate(torch.as_tensor(image, dtype=torch.float32)[None, None], (side, side), mode="area")[0, 0].numpy()
+def _warn_of_pose(field: str, radiograph: Radiograph, seen: ViewProbabilities) -> None:
+    enough = CONTRADICTED if radiograph.is_oriented else SURE
+    where = f"{radiograph.path}: field '{field}'"
+    degrees, probability = max(seen.rotation.items(), key=lambda each: each[1])
+    if degrees and probability > enough:
+        lies = "upside down" if degrees == 180 else f"rotated by {degrees} degrees anticlockwise"
+        warnings.warn(
+            f"{where} seems to lie {lies} (probability {probability:.2f}), expected the head at the top. {LOOK}, and "
+            "correct radiograph_orientation."
+        )
+    elif field == "lateral" and seen.facing["right"] > enough:
+        warnings.warn(
+            f"{where} seems to face the other way (probability {seen.facing['right']:.2f}), expected anterior on the "
+            f"left as declared. {LOOK}, and correct radiograph_orientation."
+        )
+    elif field == "frontal" and seen.mirrored > CONTRADICTED:
+        warnings.warn(
+            f"{where} seems to be a mirror image (probability {seen.mirrored:.2f}), expected the heart on the right of "
+            f"the image. {LOOK}; it may be dextrocardia."
+        )
+    if seen.inverted > (CONTRADICTED if radiograph.scale != "presentation" else SURE):
+        warnings.warn(
+            f"{where} seems to be inverted (probability {seen.inverted:.2f}), expected bone brighter than lung. "
+            f"{LOOK}, and invert it, or correct the scale."
+        )
