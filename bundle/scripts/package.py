@@ -32,6 +32,7 @@ from .io.nifti import load_nifti, read_json
 from .io.sidecar import sha256_of, sidecar_path
 from .projection.geometry import BiplanarGeometry
 from .projection.imaging import NUMBER_OF_STAGES
+from .radiographs.view_classifier import read_view_classifier
 from .training.checkpoints import CascadeCheckpointLoader, read_checkpoint
 
 NAME = "biplanar_xray_ct_reconstruction"
@@ -43,6 +44,8 @@ TRAINING = "models/model_training.json"
 """The log of the weights' training, a datalist too: its sections name the CTs that the weights derive from."""
 ATLAS = "models/model_atlas.nii.gz"
 """A volume that derives from CTs; the JSON in its header lists their `records`."""
+VIEWS = "models/view_classifier.json"
+"""The view classifier, which belongs to no weights and is always packed; its `records` are the CTs it derives from."""
 OF_WEIGHTS = (WEIGHTS, *STAGE_WEIGHTS.values(), "models/model_*.json", "models/mean_volume.nii.gz", ATLAS)
 """What belongs to the weights, and stays out of an archive without them."""
 LARGE_FILES = "large_files.yml"
@@ -56,6 +59,7 @@ CONTENT = (
     "docs/images/*.png",
     "models/README.md",
     *OF_WEIGHTS,
+    VIEWS,
     "scripts/**/*.py",
     "scripts/reporting/viewer.html",
     "scripts/reporting/viewer.css",
@@ -105,6 +109,7 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     else:
         _check_weights()
         _check_licences()
+    _check_view_classifier()
     large = {name: paths.pop(name) for name in sorted(paths) if paths[name].stat().st_size > LARGEST_FILE}
     contents = {name: path.read_bytes() for name, path in paths.items()}
     if large:
@@ -169,6 +174,14 @@ def _check_licences() -> None:
         if not isinstance(records, list) or not records:
             raise InputError(f"{atlas}: its header lists no 'records', expected those of the CTs that it derives from.")
         check_shareable(records, str(atlas))
+
+
+def _check_view_classifier() -> None:
+    read_view_classifier(str(path := BUNDLE / VIEWS))
+    records = json.loads(path.read_text(encoding="utf-8")).get("records")
+    if not isinstance(records, list) or not records:
+        raise InputError(f"{path}: lists no 'records', expected those of the CTs that it derives from; make it anew.")
+    check_shareable(records, str(path))
 
 
 def _check_part(path: Path, expected: dict[str, torch.Tensor]) -> None:

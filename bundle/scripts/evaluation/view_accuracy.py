@@ -50,8 +50,8 @@ def measure_held_out(
         for name in own:
             images, classes = view_batch(patients.of([name]), SCORED, others=0)
             planes = [XRAY_KEYS[number // POSES] for number in classes.tolist()]
-            found[patients.names[name]] = list(zip(planes, classifier.probabilities(images)))
-            print(f"{patients.names[name]}: {rates(found[patients.names[name]])}", flush=True)
+            found[name] = list(zip(planes, classifier.probabilities(images)))
+            print(f"{name}: {rates(found[name])}", flush=True)
     pooled = rates([each for patient in found.values() for each in patient])
     print(f"all: {pooled}")
     write_json(path, {"all": pooled, "patients": {name: rates(each) for name, each in found.items()}})

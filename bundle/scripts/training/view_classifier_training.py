@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..data.datalist import SOURCE_FIELDS
 from ..errors import InputError
 from ..io.radiograph import XRAY_KEYS
 from ..radiographs.other_images import rand_others
@@ -35,16 +36,16 @@ class ProjectedPatients:
     Attributes:
         xrays: of each patient, frontal and lateral projections of deformations of the CT, `(draws, 2, P, P)`.
         cts: of each patient, in HU, `(S, S, S)`.
-        names: of each patient, the CT's.
+        records: of each patient: the CT's name and, where the datalist has them, :data:`SOURCE_FIELDS`.
     """
 
     xrays: Mapping[str, Float[Tensor, "draws 2 P P"]]
     cts: Mapping[str, Float[Tensor, "S S S"]]
-    names: Mapping[str, str]
+    records: Mapping[str, Mapping[str, str]]
 
     def of(self, patients: Collection[str]) -> ProjectedPatients:
         """Some of the patients."""
-        chosen = ({name: field[name] for name in patients} for field in (self.xrays, self.cts, self.names))
+        chosen = ({name: field[name] for name in patients} for field in (self.xrays, self.cts, self.records))
         return ProjectedPatients(*chosen)
 
 
@@ -58,15 +59,15 @@ def projected_patients(records: Iterable[Mapping[str, Any]], prepare_batch: Call
     Raises:
         InputError: when there are no records.
     """
-    xrays, cts, names = {}, {}, {}
+    xrays, cts, sources = {}, {}, {}
     for batch in records:
         patient = str(batch["patient"][0])
         xrays[patient] = torch.cat([torch.as_tensor(prepare_batch(batch)[0]).float() for _ in range(draws)])
         cts[patient] = torch.as_tensor(batch["ct"]).as_subclass(Tensor)[0, 0].float()
-        names[patient] = str(batch["name"][0])
+        sources[patient] = {field: str(batch[field][0]) for field in ("name", *SOURCE_FIELDS) if field in batch}
     if not xrays:
         raise InputError("views: section 'training' has no records, expected CTs to be projected.")
-    return ProjectedPatients(xrays, cts, names)
+    return ProjectedPatients(xrays, cts, sources)
 
 
 def train_view_network(patients: ProjectedPatients, steps: int, batch_size: int) -> ViewNetwork:
@@ -119,7 +120,7 @@ def fit_view_classifier(
     path: str,
 ) -> None:
     """
-    Writes the view classifier's coefficients, and the names of the CTs that they derive from.
+    Writes the view classifier's coefficients, and the records of the CTs that they derive from.
 
     Args:
         records: see :func:`projected_patients`; `prepare_batch` and `draws` as well.
@@ -133,4 +134,4 @@ def fit_view_classifier(
     """
     patients = projected_patients(records, prepare_batch, draws)
     network = train_view_network(patients, steps, batch_size)
-    write_view_classifier(path, network, {"cts": list(patients.names.values())})
+    write_view_classifier(path, network, {"records": list(map(dict, patients.records.values()))})
