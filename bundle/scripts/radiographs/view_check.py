@@ -8,12 +8,18 @@ from __future__ import annotations
 import warnings
 
 from ..io.radiograph import XRAY_KEYS, Radiograph
-from .view_classifier import MADE_BY, SURE, VIEW_CLASSIFIER, ViewClassifier, ViewProbabilities, read_view_classifier
+from .view_classifier import (
+    MADE_BY,
+    SURE,
+    UNRECOGNISED,
+    VIEW_CLASSIFIER,
+    ViewClassifier,
+    ViewProbabilities,
+    read_view_classifier,
+)
 
 CONTRADICTED = 0.98
 """Probability from which the image is held against the file's own tags, or a frontal image called a mirror image."""
-UNRECOGNISED = 0.1
-"""Probability of a radiograph of a chest below which nothing else is asked."""
 LOOK = "It is used as declared: look at it"
 
 
@@ -34,7 +40,7 @@ def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
         return
     radiographs = dict(zip(XRAY_KEYS, (frontal, lateral)))
     seen = {field: classifier(radiograph) for field, radiograph in radiographs.items()}
-    unknown = [field for field, each in seen.items() if each.recognised < UNRECOGNISED]
+    unknown = [field for field, each in seen.items() if each.certainty < UNRECOGNISED]
     for field in unknown:
         _warn_of_unrecognised(field, radiographs[field], seen[field])
     if not unknown and not _warn_of_planes(radiographs, seen):
@@ -56,7 +62,7 @@ def _warn_of_unrecognised(field: str, radiograph: Radiograph, seen: ViewProbabil
     if radiograph.plane is None:
         warnings.warn(
             f"{radiograph.path}: field '{field}' does not look like a chest radiograph (probability "
-            f"{seen.recognised:.2f}), expected a {field} one. {LOOK}."
+            f"{seen.certainty:.2f}), expected a {field} one. {LOOK}."
         )
 
 

@@ -39,6 +39,8 @@ SURE = 0.9
 Probability from which an answer counts as sure, so that a caller may act on it where nothing is declared; below, it is
 open. Chosen on the real radiographs of development, see `docs/radiographs.md`.
 """
+UNRECOGNISED = 0.5
+"""Certainty below which an image counts as no radiograph of a chest; above, one thing is likelier than all else."""
 VIEW_CLASSIFIER = Path(__file__).resolve().parents[2] / "models" / "view_classifier.json"
 """The coefficients that ship with the bundle."""
 MADE_BY = (
@@ -61,6 +63,15 @@ class ViewProbabilities:
 
     recognised: float
     joint: Float[np.ndarray, "2 2 2 4"]
+
+    @property
+    def certainty(self) -> float:
+        """
+        That it is a chest in its likeliest plane, rotation and polarity: `recognised` times the largest such
+        probability. Below :data:`UNRECOGNISED` the image is to be taken for none: what is no chest but was never met
+        may be recognised as one, but then lies hardly any one way.
+        """
+        return self.recognised * float(self.joint.sum(2).max())
 
     @property
     def plane(self) -> dict[str, float]:
@@ -96,7 +107,8 @@ class ViewProbabilities:
             *(_answer("facing", {f"anterior on the {side}": p for side, p in each.items()}) for each in sides.values()),
             _answer("polarity", {"as it should be": 1 - self.inverted, "inverted": self.inverted}),
         ]
-        return f"a radiograph of a chest: {self.recognised:.2f}; {'; '.join(answers)}"
+        known = "" if self.certainty >= UNRECOGNISED else " not recognised as"
+        return f"{known} a radiograph of a chest ({self.certainty:.2f}); {'; '.join(answers)}".strip()
 
 
 class ViewNetwork(nn.Module):
