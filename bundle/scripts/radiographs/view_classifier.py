@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..io.atomic_write import NOTICE, write_json
 from ..io.radiograph import XRAY_KEYS, Radiograph, checked_image
 from ..io.sidecar import Sidecar
-from .detector_placement import exposed_area
+from .detector_placement import BORDER_LEVEL, Area
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -32,6 +32,12 @@ LEAST_DEVIATION = 0.1
 """Standard deviation of ranks, from -1 to 1, that counts as contrast: a flat neighbourhood is not blown up."""
 WIDTHS = (12, 16, 24)
 """Channels of the convolutions. Wider ones told held-out patients' projections apart no better."""
+AIR_SHARE, LARGEST_AIR = 0.9, 0.4
+"""
+Fraction of a row or column that has to be dark or bright as a border is for it to be cropped, and the fraction of a
+side that is cropped at most: how much air lies beside the patient says nothing of the view. With the air left in, 4 of 24
+projections of 12 CTs onto the whole detector were taken for the other plane.
+"""
 TURNS, MIRRORED, INVERTED = 4, 2, 2
 POSES = TURNS * MIRRORED * INVERTED
 SURE = 0.9
@@ -162,7 +168,7 @@ class ViewClassifier:
             InputError: when the image is not `(H, W)`, not finite, or constant where it is exposed.
         """
         radiograph = image if isinstance(image, Radiograph) else _as_radiograph(image, exposed)
-        area = exposed_area(radiograph)
+        area = _without_air(radiograph.image, radiograph.exposed)
         values, mask = (
             torch.from_numpy(each[area].copy())[None, None] for each in (radiograph.image, radiograph.exposed)
         )
@@ -255,6 +261,20 @@ def _as_radiograph(image: np.ndarray, exposed: np.ndarray | None) -> Radiograph:
     if image.ndim != 2 or mask.shape != image.shape:
         raise InputError(f"image: has shape {image.shape}, its mask {mask.shape}, expected one shape (H, W) for both.")
     return Radiograph("image", checked_image(image, mask, "image:"), mask, "presentation")
+
+
+def _without_air(image: np.ndarray, exposed: np.ndarray) -> Area:
+    """Rows and columns without borders and air, which are of the darkest or the brightest values, or not exposed."""
+    low, high = float(image[exposed].min()), float(image[exposed].max())
+    tolerance = BORDER_LEVEL * (high - low)
+    flat = (image <= low + tolerance) | (image >= high - tolerance) | ~exposed
+    sides = []
+    for axis, length in enumerate(image.shape):
+        kept = np.flatnonzero(flat.mean(1 - axis) < AIR_SHARE)
+        first, stop = (int(kept[0]), int(kept[-1]) + 1) if kept.size else (0, length)
+        widest = int(LARGEST_AIR * length)
+        sides.append(slice(min(first, widest), max(stop, length - widest)))
+    return sides[0], sides[1]
 
 
 def _ranks(images: Float[Tensor, "B 1 S S"], seen: Bool[Tensor, "B 1 S S"]) -> Float[Tensor, "B 1 S S"]:
