@@ -31,6 +31,7 @@ from scripts.radiographs.other_images import rand_others
 from scripts.radiographs.presentation import rand_shown
 from scripts.radiographs.view_classifier import (
     SIDE,
+    UNRECOGNISED,
     VIEW_CLASSIFIER,
     ViewClassifier,
     ViewNetwork,
@@ -116,7 +117,7 @@ def test_noise_a_ramp_and_a_bundle_of_cylinders_are_not_recognised():
         np.sqrt(np.clip(0.006 - (x - place) ** 2, 0, None)) * (y < 0.4) for place in np.linspace(-0.7, 0.7, 5)
     )
     for image in (np.random.default_rng(0).normal(size=(128, 128)), x + y, fingers):
-        assert classify(image).recognised < 0.5
+        assert classify(image).certainty < UNRECOGNISED
 
 
 @pytest.mark.parametrize("image", [np.ones((32, 32)), np.full((32, 32), np.nan), np.ones((3, 32, 32))])

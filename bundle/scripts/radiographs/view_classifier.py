@@ -35,8 +35,8 @@ WIDTHS = (12, 16, 24)
 AIR_SHARE, LARGEST_AIR = 0.9, 0.4
 """
 Fraction of a row or column that has to be dark or bright as a border is for it to be cropped, and the fraction of a
-side that is cropped at most: how much air lies beside the patient says nothing of the view. With the air left in, 4 of 24
-projections of 12 CTs onto the whole detector were taken for the other plane.
+side that is cropped at most: how much air lies beside the patient says nothing of the view. With the air left in, 4 of
+24 projections of 12 CTs onto the whole detector were taken for the other plane.
 """
 TURNS, MIRRORED, INVERTED = 4, 2, 2
 POSES = TURNS * MIRRORED * INVERTED
