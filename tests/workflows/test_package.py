@@ -307,7 +307,7 @@ def test_a_large_file_is_listed_and_excluded_and_comes_back_whole(packed, bundle
 
 def test_a_large_file_without_a_place_is_refused(packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(package, "LARGEST_FILE", 25_000)
-    with pytest.raises(InputError, match=r"models/model.pt\b.*: above .* MB, which the zoo does not.*--large-files-url"):
+    with pytest.raises(InputError, match=r"models/model.pt\b.*: above .* MB, which the zoo does.*--large-files-url"):
         packed(tmp_path)
     assert not list(tmp_path.iterdir())
 
