@@ -26,10 +26,10 @@ SOFT_HU = -300.0
 """As in :func:`~scripts.anatomy.body.body_mask`."""
 WALL_GAP_MM = 20.0
 """Where the chest's wall is blurred away over less, the lungs are still within the body."""
-SPINE_HU = (-300.0, 150.0)
+SPINE_HU = (-300.0, 200.0)
 """Between which the spine is looked for: blood with contrast agent and metal count no more than spongy bone."""
-SPINE_SIGMA_MM = 12.0
-"""Of the Gaussian that looks for the spine: most of a vertebra."""
+SPINE_SIGMAS_MM = (8.0, 25.0)
+"""Of two Gaussians whose difference is greatest in a column of a vertebra's width, and small in a heart's middle."""
 SPINE_STEP_HU = 120.0
 """What a step of a voxel sideways must gain, in HU summed over levels; less, and the way leads over a bright heart."""
 SPINE_OFF_MIDDLE_MM = 70.0
@@ -118,7 +118,7 @@ class Thorax:
             lungs = self.lungs.both[..., z]
             parts = label(opened(convex_hull_image(lungs) & ~lungs, VESSEL_MM / self.spacing_mm), connectivity=1)
             sizes = np.sort(np.bincount(parts.flat)[1:]) * self.spacing_mm**2
-            if not len(sizes) or sizes[:-1].sum() > ISLAND_MM2:
+            if not len(sizes) or (sizes[:-1] > ISLAND_MM2).any():
                 break
             rows = np.flatnonzero(lungs.any(0))
             found[..., z] = largest_part(parts > 0)
@@ -159,18 +159,21 @@ def find_spine(
     hu: Float[np.ndarray, "X Y Z"], body: Bool[np.ndarray, "X Y Z"], spacing_mm: float
 ) -> tuple[Float[np.ndarray, " Z"], Float[np.ndarray, " Z"]]:
     """
-    The densest column of the body near its middle, from its lowest to its highest level: the path of the greatest sum
-    of smoothed HU, less :data:`SPINE_STEP_HU` for each step sideways (dynamic programming). Its place at each level in
-    voxels, NaN where there is no body.
+    The densest narrow column of the body near its middle, from its lowest to its highest level: the path of the
+    greatest sum of HU between two Gaussians, :data:`SPINE_SIGMAS_MM`, less :data:`SPINE_STEP_HU` for each step sideways
+    (dynamic programming). Density alone would lead through a heart that holds contrast agent. Its place at each level
+    in voxels, NaN where there is no body.
     """
     places = np.full((2, hu.shape[2]), np.nan)
     there = np.flatnonzero(body.any((0, 1)))
     if len(there):
         dense = np.where(body, hu.clip(*SPINE_HU), SPINE_HU[0])
-        dense = ndimage.gaussian_filter(dense, SPINE_SIGMA_MM / spacing_mm, mode="nearest")
+        near, far = (sigma / spacing_mm for sigma in SPINE_SIGMAS_MM)
+        narrow = ndimage.gaussian_filter(dense, near, mode="nearest")
+        narrow -= ndimage.gaussian_filter(dense, (far, far, near), mode="nearest")
         off_middle = abs(np.arange(len(hu)) - body.nonzero()[0].mean()) * spacing_mm
-        dense[off_middle > SPINE_OFF_MIDDLE_MM] = SPINE_HU[0]
-        places[:, there] = _best_path(np.moveaxis(dense[..., there], 2, 0)).T
+        narrow[~body] = narrow[off_middle > SPINE_OFF_MIDDLE_MM] = SPINE_HU[0]
+        places[:, there] = _best_path(np.moveaxis(narrow[..., there], 2, 0)).T
     return places[0], places[1]
 
 
