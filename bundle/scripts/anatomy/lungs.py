@@ -1,4 +1,4 @@
-"""The lungs in a chest volume: by threshold and connected components, without the trachea, told apart from each other."""
+"""The lungs in a chest volume: by threshold and connected components, without the trachea, left and right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_THRESHOLD_HU = -500.0
 GAS_HU = -970.0
 """A space whose middle voxel is below holds gas: air reads -1000 HU, and lungs, even emphysematous ones, hold blood."""
 TRACHEA_CM2 = (0.3, 8.0)
-"""Least and largest section of the trachea in an axial plane: that of adults is about 2 to 4 cm², blurred or oblique."""
+"""Least and largest section of the trachea in an axial plane: of adults it is about 2 to 4 cm², blurred or oblique."""
 TRACHEA_OFF_SPINE_MM = 35.0
 """How far the trachea may be from the spine sideways; most of a vertebra's width is on either side."""
 TRACHEA_LENGTH_MM = 30.0
@@ -129,14 +129,17 @@ def _lungs_of(air: np.ndarray, hu: np.ndarray, spine_x: np.ndarray, spacing_mm: 
 def _trachea(air: np.ndarray, spine_x: np.ndarray, spacing_mm: float) -> np.ndarray:
     """The longest column of small sections near the spine."""
     small = np.zeros_like(air)
+    places = np.broadcast_to(np.arange(len(air))[:, None], air.shape[:2])
     least, largest = (area * 100 / spacing_mm**2 for area in TRACHEA_CM2)
     for z in range(air.shape[2]):
         parts = label(air[..., z], connectivity=1)
         sizes = np.bincount(parts.flat)
-        for part in np.flatnonzero((sizes >= least) & (sizes <= largest)):
-            section = parts == part
-            if part and abs(section.nonzero()[0].mean() - spine_x[z]) * spacing_mm <= TRACHEA_OFF_SPINE_MM:
-                small[..., z] |= section
+        chosen = np.flatnonzero((sizes >= least) & (sizes <= largest))
+        chosen = chosen[chosen > 0]
+        if len(chosen):
+            middles = np.atleast_1d(ndimage.mean(places, parts, chosen))
+            near = abs(middles - spine_x[z]) * spacing_mm <= TRACHEA_OFF_SPINE_MM
+            small[..., z] = np.isin(parts, chosen[near])
     columns = label(small, connectivity=1)
     boxes = ndimage.find_objects(columns)
     lengths = [(box[2].stop - box[2].start) * spacing_mm for box in boxes]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf, isnan, nan
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn.functional import avg_pool3d
 
 from ..errors import InputError
 from .body import body_mask
-from .lungs import Lungs, find_lungs
+from .lungs import GAS_HU, Lungs, find_lungs
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -26,13 +27,16 @@ SOFT_HU = -300.0
 """As in :func:`~scripts.anatomy.body.body_mask`."""
 WALL_GAP_MM = 20.0
 """Where the chest's wall is blurred away over less, the lungs are still within the body."""
-SPINE_HU = (-300.0, 200.0)
-"""Between which the spine is looked for: blood with contrast agent and metal count no more than spongy bone."""
-SPINE_SIGMAS_MM = (8.0, 25.0)
+SPINE_HU = (-100.0, 200.0)
+"""
+Between which the spine is looked for: lung counts no less than fat, so that the chest's wall is no ridge, and blood
+with contrast agent and metal no more than spongy bone.
+"""
+SPINE_SIGMAS_MM = (10.0, 25.0)
 """Of two Gaussians whose difference is greatest in a column of a vertebra's width, and small in a heart's middle."""
 SPINE_STEP_HU = 120.0
 """What a step of a voxel sideways must gain, in HU summed over levels; less, and the way leads over a bright heart."""
-SPINE_OFF_MIDDLE_MM = 70.0
+SPINE_OFF_MIDDLE_MM = 40.0
 """How far from the middle of the body the spine is looked for, sideways."""
 ISLAND_MM2 = 400.0
 """Section of soft tissue apart from the heart, from which on it is taken for the liver's dome."""
@@ -79,11 +83,6 @@ class Thorax:
         """The lower half of :attr:`levels`."""
         return slice(self.levels.start, (self.levels.start + self.levels.stop) // 2)
 
-    @property
-    def upper_third(self) -> slice:
-        """The upper third of :attr:`levels`."""
-        return slice(self.levels.stop - (self.levels.stop - self.levels.start) // 3, self.levels.stop)
-
     @cached_property
     def midline_x(self) -> float:
         """Place of the spine along X over the lungs' height, in voxels."""
@@ -92,9 +91,11 @@ class Thorax:
     def dome(self, lung: Bool[np.ndarray, "X Y Z"]) -> float:
         """
         Height of the diaphragm's dome under a lung, in voxels from the volume's lowest level: the lung's lowest voxels
-        under its middle, of which the heart is no part.
+        under its middle, of which the heart is no part. NaN where the lung does not reach into the lower half.
         """
         x, y, _ = lung[..., self.lower_half].nonzero()
+        if not len(x):
+            return nan
         from_middle = abs(x - self.midline_x)
         near, far = np.quantile(from_middle, DOME_X)
         back, front = np.quantile(y, DOME_Y)
@@ -113,8 +114,9 @@ class Thorax:
         lungs. Down to :data:`ABOVE_DOME_MM` above the higher dome, or to where a liver is an island in the lungs.
         """
         found = np.zeros_like(self.body)
-        highest = max(self.dome(self.lungs.left), self.dome(self.lungs.right)) + ABOVE_DOME_MM / self.spacing_mm
-        for z in range(self.lower_half.stop - 1, int(np.ceil(highest)) - 1, -1):
+        domes = [self.dome(self.lungs.left), self.dome(self.lungs.right)]
+        lowest = max((dome for dome in domes if not isnan(dome)), default=inf) + ABOVE_DOME_MM / self.spacing_mm
+        for z in reversed([z for z in range(self.lower_half.stop) if z >= lowest]):
             lungs = self.lungs.both[..., z]
             parts = label(opened(convex_hull_image(lungs) & ~lungs, VESSEL_MM / self.spacing_mm), connectivity=1)
             sizes = np.sort(np.bincount(parts.flat)[1:]) * self.spacing_mm**2
@@ -172,7 +174,7 @@ def find_spine(
         narrow = ndimage.gaussian_filter(dense, near, mode="nearest")
         narrow -= ndimage.gaussian_filter(dense, (far, far, near), mode="nearest")
         off_middle = abs(np.arange(len(hu)) - body.nonzero()[0].mean()) * spacing_mm
-        narrow[~body] = narrow[off_middle > SPINE_OFF_MIDDLE_MM] = SPINE_HU[0]
+        narrow[~body] = narrow[off_middle > SPINE_OFF_MIDDLE_MM] = -1000.0
         places[:, there] = _best_path(np.moveaxis(narrow[..., there], 2, 0)).T
     return places[0], places[1]
 
@@ -197,10 +199,15 @@ def largest_part(mask: np.ndarray) -> np.ndarray:
 
 
 def _enclosed(hu: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """The body with all that its wall encloses, although the wall may have gaps: of the volume closed by a cube."""
+    """
+    The body with all that its wall encloses, although the wall may have gaps: of the volume closed by a cube, but for
+    clear air beside it, as in an armpit.
+    """
     side = 2 * int(WALL_GAP_MM / spacing_mm / 2) + 1
     closed = ndimage.minimum_filter(ndimage.maximum_filter(hu, side), side)
-    return body_mask(torch.from_numpy(closed)[None, None])[0, 0].numpy()
+    without_gaps, body = (body_mask(torch.from_numpy(each)[None, None])[0, 0].numpy() for each in (closed, hu))
+    open_air = ndimage.binary_dilation(~body & (hu < GAS_HU))
+    return body | without_gaps & ~open_air
 
 
 def _best_path(values: Float[np.ndarray, "Z X Y"]) -> np.ndarray:

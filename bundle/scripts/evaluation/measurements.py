@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import ndimage
 from torch import Tensor
 
 from ..anatomy.lungs import volume_l
@@ -21,6 +22,8 @@ END_MM2 = 400.0
 """Section of the lungs at such an end, from which on they are taken to go on beyond it."""
 LEAST_HEART_MM = 10.0
 """Height of the levels at which the heart must be seen for its borders to be read."""
+RIM_MM = 6.0
+"""Of the lungs, without which their density is taken: a voxel of the first stage."""
 SEGMENTATION = "lungs as in Hu, Hoffman, Reinhardt, IEEE Trans Med Imaging 20(6), 2001"
 DANZER = "Danzer, Am J Med Sci 157, 1919"
 OWN = "a definition of this bundle"
@@ -67,7 +70,12 @@ class Measurements:
         """As JSON: a list in the order of :data:`MEASURES`, with `value` null and a `reason` where there is none."""
         described = []
         for measure in MEASURES:
-            found = {"key": measure.key, "label": measure.label, "unit": measure.unit, "value": self.values[measure.key]}
+            found = {
+                "key": measure.key,
+                "label": measure.label,
+                "unit": measure.unit,
+                "value": self.values[measure.key],
+            }
             reason = {"reason": self.reasons[measure.key]} if measure.key in self.reasons else {}
             described.append({**found, **reason, "definition": measure.definition, "source": measure.source})
         return {"measurements": described}
@@ -149,6 +157,13 @@ def _heart_width(thorax: Thorax) -> float:
     return float(np.ptp(np.flatnonzero(thorax.heart.any((1, 2)))) + 1) * thorax.spacing_mm
 
 
+def _density(thorax: Thorax) -> float:
+    inner = ndimage.distance_transform_edt(_both(thorax)) * thorax.spacing_mm > RIM_MM
+    if not inner.any():
+        raise CannotBeTaken(f"The lungs are nowhere thicker than {2 * RIM_MM:g} mm.")
+    return float(thorax.hu[inner].mean())
+
+
 def _body_volume(thorax: Thorax) -> float:
     if not thorax.body.any():
         raise CannotBeTaken("No body was found: the volume holds nothing denser than -300 HU of a body's thickness.")
@@ -196,8 +211,9 @@ MEASURES = (
         DANZER, lambda thorax: _heart_width(thorax) / _largest_extent(thorax, 0),
     ),
     Measure(
-        "lung_density_hu", "Mean lung density", "HU", "mean HU of both lungs with their vessels",
-        OWN, lambda thorax: thorax.hu[_both(thorax)].mean(),
+        "lung_density_hu", "Mean lung density", "HU",
+        "mean HU of both lungs with their vessels, without their outer 6 mm, where coarse voxels hold chest wall",
+        OWN, _density,
     ),
     Measure(
         "body_l", "Body", "L",
