@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from monai.networks.nets import AttentionUnet, SwinUNETR, UNet
@@ -27,6 +27,10 @@ class LiftedNetwork(nn.Module):
     def __init__(self, network: nn.Module, geometry: BiplanarGeometry, size: int) -> None:
         super().__init__()
         self.network, self.geometry, self.size = network, geometry, size
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """What the optimizer updates: all, as of a cascade what is not frozen."""
+        return self.parameters()
 
     def forward(
         self, xrays: torch.Tensor, geometry: BiplanarGeometry | None = None, stages: int = 1

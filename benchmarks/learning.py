@@ -43,7 +43,9 @@ from scripts.projection.geometry import batched
 from scripts.projection.resampling import truth_at
 from table import Table
 
+ADAMW = {"optimizer#_target_": "torch.optim.AdamW"}
 FORMER = {
+    **ADAMW,
     "cosine_decay": False,
     "warmup_epochs": 0,
     "max_gradient_norm": None,
@@ -52,12 +54,16 @@ FORMER = {
     "shapes_dir": None,
     "network_def#mirror_averaging": False,
 }
-"""Stage 1 as this benchmark trained it until version 0.3: a constant rate, one geometry, no shapes between patients."""
+"""
+Stage 1 as this benchmark trained it until version 0.3: by AdamW, at a constant rate, in one geometry, without shapes
+between patients.
+"""
 SCHEDULE = ("cosine_decay", "warmup_epochs", "max_gradient_norm", "ema")
 VIEWS = ("augment_geometry", "network_def#mirror_averaging")
 CASCADES: dict[str, dict[str, Any]] = {
     "stage1": {},
     "former": FORMER,
+    "former_and_muon": {name: value for name, value in FORMER.items() if name not in ADAMW},
     "former_and_schedule": {name: value for name, value in FORMER.items() if name not in SCHEDULE},
     "former_and_shapes": {name: value for name, value in FORMER.items() if name != "shapes_dir"},
     "former_and_views": {name: value for name, value in FORMER.items() if name not in VIEWS},
@@ -69,7 +75,11 @@ CASCADES: dict[str, dict[str, Any]] = {
     "dense": {"network_def#attention": "dense"},
 }
 """Stage 1, as configured and otherwise: by the configuration's ids that differ."""
-METHODS = ("mean", "nearest", "stage1", *BASELINES, *(name for name in CASCADES if name != "stage1"))
+BY_ADAMW = {f"{name}_adamw": name for name in BASELINES}
+"""The baselines by AdamW instead of the configured optimizer."""
+CHANGES = {**CASCADES, **dict.fromkeys(BY_ADAMW, ADAMW)}
+UNTRAINED = ("mean", "nearest")
+METHODS = (*UNTRAINED, "stage1", *BASELINES, *BY_ADAMW, *(name for name in CASCADES if name != "stage1"))
 METRICS = {"psnr_db": "PSNR dB", "ssim": "SSIM", "mae_hu": "MAE HU"}
 SAMPLE_IDS = ("geometry", "imaging", "volume_size", "load", "shapes_dir", "augment", "augment_geometry")
 SEEN = "seen"
@@ -97,14 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for fold in chosen
         for seed in options.seeds
         for method in options.methods
-        if not _is_done(_result(options, fold, method, seed), options)
+        if not _is_done(_result(options, fold, method, seed), method, options)
     ]
     loaded = [*CacheDataset(records, configuration(options).get_parsed_content("load"), progress=False)] * bool(missing)
     for fold, seed, method in missing:
         named = "; ".join(f"{group}: {', '.join(sorted(patients))}" for group, patients in folds[fold].items())
         print(f"fold {fold}, seed {seed}, {method}: {named}", flush=True)
         result = run(method, seed, loaded, folds[fold], options)
-        kept = {"method": method, "fold": fold, "seed": seed, **_settings(options), **result}
+        kept = {"method": method, "fold": fold, "seed": seed, **_settings(method, options), **result}
         write_json(str(_result(options, fold, method, seed)), kept)
     results = {
         method: [
@@ -139,7 +149,8 @@ def configuration(options: argparse.Namespace, method: str = "stage1") -> Config
         config["geometry#detector_pixels"] = 8 * options.size
     config["volume_size"] = config["geometry#detector_pixels"] // 4
     config["shapes_dir"] = options.shapes_dir and str(options.shapes_dir)
-    for name, value in CASCADES.get(method, {}).items():
+    config["learning_rate"] = options.learning_rate
+    for name, value in CHANGES.get(method, {}).items():
         config[name] = value
     return config
 
@@ -198,11 +209,7 @@ def train(
     torch.manual_seed(seed)
     network = build(method, config)
     clock = StepClock(60 * options.minutes, method)
-    optimizer = torch.optim.AdamW(
-        (p for p in network.parameters() if p.requires_grad),
-        lr=options.learning_rate,
-        weight_decay=config["weight_decay"],
-    )
+    optimizer = configured_optimizer(network, config)
     imaging = config.get_parsed_content("imaging")
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
@@ -216,10 +223,12 @@ def train(
         train_handlers=[GradientClipping(network.parameters(), config["max_gradient_norm"])],
     )
     schedule = partial(_rate, *(config[name] for name in ("epochs", "warmup_epochs", "cosine_decay")))
-    trainer.add_event_handler(
-        Events.ITERATION_STARTED,
-        lambda: optimizer.param_groups[0].update(lr=options.learning_rate * schedule(clock.seconds / clock.limit)),
-    )
+
+    def set_rate() -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * schedule(clock.seconds / clock.limit)
+
+    trainer.add_event_handler(Events.ITERATION_STARTED, set_rate)
     average = None
     if config["ema"] is not None:
         average = EMAHandler(network, config["ema"], 1.0, round(1 / config["ema"]))
@@ -236,7 +245,13 @@ def build(method: str, config: ConfigParser) -> nn.Module:
         return config.get_parsed_content("network_def")
     imaging = config.get_parsed_content("imaging")
     size = imaging.volume_size(1)
-    return LiftedNetwork(BASELINES[method](size), imaging.geometry, size)
+    return LiftedNetwork(BASELINES[BY_ADAMW.get(method, method)](size), imaging.geometry, size)
+
+
+def configured_optimizer(network: nn.Module, config: ConfigParser) -> torch.optim.Optimizer:
+    """Of a network that takes the cascade's place in the configuration."""
+    config["network_def"] = network
+    return config.get_parsed_content("optimizer")
 
 
 class Sample:
@@ -391,7 +406,7 @@ def _result(options: argparse.Namespace, fold: int, method: str, seed: int) -> P
     return options.output / f"fold{fold}_{method}_seed{seed}.json"
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
+def _settings(method: str, options: argparse.Namespace) -> dict[str, Any]:
     names = ("minutes", "folds", "deformations", "size", "tiny", "batch_size", "learning_rate")
     split = options.split and json.loads(options.split.read_text(encoding="utf-8"))
     shapes = options.shapes_dir is not None
@@ -399,14 +414,17 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "shapes": shapes,
         "split": split,
+        "optimizer": None if method in UNTRAINED else configuration(options, method)["optimizer#_target_"],
     }
 
 
-def _is_done(path: Path, options: argparse.Namespace) -> bool:
+def _is_done(path: Path, method: str, options: argparse.Namespace) -> bool:
     """Whether there is a result with these settings; with other settings it is in the way."""
     if not path.is_file():
         return False
-    kept, wanted = json.loads(path.read_text(encoding="utf-8")), _settings(options)
+    kept, wanted = json.loads(path.read_text(encoding="utf-8")), _settings(method, options)
+    if "optimizer" not in kept and method not in UNTRAINED:
+        kept["optimizer"] = ADAMW["optimizer#_target_"]  # until version 0.3
     other = {name: kept.get(name) for name in wanted if kept.get(name) != wanted[name]}
     if other:
         raise SystemExit(f"{path} was made with {other}; choose another --output, or delete that file.")

@@ -42,7 +42,7 @@ COLUMNS = {"stage": 5, "batch": 5, "seconds": 7, "GFLOP": 6, "at peak": 7, **dic
 
 class Step:
     """
-    One step (forward, loss, backward, AdamW) on random X-rays.
+    One step (forward, loss, backward, optimizer) on random X-rays.
 
     Args:
         stage: which to train, 1, 2 or 3, by the configs of the shipped weights; without VGG.

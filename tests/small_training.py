@@ -50,6 +50,7 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
     """A training of a small network with every kind of randomness, ready to run or to go on."""
     wanted = {"lr": 0.01, "records": 7, "batch": 2, "parts": 1, "workers": 0, "dropout": 0.5, "noise": 0.5}
     wanted |= {
+        "optimizer": torch.optim.AdamW,
         "target": 1.0,
         "validation_target": 1.0,
         "max_norm": 1.0,
@@ -62,9 +63,11 @@ def training(folder: Path, epochs: int = 4, **settings) -> SupervisedTrainer:
         **settings,
     }
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(wanted["dropout"]), torch.nn.Linear(8, 1))
+    network = torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.Dropout(wanted["dropout"]), torch.nn.Linear(8, 8), torch.nn.Linear(8, 1)
+    )
     network[0].requires_grad_(not wanted["frozen"])
-    optimizer = torch.optim.AdamW(network.parameters(), lr=wanted["lr"])
+    optimizer = wanted["optimizer"](network.parameters(), lr=wanted["lr"], weight_decay=0.01)
     records = [{"name": f"case_{i}", "group": "a", "image": torch.arange(3.0) + i} for i in range(wanted["records"])]
     dataset = Dataset(records, Compose([RandGaussianNoised("image", prob=wanted["noise"])]))
     sampler = DistributedSampler(dataset, num_replicas=1, rank=0)

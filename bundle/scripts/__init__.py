@@ -80,6 +80,7 @@ from .training.former_names import FORMER_MODULES, FORMER_NAMES, by_former_name
 from .training.gradient_clipping import GradientClipping
 from .training.loading import report_loaded
 from .training.moving_average import ExponentialMovingAverage
+from .training.muon import MuonWithAdamW
 from .training.progress import EpochReport, LossReport
 from .training.resume import Resume
 
@@ -118,6 +119,7 @@ __all__ = [
     "LossReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
+    "MuonWithAdamW",
     "Neighbours",
     "OutputError",
     "PerturbedRecords",

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from phantoms import phantom
+from scripts import MuonWithAdamW
 from scripts.io.image_writer import cube_affine, write_ct
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -161,6 +162,38 @@ def test_learning_scores_unseen_and_seen_patients_and_keeps_what_is_done(tmp_pat
     assert list(result["seen"]) == ["b"] and len(result["seen"]["b"]) == 2
     learning.main(options)
     assert capsys.readouterr().out.splitlines() == first[-6:]
+
+
+@pytest.mark.parametrize(
+    ("method", "optimizer"),
+    [
+        ("stage1", MuonWithAdamW),
+        ("unet", MuonWithAdamW),
+        ("unet_adamw", torch.optim.AdamW),
+        ("former", torch.optim.AdamW),
+        ("former_and_muon", MuonWithAdamW),
+    ],
+)
+def test_learning_trains_every_parameter_of_a_method_by_its_optimizer(
+    tmp_path: Path, method: str, optimizer: type[torch.optim.Optimizer]
+):
+    options = learning._options(["--dataset_dir", str(tmp_path), "--tiny", "--learning_rate", "0.02"])
+    config = learning.configuration(options, method)
+    network = learning.build(method, config)
+    made = learning.configured_optimizer(network, config)
+    assert type(made) is optimizer and {group["lr"] for group in made.param_groups} == {0.02}
+    held = {id(parameter) for group in made.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+
+
+def test_learning_takes_no_result_of_another_optimizer_for_done(tmp_path: Path):
+    options = learning._options(["--dataset_dir", str(tmp_path), "--tiny"])
+    before = {name: value for name, value in learning._settings("former", options).items() if name != "optimizer"}
+    path = tmp_path / "of_version_0.3.json"
+    path.write_text(json.dumps(before))
+    assert learning._is_done(path, "former", options) and learning._is_done(path, "mean", options)
+    with pytest.raises(SystemExit, match="was made with {'optimizer': 'torch.optim.AdamW'}"):
+        learning._is_done(path, "stage1", options)
 
 
 def test_learning_on_a_split_scores_each_section_that_was_not_trained_on(tmp_path: Path, capsys):

@@ -60,7 +60,7 @@ def refusal(folder: Path, **settings) -> str:
 
 @pytest.fixture(scope="module")
 def twins(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folders of three stages, the second with an average, that were left alone, and killed again and again."""
+    """The folders of three stages, the second by Muon with an average, left alone, and killed again and again."""
     if not hasattr(os, "fork"):
         pytest.skip("processes are forked, to import once")
     folder = tmp_path_factory.mktemp("twins")
@@ -70,7 +70,7 @@ def twins(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory
         places = {"dataset_dir": str(dataset), "ckpt_dir": str(folder / name), "output_dir": str(folder / name)}
         for stage in (1, 2, 3):
             configs = stage_configs(stage, folder / "smaller.json")
-            further = {"ema": 0.3} if stage == 2 else {}
+            further = {"ema": 0.3, "optimizer#_target_": "scripts.MuonWithAdamW"} if stage == 2 else {}
             runs.append({"configs": configs, "moments": moments.get(stage, []), "overrides": {**places, **further}})
     line = [sys.executable, str(ROOT / "tests" / "killed_runs.py"), json.dumps(runs)]
     run = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")

@@ -100,3 +100,14 @@ def with_geometry_error(before: Mapping[str, Any]) -> Mapping[str, Any]:
         return before
     kept = {name: value for name, value in before.items() if not name.startswith(f"{former}.geometry.")}
     return {name.replace(former, present): value for name, value in kept.items()}
+
+
+def with_optimizer_class(before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Settings of a training, of version 0.3, which had the optimizer's values but not its class: AdamW, by the
+    configurations of then, where now it is one that those did not know; else the one of now.
+    """
+    name = "optimizer.class"
+    if name not in now or name in before:
+        return before
+    return {name: "AdamW" if now[name] == "MuonWithAdamW" else now[name], **before}

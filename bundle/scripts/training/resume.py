@@ -21,7 +21,13 @@ from ..errors import CheckpointError
 from ..io.atomic_write import remove_unfinished, write_checkpoint, write_json
 from ..io.folder_lock import hold_folder, leave_folder
 from .checkpoints import read_checkpoint
-from .former_names import ABSENT_UNTIL_NOW, FORMER_NAMES, with_geometry_error, with_imaging_model
+from .former_names import (
+    ABSENT_UNTIL_NOW,
+    FORMER_NAMES,
+    with_geometry_error,
+    with_imaging_model,
+    with_optimizer_class,
+)
 from .moving_average import ExponentialMovingAverage
 
 KEPT = 2
@@ -243,7 +249,7 @@ def settings_of(
         "batch_size": engine.data_loader.batch_size,
         "accumulation_steps": engine.accumulation_steps,
         "amp": engine.amp,
-        "optimizer": engine.optimizer.defaults,
+        "optimizer": {CLASS: type(engine.optimizer).__qualname__, **engine.optimizer.defaults},
         "lr_scheduler": lr_scheduler,
         "loss": engine.loss_function,
         "network": network,
@@ -258,7 +264,8 @@ def settings_of(
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], named: int = 4) -> str:
     """The first values that differ, in words; empty when none does."""
-    before = ABSENT_UNTIL_NOW | _with_present_classes(with_geometry_error(with_imaging_model(before, now)))
+    before = with_optimizer_class(with_geometry_error(with_imaging_model(before, now)), now)
+    before = ABSENT_UNTIL_NOW | _with_present_classes(before)
     now = ABSENT_UNTIL_NOW | _with_present_classes(now)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     changes = [f"{name} was {before.get(name, 'absent')}, is {now.get(name, 'absent')}" for name in names[:named]]
