@@ -19,6 +19,8 @@ GAS_HU = -970.0
 """A space whose middle voxel is below holds gas: air reads -1000 HU, and lungs, even emphysematous ones, hold blood."""
 TRACHEA_CM2 = (0.3, 8.0)
 """Least and largest section of the trachea in an axial plane: of adults it is about 2 to 4 cm², blurred or oblique."""
+TRACHEA_ELONGATION = 2.0
+"""Most that its longest side is over the root of its section: 1.1 for a circle; air behind the back is longer."""
 TRACHEA_OFF_SPINE_MM = 35.0
 """How far the trachea may be from the spine sideways; most of a vertebra's width is on either side."""
 TRACHEA_LENGTH_MM = 30.0
@@ -139,6 +141,9 @@ def _trachea(air: np.ndarray, spine_x: np.ndarray, spacing_mm: float) -> np.ndar
         if len(chosen):
             middles = np.atleast_1d(ndimage.mean(places, parts, chosen))
             near = abs(middles - spine_x[z]) * spacing_mm <= TRACHEA_OFF_SPINE_MM
+            boxes = ndimage.find_objects(parts)
+            longest = [max(side.stop - side.start for side in boxes[part - 1]) for part in chosen]
+            near &= longest <= TRACHEA_ELONGATION * np.sqrt(sizes[chosen])
             small[..., z] = np.isin(parts, chosen[near])
     columns = label(small, connectivity=1)
     boxes = ndimage.find_objects(columns)

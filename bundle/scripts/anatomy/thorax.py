@@ -38,8 +38,10 @@ SPINE_STEP_HU = 120.0
 """What a step of a voxel sideways must gain, in HU summed over levels; less, and the way leads over a bright heart."""
 SPINE_OFF_MIDDLE_MM = 40.0
 """How far from the middle of the body the spine is looked for, sideways."""
+MEDIASTINUM_MM = 20.0
+"""How near to the spine, sideways, the soft tissue between the lungs comes: half of a vertebra's width."""
 ISLAND_MM2 = 400.0
-"""Section of soft tissue apart from the heart, from which on it is taken for the liver's dome."""
+"""Section of soft tissue that does not, from which on it is taken for the liver's dome."""
 LIMB_MM = 9.0
 """Radius of the ball that parts the body from a table's shell, blankets and wires."""
 VESSEL_MM = 6.0
@@ -116,15 +118,19 @@ class Thorax:
         found = np.zeros_like(self.body)
         domes = [self.dome(self.lungs.left), self.dome(self.lungs.right)]
         lowest = max((dome for dome in domes if not isnan(dome)), default=inf) + ABOVE_DOME_MM / self.spacing_mm
+        off_middle = abs(np.arange(len(self.hu)) - self.midline_x) * self.spacing_mm
         for z in reversed([z for z in range(self.lower_half.stop) if z >= lowest]):
             lungs = self.lungs.both[..., z]
-            parts = label(opened(convex_hull_image(lungs) & ~lungs, VESSEL_MM / self.spacing_mm), connectivity=1)
-            sizes = np.sort(np.bincount(parts.flat)[1:]) * self.spacing_mm**2
-            if not len(sizes) or (sizes[:-1] > ISLAND_MM2).any():
-                break
+            between = opened(convex_hull_image(lungs) & ~lungs, VESSEL_MM / self.spacing_mm)
             rows = np.flatnonzero(lungs.any(0))
-            found[..., z] = largest_part(parts > 0)
-            found[:, : rows[0] + (rows[-1] - rows[0]) // 3, z] = False
+            between[:, : rows[0] + (rows[-1] - rows[0]) // 3] = False
+            parts = label(between, connectivity=1)
+            near = np.unique(parts[off_middle <= MEDIASTINUM_MM])
+            sizes = np.bincount(parts.flat)
+            islands = np.delete(sizes, np.append(near, 0))
+            if (islands * self.spacing_mm**2 > ISLAND_MM2).any():
+                break
+            found[..., z] = largest_part(np.isin(parts, near[near > 0]))
         return found
 
 
