@@ -103,6 +103,16 @@ def _lung_ratio(thorax: Thorax, measurements: Measurements) -> float:
     return min(sizes) / max(sizes) if min(sizes) > 0 else nan
 
 
+def _apex_over_base(thorax: Thorax, measurements: Measurements) -> float:
+    """The lungs' mean extent from left to right in the upper fifth of their levels over that in the lower fifth."""
+    if measurements.values["lungs_l"] is None:
+        return nan
+    there = thorax.lungs.both.any(1)[:, thorax.levels]
+    extents = np.array([np.ptp(np.flatnonzero(level)) + 1 for level in there.T])
+    fifth = max(1, len(extents) // 5)
+    return float(extents[-fifth:].mean() / extents[:fifth].mean())
+
+
 def _heart_on_the_left(thorax: Thorax, measurements: Measurements) -> float:
     """The fraction of the heart's section that is on the patient's left of the spine, where X is less."""
     if measurements.values["heart_width_mm"] is None:
@@ -183,6 +193,15 @@ RULES = (
     Rule(
         "lung_ratio", "The lungs are alike in size: smaller over larger", "", 0.4, None,
         "the left lung is about a tenth smaller; 0.4 leaves room for effusion and collapse", _lung_ratio,
+    ),
+    Rule(
+        "apices_above",
+        "The lungs are narrower above than below: extent from left to right in the upper fifth over the lower",
+        "",
+        None,
+        1.0,
+        "apices are the narrow end of any lung; above 1 is a volume upside down",
+        _apex_over_base,
     ),
     Rule(
         "heart_on_the_left", "The heart leans to the left: fraction of its section left of the spine", "", 0.5, None,
