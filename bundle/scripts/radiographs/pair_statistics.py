@@ -1,0 +1,122 @@
+"""What the values and sizes of a pair's line integrals are like, and how far those of another pair are from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..projection.attenuation import WATER_ATTENUATION_PER_MM
+from ..projection.geometry import BiplanarGeometry
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+WATER_LEVELS = (0.5, 0.85)
+ALONG_RAYS = {"frontal": "depth", "lateral": "width"}
+"""Which of the body's extents the rays of a view run along."""
+FIGURES = (
+    *(f"{view} {level:.0%} quantile" for view in ALONG_RAYS for level in LEVELS),
+    *(f"{view} {level:.0%} quantile over {extent}" for view, extent in ALONG_RAYS.items() for level in LEVELS),
+    *(f"mass over water's, {level:.0%} quantile of rows" for level in WATER_LEVELS),
+    "width",
+    "depth",
+)
+"""Names of what is compared, the logarithm of each."""
+BODY_INTEGRAL = 0.48
+"""Line integral of 23 mm of water: more is the body."""
+EDGE_INTEGRAL, EDGE_SOFTNESS = 0.24, 0.08
+"""Where the body's outline is drawn, and how softly, so that the figures change smoothly with the values."""
+REACH_MM = 170.0
+"""From the middle, along the body: what is compared; further rows are the ends of the volume."""
+LEAST_ROWS, LEAST_PIXELS, LEAST_CHORD_MM = 10, 200, 80.0
+SHRINKAGE = 0.1
+"""Fraction of the correlation that is replaced by the unit matrix: there are few patients."""
+
+
+class PairStatistics(NamedTuple):
+    """
+    Means, standard deviations and correlation of :data:`FIGURES` over known pairs.
+
+    Attributes:
+        mean: `(24,)`.
+        deviation: `(24,)`.
+        correlation: `(24, 24)`, positive definite.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    correlation: np.ndarray
+
+    def whitened(self, figures: Float[np.ndarray, "24"]) -> Float[np.ndarray, "24"]:
+        """
+        The figures as independent numbers of variance 1, whose sum of squares is Mahalanobis's distance, squared. What
+        is not known of them, NaN, is left out, and is 0.
+        """
+        known = np.flatnonzero(np.isfinite(comparable(figures)))
+        root = np.linalg.cholesky(self.correlation[np.ix_(known, known)])
+        found = np.zeros(len(figures))
+        found[known] = np.linalg.solve(root, ((figures - self.mean) / self.deviation)[known])
+        return found
+
+
+def statistics_of(figures: Float[np.ndarray, "B 24"]) -> PairStatistics:
+    """Of the figures of known pairs, in which some may not be known, NaN, and of each at least two are."""
+    known = np.ma.masked_invalid(figures)
+    mean, deviation = known.mean(0).filled(0.0), known.std(0).filled(1.0).clip(min=1e-6)
+    correlation = np.ma.corrcoef(known, rowvar=False).filled(0.0)
+    values, axes = np.linalg.eigh((1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(FIGURES)))
+    return PairStatistics(mean, deviation, axes * values.clip(min=SHRINKAGE / 2) @ axes.T)
+
+
+def figures_of_pair(
+    line_integrals: Float[np.ndarray, "2 P P"],
+    seen: Bool[np.ndarray, "2 P P"],
+    geometry: BiplanarGeometry,
+    whole: Bool[np.ndarray, "2 P"] | None = None,
+) -> Float[np.ndarray, "24"]:
+    """
+    Logarithms of: quantiles of the values in the body, of both views; the same over the water that the body's extent
+    along the rays would be; the mass of a row over that of its rectangle of water, which width and depth span, as
+    quantiles over the rows; median width and depth in mm. NaN is what is not known.
+
+    Args:
+        line_integrals: frontal, lateral, dimensionless, on the geometry's detector.
+        seen: where the radiographs show anything.
+        geometry: of the acquisition.
+        whole: rows in which each radiograph does not cut the body; by default all.
+    """
+    row_mm = geometry.pixel_mm / geometry.magnification(0.0)
+    centres = (np.arange(geometry.detector_pixels) - (geometry.detector_pixels - 1) / 2) * row_mm
+    chords = np.stack([_chords(each) * row_mm for each in line_integrals])
+    rows = (chords > LEAST_CHORD_MM) & (np.abs(centres) < REACH_MM) & seen.any(2)
+    rows &= True if whole is None else whole
+    width, depth = (
+        np.median(chord[known]) if known.sum() >= LEAST_ROWS else np.nan for chord, known in zip(chords, rows)
+    )
+    quantiles = [np.log(_quantiles(each[mask])) for each, mask in zip(line_integrals, seen)]
+    over = [each - np.log(extent * WATER_ATTENUATION_PER_MM) for each, extent in zip(quantiles, (depth, width))]
+    both, water = rows.all(0), np.full(len(WATER_LEVELS), np.nan)
+    if both.sum() >= LEAST_ROWS:
+        mass = line_integrals.sum(2).mean(0)[both] * row_mm
+        ratios = mass / (chords[0] * chords[1])[both] / WATER_ATTENUATION_PER_MM
+        water = np.log(np.quantile(ratios, WATER_LEVELS))
+    return np.concatenate([*quantiles, *over, water, np.log([width, depth])])
+
+
+def comparable(figures: Float[np.ndarray, "24"]) -> Float[np.ndarray, "24"]:
+    """The figures, each quantile in one form alone: over the body's extent where that is known."""
+    found, count = figures.copy(), len(ALONG_RAYS) * len(LEVELS)
+    found[:count][np.isfinite(figures[count : 2 * count])] = np.nan
+    return found
+
+
+def _quantiles(values: np.ndarray) -> np.ndarray:
+    body = values[values > BODY_INTEGRAL]
+    return np.quantile(body, LEVELS) if body.size >= LEAST_PIXELS else np.full(len(LEVELS), EDGE_INTEGRAL)
+
+
+def _chords(line_integrals: np.ndarray) -> np.ndarray:
+    """Pixels of each row that are the body."""
+    return (1 / (1 + np.exp(-np.clip((line_integrals - EDGE_INTEGRAL) / EDGE_SOFTNESS, -50, 50)))).sum(1)

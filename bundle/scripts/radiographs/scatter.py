@@ -1,0 +1,59 @@
+"""
+Scattered radiation as one low-frequency term: in units of the open beam, `T = (P + r G P) / (1 + r)`, where P is the
+primary transmission exp(-p), G a Gaussian blur and r the ratio of scatter to primary where nothing attenuates.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.fft import next_fast_len
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+LEAST_TRANSMISSION = 3e-4
+"""exp(-8): less primary than this is not distinguished from none."""
+
+
+def with_scatter(
+    line_integrals: Float[np.ndarray, "P P"], ratio: float, width_mm: float, pixel_mm: float
+) -> Float[np.ndarray, "P P"]:
+    """
+    What is read as line integrals where scatter is added.
+
+    Args:
+        line_integrals: of the primary beam, dimensionless.
+        ratio: r, 0 or more.
+        width_mm: standard deviation of the blur.
+        pixel_mm: side of a pixel.
+    """
+    return _filtered(line_integrals, lambda blur: (1 + ratio * blur) / (1 + ratio), width_mm, pixel_mm)
+
+
+def without_scatter(
+    line_integrals: Float[np.ndarray, "P P"], ratio: float, width_mm: float, pixel_mm: float
+) -> Float[np.ndarray, "P P"]:
+    """
+    The primary's line integrals, the inverse of :func:`with_scatter`; at most 8, see :data:`LEAST_TRANSMISSION`.
+
+    Args:
+        line_integrals: as read.
+        ratio: as there.
+        width_mm: as there.
+        pixel_mm: as there.
+    """
+    return _filtered(line_integrals, lambda blur: (1 + ratio) / (1 + ratio * blur), width_mm, pixel_mm)
+
+
+def _filtered(line_integrals: np.ndarray, response, width_mm: float, pixel_mm: float) -> np.ndarray:
+    """The transmission, mirrored at the borders, filtered by a function of the blur's frequency response."""
+    margin = int(np.ceil(3 * width_mm / pixel_mm))
+    margins = [(margin, next_fast_len(length + 2 * margin, real=True) - length - margin) for length in line_integrals.shape]
+    transmission = np.pad(np.exp(-line_integrals), margins, mode="symmetric")
+    down, across = (np.fft.fftfreq(transmission.shape[0], pixel_mm), np.fft.rfftfreq(transmission.shape[1], pixel_mm))
+    blur = np.exp(-2 * (np.pi * width_mm) ** 2 * (down[:, None] ** 2 + across**2))
+    filtered = np.fft.irfft2(np.fft.rfft2(transmission) * response(blur), s=transmission.shape)
+    kept = tuple(slice(first, first + length) for (first, _), length in zip(margins, line_integrals.shape))
+    return -np.log(np.maximum(filtered[kept], LEAST_TRANSMISSION))
