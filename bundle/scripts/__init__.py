@@ -38,7 +38,7 @@ from .evaluation.out_of_distribution import DetectOutOfDistributiond
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
 from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
 from .evaluation.x2ct_protocol import X2CTReport
-from .io import former_ids
+from .io import former_ids, sidecar
 from .io.dicom_ct_writer import read_identification, write_ct_series
 from .io.radiograph import Radiograph
 from .io.radiograph_reader import read_radiograph
@@ -57,12 +57,14 @@ from .projection.geometry import BiplanarGeometry
 from .projection.imaging import ImagingModel
 from .projection.projector import lift, project
 from .projection.region import Region
+from .radiographs import pair_statistics
 from .radiographs.augmentation import (
     RandCollimationd,
     RandGeometry,
     RandPoissonNoised,
     RandScaleIntensityRangePercentilesd,
 )
+from .radiographs.calibration_transform import CalibratePaird
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
 from .radiographs.view_classifier import ViewProbabilities, classify
 from .reporting import tensorboard
@@ -89,6 +91,7 @@ __all__ = [
     "Baselines",
     "BestCheckpointSaver",
     "BiplanarGeometry",
+    "CalibratePaird",
     "CascadeCheckpointLoader",
     "CaseReport",
     "CheckpointError",
@@ -182,6 +185,7 @@ __all__ = [
     "metrics",
     "neighbours_beside",
     "out_of_distribution",
+    "pair_statistics",
     "perturbations",
     "project",
     "read_atlas",
@@ -190,6 +194,7 @@ __all__ = [
     "resume",
     "shape_registration",
     "shapes",
+    "sidecar",
     "sidecar_path",
     "structural_similarity",
     "tensorboard",

@@ -79,7 +79,6 @@ class EpipolarPlanes:
         ]
         return np.stack(found)
 
-
     def slopes_at_pixels(self, geometry: BiplanarGeometry) -> Float[np.ndarray, "2 P P"]:
         """The slope of the plane through each pixel of a detector of the same views and distances."""
         along, inwards, upright = self._frame

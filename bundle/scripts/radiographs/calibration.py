@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from math import exp, log
+from math import exp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from .unseen import CUT_MM, SKIN_MM, beyond_border, continued
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
+CALIBRATION_KEY = "pair_calibration"
+"""Field of a record: `{"pair", "before"}`, a :class:`CalibratedPair` and both images as they were read."""
 DETECTOR = 1.25
 """Side of the detector that is fitted on, over the geometry's: nothing of a radiograph is beyond it."""
 PIXEL_MM, PLANES = 5.0, 45
@@ -170,6 +172,7 @@ class CalibratedPair:
         typical: Mahalanobis distance of the pair's figures from the training's, over the square root of their number.
         contradictions: sentences about what a file says and the pair does not bear out.
         assumed: sentences about what had to be assumed.
+        flags: sentences about why the reconstruction should not be relied on.
     """
 
     line_integrals: np.ndarray
@@ -180,6 +183,7 @@ class CalibratedPair:
     typical: float
     contradictions: tuple[str, ...]
     assumed: tuple[str, ...]
+    flags: tuple[str, ...] = ()
 
     def as_content(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -203,6 +207,8 @@ class CalibratedPair:
             "uncut_planes": consistency.uncut,
             "typical": self.typical,
             "cost": self.cost,
+            "flagged": bool(self.flags),
+            "flags": list(self.flags),
             "contradictions": list(self.contradictions),
             "assumed": list(self.assumed),
             "consistency": curves,
@@ -419,9 +425,7 @@ class _Fit:
         middle = (self.geometry.detector_pixels - 1) / 2
         inner = slice(self.geometry.detector_pixels // 4, -self.geometry.detector_pixels // 4)
         places, whole = (np.arange(self.geometry.detector_pixels) - middle) * self.geometry.pixel_mm, []
-        for each, positions, size, shift in zip(
-            self.placed, self.planes.positions, found.sizes, (0.0, found.shift_mm)
-        ):
+        for each, positions, size, shift in zip(self.placed, self.planes.positions, found.sizes, (0.0, found.shift_mm)):
             down_mm = (positions[0][:, inner] - middle) * self.geometry.pixel_mm
             weights = weights * each.reaches(down_mm, size, shift).all(1) * each.whole_at(down_mm, size, shift).mean(1)
             whole.append(each.whole_at(places, size, shift) > ROW_IS_WHOLE)

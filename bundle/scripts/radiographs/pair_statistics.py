@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from torch.nn.functional import adaptive_avg_pool2d
 
+from ..errors import InputError
+from ..io.atomic_write import NOTICE
+from ..io.sidecar import Sidecar, made_by, write_sidecar
 from ..projection.attenuation import WATER_ATTENUATION_PER_MM
 from ..projection.geometry import BiplanarGeometry
 
@@ -31,6 +36,13 @@ EDGE_INTEGRAL, EDGE_SOFTNESS = 0.24, 0.08
 REACH_MM = 170.0
 """From the middle, along the body: what is compared; further rows are the ends of the volume."""
 LEAST_ROWS, LEAST_PIXELS, LEAST_CHORD_MM = 10, 200, 80.0
+MIN_PAIRS = 2 * len(FIGURES)
+SHOWN_PIXELS = 96
+"""Of the detector on which the figures of known pairs are taken: 5 mm a side, as where radiographs are fitted."""
+BORDERS = {"top": (0.03, 0.2), "bottom": (0.03, 0.2), "left": (0.0, 0.1), "right": (0.0, 0.1)}
+"""Fractions of the detector that a radiograph of a known pair does not show, smallest and largest."""
+CUT_INTEGRAL = 0.6
+"""A row is cut where more than this lies beyond the border."""
 SHRINKAGE = 0.1
 """Fraction of the correlation that is replaced by the unit matrix: there are few patients."""
 
@@ -49,7 +61,7 @@ class PairStatistics(NamedTuple):
     deviation: np.ndarray
     correlation: np.ndarray
 
-    def whitened(self, figures: Float[np.ndarray, "24"]) -> Float[np.ndarray, "24"]:
+    def whitened(self, figures: Float[np.ndarray, 24]) -> Float[np.ndarray, 24]:
         """
         The figures as independent numbers of variance 1, whose sum of squares is Mahalanobis's distance, squared. What
         is not known of them, NaN, is left out, and is 0.
@@ -75,7 +87,7 @@ def figures_of_pair(
     seen: Bool[np.ndarray, "2 P P"],
     geometry: BiplanarGeometry,
     whole: Bool[np.ndarray, "2 P"] | None = None,
-) -> Float[np.ndarray, "24"]:
+) -> Float[np.ndarray, 24]:
     """
     Logarithms of: quantiles of the values in the body, of both views; the same over the water that the body's extent
     along the rays would be; the mass of a row over that of its rectangle of water, which width and depth span, as
@@ -105,7 +117,7 @@ def figures_of_pair(
     return np.concatenate([*quantiles, *over, water, np.log([width, depth])])
 
 
-def comparable(figures: Float[np.ndarray, "24"]) -> Float[np.ndarray, "24"]:
+def comparable(figures: Float[np.ndarray, 24]) -> Float[np.ndarray, 24]:
     """The figures, each quantile in one form alone: over the body's extent where that is known."""
     found, count = figures.copy(), len(ALONG_RAYS) * len(LEVELS)
     found[:count][np.isfinite(figures[count : 2 * count])] = np.nan
@@ -120,3 +132,72 @@ def _quantiles(values: np.ndarray) -> np.ndarray:
 def _chords(line_integrals: np.ndarray) -> np.ndarray:
     """Pixels of each row that are the body."""
     return (1 / (1 + np.exp(-np.clip((line_integrals - EDGE_INTEGRAL) / EDGE_SOFTNESS, -50, 50)))).sum(1)
+
+
+def fit_statistics(
+    records: Iterable[Mapping[str, Any]],
+    prepare_batch: Callable,
+    draws: int,
+    crops: int,
+    xray_scale: float,
+    seed: int,
+    path: str,
+    weights: str,
+) -> None:
+    """
+    Writes the sidecar file of a pair's calibration: the figures of the training's projections, as radiographs that show
+    a random part of the detector.
+
+    Args:
+        records: batches of one record, such as a `DataLoader` yields.
+        prepare_batch: the training's, with augmented CTs, nominal geometry and clean X-rays.
+        draws: number of augmented samples of a record.
+        crops: number of parts that are shown of each.
+        xray_scale: line integral that is scaled to 1.
+        seed: of the parts.
+        path: the file to write.
+        weights: the weights that it lies beside.
+
+    Raises:
+        InputError: when there are too few pairs.
+    """
+    random, figures = np.random.RandomState(seed), []
+    for batch in records:
+        for _ in range(draws):
+            xrays, target, *_ = prepare_batch(batch)
+            geometry = target["geometry"].of_case(0).with_pixels(SHOWN_PIXELS)
+            pair = xray_scale * adaptive_avg_pool2d(xrays[0].float().cpu(), SHOWN_PIXELS).double().numpy()
+            figures += [_figures_of_part(pair, geometry, random) for _ in range(crops)]
+    if len(figures) < MIN_PAIRS:
+        raise InputError(
+            f"calibration: {len(figures)} pairs of X-rays, expected at least {MIN_PAIRS} for {len(FIGURES)} figures; "
+            f"set draws or crops higher."
+        )
+    found = statistics_of(np.stack(figures))
+    content = {name: value.tolist() for name, value in found._asdict().items()}
+    write_sidecar(path, weights, {"notice": NOTICE, "pairs": len(figures), "figures": list(FIGURES), **content})
+
+
+def read_statistics(path: str, weights: str) -> PairStatistics:
+    """
+    What :func:`fit_statistics` wrote.
+
+    Raises:
+        CheckpointError: see :class:`~scripts.io.sidecar.Sidecar`; also when the correlation is none.
+    """
+    file, count = Sidecar(path, weights, made_by("calibration", weights)), len(FIGURES)
+    file.require("figures", list(FIGURES), "those that this version compares")
+    correlation = file.numbers("correlation", (count, count), least=-2.0, most=2.0)
+    if not (np.allclose(correlation, correlation.T) and np.linalg.eigvalsh(correlation)[0] > 0):
+        raise file.refusal("correlation", "holds another matrix", "a symmetric, positive definite one")
+    return PairStatistics(file.numbers("mean", (count,)), file.numbers("deviation", (count,), above=0.0), correlation)
+
+
+def _figures_of_part(pair: np.ndarray, geometry: BiplanarGeometry, random: np.random.RandomState) -> np.ndarray:
+    low, high = np.array(list(BORDERS.values())).T
+    seen = np.zeros(pair.shape, bool)
+    for mask in seen:
+        top, bottom, left, right = (random.uniform(low, high) * len(mask)).astype(int)
+        mask[top : len(mask) - bottom, left : len(mask) - right] = True
+    whole = (pair * ~seen).max(2) < CUT_INTEGRAL
+    return figures_of_pair(np.where(seen, pair, 0.0), seen, geometry, whole)

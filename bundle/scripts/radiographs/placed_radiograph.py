@@ -125,7 +125,7 @@ class PlacedRadiograph:
             size: how much larger a pixel is than `pixel_mm`.
             shift_mm: how much lower it lies than the detector's middle.
         """
-        places = (np.arange(self.geometry.detector_pixels) - (self.geometry.detector_pixels - 1) / 2)
+        places = np.arange(self.geometry.detector_pixels) - (self.geometry.detector_pixels - 1) / 2
         places = places * self.geometry.pixel_mm
         height, width = self.values.shape
         rows = self.rows_at(places, size, shift_mm)

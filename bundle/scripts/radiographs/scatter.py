@@ -50,7 +50,9 @@ def without_scatter(
 def _filtered(line_integrals: np.ndarray, response, width_mm: float, pixel_mm: float) -> np.ndarray:
     """The transmission, mirrored at the borders, filtered by a function of the blur's frequency response."""
     margin = int(np.ceil(3 * width_mm / pixel_mm))
-    margins = [(margin, next_fast_len(length + 2 * margin, real=True) - length - margin) for length in line_integrals.shape]
+    margins = [
+        (margin, next_fast_len(length + 2 * margin, real=True) - length - margin) for length in line_integrals.shape
+    ]
     transmission = np.pad(np.exp(-line_integrals), margins, mode="symmetric")
     down, across = (np.fft.fftfreq(transmission.shape[0], pixel_mm), np.fft.rfftfreq(transmission.shape[1], pixel_mm))
     blur = np.exp(-2 * (np.pi * width_mm) ** 2 * (down[:, None] ** 2 + across**2))

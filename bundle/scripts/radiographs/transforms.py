@@ -95,7 +95,8 @@ class PrepareXraysd(MapTransform):
     Brings radiographs to the detector's pixels and the model's scale: `(1, P, P)`.
 
     Line integrals, also those of transmission images, are divided by `xray_scale`. Presentation images are
-    uncalibrated: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`.
+    uncalibrated: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`. What
+    :class:`~scripts.CalibratePaird` has brought there is left as it is.
 
     Args:
         keys: `frontal`, `lateral` or both, each a :class:`~scripts.io.radiograph.Radiograph`.
@@ -129,7 +130,8 @@ class PrepareXraysd(MapTransform):
         record = dict(record)
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
         for key in self.key_iterator(record):
-            record[key] = self._prepare(str(key), record[key], geometry)
+            if isinstance(record[key], Radiograph):
+                record[key] = self._prepare(str(key), record[key], geometry)
         return record
 
     def _prepare(self, field: str, radiograph: Radiograph, geometry: BiplanarGeometry) -> torch.Tensor:

@@ -1,0 +1,59 @@
+"""The dictionary transform that calibrates a pair of radiographs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from monai.transforms import Transform
+
+from ..io.radiograph import XRAY_KEYS, Radiograph
+from ..projection.geometry import BiplanarGeometry
+from .calibration import CALIBRATION_KEY, calibrate_pair, needs_calibration
+from .pair_check import appearance_flags, as_it_looks, calibration_flags
+from .pair_statistics import read_statistics
+from .transforms import GEOMETRY_KEY
+
+
+class CalibratePaird(Transform):
+    """
+    Brings two radiographs, of which one has no absolute scale or no known size, to the detector's pixels and the
+    model's scale, each `(1, P, P)`, as :func:`~scripts.radiographs.calibration.calibrate_pair` finds them, and adds the
+    record's `pair_calibration`. A record without such a pair is left as it is, for :class:`~scripts.PrepareXraysd`.
+
+    Args:
+        path: a sidecar that `calibration.json` wrote for these weights.
+        weights: the weights in use.
+        geometry: the acquisition geometry. A record's own `geometry` overrides it.
+        xray_scale: line integral that is scaled to 1.
+
+    Raises:
+        CheckpointError: when the sidecar is missing or cannot be used.
+
+    Warns:
+        UserWarning: when an image was inverted or mirrored by its looks, and what of the pair cannot be relied on.
+    """
+
+    def __init__(self, path: str, weights: str, geometry: BiplanarGeometry, xray_scale: float) -> None:
+        self.statistics = read_statistics(path, weights)
+        self.geometry, self.xray_scale = geometry, xray_scale
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        pair = [record.get(key) for key in XRAY_KEYS]
+        if not all(isinstance(each, Radiograph) for each in pair) or not needs_calibration(pair):
+            return dict(record)
+        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        before = tuple(each.image for each in pair)
+        where = [f"{each.path}: field '{key}'" for key, each in zip(XRAY_KEYS, pair)]
+        pair = [as_it_looks(*each) for each in zip(XRAY_KEYS, pair, where)]
+        found = calibrate_pair(pair, geometry, self.statistics)
+        flags = appearance_flags(dict(zip(XRAY_KEYS, pair))) + calibration_flags(found)
+        if flags:
+            warnings.warn(f"{where[0]}, with field 'lateral': {' '.join(flags)} Do not rely on the reconstruction.")
+        found = replace(found, flags=tuple(flags))
+        xrays = torch.from_numpy(found.line_integrals / self.xray_scale).float()
+        prepared = {key: xray[None] for key, xray in zip(XRAY_KEYS, xrays)}
+        return {**record, **prepared, CALIBRATION_KEY: {"pair": found, "before": before}}
