@@ -5,7 +5,7 @@ integrals of one body.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from math import exp
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 CALIBRATION_KEY = "pair_calibration"
-"""Field of a record: `{"pair", "before"}`, a :class:`CalibratedPair` and both images as they were read."""
+"""
+Field of a record, which a batch can hold: the `content` of a :class:`CalibratedPair` as JSON, its `seen`, and the
+`frontal` and the `lateral` image as they were read.
+"""
 DETECTOR = 1.25
 """Side of the detector that is fitted on, over the geometry's: nothing of a radiograph is beyond it."""
 PIXEL_MM, PLANES = 5.0, 45
@@ -195,7 +198,7 @@ class CalibratedPair:
         consistency = self.consistency
         curves = {
             "heights_mm": consistency.heights_mm.round(1).tolist(),
-            **{view: each.round(2).tolist() for view, each in zip(XRAY_KEYS, consistency.integrals)},
+            **{view: each.round(4).tolist() for view, each in zip(XRAY_KEYS, consistency.integrals)},
             "weights": consistency.weights.round(3).tolist(),
         }
         return {
@@ -213,6 +216,26 @@ class CalibratedPair:
             "assumed": list(self.assumed),
             "consistency": curves,
         }
+
+
+def pair_of_content(content: Mapping[str, Any], line_integrals: np.ndarray, seen: np.ndarray) -> CalibratedPair:
+    """The inverse of :meth:`CalibratedPair.as_content`, up to what that rounds."""
+    frontal, lateral = (content[view] for view in XRAY_KEYS)
+    presentations = tuple(Presentation(each["scale"], each["floor"], each["gamma"]) for each in (frontal, lateral))
+    calibration = PairCalibration(
+        presentations,
+        (frontal["size"], lateral["size"]),
+        content["lateral_lower_by_mm"],
+        content["scatter_to_primary"],
+        content["scatter_width_mm"],
+    )
+    said = content["consistency"]
+    integrals = np.array([said[view] for view in XRAY_KEYS])
+    consistency = Consistency(np.array(said["heights_mm"]), integrals, np.array(said["weights"]))
+    sentences = (tuple(content[name]) for name in ("contradictions", "assumed", "flags"))
+    return CalibratedPair(
+        line_integrals, seen, calibration, consistency, content["cost"], content["typical"], *sentences
+    )
 
 
 def needs_calibration(radiographs: Sequence[Radiograph]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
@@ -56,4 +57,6 @@ class CalibratePaird(Transform):
         found = replace(found, flags=tuple(flags))
         xrays = torch.from_numpy(found.line_integrals / self.xray_scale).float()
         prepared = {key: xray[None] for key, xray in zip(XRAY_KEYS, xrays)}
-        return {**record, **prepared, CALIBRATION_KEY: {"pair": found, "before": before}}
+        as_read = {key: torch.from_numpy(image) for key, image in zip(XRAY_KEYS, before)}
+        kept = {"content": json.dumps(found.as_content()), "seen": torch.from_numpy(found.seen), **as_read}
+        return {**record, **prepared, CALIBRATION_KEY: kept}
