@@ -109,6 +109,7 @@ def infer(arguments: argparse.Namespace) -> None:
     written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html"]
     written += ["uncertainty.nii.gz", "uncertainty.json"] if arguments.uncertainty else []
     written += ["familiarity.json"] if "familiarity" in asked else []
+    written += [name for name in ("calibration.json", "calibration.png") if (arguments.output / name).is_file()]
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
 

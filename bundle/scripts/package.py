@@ -32,6 +32,7 @@ from .io.nifti import load_nifti, read_json
 from .io.sidecar import sha256_of, sidecar_path
 from .projection.geometry import BiplanarGeometry
 from .projection.imaging import NUMBER_OF_STAGES
+from .radiographs.pair_statistics import read_statistics
 from .radiographs.view_classifier import read_view_classifier
 from .training.checkpoints import CascadeCheckpointLoader, read_checkpoint
 
@@ -157,6 +158,8 @@ def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
     read_known_views(weights)
     if Path(familiarity := sidecar_path(weights, "familiarity")).is_file():
         read_detector(familiarity, weights)
+    if Path(projections := sidecar_path(weights, "projections")).is_file():
+        read_statistics(projections, weights)
     if Path(uncertainty := sidecar_path(weights, "uncertainty")).is_file():
         read_interval_table(uncertainty, weights, geometry.fov_mm)
 

@@ -14,7 +14,7 @@ from monai.transforms import Transform
 from ..io.radiograph import XRAY_KEYS, Radiograph
 from ..projection.geometry import BiplanarGeometry
 from .calibration import CALIBRATION_KEY, calibrate_pair, needs_calibration
-from .pair_check import appearance_flags, as_it_looks, calibration_flags
+from .pair_check import appearance_flags, calibration_flags
 from .pair_statistics import read_statistics
 from .transforms import GEOMETRY_KEY
 
@@ -35,7 +35,7 @@ class CalibratePaird(Transform):
         CheckpointError: when the sidecar is missing or cannot be used.
 
     Warns:
-        UserWarning: when an image was inverted or mirrored by its looks, and what of the pair cannot be relied on.
+        UserWarning: why the reconstruction should not be relied on.
     """
 
     def __init__(self, path: str, weights: str, geometry: BiplanarGeometry, xray_scale: float) -> None:
@@ -47,16 +47,15 @@ class CalibratePaird(Transform):
         if not all(isinstance(each, Radiograph) for each in pair) or not needs_calibration(pair):
             return dict(record)
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        before = tuple(each.image for each in pair)
-        where = [f"{each.path}: field '{key}'" for key, each in zip(XRAY_KEYS, pair)]
-        pair = [as_it_looks(*each) for each in zip(XRAY_KEYS, pair, where)]
         found = calibrate_pair(pair, geometry, self.statistics)
         flags = appearance_flags(dict(zip(XRAY_KEYS, pair))) + calibration_flags(found)
         if flags:
-            warnings.warn(f"{where[0]}, with field 'lateral': {' '.join(flags)} Do not rely on the reconstruction.")
+            warnings.warn(
+                f"{pair[0].path}: field 'frontal', with field 'lateral': {' '.join(flags)} Do not rely on the reconstruction."
+            )
         found = replace(found, flags=tuple(flags))
         xrays = torch.from_numpy(found.line_integrals / self.xray_scale).float()
         prepared = {key: xray[None] for key, xray in zip(XRAY_KEYS, xrays)}
-        as_read = {key: torch.from_numpy(image) for key, image in zip(XRAY_KEYS, before)}
+        as_read = {key: torch.from_numpy(image) for key, image in zip(XRAY_KEYS, (each.image for each in pair))}
         kept = {"content": json.dumps(found.as_content()), "seen": torch.from_numpy(found.seen), **as_read}
         return {**record, **prepared, CALIBRATION_KEY: kept}

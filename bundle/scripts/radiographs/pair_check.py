@@ -1,12 +1,8 @@
-"""What the images of a pair say of themselves before it is calibrated, and whether a calibration can be relied on."""
+"""Why a calibrated pair should not be relied on: what its images look like, and what the calibration leaves open."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from dataclasses import replace
-
-import numpy as np
 
 from ..io.radiograph import XRAY_KEYS, Radiograph
 from .calibration import CalibratedPair
@@ -18,38 +14,6 @@ LEAST_UNCUT = 0.02
 """Fraction of the planes that have to count for that."""
 LARGEST_DEVIATION = 3.0
 """Mahalanobis distance of the figures over the square root of their number: known pairs have about 1."""
-
-
-def as_it_looks(field: str, radiograph: Radiograph, where: str) -> Radiograph:
-    """
-    A presentation image of which no tag says how it lies, brought to display orientation and polarity where the view
-    classifier is sure of it: inverted, or a lateral one mirrored. All else is left as it is.
-
-    Args:
-        field: "frontal" or "lateral".
-        radiograph: as it was read.
-        where: start of each message.
-
-    Warns:
-        UserWarning: what was done.
-    """
-    if radiograph.scale != "presentation" or radiograph.is_oriented or not VIEW_CLASSIFIER.exists():
-        return radiograph
-    seen = read_view_classifier(str(VIEW_CLASSIFIER))(radiograph)
-    if seen.certainty < UNRECOGNISED or seen.plane[field] < SURE or seen.rotation[0] < SURE:
-        return radiograph
-    image, exposed, done = radiograph.image, radiograph.exposed, []
-    if seen.inverted > SURE:
-        image, done = image[exposed].max() + image[exposed].min() - image, [*done, "inverted"]
-    if field == "lateral" and seen.facing["right"] > SURE:
-        image, exposed, done = image[:, ::-1], exposed[:, ::-1], [*done, "mirrored, so that anterior is on the left"]
-    if not done:
-        return radiograph
-    warnings.warn(
-        f"{where}: nothing says how it is stored, and by its image it is {' and '.join(done)} here. Look at the "
-        f"preview; declare radiograph_orientation, or export DICOM, if that is wrong."
-    )
-    return replace(radiograph, image=np.ascontiguousarray(image), exposed=np.ascontiguousarray(exposed))
 
 
 def appearance_flags(radiographs: Mapping[str, Radiograph]) -> list[str]:

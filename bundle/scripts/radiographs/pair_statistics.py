@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..errors import InputError
@@ -165,17 +166,17 @@ def fit_statistics(
     for batch in records:
         for _ in range(draws):
             xrays, target, *_ = prepare_batch(batch)
-            geometry = target["geometry"].of_case(0).with_pixels(SHOWN_PIXELS)
-            pair = xray_scale * adaptive_avg_pool2d(xrays[0].float().cpu(), SHOWN_PIXELS).double().numpy()
-            figures += [_figures_of_part(pair, geometry, random) for _ in range(crops)]
-    if len(figures) < MIN_PAIRS:
+            pair = xray_scale * xrays[0].float().cpu().numpy()
+            figures.append(figures_of_parts(pair, target["geometry"].of_case(0), crops, random))
+    pairs = sum(map(len, figures))
+    if pairs < MIN_PAIRS:
         raise InputError(
-            f"calibration: {len(figures)} pairs of X-rays, expected at least {MIN_PAIRS} for {len(FIGURES)} figures; "
+            f"calibration: {pairs} pairs of X-rays, expected at least {MIN_PAIRS} for {len(FIGURES)} figures; "
             f"set draws or crops higher."
         )
-    found = statistics_of(np.stack(figures))
+    found = statistics_of(np.concatenate(figures))
     content = {name: value.tolist() for name, value in found._asdict().items()}
-    write_sidecar(path, weights, {"notice": NOTICE, "pairs": len(figures), "figures": list(FIGURES), **content})
+    write_sidecar(path, weights, {"notice": NOTICE, "pairs": pairs, "figures": list(FIGURES), **content})
 
 
 def read_statistics(path: str, weights: str) -> PairStatistics:
@@ -191,6 +192,23 @@ def read_statistics(path: str, weights: str) -> PairStatistics:
     if not (np.allclose(correlation, correlation.T) and np.linalg.eigvalsh(correlation)[0] > 0):
         raise file.refusal("correlation", "holds another matrix", "a symmetric, positive definite one")
     return PairStatistics(file.numbers("mean", (count,)), file.numbers("deviation", (count,), above=0.0), correlation)
+
+
+def figures_of_parts(
+    pair: Float[np.ndarray, "2 P P"], geometry: BiplanarGeometry, parts: int, random: np.random.RandomState
+) -> Float[np.ndarray, "parts 24"]:
+    """
+    The figures of radiographs that show random parts of a pair's detector, see :data:`BORDERS`.
+
+    Args:
+        pair: line integrals on the geometry's detector.
+        geometry: of the acquisition.
+        parts: how many.
+        random: draws the parts.
+    """
+    coarse = geometry.with_pixels(SHOWN_PIXELS)
+    reduced = adaptive_avg_pool2d(torch.as_tensor(pair), SHOWN_PIXELS).double().numpy()
+    return np.stack([_figures_of_part(reduced, coarse, random) for _ in range(parts)])
 
 
 def _figures_of_part(pair: np.ndarray, geometry: BiplanarGeometry, random: np.random.RandomState) -> np.ndarray:

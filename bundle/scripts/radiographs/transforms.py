@@ -19,7 +19,7 @@ from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
 from .detector_placement import Area, exposed_area, place_on_detector
 from .pair import geometry_from_radiographs, in_order, warn_of_other_geometry
-from .view_check import warn_of_appearance
+from .view_check import as_it_looks, warn_of_appearance
 
 LARGEST_SATURATED = 0.4
 GEOMETRY_KEY = "geometry"
@@ -30,7 +30,8 @@ GEOMETRY_FIELDS = ("views", "source_to_isocentre_mm", "source_to_detector_mm")
 class LoadRadiographsd(Transform):
     """
     Reads a record's `frontal` and `lateral` files as :class:`~scripts.io.radiograph.Radiograph`; swaps the two
-    where their tags say so, and warns where their images do, see
+    where their tags say so, inverts and mirrors what nothing declares where their images leave no doubt, see
+    :func:`~scripts.radiographs.view_check.as_it_looks`, and warns where they leave some, see
     :func:`~scripts.radiographs.view_check.warn_of_appearance`. A record of one file with both, its `image`, gets them
     from there, see :func:`~scripts.io.radiograph_reader.read_stacked_radiographs`. A record without any is left as it
     is.
@@ -66,7 +67,8 @@ class LoadRadiographsd(Transform):
             key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record
         }
         if len(radiographs) == len(XRAY_KEYS):
-            radiographs = dict(zip(XRAY_KEYS, in_order(*radiographs.values())))
+            ordered = zip(XRAY_KEYS, in_order(*radiographs.values()))
+            radiographs = {key: as_it_looks(key, radiograph) for key, radiograph in ordered}
             warn_of_appearance(*radiographs.values())
         return {**record, **radiographs}
 

@@ -1,11 +1,15 @@
 """
 View check: whether radiographs look like what their fields, tags and declared orientation say of them, for a warning.
-Nothing is rotated, swapped or inverted for it.
+Nothing is rotated or swapped for it; what nobody declared is inverted or
+mirrored where the image leaves no doubt.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+
+import numpy as np
 
 from ..io.radiograph import XRAY_KEYS, Radiograph
 from .view_classifier import (
@@ -46,6 +50,37 @@ def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
     if not unknown and not _warn_of_planes(radiographs, seen):
         for field, radiograph in radiographs.items():
             _warn_of_pose(field, radiograph, seen[field])
+
+
+def as_it_looks(field: str, radiograph: Radiograph) -> Radiograph:
+    """
+    A presentation image of which no tag says how it lies, brought to display orientation and polarity where the view
+    classifier is sure of it: inverted, or a lateral one mirrored. All else is left as it is.
+
+    Args:
+        field: "frontal" or "lateral".
+        radiograph: as it was read.
+
+    Warns:
+        UserWarning: what was done.
+    """
+    if radiograph.scale != "presentation" or radiograph.is_oriented or not VIEW_CLASSIFIER.exists():
+        return radiograph
+    seen = read_view_classifier(str(VIEW_CLASSIFIER))(radiograph)
+    if seen.certainty < UNRECOGNISED or seen.plane[field] < SURE or seen.rotation[0] < SURE:
+        return radiograph
+    image, exposed, done = radiograph.image, radiograph.exposed, []
+    if seen.inverted > SURE:
+        image, done = image[exposed].max() + image[exposed].min() - image, [*done, "inverted"]
+    if field == "lateral" and seen.facing["right"] > SURE:
+        image, exposed, done = image[:, ::-1], exposed[:, ::-1], [*done, "mirrored, so that anterior is on the left"]
+    if not done:
+        return radiograph
+    warnings.warn(
+        f"{radiograph.path}: field '{field}': nothing says how it is stored, and by its image it is {' and '.join(done)} here. Look at the "
+        f"preview; declare radiograph_orientation, or export DICOM, if that is wrong."
+    )
+    return replace(radiograph, image=np.ascontiguousarray(image), exposed=np.ascontiguousarray(exposed))
 
 
 def _classifier(radiograph: Radiograph) -> ViewClassifier | None:
