@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,13 +23,18 @@ from ..evaluation.prediction_intervals import CALIBRATION_KEY, UNCERTAINTY_KEY
 from ..io.atomic_write import NOTICE, remove_earlier, write_atomically, write_json
 from ..io.dicom_ct_writer import check_series_folder, read_identification, write_ct_series
 from ..io.image_writer import cube_affine, write_ct
+from ..io.radiograph import XRAY_KEYS
 from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import ImagingModel
+from ..radiographs.calibration import CALIBRATION_KEY as PAIR_CALIBRATION_KEY
+from ..radiographs.calibration import pair_of_content
 from ..radiographs.transforms import GEOMETRY_KEY
+from .calibration_figure import calibration_figure
 from .figures import preview_figure
 from .viewer import write_view
 
 ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
+CALIBRATION = ("calibration.json", "calibration.png")
 NOTE_KEY = "note"
 """Of a record: what the pictures of its result say of it."""
 
@@ -85,8 +93,10 @@ class SaveReconstructiond(Transform):
     """
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
     `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
-    the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. Preview and
-    page show a record's `note`. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is
+    the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. One with
+    `pair_calibration`, whose radiographs have no scale or size of their own, gets `calibration.json`, what was found
+    and by what evidence, and `calibration.png`, its figure, which the page shows as well. Preview and page show a
+    record's `note`. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is
     whole, so that two patients never lie side by side.
 
     Args:
@@ -96,6 +106,7 @@ class SaveReconstructiond(Transform):
         dicom: whether to write the folder `ct_dicom` as well, a DICOM CT series of the same HU.
         copy_patient_from: DICOM file of which the series takes the patient's and the study's identification; by default
             it names nobody.
+        xray_scale: line integral that is 1 in the record's `image`.
 
     Raises:
         InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`; or when
@@ -109,19 +120,22 @@ class SaveReconstructiond(Transform):
         geometry: BiplanarGeometry,
         dicom: bool = False,
         copy_patient_from: str | None = None,
+        xray_scale: float = 1.0,
     ) -> None:
         if copy_patient_from and not dicom:
             raise InputError("copy_patient needs dicom: only the DICOM series names a patient; set both, or neither.")
-        self.output_dir, self.geometry, self.dicom = output_dir, geometry, dicom
+        self.output_dir, self.geometry, self.dicom, self.xray_scale = output_dir, geometry, dicom, xray_scale
         self.identification = read_identification(copy_patient_from) if copy_patient_from else None
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", *ASSESSMENTS)
-        ct, series, preview, view, *assessments = (os.path.join(self.output_dir, name) for name in names)
+        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", *CALIBRATION, *ASSESSMENTS)
+        ct, series, preview, view, found, picture, *assessments = (
+            os.path.join(self.output_dir, name) for name in names
+        )
         check_series_folder(series)
         write_ct(ct, hu, affine)
-        for earlier in (series, preview, view, *assessments):
+        for earlier in (series, preview, view, found, picture, *assessments):
             remove_earlier(earlier)
         if self.dicom:
             write_ct_series(series, hu, affine, self.identification)
@@ -130,10 +144,29 @@ class SaveReconstructiond(Transform):
         note = record.get(NOTE_KEY, "")
         figure = preview_figure(xrays, hu, title=note, **_write_assessments(record, *assessments))
         write_atomically(preview, figure.savefig)
-        write_view(
-            view, f"Reconstruction from two X-rays, {len(hu)}³", {"reconstruction": ct}, xrays, geometry, note=note
-        )
+        figures = _write_calibration(record, xrays * self.xray_scale, geometry, found, picture)
+        title = f"Reconstruction from two X-rays, {len(hu)}³"
+        write_view(view, title, {"reconstruction": ct}, xrays, geometry, note=note, figures=figures)
         return dict(record)
+
+
+def _write_calibration(
+    record: Mapping[Hashable, Any], line_integrals: torch.Tensor, geometry: BiplanarGeometry, found: str, picture: str
+) -> dict[str, bytes]:
+    """Writes :data:`CALIBRATION` where the pair calibrated itself; returns the figure for the page, by its heading."""
+    if PAIR_CALIBRATION_KEY not in record:
+        return {}
+    kept = record[PAIR_CALIBRATION_KEY]
+    content = json.loads(kept["content"])
+    write_json(found, {"notice": NOTICE, **content})
+    shown, seen, *before = (
+        torch.as_tensor(each).cpu().numpy()
+        for each in (line_integrals, kept["seen"], *(kept[key] for key in XRAY_KEYS))
+    )
+    pair, image = pair_of_content(content, shown, seen), io.BytesIO()
+    calibration_figure(pair, before, geometry).savefig(image, format="png")
+    write_atomically(picture, lambda path: Path(path).write_bytes(image.getvalue()))
+    return {"Calibration of the pair": image.getvalue()}
 
 
 def _write_assessments(

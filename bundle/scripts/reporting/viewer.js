@@ -160,6 +160,14 @@ function showXrays() {
   }
 }
 
+function showFigures() {
+  const section = document.getElementById("figures");
+  for (const { title, image: src } of view.figures) {
+    section.append(element("h2", { textContent: title }), element("img", { src, alt: title }));
+    section.hidden = false;
+  }
+}
+
 function showScores() {
   const section = document.getElementById("scores");
   if (!view.scores.length) return;
@@ -204,6 +212,7 @@ document.title = view.title;
 for (const part of ["title", "notice", "note"]) document.getElementById(part).textContent = view[part];
 showXrays();
 showScores();
+showFigures();
 if (!document.createElement("canvas").getContext("webgl2")) {
   tell(
     "no-webgl2",

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
@@ -41,6 +42,7 @@ def write_view(
     isocentre_mm: Sequence[float] = (0.0, 0.0, 0.0),
     scores: Sequence[Mapping[str, str]] = (),
     note: str = "",
+    figures: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """
     Writes the page. It holds everything that it shows, the files of the volumes included, and fetches nothing.
@@ -57,6 +59,7 @@ def write_view(
         isocentre_mm: the isocentre in the space of the volumes.
         scores: rows of a table under the volumes, all with the same columns.
         note: a further line under the heading.
+        figures: PNG files under the X-rays and the volumes, by their headings.
 
     Warns:
         UserWarning: when NiiVue is missing.
@@ -74,6 +77,7 @@ def write_view(
         "xrays": [_xray(xrays, geometry, isocentre_mm, index) for index in range(len(xrays))],
         "volumes": [{"name": name, "file": _base64(Path(file).read_bytes())} for name, file in volumes.items()],
         "scores": list(scores),
+        "figures": [{"title": heading, "image": _png(content)} for heading, content in figures.items()],
         "niivue": module,
     }
     write_text(path, _page(view, licence))
@@ -125,7 +129,7 @@ def _xray(xrays: torch.Tensor, geometry: BiplanarGeometry, isocentre_mm: Sequenc
     return {
         "name": f"{name.capitalize()} X-ray, {geometry.views[index]}",
         "edges": edges,
-        "image": f"data:image/png;base64,{_base64(image.getvalue())}",
+        "image": _png(image.getvalue()),
         "projection": projection_matrix(geometry, isocentre_mm, index).tolist(),
     }
 
@@ -143,6 +147,10 @@ def _page(view: Mapping[str, Any], licence: str) -> str:
         "view": json.dumps(view, ensure_ascii=False).replace("<", "\\u003c"),
     }
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda place: parts[place.group(1)], template)
+
+
+def _png(content: bytes) -> str:
+    return f"data:image/png;base64,{_base64(content)}"
 
 
 def _base64(content: bytes) -> str:
