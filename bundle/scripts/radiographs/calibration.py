@@ -199,7 +199,7 @@ class CalibratedPair:
         curves = {
             "heights_mm": consistency.heights_mm.round(1).tolist(),
             **{view: each.round(4).tolist() for view, each in zip(XRAY_KEYS, consistency.integrals)},
-            "weights": consistency.weights.round(3).tolist(),
+            "weights": consistency.weights.round(6).tolist(),
         }
         return {
             **views,
