@@ -17,8 +17,9 @@ from scipy.optimize import OptimizeResult, least_squares
 from ..io.radiograph import XRAY_KEYS, Radiograph
 from ..projection.consistency import EpipolarPlanes
 from ..projection.geometry import BiplanarGeometry
+from .characteristic_curve import CharacteristicCurve
 from .pair_statistics import FIGURES, PairStatistics, figures_of_pair
-from .placed_radiograph import PlacedRadiograph, Presentation, nominal_pixel_mm
+from .placed_radiograph import PlacedRadiograph, nominal_pixel_mm
 from .scatter import without_scatter
 from .sharing import shares
 from .unseen import CUT_MM, SKIN_MM, beyond_border, continued
@@ -98,14 +99,14 @@ class PairCalibration:
     What makes line integrals of two radiographs.
 
     Attributes:
-        presentations: of the frontal and the lateral one.
+        curves: of the frontal and the lateral one.
         sizes: of the pixels of each, over the nominal ones, see :func:`nominal_pixel_mm`.
         shift_mm: how much lower the lateral one lies, on the detector.
         scatter_ratio: see :mod:`scripts.radiographs.scatter`; 0 for none.
         scatter_width_mm: as there.
     """
 
-    presentations: tuple[Presentation, Presentation]
+    curves: tuple[CharacteristicCurve, CharacteristicCurve]
     sizes: tuple[float, float]
     shift_mm: float
     scatter_ratio: float
@@ -124,7 +125,7 @@ class PairCalibration:
         pixel_mm = placed[0].geometry.pixel_mm
         read = [each.read(size, shift) for each, size, shift in zip(placed, self.sizes, (0.0, self.shift_mm))]
         seen = np.stack([mask for _, mask in read])
-        found = [presentation.line_integrals(values) for presentation, (values, _) in zip(self.presentations, read)]
+        found = [curve.line_integrals(values) for curve, (values, _) in zip(self.curves, read)]
         if self.scatter_ratio > 0:
             found = [without_scatter(each, self.scatter_ratio, self.scatter_width_mm, pixel_mm) for each in found]
         if fading_mm is None:
@@ -192,11 +193,11 @@ class CalibratedPair:
         """For a JSON file."""
         found = self.calibration
         views = {
-            view: {**asdict(presentation), "size": size, "seen": float(seen.mean())}
-            for view, presentation, size, seen in zip(XRAY_KEYS, found.presentations, found.sizes, self.seen)
+            view: {**asdict(curve), "size": size, "seen": float(seen.mean())}
+            for view, curve, size, seen in zip(XRAY_KEYS, found.curves, found.sizes, self.seen)
         }
         consistency = self.consistency
-        curves = {
+        planes = {
             "heights_mm": consistency.heights_mm.round(1).tolist(),
             **{view: each.round(4).tolist() for view, each in zip(XRAY_KEYS, consistency.integrals)},
             "weights": consistency.weights.round(6).tolist(),
@@ -214,7 +215,7 @@ class CalibratedPair:
             "flags": list(self.flags),
             "contradictions": list(self.contradictions),
             "assumed": list(self.assumed),
-            "consistency": curves,
+            "consistency": planes,
         }
 
 
@@ -349,19 +350,19 @@ class _Fit:
 
     def calibration(self, free: np.ndarray, width_mm: float) -> PairCalibration:
         value = {name: prior.mean for name, prior in self.priors.items()} | dict(zip(self.free, free))
-        frontal, lateral = (self._presentation(view, value) for view in range(2))
+        frontal, lateral = (self._curve(view, value) for view in range(2))
         sizes = exp(value["size"]), exp(value["size"] + value["relative size"])
         return PairCalibration(
             (frontal, lateral), sizes, float(SHIFT_UNIT_MM * value["shift"]), float(value["scatter"]), width_mm
         )
 
-    def _presentation(self, view: int, value: dict[str, float]) -> Presentation:
+    def _curve(self, view: int, value: dict[str, float]) -> CharacteristicCurve:
         each, name = self.placed[view], XRAY_KEYS[view]
         floor = float(value[f"{name} floor"])
         if self.radiographs[view].scale != "presentation":
-            return Presentation(float(each.high - each.low), floor, 1.0)
+            return CharacteristicCurve(float(each.high - each.low), floor, 1.0)
         logs = value[f"{name} lower quartile"], value[f"{name} upper quartile"]
-        return Presentation.through(floor, each.quartiles, logs)
+        return CharacteristicCurve.through(floor, each.quartiles, logs)
 
     def run(self, start: np.ndarray, width_mm: float, evaluations: int) -> OptimizeResult:
         """From a start, with what the borders cut as it is there."""
@@ -382,7 +383,7 @@ class _Fit:
         """Of the planes, which count less the further off they are, of the figures and of the priors."""
         found = self.calibration(free, width_mm)
         line_integrals, seen = found.line_integrals(self.placed, SKIN_MM)
-        gammas = np.log(np.maximum([each.gamma for each in found.presentations], 1e-2))
+        gammas = np.log(np.maximum([each.gamma for each in found.curves], 1e-2))
         logs = np.log(self.planes.integrals(line_integrals).clip(min=1e-3))
         off = (logs[0] - logs[1]) / self.tolerance
         robust = np.sign(off) * np.sqrt(8 * (np.sqrt(1 + off**2 / 4) - 1))

@@ -62,7 +62,7 @@ class PairStatistics(NamedTuple):
     deviation: np.ndarray
     correlation: np.ndarray
 
-    def whitened(self, figures: Float[np.ndarray, 24]) -> Float[np.ndarray, 24]:
+    def whitened(self, figures: Float[np.ndarray, " 24"]) -> Float[np.ndarray, " 24"]:
         """
         The figures as independent numbers of variance 1, whose sum of squares is Mahalanobis's distance, squared. What
         is not known of them, NaN, is left out, and is 0.
@@ -88,7 +88,7 @@ def figures_of_pair(
     seen: Bool[np.ndarray, "2 P P"],
     geometry: BiplanarGeometry,
     whole: Bool[np.ndarray, "2 P"] | None = None,
-) -> Float[np.ndarray, 24]:
+) -> Float[np.ndarray, " 24"]:
     """
     Logarithms of: quantiles of the values in the body, of both views; the same over the water that the body's extent
     along the rays would be; the mass of a row over that of its rectangle of water, which width and depth span, as
@@ -118,7 +118,7 @@ def figures_of_pair(
     return np.concatenate([*quantiles, *over, water, np.log([width, depth])])
 
 
-def comparable(figures: Float[np.ndarray, 24]) -> Float[np.ndarray, 24]:
+def comparable(figures: Float[np.ndarray, " 24"]) -> Float[np.ndarray, " 24"]:
     """The figures, each quantile in one form alone: over the body's extent where that is known."""
     found, count = figures.copy(), len(ALONG_RAYS) * len(LEVELS)
     found[:count][np.isfinite(figures[count : 2 * count])] = np.nan

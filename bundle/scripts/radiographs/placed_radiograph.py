@@ -1,9 +1,8 @@
-"""From a radiograph's values to line integrals: a scale, a floor and a gamma, and where it lies on a detector."""
+"""A radiograph on a detector: at a size and a place that are open, and how much of the body its borders cut."""
 
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,32 +25,6 @@ BODY_FRACTION = 0.1
 """Of the range above the floor: more is the body."""
 WHOLE_SOFTNESS = 0.3
 """A row is cut where its edge exceeds about this fraction of its peak."""
-
-
-@dataclass(frozen=True)
-class Presentation:
-    """
-    Line integrals of a radiograph's values v, normalised to [0, 1]: `p = scale * max(v - floor, 0) ** gamma`.
-
-    Args:
-        scale: line integral at the range's upper end, without the floor.
-        floor: what the bare beam reads.
-        gamma: 1 for values that are proportional to line integrals.
-    """
-
-    scale: float
-    floor: float
-    gamma: float
-
-    @classmethod
-    def through(cls, floor: float, places: tuple[float, float], logs: tuple[float, float]) -> Presentation:
-        """That with a floor in which two values, above it and rising, have line integrals of these logarithms."""
-        above = np.log(np.maximum(np.subtract(places, floor), 1e-3))
-        gamma = (logs[1] - logs[0]) / max(float(above[1] - above[0]), 1e-3)
-        return cls(float(np.exp(logs[1] - gamma * above[1])), floor, float(gamma))
-
-    def line_integrals(self, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        return self.scale * np.maximum(values - self.floor, 0.0) ** self.gamma
 
 
 class PlacedRadiograph:

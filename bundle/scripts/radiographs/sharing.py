@@ -29,8 +29,8 @@ LEAST_WEIGHT = 0.02
 def shares(
     line_integrals: Float[np.ndarray, "2 H H"],
     planes: EpipolarPlanes,
-    slopes: Float[np.ndarray, K],
-    weights: Float[np.ndarray, K],
+    slopes: Float[np.ndarray, " K"],
+    weights: Float[np.ndarray, " K"],
     geometry: BiplanarGeometry,
 ) -> Float[np.ndarray, "2 P P"]:
     """
