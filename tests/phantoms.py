@@ -13,6 +13,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from scripts import BiplanarGeometry, ImagingModel, hu_to_attenuation, project
 from scripts.io.image_writer import cube_affine, write_ct, write_projection
+from scripts.projection.attenuation import WATER_ATTENUATION_PER_MM
 
 
 def chest_imaging(detector_pixels: int = 512, xray_scale: float = 8.0, **geometry: Any) -> ImagingModel:
@@ -84,3 +85,31 @@ def rotated(hu: torch.Tensor, degrees: float, axis: int) -> torch.Tensor:
     inverse = matrix.T.flip(0, 1)  # grid_sample has Z, Y, X
     grid = affine_grid(torch.cat([inverse, torch.zeros(3, 1)], 1)[None], [1, *hu.shape], align_corners=False)
     return grid_sample(hu[None] + 1000, grid, align_corners=False)[0] - 1000
+
+
+def asymmetric_body(
+    size: int, scale: tuple[float, float, float] = (1.0, 1.0, 1.0), density: float = 1.0
+) -> torch.Tensor:
+    """
+    Attenuation in 1/mm, `(1, 1, size, size, size)`, of a body of ellipsoids in a field of view of 360 mm, in air: trunk,
+    two lungs of different size, a heart on one side and a spine behind. Its edges are as soft as a voxel.
+
+    Args:
+        size: voxels a side.
+        scale: of its width, depth and height.
+        density: of the trunk, water being 1.
+    """
+    side = ((torch.arange(size) + 0.5) / size - 0.5) * 360
+    place = torch.meshgrid(*(side / factor for factor in scale), indexing="ij")
+    parts = [  # middle and semi-axes in mm, density
+        ((5, -3, 0), (140, 95, 150), density),
+        ((-62, 8, 12), (45, 62, 95), 0.3 - density),
+        ((68, 0, 20), (38, 55, 80), 0.25 - density),
+        ((25, 35, -25), (42, 38, 50), 0.5),
+        ((3, -68, 0), (16, 18, 140), 0.6),
+    ]
+    body = torch.zeros(size, size, size)
+    for middle, axes, amount in parts:
+        radius = sum(((at - m) / a) ** 2 for at, m, a in zip(place, middle, axes)) ** 0.5
+        body += amount * ((1 - radius) * min(axes) * size / 360 + 0.5).clamp(0, 1)
+    return WATER_ATTENUATION_PER_MM * body.clamp(min=0)[None, None]

@@ -30,7 +30,8 @@ class EpipolarPlanes:
 
     which does not name the source: it is the same for both views. This is the fan-beam condition of moment zero, in
     each epipolar plane (Clackdoyle, 2013; Lesaint et al., 2017). It holds where no ray that meets the object is
-    missing.
+    missing. Of AP with LL and of PA with RL, both integrals are the same function of their image: there, exchanged
+    images are as consistent as the right ones.
 
     Args:
         geometry: of one pair, a cone beam.
