@@ -351,10 +351,17 @@ class _Fit:
     def calibration(self, free: np.ndarray, width_mm: float) -> PairCalibration:
         value = {name: prior.mean for name, prior in self.priors.items()} | dict(zip(self.free, free))
         frontal, lateral = (self._curve(view, value) for view in range(2))
-        sizes = exp(value["size"]), exp(value["size"] + value["relative size"])
+        sizes = self._sizes(value)
         return PairCalibration(
             (frontal, lateral), sizes, float(SHIFT_UNIT_MM * value["shift"]), float(value["scatter"]), width_mm
         )
+
+    def _sizes(self, value: dict[str, float]) -> tuple[float, float]:
+        """Of both views' pixels over the nominal ones. Where only one file says its own, the other is resized."""
+        frontal, lateral = value["size"], value["size"] + value["relative size"]
+        if self.radiographs[0].pixel_mm is None and self.radiographs[1].pixel_mm is not None:
+            frontal, lateral = frontal - value["relative size"], value["size"]
+        return exp(frontal), exp(lateral)
 
     def _curve(self, view: int, value: dict[str, float]) -> CharacteristicCurve:
         each, name = self.placed[view], XRAY_KEYS[view]
