@@ -91,8 +91,8 @@ def asymmetric_body(
     size: int, scale: tuple[float, float, float] = (1.0, 1.0, 1.0), density: float = 1.0
 ) -> torch.Tensor:
     """
-    Attenuation in 1/mm, `(1, 1, size, size, size)`, of a body of ellipsoids in a field of view of 360 mm, in air: trunk,
-    two lungs of different size, a heart on one side and a spine behind. Its edges are as soft as a voxel.
+    Attenuation in 1/mm, `(1, 1, size, size, size)`, of a body of ellipsoids in a field of view of 360 mm, in air:
+    trunk, two lungs of different size, a heart on one side and a spine behind. Its edges are as soft as a voxel.
 
     Args:
         size: voxels a side.

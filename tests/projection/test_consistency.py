@@ -75,7 +75,7 @@ def test_rotated_views_agree_in_the_planes_of_their_own_geometry(angles: tuple):
 
 
 def test_the_central_plane_of_a_ball_has_the_integral_of_its_formula():
-    """The integral of a / r over a disc of radius R whose middle is d from the baseline is 2 pi a (d - sqrt(d² - R²))."""
+    """Of a / r over a disc of radius R, its middle d from the baseline, the integral is 2 pi a (d - sqrt(d² - R²))."""
     radius_mm, attenuation, size = 90.0, 0.02, 128
     side = (torch.arange(size) + 0.5) * GEOMETRY.fov_mm / size - GEOMETRY.fov_mm / 2
     x, y, z = torch.meshgrid(side, side, side, indexing="ij")

@@ -21,7 +21,7 @@ from phantoms import phantom
 from scripts import BiplanarGeometry, SaveReconstructiond
 from scripts.io.image_writer import cube_affine
 from scripts.radiographs.calibration import CALIBRATION_KEY, CalibratedPair, Consistency, PairCalibration
-from scripts.radiographs.placed_radiograph import Presentation
+from scripts.radiographs.characteristic_curve import CharacteristicCurve
 from scripts.reporting.calibration_figure import calibration_figure
 
 GEOMETRY = BiplanarGeometry(detector_pixels=48)
@@ -39,7 +39,11 @@ def calibrated(seen: slice = slice(4, 44)) -> CalibratedPair:
         np.linspace(-150, 150, 21), np.stack([1.04 * np.ones(21), lateral]), (np.arange(21) >= 6).astype(float)
     )
     found = PairCalibration(
-        (Presentation(6.71, 0.083, 1.37), Presentation(8.29, -0.021, 0.74)), (1.031, 0.967), -12.3, 0.43, 40.0
+        (CharacteristicCurve(6.71, 0.083, 1.37), CharacteristicCurve(8.29, -0.021, 0.74)),
+        (1.031, 0.967),
+        -12.3,
+        0.43,
+        40.0,
     )
     values = np.broadcast_to(np.linspace(0, 6, 48), (2, 48, 48)).copy()
     sentences = ((CONTRADICTION,), ("Views PA and LL.",), (CONTRADICTION, FLAG))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 VIEWS = 2
+"""Frontal and lateral."""
 COUNT = 61
 """Planes: with twice as many, the figures of a projected CT stay the same."""
 

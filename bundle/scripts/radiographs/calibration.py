@@ -222,9 +222,9 @@ class CalibratedPair:
 def pair_of_content(content: Mapping[str, Any], line_integrals: np.ndarray, seen: np.ndarray) -> CalibratedPair:
     """The inverse of :meth:`CalibratedPair.as_content`, up to what that rounds."""
     frontal, lateral = (content[view] for view in XRAY_KEYS)
-    presentations = tuple(Presentation(each["scale"], each["floor"], each["gamma"]) for each in (frontal, lateral))
+    curves = tuple(CharacteristicCurve(each["scale"], each["floor"], each["gamma"]) for each in (frontal, lateral))
     calibration = PairCalibration(
-        presentations,
+        curves,
         (frontal["size"], lateral["size"]),
         content["lateral_lower_by_mm"],
         content["scatter_to_primary"],

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 SMOOTHNESS = 1.0
-"""Standard deviation of a blur over the planes."""
+"""Standard deviation of a blur over the planes, in planes."""
 LARGEST = 0.4
-"""Of the logarithm that is shared out."""
+"""Of the logarithm of one view's integral over the other's that is shared out, half of it to each view."""
 LEAST_INTEGRAL = 0.02
+"""Less than this in both views, some millimetres of water, is no difference."""
 LEAST_WEIGHT = 0.02
-"""Of a plane: where radiographs cut the body, neighbouring planes decide."""
+"""
+Of a plane: where radiographs cut the body, neighbouring planes decide, as far as the blur reaches; where more planes
+than that are cut, their own difference is shared out, up to :data:`LARGEST`.
+"""
 
 
 def shares(

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 CUT_MM = 25.0
 """Where the mass of a body that is cut has fallen to 1/e."""
 SKIN_MM = 6.0
-"""The same where a border touches the skin; also in what the network is given, which puts more into the volume's sides."""
+"""
+The same where a border touches the skin; also in what the network is given, which puts more into the volume's sides.
+"""
 AIR_INTEGRAL = 0.3
 """What is less, beyond a border, is the haze of air, and does not go on."""
 

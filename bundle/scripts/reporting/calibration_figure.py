@@ -169,7 +169,7 @@ def _largest(consistency: Consistency, values: np.ndarray) -> float:
 
 def _show_numbers(place: Axes, pair: CalibratedPair) -> None:
     found, consistency = pair.calibration, pair.consistency
-    frontal, lateral = found.presentations
+    frontal, lateral = found.curves
     scatter = f"{found.scatter_ratio:.2f}, blurred by {found.scatter_width_mm:.0f} mm"
     lower = "lower" if found.shift_mm >= 0 else "higher"
     by_view = [
