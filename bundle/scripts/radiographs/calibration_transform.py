@@ -51,7 +51,9 @@ class CalibratePaird(Transform):
         flags = appearance_flags(dict(zip(XRAY_KEYS, pair))) + calibration_flags(found)
         if flags:
             warnings.warn(
-                f"{pair[0].path}: field 'frontal', with field 'lateral': {' '.join(flags)} Do not rely on the reconstruction."
+                f"{pair[0].path}: field 'frontal', with field 'lateral': {' '.join(flags)} Do not rely on the "
+                f"reconstruction.",
+                stacklevel=2,
             )
         found = replace(found, flags=tuple(flags))
         xrays = torch.from_numpy(found.line_integrals / self.xray_scale).float()

@@ -97,8 +97,8 @@ class PrepareXraysd(MapTransform):
     Brings radiographs to the detector's pixels and the model's scale: `(1, P, P)`.
 
     Line integrals, also those of transmission images, are divided by `xray_scale`. Presentation images are
-    uncalibrated: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`. What
-    :class:`~scripts.CalibratePaird` has brought there is left as it is.
+    uncalibrated: their `percentiles`, of what is left when the borders are cropped, are brought to `standard_range`.
+    What :class:`~scripts.CalibratePaird` has brought there is left as it is.
 
     Args:
         keys: `frontal`, `lateral` or both, each a :class:`~scripts.io.radiograph.Radiograph`.

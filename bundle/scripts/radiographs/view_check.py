@@ -77,8 +77,9 @@ def as_it_looks(field: str, radiograph: Radiograph) -> Radiograph:
     if not done:
         return radiograph
     warnings.warn(
-        f"{radiograph.path}: field '{field}': nothing says how it is stored, and by its image it is {' and '.join(done)} here. Look at the "
-        f"preview; declare radiograph_orientation, or export DICOM, if that is wrong."
+        f"{radiograph.path}: field '{field}': nothing says how it is stored, and by its image it is "
+        f"{' and '.join(done)} here. Look at the preview; export DICOM, which says how it lies, if that is wrong.",
+        stacklevel=2,
     )
     return replace(radiograph, image=np.ascontiguousarray(image), exposed=np.ascontiguousarray(exposed))
 
