@@ -240,8 +240,11 @@ def pair_of_content(content: Mapping[str, Any], line_integrals: np.ndarray, seen
 
 
 def needs_calibration(radiographs: Sequence[Radiograph]) -> bool:
-    """Whether one of them has no absolute scale, or no known size."""
-    return any(each.scale == "presentation" or each.pixel_mm is None for each in radiographs)
+    """
+    Whether one of them has no known size. Presentation images of known size are not better off than by their
+    percentiles, see `benchmarks/calibration.md` of the repository.
+    """
+    return any(each.pixel_mm is None for each in radiographs)
 
 
 def calibrate_pair(

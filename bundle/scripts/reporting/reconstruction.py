@@ -94,7 +94,7 @@ class SaveReconstructiond(Transform):
     Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
     `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
     the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. One with
-    `pair_calibration`, whose radiographs have no scale or size of their own, gets `calibration.json`, what was found
+    `pair_calibration`, whose radiographs have no size of their own, gets `calibration.json`, what was found
     and by what evidence, and `calibration.png`, its figure, which the page shows as well. Preview and page show a
     record's `note`. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is
     whole, so that two patients never lie side by side.
