@@ -95,6 +95,8 @@ def infer(arguments: argparse.Namespace) -> None:
     asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
     if arguments.weights.with_name(f"{arguments.weights.stem}_familiarity.json").is_file():
         asked["familiarity"] = "True"
+    if arguments.weights.with_name(f"{arguments.weights.stem}_projections.json").is_file():
+        asked["calibration"] = "True"
     run_workflow(
         "run",
         [places.CONFIGS / "inference.json", *sidecar_overlay(arguments.weights)],

@@ -38,7 +38,7 @@ from .evaluation.out_of_distribution import DetectOutOfDistributiond
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
 from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
 from .evaluation.x2ct_protocol import X2CTReport
-from .io import former_ids, sidecar
+from .io import former_ids
 from .io.dicom_ct_writer import read_identification, write_ct_series
 from .io.radiograph import Radiograph
 from .io.radiograph_reader import read_radiograph
@@ -194,7 +194,6 @@ __all__ = [
     "resume",
     "shape_registration",
     "shapes",
-    "sidecar",
     "sidecar_path",
     "structural_similarity",
     "tensorboard",

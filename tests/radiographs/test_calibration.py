@@ -142,9 +142,9 @@ def test_a_lateral_spacing_of_15_per_cent_too_much_is_named():
 
 @pytest.mark.parametrize("spacings", [(SPACING, SPACING), (SPACING, None), (None, SPACING)])
 @pytest.mark.parametrize("scales", [(a, b) for a in KINDS for b in KINDS])
-def test_radiographs_with_a_unit_and_a_size_need_no_calibration(scales: tuple[str, str], spacings: tuple):
+def test_radiographs_of_known_size_need_no_calibration(scales: tuple[str, str], spacings: tuple):
     pair = [radiograph(*each) for each in zip(XRAY_KEYS, truth(), scales, spacings)]
-    assert needs_calibration(pair) == ("presentation" in scales or None in spacings)
+    assert needs_calibration(pair) == (None in spacings)
 
 
 # Statistics

@@ -72,7 +72,7 @@ def test_radiographs_that_are_what_they_are_named_pass_without_a_word(radiograph
         ("frontal", "frontal", "both look frontal"),
         ("lateral", "frontal", "the two look swapped"),
         ("turned", "frontal", "the two look swapped"),
-        ("frontal", "turned", "seems to face the other way"),
+        ("frontal", "turned", "by its image it is mirrored"),
     ],
 )
 def test_radiographs_that_are_not_what_they_are_named_are_told(

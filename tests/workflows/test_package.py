@@ -107,7 +107,7 @@ def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, b
     assert names == sorted(names)
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "bundle"]
     kept = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
-    of_other_weights = (".pt", ".pth", "model_familiarity.json", "model_uncertainty.json")
+    of_other_weights = (".pt", ".pth", "model_familiarity.json", "model_uncertainty.json", "model_projections.json")
     kept = [name.replace("bundle", NAME, 1) for name in kept if not name.endswith(of_other_weights)]
     assert names == sorted([*kept, f"{NAME}/models/model.pt"])
     assert f"Excluded, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out

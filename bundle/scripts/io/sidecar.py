@@ -31,11 +31,6 @@ def sidecar_path(weights: str, name: str) -> str:
     return f"{os.path.splitext(weights)[0]}_{name}.json"
 
 
-def is_beside(weights: str, name: str) -> bool:
-    """Whether the numbers of this name lie beside a file of weights."""
-    return os.path.isfile(sidecar_path(weights, name))
-
-
 def write_sidecar(path: str, weights: str, content: dict[str, Any]) -> None:
     """
     Writes the numbers with the SHA-256 of the weights that they belong to.
