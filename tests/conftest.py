@@ -84,7 +84,14 @@ def awaken() -> Callable[[torch.nn.Module], torch.nn.Module]:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the bundle with the sizes of :data:`OVERLAY` in its own configs, and random weights that fit them."""
     folder = tmp_path_factory.mktemp("tiny") / "biplanar_xray_ct_reconstruction"
-    of_other_weights = ("*.pt", "*.pth", "model_familiarity.json", "model_uncertainty.json", "model_views.json")
+    of_other_weights = (
+        "*.pt",
+        "*.pth",
+        "model_familiarity.json",
+        "model_uncertainty.json",
+        "model_projections.json",
+        "model_views.json",
+    )
     shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("__pycache__", *of_other_weights))
     shapes = {"inputs#image": [128, 128], "outputs#pred": [64, 64, 64]}
     formats = {f"network_data_format#{name}#spatial_shape": shape for name, shape in shapes.items()}

@@ -210,7 +210,7 @@ def test_the_json_files_of_the_weights_go_with_them(packed, bundle: Path, sideca
     assert not in_archive & set(zipfile.ZipFile(without).namelist())
 
 
-@pytest.mark.parametrize("name", ["familiarity", "uncertainty", "views"])
+@pytest.mark.parametrize("name", ["familiarity", "projections", "uncertainty", "views"])
 def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: str, tmp_path: Path):
     write_sidecar(str(bundle / "models" / f"model_{name}.json"), str(bundle / "LICENSE"), {})
     with pytest.raises(CheckpointError, match=f"model_{name}.json.*other weights"):
