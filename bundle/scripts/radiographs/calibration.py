@@ -54,6 +54,7 @@ TYPICAL = 0.5
 GAMMA = (0.1, 0.4)
 """Mean and standard deviation of the logarithm of a gamma."""
 SHIFT_UNIT_MM = 50.0
+"""Shift of 1, so that all parameters are of like size."""
 STEP = 0.05
 """Of a parameter's standard deviation, for differences."""
 STARTS = {
@@ -64,6 +65,7 @@ STARTS = {
 WIDTHS_MM = (20.0, 40.0, 80.0)
 """Of the scatter's blur, from which the fit starts anew."""
 EVALUATIONS = {"start": 5, "width": 10, "end": 20}
+"""Most steps of the fit from each start, from the best two with each width, and at the end."""
 CONTRADICTION = 8.0
 """Half of the sum of squares that what a file says may cost before it is called contradicted: four deviations."""
 NAMES = (

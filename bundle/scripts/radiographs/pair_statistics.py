@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of the values in the body."""
 WATER_LEVELS = (0.5, 0.85)
+"""Quantiles over the rows: a usual one, and one of those with little lung."""
 ALONG_RAYS = {"frontal": "depth", "lateral": "width"}
 """Which of the body's extents the rays of a view run along."""
 FIGURES = (
@@ -37,6 +39,7 @@ EDGE_INTEGRAL, EDGE_SOFTNESS = 0.24, 0.08
 REACH_MM = 170.0
 """From the middle, along the body: what is compared; further rows are the ends of the volume."""
 LEAST_ROWS, LEAST_PIXELS, LEAST_CHORD_MM = 10, 200, 80.0
+"""Fewer rows or pixels of the body say nothing; a narrower row is none of a trunk."""
 MIN_PAIRS = 2 * len(FIGURES)
 SHOWN_PIXELS = 96
 """Of the detector on which the figures of known pairs are taken: 5 mm a side, as where radiographs are fitted."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NOMINAL_SIDE = 0.8
 """Fraction of the detector's side that the longer side of a radiograph of unknown size is first taken to span."""
 RANGE_PERCENTILES = (0.1, 99.9)
+"""Of the exposed values, which are normalised to 0 and 1: letters and dead pixels are beyond."""
 MARGIN_MM = 3.0
 """At the borders of what is exposed: compression, resampling and collimators blur them."""
 BODY_FRACTION = 0.1
