@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write_datalist(dataset_dir: Path, split: Path, folder: Path) -> None:
     """The split, its paths whole."""
-    sections = json.loads(split.readwith_interval(encoding="utf-8"))
+    sections = json.loads(split.read_text(encoding="utf-8"))
     named = {
         section: [record | {"ct": str(dataset_dir / record["ct"])} for record in records]
         for section, records in sections.items()
@@ -82,7 +82,7 @@ def trained(variant: str, seed: int, output: Path, options: argparse.Namespace) 
             weights = folder / f"stage{stage}_best.pth"
             chosen = {"stage": str(stage), "test_section": options.section, "written_cases": "0"}
             run_evaluation(output / "data", scores, weights, computing, **chosen)
-        epochs = [json.loads(line) for line in (folder / f"stage{stage}_epochs.jsonl").readwith_interval().splitlines()]
+        epochs = [json.loads(line) for line in (folder / f"stage{stage}_epochs.jsonl").read_text().splitlines()]
         steps = epochs[-1]["step"]
         with open(scores / "metrics.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -47,6 +47,19 @@ def test_a_stage_is_trained_with_other_bodies_and_compared_with_the_upsampled_on
     assert [row for row in again if row[0] == "2"] == [row for row in rows if row[0] == "2"]
 
 
+def test_the_datalist_is_the_split_with_whole_paths(tmp_path: Path):
+    split = {
+        "training": [{"ct": "a.nii.gz", "licence": "CC0"}],
+        "test": [{"ct": "b.nii.gz"}],
+        "collections": {"c": "d"},
+    }
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    refining.write_datalist(Path("/data"), tmp_path / "split.json", tmp_path / "made")
+    training = [{"ct": str(Path("/data/a.nii.gz")), "licence": "CC0"}]
+    whole = split | {"training": training, "test": [{"ct": str(Path("/data/b.nii.gz"))}]}
+    assert json.loads((tmp_path / "made" / "datalist.json").read_text()) == whole
+
+
 def test_gains_are_those_of_each_patient_over_the_seeds(capsys):
     def run(seed: int, variant: str, psnr: dict[str, float]) -> dict:
         values = {"upsampled stage 1": {"a": 20.0, "b": 22.0}, "stage 2": psnr}
