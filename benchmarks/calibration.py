@@ -32,6 +32,7 @@ from scripts.radiographs.calibration import calibrate_pair
 from scripts.radiographs.pair_statistics import PairStatistics, figures_of_parts, statistics_of
 from scripts.radiographs.scatter import with_scatter
 from scripts.radiographs.transforms import PrepareXraysd
+from scripts.training.checkpoints import read_checkpoint
 from table import Table
 
 SHOWN = 0.06
@@ -170,8 +171,7 @@ def plain(volume: torch.Tensor) -> torch.Tensor:
 def _network(config: ConfigParser) -> Callable[[np.ndarray], torch.Tensor]:
     network = config.get_parsed_content("network_def")
     path = ROOT / "bundle" / "models" / "stage1_best.pth"
-    state = torch.load(path, weights_only=True)
-    network.up_to(1).load_state_dict(state.get("model", state))
+    network.up_to(1).load_state_dict(read_checkpoint(str(path)))
     network.eval()
 
     @torch.no_grad()

@@ -93,10 +93,9 @@ def infer(arguments: argparse.Namespace) -> None:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     check_weights(arguments.weights)
     asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
-    if arguments.weights.with_name(f"{arguments.weights.stem}_familiarity.json").is_file():
-        asked["familiarity"] = "True"
-    if arguments.weights.with_name(f"{arguments.weights.stem}_projections.json").is_file():
-        asked["calibration"] = "True"
+    for name, sidecar in {"familiarity": "familiarity", "calibration": "projections"}.items():
+        if arguments.weights.with_name(f"{arguments.weights.stem}_{sidecar}.json").is_file():
+            asked[name] = "True"
     run_workflow(
         "run",
         [places.CONFIGS / "inference.json", *sidecar_overlay(arguments.weights)],

@@ -53,6 +53,10 @@ TYPICAL = 0.5
 """What a deviation of the figures counts: a dozen patients say less of others than their covariance has it."""
 GAMMA = (0.1, 0.4)
 """Mean and standard deviation of the logarithm of a gamma."""
+RELATIVE_SIZE = 0.08
+"""Standard deviation of the logarithm of the lateral radiograph's size over the frontal one's."""
+COMMON_SIZE = 0.05
+"""Mean and standard deviation of the logarithm of both sizes over the nominal ones: radiographs are a little larger."""
 SHIFT_UNIT_MM = 50.0
 """Shift of 1, so that all parameters are of like size."""
 STEP = 0.05
@@ -60,8 +64,9 @@ STEP = 0.05
 STARTS = {
     "relative size": (-0.1, 0.1),
     "shift": (-0.4, 0.4),
+    "scatter": (0.02,),
 }
-"""Every combination of what is free of these is a start: the fit has several minima."""
+"""Every combination of what is free of these is a start: the fit has several minima. All else starts at its mean."""
 WIDTHS_MM = (20.0, 40.0, 80.0)
 """Of the scatter's blur, from which the fit starts anew."""
 EVALUATIONS = {"start": 5, "width": 10, "end": 20}
@@ -143,7 +148,7 @@ class Consistency:
     Attributes:
         heights_mm: where each plane crosses the middle of the body.
         integrals: of each view and plane, `(2, K)`, dimensionless.
-        weights: of each plane: 1 where neither radiograph cuts the body, less the more lies beyond their borders.
+        weights: of each plane: 1 where neither radiograph cuts the body, less the more of the body their borders cut.
     """
 
     heights_mm: np.ndarray
@@ -315,9 +320,9 @@ def _priors(
             deviation = 0.5 if radiograph.scale == "presentation" else 0.0
             priors[f"{view} {name}"] = Prior(usual, deviation, usual - 2, usual + 2)
     known = [radiograph.pixel_mm is not None for radiograph in radiographs]
-    size = 0.0 if any(known) else 0.05
+    size = 0.0 if any(known) else COMMON_SIZE
     return priors | {
-        "relative size": Prior(0.0, 0.0 if all(known) else 0.08, -0.4, 0.4),
+        "relative size": Prior(0.0, 0.0 if all(known) else RELATIVE_SIZE, -0.4, 0.4),
         "shift": Prior(0.0, 0.4, -2.0, 2.0),
         "size": Prior(size, size, -0.3, 0.3),
         "scatter": Prior(0.0, 0.3, 0.0, 1.5),
@@ -349,7 +354,7 @@ class _Fit:
         names = [name for name in STARTS if name in self.free]
         found = []
         for values in product(*(STARTS[name] for name in names)):
-            start = dict(zip(self.free, self.means)) | {"scatter": 0.02} | dict(zip(names, values))
+            start = dict(zip(self.free, self.means)) | dict(zip(names, values))
             found.append(np.array([start[name] for name in self.free]))
         return found
 
@@ -435,13 +440,10 @@ class _Fit:
 
     def contradictions(self, best: OptimizeResult, width_mm: float) -> tuple[str, ...]:
         """What of the sizes that the files say a fit without them finds otherwise, at a lower cost."""
-        said = {
-            name: replace(self.priors[name], deviation=0.08) for name in ("relative size",) if name not in self.free
-        }
-        if not said:
+        if "relative size" in self.free:
             return ()
         kept, weights, whole = self.priors, self.weights, self.whole
-        self._set_priors(kept | said)
+        self._set_priors(kept | {"relative size": replace(kept["relative size"], deviation=RELATIVE_SIZE)})
         start = dict(zip([name for name in NAMES if kept[name].deviation > 0], best.x))
         freed = self.run(np.array([start.get(name, 0.0) for name in self.free]), width_mm, EVALUATIONS["width"])
         relative = exp(dict(zip(self.free, freed.x))["relative size"])

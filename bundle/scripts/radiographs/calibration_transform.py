@@ -21,9 +21,9 @@ from .transforms import GEOMETRY_KEY
 
 class CalibratePaird(Transform):
     """
-    Brings two radiographs, of which one has no known size, to the detector's pixels and the
-    model's scale, each `(1, P, P)`, as :func:`~scripts.radiographs.calibration.calibrate_pair` finds them, and adds the
-    record's `pair_calibration`. A record without such a pair is left as it is, for :class:`~scripts.PrepareXraysd`.
+    Brings two radiographs, of which one has no known size, to the detector's pixels and the model's scale, each
+    `(1, P, P)`, as :func:`~scripts.radiographs.calibration.calibrate_pair` finds them, and adds the record's
+    `pair_calibration`. A record without such a pair is left as it is, for :class:`~scripts.PrepareXraysd`.
 
     Args:
         path: a sidecar that `calibration.json` wrote for these weights.

@@ -47,7 +47,7 @@ class PlacedRadiograph:
         area = exposed_area(radiograph)
         mask = np.zeros_like(radiograph.exposed)
         mask[area] = radiograph.exposed[area]
-        self.scale, self.geometry = radiograph.scale, geometry
+        self.geometry = geometry
         self.low, self.high = np.percentile(radiograph.image[mask], RANGE_PERCENTILES)
         normalised = np.clip(self.normalised(radiograph.image), -0.5, 1.5)
         filled = np.where(mask, normalised, np.median(normalised[mask]))

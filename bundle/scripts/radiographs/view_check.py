@@ -1,7 +1,6 @@
 """
 View check: whether radiographs look like what their fields, tags and declared orientation say of them, for a warning.
-Nothing is rotated or swapped for it; what nobody declared is inverted or
-mirrored where the image leaves no doubt.
+Nothing is rotated or swapped for it; what nobody declared is inverted or mirrored where the image leaves no doubt.
 """
 
 from __future__ import annotations
