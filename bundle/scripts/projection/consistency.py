@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 VIEWS = 2
 """Frontal and lateral."""
 COUNT = 61
-"""Planes: with twice as many, the figures of a projected CT stay the same."""
+"""Planes: twice as many say the same of a projected CT, within a twentieth."""
 
 
 class EpipolarPlanes:

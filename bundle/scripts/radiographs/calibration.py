@@ -35,7 +35,7 @@ Field of a record, which a batch can hold: the `content` of a :class:`Calibrated
 DETECTOR = 1.25
 """Side of the detector that is fitted on, over the geometry's: nothing of a radiograph is beyond it."""
 PIXEL_MM, PLANES = 5.0, 45
-"""Its pixels, and the planes that are compared: with half of the pixels' side the found scales differ by 1 %."""
+"""Its pixels, and the planes that are compared: coarse, since the fit reads them hundreds of times."""
 SHARED_PIXEL_MM, SHARED_PLANES = 2.5, 161
 """The same, where the difference that is left is shared out."""
 CONSISTENCY = (0.004, 0.03)
