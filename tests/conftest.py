@@ -18,10 +18,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from monai.bundle import ConfigParser  # noqa: E402
+from monai.transforms import Compose, Orientationd  # noqa: E402
 
 from bundle_runs import OVERLAY, ROOT, bundle_run, network_of, next_line, pasted, stage_configs  # noqa: E402
 from phantoms import write_phantoms  # noqa: E402
-from scripts import BiplanarGeometry, ImagingModel, ProgressiveCascadeModel  # noqa: E402
+from scripts import (  # noqa: E402
+    BiplanarGeometry,
+    ImagingModel,
+    LoadCTd,
+    ProgressiveCascadeModel,
+    ResampleToCubed,
+    demo_ct,
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +45,13 @@ def seed() -> None:
 def geometry() -> BiplanarGeometry:
     """The default acquisition geometry read out with 128 pixels: a cascade of 16, 32 and 64 voxels."""
     return BiplanarGeometry(detector_pixels=128)
+
+
+@pytest.fixture(scope="session")
+def chest_hu() -> torch.Tensor:
+    """A real chest, `(1, 64, 64, 64)`, in a field of view of 360 mm."""
+    load = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 64, 360.0)])
+    return load({"ct": demo_ct()})["ct"].as_tensor()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from bundle_runs import read_configs, stage_configs
 from ct_series_files import write_series
 from phantoms import phantom
 from radiograph_files import LATERAL, write_dicom
-from scripts import InputError
+from scripts import InputError, hu_to_attenuation, project
 from scripts.data.datalist_check import Problem, check_records, print_problems, training_transforms
 from scripts.datalist import main
 from scripts.io.image_writer import cube_affine, write_ct, write_projection
@@ -59,8 +59,10 @@ def test_the_check_loads_what_training_trains_on(folder: Path, transform: Compos
         assert torch.equal(torch.as_tensor(checked[key]), torch.as_tensor(trained[key]))
 
 
-def test_a_clean_datalist_has_no_problems(folder: Path, transform: Compose, capsys):
-    radiographs = {"frontal": "radiograph.nii.gz", "lateral": "radiograph.nii.gz"}
+def test_a_clean_datalist_has_no_problems(folder: Path, transform: Compose, geometry, chest_hu: torch.Tensor, capsys):
+    radiographs = {"frontal": "frontal.nii.gz", "lateral": "lateral.nii.gz"}
+    for name, xray in zip(radiographs.values(), project(hu_to_attenuation(chest_hu[None]), geometry)[0]):
+        write_projection(str(folder / name), xray, geometry.pixel_mm)
     found = check(
         folder, transform, training=[CT, {**OTHERS[0], **radiographs}], validation=[OTHERS[1]], test=[OTHERS[2]]
     )

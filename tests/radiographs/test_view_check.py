@@ -8,17 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, Orientationd
 from PIL import Image
 
 from radiograph_files import LATERAL, write_line_integrals
 from scripts import (
     BiplanarGeometry,
-    LoadCTd,
     LoadRadiographsd,
     PrepareXraysd,
-    ResampleToCubed,
-    demo_ct,
     hu_to_attenuation,
     project,
 )
@@ -31,10 +27,9 @@ GEOMETRY = BiplanarGeometry(detector_pixels=128)
 
 
 @pytest.fixture(scope="module")
-def chest() -> torch.Tensor:
+def chest(chest_hu: torch.Tensor) -> torch.Tensor:
     """Attenuation of a real chest, `(1, 1, 64, 64, 64)`."""
-    load = Compose([LoadCTd("ct"), Orientationd("ct", "RAS", labels=None), ResampleToCubed("ct", 64, GEOMETRY.fov_mm)])
-    return hu_to_attenuation(load({"ct": demo_ct()})["ct"].as_tensor()[None])
+    return hu_to_attenuation(chest_hu[None])
 
 
 @pytest.fixture(scope="module", params=[("PA", "LL"), ("AP", "RL")])
