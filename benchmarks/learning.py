@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from time import perf_counter, process_time
 from typing import Any
 
@@ -67,6 +67,8 @@ CASCADES: dict[str, dict[str, Any]] = {
     "former_and_schedule": {name: value for name, value in FORMER.items() if name not in SCHEDULE},
     "former_and_shapes": {name: value for name, value in FORMER.items() if name != "shapes_dir"},
     "former_and_views": {name: value for name, value in FORMER.items() if name not in VIEWS},
+    "without_shapes": {"shapes_dir": None},
+    "without_views": {"augment_geometry": None},
     "without_vit": {"network_def#attention": "none"},
     "without_features": {"network_def#evidence": ["xrays", "positions", "reprojection"]},
     "without_xrays": {"network_def#evidence": ["features", "positions", "reprojection"]},
@@ -86,6 +88,7 @@ SEEN = "seen"
 OTHER_VIEWS = (("PA", "RL"), ("AP", "LL"), ("AP", "RL"))
 COLUMNS = {"method": 20, "runs": 5, "steps": 6, "s/step": 6}
 MEAN_DRAWS = 32
+WARMING_STEPS, TIMED_STEPS = 2, 8
 SEEN_DEFORMATIONS = 2
 
 Predict = Callable[[Record], torch.Tensor]
@@ -110,10 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not _is_done(_result(options, fold, method, seed), method, options)
     ]
     loaded = [*CacheDataset(records, configuration(options).get_parsed_content("load"), progress=False)] * bool(missing)
+    step_seconds = timed_steps({method for _, _, method in missing}.difference(UNTRAINED), loaded, folds[0], options)
     for fold, seed, method in missing:
         named = "; ".join(f"{group}: {', '.join(sorted(patients))}" for group, patients in folds[fold].items())
         print(f"fold {fold}, seed {seed}, {method}: {named}", flush=True)
-        result = run(method, seed, loaded, folds[fold], options)
+        result = run(method, seed, loaded, folds[fold], options, step_seconds.get(method))
         kept = {"method": method, "fold": fold, "seed": seed, **_settings(method, options), **result}
         write_json(str(_result(options, fold, method, seed)), kept)
     results = {
@@ -155,11 +159,37 @@ def configuration(options: argparse.Namespace, method: str = "stage1") -> Config
     return config
 
 
+def timed_steps(
+    methods: Iterable[str], loaded: Sequence[Record], unseen: Mapping[str, set[str]], options: argparse.Namespace
+) -> dict[str, float]:
+    """
+    The seconds of a training step of each method, measured one after the other before anything is trained, and kept
+    beside the results: they say how many steps the minutes are, whatever else the machine does afterwards.
+    """
+    path = options.output / "seconds_per_step.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    all_unseen = set().union(*unseen.values())
+    for method in sorted(set(methods).difference(known)):
+        config = configuration(options, method)
+        seen = [record for record in loaded if record["group"] not in all_unseen]
+        clock = StepClock(WARMING_STEPS + TIMED_STEPS, f"{method}, timed")
+        train(method, 0, config, training_samples(config, seen, options), options, clock)
+        known[method] = median(clock.seconds[WARMING_STEPS:])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(str(path), known)
+    return known
+
+
 def run(
-    method: str, seed: int, loaded: Sequence[Record], unseen: Mapping[str, set[str]], options: argparse.Namespace
+    method: str,
+    seed: int,
+    loaded: Sequence[Record],
+    unseen: Mapping[str, set[str]],
+    options: argparse.Namespace,
+    step_seconds: float | None = None,
 ) -> dict[str, Any]:
     """
-    Trains a method on all but these patients and scores it.
+    Trains a method on all but these patients, for as many steps as the minutes hold, and scores it.
 
     Returns:
         Steps, seconds a step, and for each group of unseen patients, in the nominal views and in others, and for unseen
@@ -176,7 +206,9 @@ def run(
     elif method == "nearest":
         predict, effort = _nearest([as_it_is(record)["ct"][None] for record in training.records]), {}
     else:
-        predict, effort = train(method, seed, config, training, options)
+        clock = StepClock(max(1, round(60 * options.minutes / step_seconds)), method)
+        predict = train(method, seed, config, training, options, clock)
+        effort = {"steps": clock.steps, "seconds_per_step": step_seconds}
     patients = {
         group: [record for record in loaded if record["group"] in patients] for group, patients in unseen.items()
     }
@@ -203,12 +235,16 @@ def training_samples(config: ConfigParser, seen: Sequence[Record], options: argp
 
 
 def train(
-    method: str, seed: int, config: ConfigParser, training: DeformedPatients, options: argparse.Namespace
-) -> tuple[Predict, dict[str, float]]:
-    """The trained network, or the moving average of its weights, and what it took."""
+    method: str,
+    seed: int,
+    config: ConfigParser,
+    training: DeformedPatients,
+    options: argparse.Namespace,
+    clock: StepClock,
+) -> Predict:
+    """The network, or the moving average of its weights, when the clock ends the training."""
     torch.manual_seed(seed)
     network = build(method, config)
-    clock = StepClock(60 * options.minutes, method)
     optimizer = configured_optimizer(network, config)
     imaging = config.get_parsed_content("imaging")
     trainer = SupervisedTrainer(
@@ -226,7 +262,7 @@ def train(
 
     def set_rate() -> None:
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * schedule(clock.seconds / clock.limit)
+            group["lr"] = options.learning_rate * schedule(clock.steps / clock.limit)
 
     trainer.add_event_handler(Events.ITERATION_STARTED, set_rate)
     average = None
@@ -236,7 +272,7 @@ def train(
     clock.attach(trainer)
     trainer.run()
     trained = network if average is None else average.ema_model
-    return partial(_predict, trained.eval()), {"steps": clock.steps, "seconds_per_step": clock.seconds / clock.steps}
+    return partial(_predict, trained.eval())
 
 
 def build(method: str, config: ConfigParser) -> nn.Module:
@@ -274,19 +310,25 @@ class Sample:
 
 class StepClock:
     """
-    Ends a training when its steps have taken so long; loading, deforming and projecting, which are the same for every
-    method, do not count. The clock is the process's CPU time over the number of its threads, which other load does not
-    lengthen. Prints a line a minute.
+    Ends a training after so many steps and times each by the process's CPU time over the number of its threads, without
+    what comes between them: loading, deforming and projecting, which are the same for every method. Prints a line a
+    minute.
 
     Args:
-        limit: seconds.
+        limit: steps.
         name: what the lines begin with.
     """
 
-    def __init__(self, limit: float, name: str) -> None:
-        self.limit, self.name, self.seconds, self.steps = limit, name, 0.0, 0
+    def __init__(self, limit: int, name: str) -> None:
+        self.limit, self.name = limit, name
+        self.seconds: list[float] = []
         self.threads = torch.get_num_threads()
         self.started, self.printed = process_time(), perf_counter()
+
+    @property
+    def steps(self) -> int:
+        """How many are done."""
+        return len(self.seconds)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
@@ -296,15 +338,12 @@ class StepClock:
         self.started = process_time()
 
     def _stop(self, engine: Engine) -> None:
-        now = perf_counter()
-        self.seconds += (process_time() - self.started) / self.threads
-        self.steps += 1
-        if now - self.printed > 60:
-            self.printed = now
+        self.seconds.append((process_time() - self.started) / self.threads)
+        if perf_counter() - self.printed > 60:
+            self.printed = perf_counter()
             loss = engine.state.output["loss"].item()
-            spent = f"{self.seconds:.0f} of {self.limit:.0f} s"
-            print(f"  {self.name}: {spent}, {self.steps} steps, loss {loss:.4f}", flush=True)
-        if self.seconds >= self.limit:
+            print(f"  {self.name}: {self.steps} of {self.limit} steps, loss {loss:.4f}", flush=True)
+        if self.steps >= self.limit:
             engine.terminate()
 
 
