@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .from_bundle import measurement_table
+
 SUMMARY_COLUMNS = {"ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1, "false_energy_body": 2}
 """Decimal places of the scores next to the PSNR."""
 
@@ -19,6 +21,18 @@ def print_summary(summary: list[dict]) -> None:
         "PSNR: 3-D, whole volume, data range the HU window, mean (95 % interval over patients); "
         "the X2CT convention reads higher. false: energy of what is sharp in the body and not in the ground truth."
     )
+
+
+def print_measurements(content: dict) -> None:
+    """The measurements of a volume as on its page, and what they are worth."""
+    table = measurement_table.measurement_table(content)
+    lines = [list(table.rows[0]), *(list(row.values()) for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    print()
+    for first, *others in lines:
+        cells = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:-1]))
+        print("  ".join([f"{first:<{widths[0]}}", *cells, others[-1]]).rstrip())
+    print("\n".join(table.notes))
 
 
 def print_protocol(summary: list[dict]) -> None:

@@ -15,7 +15,7 @@ from .failures import LaunchError
 from .from_bundle import config_text
 from .overlays import checked_overlay
 from .processes import launch_line, run
-from .tables import formatted, print_protocol, print_robustness, print_summary
+from .tables import formatted, print_measurements, print_protocol, print_robustness, print_summary
 from .training import demo_dataset, train_stages, write_atlas
 from .weights import check_weights, sidecar_overlay
 from .workflows import run_script, run_workflow
@@ -107,7 +107,8 @@ def infer(arguments: argparse.Namespace) -> None:
         output_dir=arguments.output,
         **asked,
     )
-    written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html"]
+    print_measurements(json.loads((arguments.output / "measurements.json").read_text(encoding="utf-8")))
+    written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html", "measurements.json"]
     written += ["uncertainty.nii.gz", "uncertainty.json"] if arguments.uncertainty else []
     written += ["familiarity.json"] if "familiarity" in asked else []
     written += [name for name in ("calibration.json", "calibration.png") if (arguments.output / name).is_file()]

@@ -34,6 +34,7 @@ from .evaluation import (
 from .evaluation.anatomy_baselines import AnatomyBaselines
 from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
+from .evaluation.measured_volume import MeasureVolumed
 from .evaluation.out_of_distribution import DetectOutOfDistributiond
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
 from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
@@ -120,6 +121,7 @@ __all__ = [
     "LoadRadiographsd",
     "LoadShapesd",
     "LossReport",
+    "MeasureVolumed",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
     "MuonWithAdamW",

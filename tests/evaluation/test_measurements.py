@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 from chest_phantom import FOV_MM, HEART_MM, HEIGHT_MM, THORAX_MM, chest, lungs_of
+from monai.data import MetaTensor
 from scipy import ndimage
 
+from scripts import MeasureVolumed
 from scripts.errors import InputError
 from scripts.evaluation.measurements import MEASURES, Measurements, lungs, measure
+from scripts.io.image_writer import cube_affine
 
 LITRES = [mask.sum() * (FOV_MM / 128) ** 3 / 1e6 for mask in lungs_of(128)]
 
@@ -74,6 +77,14 @@ def test_a_volume_that_ends_within_the_lungs_has_no_height():
     assert found.values["thorax_width_mm"] == pytest.approx(THORAX_MM[0], abs=12)
 
 
+def test_lungs_that_reach_a_side_of_the_volume_have_no_extent_towards_it():
+    hu = chest(64)[16:]
+    found = measure(hu, FOV_MM / 64)
+    assert found.values["thorax_width_mm"] is None and found.values["cardiothoracic_ratio"] is None
+    assert found.reasons["thorax_width_mm"].startswith("The lungs reach a side of the volume:")
+    assert found.values["thorax_depth_mm"] == pytest.approx(THORAX_MM[1], abs=12)
+
+
 @pytest.mark.parametrize("hu", [-1000.0, 0.0])
 def test_where_there_is_no_chest_every_figure_of_it_has_a_reason(hu: float):
     found = measured(np.full((32, 32, 32), hu))
@@ -95,3 +106,12 @@ def test_measurements_are_json_with_all_that_the_list_of_measures_says():
 def test_what_is_no_volume_is_refused(hu: np.ndarray, spacing_mm: float):
     with pytest.raises(InputError, match="expected"):
         measure(hu, spacing_mm)
+
+
+def test_a_record_is_measured_with_its_own_voxels():
+    hu = chest(64)
+    record = {"pred": MetaTensor(torch.from_numpy(hu)[None], affine=cube_affine(64, FOV_MM)), "patient": "a"}
+    found = MeasureVolumed()(record)
+    assert found["pred"] is record["pred"] and found["patient"] == "a"
+    assert found["measurements"]["measurements"] == measured(hu).as_content()["measurements"]
+    assert "no intervals" in found["measurements"]["statement"]

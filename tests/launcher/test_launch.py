@@ -205,7 +205,13 @@ def test_infer_writes_what_is_asked_for_as_the_line_does_that_it_prints(
     options = ["--weights", weights, "--output", folder, "--dicom", "--device", "cpu"]
     assert cold_command("infer", *pair_options(dataset), *options) == 0
     assert nibabel.load(folder / "ct.nii.gz").shape == (64, 64, 64)
-    assert sorted(path.name for path in folder.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png", "view.html"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "ct.nii.gz",
+        "ct_dicom",
+        "measurements.json",
+        "preview.png",
+        "view.html",
+    ]
     assert len(list((folder / "ct_dicom").glob("*.dcm"))) == 64
     output = capfd.readouterr()
     assert "\nLoading PyTorch and MONAI ...\n" in output.out and re.search(r"^Loaded in \d+ s\.$", output.err, re.M)

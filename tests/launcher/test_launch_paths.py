@@ -73,7 +73,12 @@ def test_infer_works_in_folders_of_any_printable_name(command, random_weights, d
         )
         == 0
     )
-    assert sorted(path.name for path in (folder / "out#put").iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
+    assert sorted(path.name for path in (folder / "out#put").iterdir()) == [
+        "ct.nii.gz",
+        "measurements.json",
+        "preview.png",
+        "view.html",
+    ]
     assert f"in {folder / 'out#put'}; view.html opens" in capfd.readouterr().out
 
 

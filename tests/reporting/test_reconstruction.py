@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from browser import view_of
 from phantoms import phantom
 from scripts import BiplanarGeometry, SaveReconstructiond, WarnOfCutBodyd
 from scripts.io.image_writer import cube_affine
@@ -43,3 +45,25 @@ def test_a_body_within_the_volume_is_none_and_its_neck_and_abdomen_may_be_cut():
         warnings.simplefilter("error")
         WarnOfCutBodyd(0.02)(reconstructed(phantom(24, 0.0)))
         WarnOfCutBodyd(0.02)(reconstructed(torch.full((8, 8, 8), -1000.0)))
+
+
+LEFT = {"key": "left_lung_l", "label": "Left lung", "unit": "L", "value": 2.3456}
+HEART = {"key": "heart_width_mm", "label": "Heart width", "unit": "mm", "value": None, "reason": "It is hidden <b>."}
+
+
+def test_a_page_has_the_table_of_its_measurements_and_the_folder_their_file(tmp_path: Path):
+    geometry = BiplanarGeometry(detector_pixels=48)
+    record = {**reconstructed(phantom(24, 0.0)), "image": torch.rand(2, 48, 48)}
+    content = {"statement": "No more than that.", "measurements": [LEFT, HEART]}
+    SaveReconstructiond(str(tmp_path), geometry)({**record, "measurements": content})
+    written = json.loads((tmp_path / "measurements.json").read_text(encoding="utf-8"))
+    assert written == {"notice": "Research use only, not for diagnosis", **content}
+    table = view_of(tmp_path / "view.html")["measurements"]
+    assert table["rows"] == [
+        {"measurement": "Left lung", "value": "2.35", "unit": "L"},
+        {"measurement": "Heart width", "value": "-", "unit": "mm"},
+    ]
+    assert table["notes"] == ["It is hidden <b>.", "No more than that."]
+    SaveReconstructiond(str(tmp_path), geometry)(record)
+    assert not (tmp_path / "measurements.json").exists()
+    assert view_of(tmp_path / "view.html")["measurements"]["rows"] == []

@@ -131,7 +131,12 @@ def test_the_preview_shows_radiographs_and_three_planes_and_the_page_holds_the_c
 ):
     infer(overlay, weights, tmp_path, **radiographs)
     preview = np.asarray(Image.open(tmp_path / "preview.png").convert("L"), dtype=float)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ct.nii.gz",
+        "measurements.json",
+        "preview.png",
+        "view.html",
+    ]
     (volume,) = view_of(tmp_path / "view.html")["volumes"]
     assert base64.b64decode(volume["file"]) == (tmp_path / "ct.nii.gz").read_bytes()
     assert preview.shape[1] > 4 * preview.shape[0] > 400
@@ -141,7 +146,13 @@ def test_the_preview_shows_radiographs_and_three_planes_and_the_page_holds_the_c
 
 def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, radiographs, tmp_path: Path):
     infer(overlay, weights, tmp_path, dicom=True, **radiographs)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "ct_dicom", "preview.png", "view.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ct.nii.gz",
+        "ct_dicom",
+        "measurements.json",
+        "preview.png",
+        "view.html",
+    ]
     to_ras, load = Orientation("RAS", labels=None), LoadCTd("ct")
     series, volume = (to_ras(load({"ct": str(tmp_path / name)})["ct"]) for name in ("ct_dicom", "ct.nii.gz"))
     assert torch.equal(series.as_tensor(), volume.as_tensor())
@@ -176,7 +187,12 @@ def test_a_folder_holds_the_results_of_one_run(overlay, weights, radiographs, tm
     """A second run without `dicom` leaves no series, of another patient perhaps, next to its CT."""
     infer(overlay, weights, tmp_path, dicom=True, **radiographs)
     infer(overlay, weights, tmp_path, **radiographs)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.nii.gz", "preview.png", "view.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ct.nii.gz",
+        "measurements.json",
+        "preview.png",
+        "view.html",
+    ]
 
 
 def saved(folder: Path, seed: int, **arguments) -> None:

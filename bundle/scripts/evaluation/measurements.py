@@ -135,7 +135,10 @@ def _both(thorax: Thorax) -> np.ndarray:
 
 def _largest_extent(thorax: Thorax, axis: int) -> float:
     """Of both lungs at one axial level, in mm."""
-    there = _both(thorax).any(1 - axis)
+    both = _both(thorax)
+    if both.take((0, -1), axis).any():
+        raise CannotBeTaken("The lungs reach a side of the volume: how far they go beyond it is not in it.")
+    there = both.any(1 - axis)
     extents = [np.ptp(np.flatnonzero(level)) + 1 for level in there.T if level.any()]
     return max(extents) * thorax.spacing_mm
 

@@ -18,6 +18,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 
 from ..anatomy.body import MASK_SIZE, body_mask
 from ..errors import InputError
+from ..evaluation.measured_volume import MEASUREMENTS_KEY
 from ..evaluation.out_of_distribution import FAMILIARITY_KEY
 from ..evaluation.prediction_intervals import CALIBRATION_KEY, UNCERTAINTY_KEY
 from ..io.atomic_write import NOTICE, remove_earlier, write_atomically, write_json
@@ -31,9 +32,11 @@ from ..radiographs.calibration import pair_of_content
 from ..radiographs.transforms import GEOMETRY_KEY
 from .calibration_figure import calibration_figure
 from .figures import preview_figure
+from .measurement_table import MeasurementTable, measurement_table
 from .viewer import write_view
 
 ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
+MEASUREMENTS = "measurements.json"
 CALIBRATION = ("calibration.json", "calibration.png")
 NOTE_KEY = "note"
 """Of a record: what the pictures of its result say of it."""
@@ -95,9 +98,10 @@ class SaveReconstructiond(Transform):
     `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
     the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. One with
     `pair_calibration`, whose radiographs have no size of their own, gets `calibration.json`, what was found
-    and by what evidence, and `calibration.png`, its figure, which the page shows as well. Preview and page show a
-    record's `note`. What the folder holds of these from an earlier run goes when the new `ct.nii.gz` is
-    whole, so that two patients never lie side by side.
+    and by what evidence, and `calibration.png`, its figure, which the page shows as well. One with `measurements` gets
+    `measurements.json`, and their table on the page. Preview and page show a record's `note`. What
+    the folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie
+    side by side.
 
     Args:
         output_dir: where to.
@@ -129,13 +133,13 @@ class SaveReconstructiond(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", *CALIBRATION, *ASSESSMENTS)
-        ct, series, preview, view, found, picture, *assessments = (
+        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", MEASUREMENTS, *CALIBRATION, *ASSESSMENTS)
+        ct, series, preview, view, measured, found, picture, *assessments = (
             os.path.join(self.output_dir, name) for name in names
         )
         check_series_folder(series)
         write_ct(ct, hu, affine)
-        for earlier in (series, preview, view, found, picture, *assessments):
+        for earlier in (series, preview, view, measured, found, picture, *assessments):
             remove_earlier(earlier)
         if self.dicom:
             write_ct_series(series, hu, affine, self.identification)
@@ -145,8 +149,10 @@ class SaveReconstructiond(Transform):
         figure = preview_figure(xrays, hu, title=note, **_write_assessments(record, *assessments))
         write_atomically(preview, figure.savefig)
         figures = _write_calibration(record, xrays * self.xray_scale, geometry, found, picture)
+        table = _write_measurements(record, measured)
         title = f"Reconstruction from two X-rays, {len(hu)}³"
-        write_view(view, title, {"reconstruction": ct}, xrays, geometry, note=note, figures=figures)
+        shown = {"note": note, "figures": figures, "measurements": table}
+        write_view(view, title, {"reconstruction": ct}, xrays, geometry, **shown)
         return dict(record)
 
 
@@ -167,6 +173,14 @@ def _write_calibration(
     calibration_figure(pair, before, geometry).savefig(image, format="png")
     write_atomically(picture, lambda path: Path(path).write_bytes(image.getvalue()))
     return {"Calibration of the pair": image.getvalue()}
+
+
+def _write_measurements(record: Mapping[Hashable, Any], path: str) -> MeasurementTable:
+    """Writes :data:`MEASUREMENTS` where the record has them; returns their table for the page."""
+    if MEASUREMENTS_KEY not in record:
+        return MeasurementTable([], [])
+    write_json(path, {"notice": NOTICE, **record[MEASUREMENTS_KEY]})
+    return measurement_table(record[MEASUREMENTS_KEY])
 
 
 def _write_assessments(

@@ -168,13 +168,25 @@ function showFigures() {
   }
 }
 
+function tableOf(rows) {
+  const cells = (kind, texts) => texts.map((textContent) => element(kind, { textContent }));
+  const head = element("thead", {}, element("tr", {}, ...cells("th", Object.keys(rows[0]))));
+  const body = rows.map((row) => element("tr", {}, ...cells("td", Object.values(row))));
+  return element("table", {}, head, element("tbody", {}, ...body));
+}
+
+function showMeasurements() {
+  const section = document.getElementById("measurements");
+  const { rows, notes } = view.measurements;
+  if (!rows.length) return;
+  section.append(tableOf(rows), ...notes.map((textContent) => element("p", { className: "hint", textContent })));
+  section.hidden = false;
+}
+
 function showScores() {
   const section = document.getElementById("scores");
   if (!view.scores.length) return;
-  const cells = (kind, texts) => texts.map((textContent) => element(kind, { textContent }));
-  const head = element("thead", {}, element("tr", {}, ...cells("th", Object.keys(view.scores[0]))));
-  const rows = view.scores.map((score) => element("tr", {}, ...cells("td", Object.values(score))));
-  section.prepend(element("table", {}, head, element("tbody", {}, ...rows)));
+  section.prepend(tableOf(view.scores));
   section.hidden = false;
 }
 
@@ -211,6 +223,7 @@ async function showVolumes() {
 document.title = view.title;
 for (const part of ["title", "notice", "note"]) document.getElementById(part).textContent = view[part];
 showXrays();
+showMeasurements();
 showScores();
 showFigures();
 if (!document.createElement("canvas").getContext("webgl2")) {

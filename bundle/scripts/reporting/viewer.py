@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..io.atomic_write import NOTICE, remove_earlier, write_text
 from ..io.image_writer import as_greyscale
 from ..projection.geometry import BiplanarGeometry
+from .measurement_table import MeasurementTable
 
 PACKAGE = "ipyniivue"
 INSTALL = "run `pip install --no-deps 'ipyniivue>=2.4.4,<2.5'`"
@@ -43,6 +44,7 @@ def write_view(
     scores: Sequence[Mapping[str, str]] = (),
     note: str = "",
     figures: Mapping[str, bytes] = MappingProxyType({}),
+    measurements: MeasurementTable = MeasurementTable([], []),
 ) -> None:
     """
     Writes the page. It holds everything that it shows, the files of the volumes included, and fetches nothing.
@@ -60,6 +62,7 @@ def write_view(
         scores: rows of a table under the volumes, all with the same columns.
         note: a further line under the heading.
         figures: PNG files under the X-rays and the volumes, by their headings.
+        measurements: a table under the volumes, where it has rows.
 
     Warns:
         UserWarning: when NiiVue is missing.
@@ -76,6 +79,7 @@ def write_view(
         "notice": f"{NOTICE}. Two views do not determine a volume: structures can be invented or erased.",
         "xrays": [_xray(xrays, geometry, isocentre_mm, index) for index in range(len(xrays))],
         "volumes": [{"name": name, "file": _base64(Path(file).read_bytes())} for name, file in volumes.items()],
+        "measurements": measurements._asdict(),
         "scores": list(scores),
         "figures": [{"title": heading, "image": _png(content)} for heading, content in figures.items()],
         "niivue": module,
