@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from scripts import MeasureVolumed
+from scripts.anatomy.thorax import find_thorax
 from scripts.errors import InputError
-from scripts.evaluation.measurements import MEASURES, Measurements, lungs, measure
+from scripts.evaluation.measurements import MEASURES, Measurements, lungs, measure, measure_thorax
 from scripts.io.image_writer import cube_affine
 
 LITRES = [mask.sum() * (FOV_MM / 128) ** 3 / 1e6 for mask in lungs_of(128)]
@@ -78,8 +80,11 @@ def test_a_volume_that_ends_within_the_lungs_has_no_height():
 
 
 def test_lungs_that_reach_a_side_of_the_volume_have_no_extent_towards_it():
-    hu = chest(64)[16:]
-    found = measure(hu, FOV_MM / 64)
+    """A chest whose lungs are found, seen through a field of view that cuts the lateral part of one."""
+    whole = find_thorax(chest(64), FOV_MM / 64)
+    cut = {name: getattr(whole.lungs, name)[16:] for name in ("left", "right", "trachea")}
+    seen = {"hu": whole.hu[16:], "body": whole.body[16:], "spine_x": whole.spine_x - 16}
+    found = measure_thorax(replace(whole, **seen, lungs=replace(whole.lungs, **cut)))
     assert found.values["thorax_width_mm"] is None and found.values["cardiothoracic_ratio"] is None
     assert found.reasons["thorax_width_mm"].startswith("The lungs reach a side of the volume:")
     assert found.values["thorax_depth_mm"] == pytest.approx(THORAX_MM[1], abs=12)
