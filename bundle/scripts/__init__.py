@@ -66,6 +66,12 @@ from .radiographs.augmentation import (
     RandScaleIntensityRangePercentilesd,
 )
 from .radiographs.calibration_transform import CalibratePaird
+from .radiographs.exposure_effects import (
+    ContinueBeyondBorderd,
+    RandLimbsd,
+    RandLocalContrastd,
+    RandScatterd,
+)
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
 from .radiographs.view_classifier import ViewProbabilities, classify
 from .reporting import tensorboard
@@ -96,6 +102,7 @@ __all__ = [
     "CascadeCheckpointLoader",
     "CaseReport",
     "CheckpointError",
+    "ContinueBeyondBorderd",
     "CoverageReport",
     "DRRReprojectionLoss",
     "DetectOutOfDistributiond",
@@ -140,9 +147,12 @@ __all__ = [
     "RandCollimationd",
     "RandDeformd",
     "RandGeometry",
+    "RandLimbsd",
+    "RandLocalContrastd",
     "RandNodulesd",
     "RandPoissonNoised",
     "RandScaleIntensityRangePercentilesd",
+    "RandScatterd",
     "RandShapeBetween",
     "RandTissued",
     "Region",
