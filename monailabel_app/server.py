@@ -205,12 +205,14 @@ def reconstructed(asked: InferenceKeys, given: InferenceParameters, form: Any, f
 
 def assessment_headers(params: dict[str, Any]) -> dict[str, str]:
     """In the header of every answer, since a CT alone holds nothing else."""
-    familiarity, uncertainty = params["familiarity"], params["uncertainty"]
+    familiarity, uncertainty, calibration = (params[name] for name in ("familiarity", "uncertainty", "calibration"))
     flag = "flagged" if familiarity.get("flagged") else "not flagged"
+    kept = "flagged" if calibration.get("flagged") else "not flagged"
     width = f"mean half-width {uncertainty.get('mean_half_width_hu')} HU"
     return {
         "X-Out-Of-Distribution": flag if familiarity["assessed"] else "not assessed",
         "X-Uncertainty": width if uncertainty["assessed"] else "not assessed",
+        "X-Calibration": kept if calibration["calibrated"] else "not calibrated",
     }
 
 

@@ -21,6 +21,9 @@ from scripts import sidecar_path
 ASSESSMENTS = ("familiarity", "uncertainty")
 """Ids of `inference.json`: whether the pair is out of the training's distribution, and how far off a voxel may be."""
 
+CALIBRATION = "projections"
+"""The sidecar that a pair is calibrated by, where one of it has no known size."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +59,7 @@ class ReconstructionTask(InferTask):
         device = device_called(request.get("device") or self.device)
         further = {} if device is None else {"device": device}
         further |= {name: True for name in ASSESSMENTS if self._parameters(name).is_file()}
+        further |= {"calibration": True} if self._parameters(CALIBRATION).is_file() else {}
         with self._one_at_a_time, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             configs = [BUNDLE / "configs" / "inference.json", *sidecar_overlay(self.weights)]
@@ -65,19 +69,30 @@ class ReconstructionTask(InferTask):
             logger.warning(message)
         answer = {"unit": "HU", "notice": "Research use only, not for diagnosis", "warnings": said}
         answer |= {name: self._assessment(name, folder) for name in ASSESSMENTS}
+        answer["calibration"] = self._calibration(folder)
         return str(folder / "ct.nii.gz"), answer
 
     def _parameters(self, name: str) -> Path:
         return Path(sidecar_path(str(self.weights), name))
 
+    def _missing(self, name: str, config: str) -> str:
+        return f"there is no {self._parameters(name).name} next to the weights, made by {config}.json of the configs."
+
+    def _calibration(self, folder: Path) -> dict[str, Any]:
+        """How the pair was calibrated, but for the curves of both views; otherwise why it was not."""
+        found = folder / "calibration.json"
+        if found.is_file():
+            content = json.loads(found.read_text(encoding="utf-8"))
+            return {"calibrated": True, **{name: value for name, value in content.items() if name != "consistency"}}
+        if self._parameters(CALIBRATION).is_file():
+            return {"calibrated": False, "reason": "the files say the size of both radiographs."}
+        return {"calibrated": False, "reason": self._missing(CALIBRATION, "calibration")}
+
     def _assessment(self, name: str, folder: Path) -> dict[str, Any]:
         """What the workflow has written of it; otherwise why there is nothing."""
         found = folder / f"{name}.json"
         if not found.is_file():
-            reason = (
-                f"there is no {self._parameters(name).name} next to the weights, made by {name}.json of the configs."
-            )
-            return {"assessed": False, "reason": reason}
+            return {"assessed": False, "reason": self._missing(name, name)}
         content = {"assessed": True, **json.loads(found.read_text(encoding="utf-8"))}
         if name == "uncertainty":
             half_width = np.asanyarray(nibabel.load(folder / "uncertainty.nii.gz").dataobj)

@@ -18,6 +18,7 @@ import nibabel
 import numpy as np
 import pytest
 from monai.bundle import ConfigParser
+from PIL import Image
 
 from bundle_runs import OVERLAY, ROOT, bundle_run, bundle_run_here
 from label_server import MODEL, PYTHON, Answer, Server, free_port, running, write_studies, write_weights
@@ -248,14 +249,17 @@ def test_bad_input_is_params_in_a_sentence(served: Server, image: str, given: di
 
 @pytest.fixture(scope="module")
 def sidecars(served: Server, weights: Path, dataset: Path, overlay: Path, tmp_path_factory) -> dict[Path, bytes]:
-    """What `familiarity.json` and `uncertainty.json` of the configs make for the weights, by where it belongs."""
+    """What `familiarity.json`, `uncertainty.json` and `calibration.json` of the configs make, by where it belongs."""
     augmentations = ("augment", "augment_geometry", "geometry_error", "augment_xrays")
     plain = {f"drawn_batch#{name}": "$None" for name in augmentations}
     sections = [f"scripts.load_records(@datalist, '{section}', @dataset_dir)" for section in ("training", "validation")]
     five = {"training_records#dataset#data": f"${' + '.join(sections)}", "section": "test"}
     output, made = tmp_path_factory.mktemp("sidecars"), {}
-    for name, given in (("uncertainty", {"draws": 1, **plain}), ("familiarity", five)):
-        configs = ["bundle/configs/train.json", f"bundle/configs/{name}.json", str(overlay)]
+    one = {"training_records#dataset#data": five["training_records#dataset#data"], "draws": 8, "crops": 2}
+    makers = {"uncertainty": ("uncertainty", {"draws": 1, **plain}), "familiarity": ("familiarity", five)}
+    makers["projections"] = ("calibration", one)
+    for name, (config, given) in makers.items():
+        configs = ["bundle/configs/train.json", f"bundle/configs/{config}.json", str(overlay)]
         places = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output, "weights": weights}
         bundle_run_here("run", configs, **places, **given)
         path = Path(sidecar_path(str(weights), name))
@@ -266,7 +270,7 @@ def sidecars(served: Server, weights: Path, dataset: Path, overlay: Path, tmp_pa
 
 @pytest.fixture
 def assessed(sidecars: dict[Path, bytes]) -> Iterator[None]:
-    """With the weights lies what tells of familiarity and uncertainty."""
+    """With the weights lies what tells of familiarity and uncertainty, and what a pair is calibrated by."""
     for path, content in sidecars.items():
         path.write_bytes(content)
     yield
@@ -291,6 +295,28 @@ def test_the_answer_says_what_a_bundle_run_says_of_familiarity_and_uncertainty(
     flag = "flagged" if params["familiarity"]["flagged"] else "not flagged"
     assert answer.headers["X-Out-Of-Distribution"] == flag
     assert answer.headers["X-Uncertainty"] == f"mean half-width {width} HU"
+
+
+def test_a_pair_of_unknown_size_is_calibrated_and_the_answer_says_how(
+    served: Server, studies: Path, assessed: None, tmp_path: Path
+):
+    pair = [studies / f"png_{view}.png" for view in ("frontal", "lateral")]
+    try:
+        for path in pair:
+            values = nibabel.load(studies / f"p0_{path.stem.removeprefix('png_')}.nii.gz").get_fdata().squeeze().T
+            Image.fromarray((values / values.max() * 255).astype(np.uint8)).save(path)
+        answer = served.infer("png_frontal.png", output="all", lateral="png_lateral.png")
+    finally:
+        for path in pair:
+            path.unlink()
+    found = json.loads(part_of(answer.body, b'name="params"'))["calibration"]
+    assert found["calibrated"] and found["frontal"]["scale"] > 0 and found["assumed"]
+    assert answer.headers["X-Calibration"] == ("flagged" if found["flagged"] else "not flagged")
+    of_known_size = served.infer("p0_frontal.nii.gz", "json")
+    assert of_known_size.json["calibration"] == {
+        "calibrated": False,
+        "reason": "the files say the size of both radiographs.",
+    }
 
 
 def part_of(body: bytes, header: bytes) -> bytes:
