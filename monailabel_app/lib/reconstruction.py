@@ -23,6 +23,8 @@ ASSESSMENTS = ("familiarity", "uncertainty")
 
 CALIBRATION = "projections"
 """The sidecar that a pair is calibrated by, where one of it has no known size."""
+SIDECARS = (*ASSESSMENTS, CALIBRATION)
+"""Those that are made for one file of weights, and refused next to another."""
 
 logger = logging.getLogger(__name__)
 

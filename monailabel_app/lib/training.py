@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list
 
 from lib.devices import device_called
-from lib.reconstruction import ASSESSMENTS
+from lib.reconstruction import SIDECARS
 from lib.request_keys import TrainingParameters
 from lib.workflows import BUNDLE, run_workflow, sidecar_overlay
 from scripts import sidecar_path
@@ -70,7 +70,7 @@ class TrainingTask(TrainTask):
 
     def _put_sidecars_away(self, folder: Path) -> None:
         """They belong to the weights that were served before, and are refused next to others."""
-        for name in ASSESSMENTS:
+        for name in SIDECARS:
             sidecar = Path(sidecar_path(str(self.weights), name))
             if sidecar.is_file():
                 shutil.move(sidecar, sidecar_path(str(folder / "before.pth"), name))

@@ -365,7 +365,7 @@ def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answ
     first: bytes,
     tmp_path: Path,
 ):
-    """What tells of the familiarity and uncertainty of the old weights goes with them."""
+    """What tells of the old weights' familiarity and uncertainty, and of the pairs they know, goes with them."""
     before = weights.read_bytes()
     try:
         asked = {"max_epochs": 1, "val_split": 0.34}
@@ -379,7 +379,7 @@ def test_a_training_on_the_cts_is_served_when_it_has_ended_and_requests_are_answ
         (folder,) = weights.parent.glob("training_*")
         assert (folder / "before.pth").read_bytes() == before
         assert weights.read_bytes() == (folder / "stage3_best.pth").read_bytes() != before
-        for name in ("familiarity", "uncertainty"):
+        for name in ("familiarity", "uncertainty", "projections"):
             assert (folder / f"before_{name}.json").read_bytes() == sidecars[Path(sidecar_path(str(weights), name))]
         assert served.infer("p0_frontal.nii.gz", "json").json["familiarity"]["assessed"] is False
         sections = json.loads((folder / "datalist.json").read_text())
