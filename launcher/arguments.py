@@ -104,6 +104,15 @@ def _add_to_infer(verb: argparse.ArgumentParser) -> None:
     _add_computing(verb)
 
 
+def _add_to_assess(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--frontal", type=Path, metavar="FILE")
+    verb.add_argument("--lateral", type=Path, metavar="FILE")
+    verb.add_argument("--pairs", type=Path, metavar="DIR", help="of sub-folders with frontal.* and lateral.* each")
+    verb.add_argument("--output", type=Path, required=True, metavar="DIR")
+    verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
+    _add_computing(verb)
+
+
 def _add_to_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="without a datalist all CTs count")
     verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
@@ -150,6 +159,7 @@ VERBS = {
     "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),
     "atlas": ("put CTs of the training section next to weights that read other patients' bodies", _add_to_atlas),
     "infer": ("reconstruct a CT from two X-rays", _add_to_infer),
+    "assess": ("reconstruct a CT from two X-rays and say, without a CT, how far to trust it", _add_to_assess),
     "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),
     "label": ("serve a folder of studies by MONAI Label", _add_to_label),

@@ -59,6 +59,41 @@ def print_robustness(summary: list[dict]) -> None:
         print(f"{entry['change']:<62}{value:>18}  {entry['stage']:<7}{means[0]:>8}{means[1]:>8}")
 
 
+def print_assessment(content: dict) -> None:
+    """What is known of a reconstruction without a CT: consistency, errors, verdict, and the checklist."""
+    consistency, known = content["consistency"], content["out_of_distribution"]
+    percent = {name: "-" if value is None else f"{100 * value:.2f} %" for name, value in consistency.items()}
+    rows = [
+        ("Both views differ, before the pair's calibration", percent["before_calibration"]),
+        ("... after it, before the rest is shared out", percent["after_calibration"]),
+        ("... as reconstructed from", percent["as_reconstructed"]),
+        ("... in the reprojection", percent["reprojection"]),
+    ]
+    for view, error in content["reprojection"].items():
+        relative = "" if error["relative"] is None else f" ({100 * error['relative']:.1f} % of the mean)"
+        rows.append((f"Reprojection error, {view}, line integrals", formatted(error["mae"], 3) + relative))
+    verdict = "not asked: the weights have no familiarity sidecar"
+    if known:
+        said = "FLAGGED" if known["flagged"] else "not flagged"
+        verdict = f"{formatted(known['distance'], 2)}, at most {known['threshold']:.2f} expected: {said}"
+    lungs = content["lung_fields"]
+    rows += [
+        ("Distance from the training's X-rays", verdict),
+        ("Lung fields, frontal: Dice", formatted(lungs["dice"], 3)),
+        ("Lung fields, frontal: mean contour distance", f"{formatted(lungs['contour_distance_mm'], 1)} mm"),
+    ]
+    print()
+    for name, value in rows:
+        print(f"{name:<52}{value}")
+    rules = content["checklist"]["rules"]
+    print(f"\nChecklist: {content['checklist']['passed']} of {len(rules)} rules hold")
+    for rule in rules:
+        found = "not readable" if rule["value"] is None else f"{rule['value']:.3g} {rule['unit']}".strip()
+        verdict = "passed" if rule["passed"] else "FAILED"
+        print(f"{verdict}  {rule['sentence'].partition(':')[0]:<58}{found:>14}  expected {rule['limits']}")
+    print("\n".join(content["not_compared"]))
+
+
 def psnr_with_interval(entry: dict) -> str:
     """The mean PSNR and its interval over patients, in 23 columns."""
     psnr = entry["psnr_db"]

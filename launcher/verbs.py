@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 from . import places
+from .assessing import assess as assess_pair
+from .assessing import assess_folder, available
 from .computing import Computing
 from .demo import run_demo
 from .evaluation import run_evaluation
@@ -93,9 +95,7 @@ def infer(arguments: argparse.Namespace) -> None:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     check_weights(arguments.weights)
     asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
-    for name, sidecar in {"familiarity": "familiarity", "calibration": "projections"}.items():
-        if arguments.weights.with_name(f"{arguments.weights.stem}_{sidecar}.json").is_file():
-            asked[name] = "True"
+    asked |= available(arguments.weights)
     run_workflow(
         "run",
         [places.CONFIGS / "inference.json", *sidecar_overlay(arguments.weights)],
@@ -113,6 +113,18 @@ def infer(arguments: argparse.Namespace) -> None:
     written += ["familiarity.json"] if "familiarity" in asked else []
     written += [name for name in ("calibration.json", "calibration.png") if (arguments.output / name).is_file()]
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
+
+
+def assess(arguments: argparse.Namespace) -> None:
+    pair = {name: getattr(arguments, name) for name in ("frontal", "lateral") if getattr(arguments, name)}
+    if len(pair) != (0 if arguments.pairs else 2):
+        raise LaunchError("assess needs --frontal and --lateral, or --pairs alone.")
+    check_weights(arguments.weights)
+    if arguments.pairs:
+        assess_folder(arguments.pairs, arguments.weights, arguments.output, arguments.computing)
+        return
+    assess_pair(pair, arguments.weights, arguments.output, arguments.computing)
+    print(f"\nWrote assessment.json and assessment.png in {arguments.output}, next to what `infer` writes.")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
 from .evaluation.measured_volume import MeasureVolumed
 from .evaluation.out_of_distribution import DetectOutOfDistributiond
+from .evaluation.pair_assessment import KeepUncalibratedd
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
 from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
 from .evaluation.x2ct_protocol import X2CTReport
@@ -75,6 +76,7 @@ from .radiographs.exposure_effects import (
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
 from .radiographs.view_classifier import ViewProbabilities, classify
 from .reporting import tensorboard
+from .reporting.assessment import SaveAssessmentd
 from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
 from .reporting.reconstruction import SaveReconstructiond, ToHUd, WarnOfCutBodyd
@@ -123,6 +125,7 @@ __all__ = [
     "IntervalScaleFit",
     "IntervalTable",
     "IntervalTableFit",
+    "KeepUncalibratedd",
     "LoadCTd",
     "LoadEvidenced",
     "LoadRadiographsd",
@@ -161,6 +164,7 @@ __all__ = [
     "Resume",
     "RobustnessReport",
     "SSIMLoss",
+    "SaveAssessmentd",
     "SaveReconstructiond",
     "StackXraysd",
     "Stage1Base64",
