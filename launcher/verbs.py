@@ -40,6 +40,13 @@ def test(arguments: argparse.Namespace) -> None:
         raise LaunchError("tests failed; see above.")
 
 
+def fetch(arguments: argparse.Namespace) -> None:
+    chosen = ["--manifest", arguments.manifest.as_posix()] if arguments.manifest else ["--pairs"]
+    chosen += ["--patients", str(arguments.patients)] if arguments.patients is not None else []
+    chosen += ["--address", arguments.address] if arguments.address else []
+    run_script("scripts.fetch", *chosen, "--dir", arguments.dir.as_posix())
+
+
 def datalist(arguments: argparse.Namespace) -> None:
     options = [f"--{option}" for option in ("overwrite", "check") if getattr(arguments, option)]
     run_script("scripts.datalist", arguments.dataset_dir.as_posix(), *options)
