@@ -12,7 +12,7 @@ from . import places
 from .computing import Computing
 from .evaluation import run_evaluation
 from .processes import launch_line
-from .tables import print_summary
+from .tables import print_measurements, print_summary
 from .training import demo_dataset, train_stages
 from .weights import sidecar_overlay
 from .workflows import run_workflow
@@ -95,3 +95,4 @@ def show_case(output: Path) -> None:
         file.replace(output / file.name)
     shutil.rmtree(output / "cases")
     print_summary(json.loads((output / "metrics.json").read_text(encoding="utf-8"))["summary"])
+    print_measurements(json.loads((output / "measurements.json").read_text(encoding="utf-8")))

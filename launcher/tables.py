@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from .from_bundle import measurement_table
 
 SUMMARY_COLUMNS = {"ssim": 3, "mae_hu": 0, "psnr_x2ct_db": 1, "false_energy_body": 2}
 """Decimal places of the scores next to the PSNR."""
+OVERLAPS = (
+    ("Dice of the lungs", "dice_lungs", 2),
+    ("Dice of bone", "dice_bone", 2),
+    ("Bias of air and lung, HU", "bias_air_and_lung_hu", 0),
+    ("Bias of soft tissue, HU", "bias_soft_hu", 0),
+    ("Bias of bone, HU", "bias_bone_hu", 0),
+)
+"""Scores under the measurements, with their decimal places."""
 
 
 def print_summary(summary: list[dict]) -> None:
@@ -33,6 +44,42 @@ def print_measurements(content: dict) -> None:
         cells = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:-1]))
         print("  ".join([f"{first:<{widths[0]}}", *cells, others[-1]]).rstrip())
     print("\n".join(table.notes))
+
+
+def print_measurement_errors(path: Path) -> None:
+    """Signed errors of the measurements of the last stage, of the mean volume, and of the first stage's grid alone."""
+    if not path.is_file():
+        return
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for group in dict.fromkeys(entry["group"] for entry in content["summary"]):
+        _print_errors(content["measures"], [entry for entry in content["summary"] if entry["group"] == group], group)
+    print(
+        "Measurements: mean error over patients (limits of agreement of Bland and Altman), volume less ground truth. "
+        "ground truth: averaged to that size, what the grid alone loses."
+    )
+
+
+def _print_errors(measures: list[dict], entries: list[dict], group: str) -> None:
+    stages = [entry for entry in entries if entry["method"].startswith("stage")]
+    means = [entry for entry in entries if entry["method"] == "mean volume"]
+    chosen = [stages[-1], *means, next(entry for entry in entries if entry["method"] == "ground truth")]
+    heads = "".join(f"{entry['method'] + ', ' + str(entry['size']) + '³':>28}" for entry in chosen)
+    print(f"\n{group:<28}{'unit':<5}{heads}")
+    for each in measures:
+        places = measurement_table.PLACES[each["unit"]]
+        errors = "".join(f"{_with_limits(entry[each['key'] + '_error'], places):>28}" for entry in chosen)
+        print(f"{each['label']:<28}{each['unit']:<5}{errors}")
+    for label, name, places in OVERLAPS:
+        print(f"{label:<33}" + "".join(f"{formatted(entry[name]['mean'], places):>28}" for entry in chosen))
+
+
+def _with_limits(error: dict, places: int) -> str:
+    if error["mean"] is None:
+        return "-"
+    limits = (
+        "" if error["sd"] is None else f" ({error['lower_limit']:+.{places}f} to {error['upper_limit']:+.{places}f})"
+    )
+    return f"{error['mean']:+.{places}f}{limits}"
 
 
 def print_protocol(summary: list[dict]) -> None:

@@ -17,7 +17,14 @@ from .failures import LaunchError
 from .from_bundle import config_text
 from .overlays import checked_overlay
 from .processes import launch_line, run
-from .tables import formatted, print_measurements, print_protocol, print_robustness, print_summary
+from .tables import (
+    formatted,
+    print_measurement_errors,
+    print_measurements,
+    print_protocol,
+    print_robustness,
+    print_summary,
+)
 from .training import demo_dataset, train_stages, write_atlas
 from .weights import check_weights, sidecar_overlay
 from .workflows import run_script, run_workflow
@@ -156,6 +163,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(f"\nEvery case is in {output / f'{kind}.csv'}; {kind}.json next to it has the definitions.")
         return
     print_summary(report["summary"])
+    print_measurement_errors(output / "measurement_errors.json")
     worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
     print(
         f"\nWorst cases: {', '.join(worst)}; their figures are in {output / 'cases'}. "

@@ -105,6 +105,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model_familiarity.json",
         "model_uncertainty.json",
         "model_projections.json",
+        "model_measurements.json",
         "model_views.json",
     )
     shutil.copytree(ROOT / "bundle", folder, ignore=shutil.ignore_patterns("__pycache__", *of_other_weights))

@@ -26,6 +26,7 @@ from .evaluation import (
     baselines,
     corrupted_pairs,
     interval_calibration,
+    measurement_intervals,
     metrics,
     out_of_distribution,
     perturbations,
@@ -35,6 +36,8 @@ from .evaluation.anatomy_baselines import AnatomyBaselines
 from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
 from .evaluation.measured_volume import MeasureVolumed
+from .evaluation.measurement_calibration import MeasurementCoverage, MeasurementIntervalFit
+from .evaluation.measurement_report import MeasurementReport
 from .evaluation.out_of_distribution import DetectOutOfDistributiond
 from .evaluation.pair_assessment import KeepUncalibratedd
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
@@ -132,6 +135,9 @@ __all__ = [
     "LoadShapesd",
     "LossReport",
     "MeasureVolumed",
+    "MeasurementCoverage",
+    "MeasurementIntervalFit",
+    "MeasurementReport",
     "MultiScaleLoss",
     "MultiScaleXrayEncoder",
     "MuonWithAdamW",
@@ -198,6 +204,7 @@ __all__ = [
     "known_views",
     "lift",
     "load_records",
+    "measurement_intervals",
     "metrics",
     "neighbours_beside",
     "out_of_distribution",

@@ -24,6 +24,7 @@ from monai.bundle import ConfigParser
 from .data.datalist import read_datalist
 from .data.known_views import read_known_views
 from .errors import CheckpointError, InputError
+from .evaluation.measurement_intervals import intervals_beside
 from .evaluation.out_of_distribution import read_detector
 from .evaluation.prediction_intervals import read_interval_table
 from .io.atomic_write import write_atomically
@@ -160,6 +161,7 @@ def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
         read_detector(familiarity, weights)
     if Path(projections := sidecar_path(weights, "projections")).is_file():
         read_statistics(projections, weights)
+    intervals_beside(weights, geometry.fov_mm)
     if Path(uncertainty := sidecar_path(weights, "uncertainty")).is_file():
         read_interval_table(uncertainty, weights, geometry.fov_mm)
 

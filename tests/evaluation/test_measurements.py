@@ -119,4 +119,4 @@ def test_a_record_is_measured_with_its_own_voxels():
     found = MeasureVolumed()(record)
     assert found["pred"] is record["pred"] and found["patient"] == "a"
     assert found["measurements"]["measurements"] == measured(hu).as_content()["measurements"]
-    assert "no intervals" in found["measurements"]["statement"]
+    assert "There are no intervals" in found["measurements"]["statement"]

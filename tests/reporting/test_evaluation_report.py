@@ -221,6 +221,18 @@ def test_without_training_the_mean_volume_is_that_of_its_file(
     assert entry["psnr_db"]["mean"] is not None and entry["psnr_db"]["low"] is None and entry["psnr_db"]["high"] is None
 
 
+def test_every_case_is_measured_at_every_stage_and_its_ground_truth_at_the_same_size(report: Report):
+    content = json.loads((report.folder / "measurement_errors.json").read_text(), parse_constant=refuse)
+    rows = [(row["case"], row["size"], row["method"]) for row in content["cases"]]
+    of_case = [
+        (size, method) for stage, size in enumerate((16, 32, 64), 1) for method in (f"stage {stage}", "ground truth")
+    ]
+    assert rows == [(case, *row) for case in CASES for row in [*of_case, (64, "mean volume")]]
+    for row in content["cases"]:
+        if (row["size"], row["method"]) == (64, "ground truth"):
+            assert row["body_l_error"] == 0 and row["bias_soft_hu"] == 0
+
+
 def test_json_and_csv_agree(report: Report):
     with open(report.folder / "metrics.csv", newline="", encoding="utf-8") as file:
         table = list(csv.DictReader(file))

@@ -108,6 +108,7 @@ def test_the_archive_holds_what_belongs_to_the_bundle_and_nothing_else(packed, b
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "bundle"]
     kept = subprocess.run(listed, cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout.splitlines()
     of_other_weights = (".pt", ".pth", "model_familiarity.json", "model_uncertainty.json", "model_projections.json")
+    of_other_weights += ("model_measurements.json",)
     kept = [name.replace("bundle", NAME, 1) for name in kept if not name.endswith(of_other_weights)]
     assert names == sorted([*kept, f"{NAME}/models/model.pt"])
     assert f"Excluded, since they are no part of the bundle: {', '.join(sorted(strays))}\n" in capsys.readouterr().out
@@ -210,7 +211,7 @@ def test_the_json_files_of_the_weights_go_with_them(packed, bundle: Path, sideca
     assert not in_archive & set(zipfile.ZipFile(without).namelist())
 
 
-@pytest.mark.parametrize("name", ["familiarity", "projections", "uncertainty", "views"])
+@pytest.mark.parametrize("name", ["familiarity", "measurements", "projections", "uncertainty", "views"])
 def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: str, tmp_path: Path):
     write_sidecar(str(bundle / "models" / f"model_{name}.json"), str(bundle / "LICENSE"), {})
     with pytest.raises(CheckpointError, match=f"model_{name}.json.*other weights"):

@@ -106,7 +106,7 @@ class Thorax:
         offset = abs(place_x - self.midline_x)
         chosen = (offset >= near) & (offset <= far) & (place_y >= back) & (place_y <= front)
         lowest = lung.argmax(2)[place_x[chosen], place_y[chosen]]
-        return float(np.quantile(lowest, DOME_QUANTILE))
+        return float(np.quantile(lowest, DOME_QUANTILE)) if len(lowest) else nan
 
     @cached_property
     def heart(self) -> Bool[np.ndarray, "X Y Z"]:
@@ -121,6 +121,8 @@ class Thorax:
         off_middle = abs(np.arange(len(self.hu)) - self.midline_x) * self.spacing_mm
         for z in reversed([z for z in range(self.lower_half.stop) if z >= lowest]):
             lungs = self.lungs.both[..., z]
+            if not lungs.any():
+                continue
             between = opened(convex_hull_image(lungs) & ~lungs, VESSEL_MM / self.spacing_mm)
             rows = np.flatnonzero(lungs.any(0))
             between[:, : rows[0] + (rows[-1] - rows[0]) // 3] = False

@@ -7,23 +7,26 @@ from typing import Any
 
 from monai.transforms import Transform
 
+from .measurement_intervals import MeasurementIntervals, content_with_intervals
 from .measurements import measure
 
 MEASUREMENTS_KEY = "measurements"
 """Field of a record with what `measurements.json` holds."""
-WITHOUT_INTERVALS = (
-    "Measured on the reconstruction, which is not the patient. There are no intervals: how far the patient's figures "
-    "may be from these is not said."
-)
 
 
 class MeasureVolumed(Transform):
     """
-    Adds `measurements`, the figures of `pred`, a volume in HU with its affine, as a dict for JSON: a `statement` of
-    what they are, and `measurements`, see :meth:`~scripts.evaluation.measurements.Measurements.as_content`.
+    Adds `measurements`, the figures of `pred`, a volume in HU with its affine, as
+    :func:`~scripts.evaluation.measurement_intervals.content_with_intervals` has them.
+
+    Args:
+        intervals: those of the weights that made `pred`; None for none, which the record then says.
     """
+
+    def __init__(self, intervals: MeasurementIntervals | None = None) -> None:
+        self.intervals = intervals
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu = record["pred"]
         found = measure(hu[0].as_tensor(), float(hu.affine[0, 0]))
-        return {**record, MEASUREMENTS_KEY: {"statement": WITHOUT_INTERVALS, **found.as_content()}}
+        return {**record, MEASUREMENTS_KEY: content_with_intervals(found, self.intervals)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -115,11 +115,15 @@ def lungs(
     Masks of the patient's left and right lung, nothing where one was not found; arguments as in :func:`measure`. In a
     finer volume their steps are those of the averaged one.
     """
-    times = factor(spacing_mm)
     found = find_thorax(np.asarray(hu, dtype=np.float32), spacing_mm).lungs
-    masks = (mask.repeat(times, 0).repeat(times, 1).repeat(times, 2) for mask in (found.left, found.right))
-    left, right = (mask[: hu.shape[0], : hu.shape[1], : hu.shape[2]] for mask in masks)
+    left, right = (mask_at(mask, hu.shape, spacing_mm) for mask in (found.left, found.right))
     return left, right
+
+
+def mask_at(mask: Bool[np.ndarray, "x y z"], shape: Sequence[int], spacing_mm: float) -> Bool[np.ndarray, "X Y Z"]:
+    """A mask of a :class:`~scripts.anatomy.thorax.Thorax` at the shape of the volume in which that was found."""
+    times = factor(spacing_mm)
+    return mask.repeat(times, 0).repeat(times, 1).repeat(times, 2)[: shape[0], : shape[1], : shape[2]]
 
 
 def _lung(thorax: Thorax, side: str) -> np.ndarray:

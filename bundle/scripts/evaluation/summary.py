@@ -44,11 +44,16 @@ def summarise(rows: Sequence[dict[str, Any]], by: Sequence[str] = ("group", "siz
 
 def mean_over_patients(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
     """The mean and interval of :data:`INTERVAL_DEFINITION`."""
+    return mean_and_interval(patient_means(rows, metric))
+
+
+def patient_means(rows: Sequence[dict[str, Any]], metric: str) -> list[float]:
+    """A metric's mean over the cases of each patient, without what is not finite."""
     of_patients: dict[str, list[float]] = {}
     for row in rows:
         if np.isfinite(row[metric]):
             of_patients.setdefault(row["patient"], []).append(row[metric])
-    return mean_and_interval([float(np.mean(values)) for values in of_patients.values()])
+    return [float(np.mean(values)) for values in of_patients.values()]
 
 
 def metrics_of(row: dict[str, Any], by: Sequence[str]) -> list[str]:

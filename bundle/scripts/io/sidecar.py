@@ -43,10 +43,15 @@ def write_sidecar(path: str, weights: str, content: dict[str, Any]) -> None:
 
 def made_by(workflow: str, weights: str) -> str:
     """What to do about a sidecar that is made by the config of a name, which is also the id that asks for it."""
+    return f"{command_of(workflow, weights)} Or set {workflow} to false, and move this file away."
+
+
+def command_of(workflow: str, weights: str) -> str:
+    """The command that makes a sidecar by the config of a name, in a sentence."""
     return (
         f"It is made by: python -m monai.bundle run --config_file \"['bundle/configs/train.json',"
         f"'bundle/configs/{workflow}.json']\" --bundle_root bundle --dataset_dir DIR --weights {weights} (with the "
-        f"overlay configs of the training, if it has any). Or set {workflow} to false, and move this file away."
+        f"overlay configs of the training, if it has any)."
     )
 
 

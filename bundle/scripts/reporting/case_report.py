@@ -11,19 +11,22 @@ from typing import Any
 import torch
 
 from ..errors import OutputError, shown
-from ..io.atomic_write import write_atomically
+from ..evaluation.measurement_intervals import MeasurementIntervals, content_with_intervals
+from ..evaluation.measurements import measure
+from ..io.atomic_write import NOTICE, write_atomically, write_json
 from ..io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
 from ..losses.reprojection import DRRReprojectionLoss
 from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import ImagingModel
 from .figures import volume_figure, xray_figure
+from .measurement_table import measurement_table
 from .viewer import write_view
 
 TRUTH = "ground truth"
 SHOWN_COLUMNS = {"PSNR, dB": ("psnr_db", 2), "SSIM": ("ssim", 3), "MAE, HU": ("mae_hu", 1)}
 """What the page shows of a case, by heading: the metric and its decimal places."""
 OF_A_CASE = re.compile(
-    r"(truth|stage\d+|frontal|lateral)\.nii\.gz|(frontal|lateral|report|xrays)\.png|report\.html|\.unfinished-.+|\.DS_Store"
+    r"measurements\.json|(truth|stage\d+|frontal|lateral)\.nii\.gz|(frontal|lateral|report|xrays)\.png|report\.html|\.unfinished-.+|\.DS_Store"
 )
 """Names of the files in a case's folder, and of what a killed process or a file manager leaves there."""
 
@@ -31,20 +34,25 @@ OF_A_CASE = re.compile(
 class CaseReport:
     """
     Writes for a case the folder `cases/<case>`: both X-rays, each stage's volume and the ground truth in HU, figures,
-    and `report.html`, a page that shows them.
+    `measurements.json`, figures of the last stage's volume and of the ground truth, and `report.html`, a page that
+    shows them.
 
     Args:
         output_dir: holds `cases`.
         imaging: scales of volumes and X-rays, and the nominal acquisition geometry.
         note: what a reader of the page has to know, such as that its patient was trained on.
+        intervals: of the measurements, by the weights that are scored; None for none.
 
     Raises:
         OutputError: when `cases` is there and holds anything else than the folders of an earlier evaluation.
     """
 
-    def __init__(self, output_dir: str, imaging: ImagingModel, note: str = "") -> None:
+    def __init__(
+        self, output_dir: str, imaging: ImagingModel, note: str = "", intervals: MeasurementIntervals | None = None
+    ) -> None:
         check_case_folders(os.path.join(output_dir, "cases"))
         self.output_dir, self.imaging, self.note = output_dir, imaging, note
+        self.intervals = intervals
         self.reprojection = DRRReprojectionLoss(imaging)
 
     def folder(self, case: str) -> str:
@@ -89,7 +97,18 @@ class CaseReport:
         page = os.path.join(folder, "report.html")
         title = f"{record['name']}: ground truth and reconstruction"
         scores = [shown_scores(row) for row in rows]
-        write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, self.note)
+        measured = self._measured(in_hu[f"stage {len(volumes)}"], hu_truth)
+        write_json(os.path.join(folder, "measurements.json"), {"notice": NOTICE, **measured})
+        table = measurement_table(measured)
+        write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, self.note, measurements=table)
+
+    def _measured(self, hu: torch.Tensor, truth: torch.Tensor) -> dict[str, Any]:
+        """As `infer` has it, with the ground truth's figures beside."""
+        found, true = (measure(each.cpu(), self.imaging.geometry.fov_mm / len(each)) for each in (hu, truth))
+        content = content_with_intervals(found, self.intervals)
+        for row in content["measurements"]:
+            row["ground_truth"] = true.values[row["key"]]
+        return content
 
 
 def check_case_folders(folder: str) -> None:

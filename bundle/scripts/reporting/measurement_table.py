@@ -23,14 +23,24 @@ class MeasurementTable(NamedTuple):
 def measurement_table(content: Mapping[str, Any]) -> MeasurementTable:
     """
     Args:
-        content: what `measurements.json` holds, see :class:`~scripts.evaluation.measured_volume.MeasureVolumed`.
+        content: what `measurements.json` holds, see :class:`~scripts.evaluation.measured_volume.MeasureVolumed`; of a
+            test case with the ground truth's figures, `ground_truth`.
     """
     measured = content["measurements"]
-    rows = [{"measurement": each["label"], "value": _shown(each), "unit": each["unit"]} for each in measured]
+    rows = [_row(each) for each in measured]
     reasons = list(dict.fromkeys(each["reason"] for each in measured if each["value"] is None))
     return MeasurementTable(rows, [*reasons, content["statement"]])
 
 
-def _shown(measured: Mapping[str, Any]) -> str:
-    value = measured["value"]
-    return "-" if value is None else f"{value:.{PLACES[measured['unit']]}f}"
+def _row(measured: Mapping[str, Any]) -> dict[str, str]:
+    places = PLACES[measured["unit"]]
+    row = {"measurement": measured["label"], "value": _shown(measured["value"], places)}
+    if "interval" in measured:
+        row["interval"] = " to ".join(_shown(end, places) for end in measured["interval"] or [None])
+    if "ground_truth" in measured:
+        row["ground truth"] = _shown(measured["ground_truth"], places)
+    return {**row, "unit": measured["unit"]}
+
+
+def _shown(value: float | None, places: int) -> str:
+    return "-" if value is None else f"{value:.{places}f}"
