@@ -70,12 +70,6 @@ from .radiographs.augmentation import (
     RandScaleIntensityRangePercentilesd,
 )
 from .radiographs.calibration_transform import CalibratePaird
-from .radiographs.exposure_effects import (
-    ContinueBeyondBorderd,
-    RandLimbsd,
-    RandLocalContrastd,
-    RandScatterd,
-)
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
 from .radiographs.view_classifier import ViewProbabilities, classify
 from .reporting import tensorboard
@@ -107,7 +101,6 @@ __all__ = [
     "CascadeCheckpointLoader",
     "CaseReport",
     "CheckpointError",
-    "ContinueBeyondBorderd",
     "CoverageReport",
     "DRRReprojectionLoss",
     "DetectOutOfDistributiond",
@@ -156,12 +149,9 @@ __all__ = [
     "RandCollimationd",
     "RandDeformd",
     "RandGeometry",
-    "RandLimbsd",
-    "RandLocalContrastd",
     "RandNodulesd",
     "RandPoissonNoised",
     "RandScaleIntensityRangePercentilesd",
-    "RandScatterd",
     "RandShapeBetween",
     "RandTissued",
     "Region",

@@ -64,26 +64,6 @@ def test_a_volume_that_agrees_with_its_xrays_needs_no_update(imaging: ImagingMod
     torch.testing.assert_close(update, torch.zeros_like(update), rtol=0, atol=1e-5)
 
 
-def test_a_pixel_that_was_not_measured_asks_for_no_change_of_what_its_ray_crosses(imaging: ImagingModel, geometry):
-    half = scaled(torch.full((1, 1, SIZE, SIZE, SIZE), -500.0))
-    xrays = xrays_of(torch.zeros(1, 1, SIZE, SIZE, SIZE), geometry)
-    seen = torch.ones_like(xrays, dtype=torch.bool)
-    seen[:, 0] = False
-    one, neither = (
-        imaging.correction(half, imaging.log_ratio(half, xrays, 2 * SIZE, seen=mask), WHOLE)
-        for mask in (seen, torch.zeros_like(seen))
-    )
-    assert not neither.any()
-    # The geometric mean of 2, the ratio of the ray that was measured, and of 1.
-    expected = torch.full_like(one, (2**0.5 - 1) * 500 / 2048)
-    inside = (..., slice(2, -2), slice(2, -2), slice(2, -2))
-    torch.testing.assert_close(one[inside], expected[inside], rtol=5e-3, atol=0)
-    lost = xrays.clone()
-    lost[:, 0] = 0
-    ratios = [imaging.log_ratio(half, values, 2 * SIZE, seen=seen) for values in (xrays, lost)]
-    assert torch.equal(*ratios)
-
-
 def test_the_update_of_half_the_attenuation_is_the_other_half(imaging: ImagingModel, geometry):
     water, half = torch.full((2, 1, SIZE, SIZE, SIZE), 0.0), torch.full((2, 1, SIZE, SIZE, SIZE), -500.0)
     log_ratio = imaging.log_ratio(scaled(half), xrays_of(water, geometry), 2 * SIZE)

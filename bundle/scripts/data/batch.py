@@ -16,7 +16,6 @@ from ..projection.geometry import BiplanarGeometry, batched
 from ..projection.imaging import ImagingModel
 from ..projection.region import Region
 from ..radiographs.augmentation import RandGeometry
-from ..radiographs.calibration import CALIBRATION_KEY
 from .known_views import Views, as_known
 
 
@@ -45,7 +44,7 @@ class PrepareBiplanarBatch(PrepareBatch):
         geometry_error: draws the geometry in which the input's X-rays are acquired in its place, and of which the
             network is not told; None for none.
         augment_xrays: random transform of the record `{"xrays", "exposed"}`, both `(2, P, P)`, `exposed` being the
-            exposed area, which becomes the network's argument `seen`; None for none.
+            exposed area; None for none.
         crop: side, in voxels of that stage, of the random crop of the volume that is decoded and scored, the same for a
             batch and in the target and the network's arguments as `region`; None for the whole volume.
         known_views: the pairs of views that the network has met, see :func:`~scripts.data.known_views.as_known`; with
@@ -98,14 +97,12 @@ class PrepareBiplanarBatch(PrepareBatch):
         shapes = _plain(batchdata[SHAPES]).to(device, non_blocking=non_blocking) if SHAPES in batchdata else ()
         others = [{SHAPES: each} for each in shapes] or [{}] * len(cts)
         *prepared, volumes, geometries = zip(*map(self._record, records, radiographs, has_radiographs, nominal, others))
-        xrays, seen, target_xrays = map(torch.stack, prepared)
+        xrays, target_xrays = map(torch.stack, prepared)
         cts, *evidence = (torch.stack([record[key] for record in volumes]) for key in fields)
         geometry = batched(geometries)
         received = geometry if self.known_views is None else as_known(geometry, self.known_views)
         target: dict[str, Any] = {"ct": self.imaging.scale(cts), "xrays": target_xrays, "geometry": geometry}
         arguments: dict[str, Any] = {"stages": self.stages, "geometry": received}
-        if self.augment_xrays is not None:
-            arguments["seen"] = seen
         if evidence:
             arguments["anatomy"] = evidence[0]
         elif self.anatomy is not None:
@@ -122,13 +119,13 @@ class PrepareBiplanarBatch(PrepareBatch):
         has_radiographs: bool,
         geometry: BiplanarGeometry,
         others: dict[str, torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor], BiplanarGeometry]:
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], BiplanarGeometry]:
         """
-        The X-rays of the input, which of their pixels are seen, the X-rays of the target, the volumes, which are the CT
-        in HU and what there is beside it, and the geometry of the target's X-rays.
+        The X-rays of the input, those of the target, the volumes, which are the CT in HU and what there is beside it,
+        and the geometry of the target's X-rays.
         """
         if has_radiographs:
-            return *self._augmented(radiographs, radiographs != 0), radiographs, volumes, geometry
+            return self._augmented(radiographs, radiographs != 0), radiographs, volumes, geometry
         if self.augment is not None:
             augmented = _seeded(self.augment)({**volumes, **others})
             volumes = {key: _plain(augmented[key]) for key in volumes}
@@ -138,20 +135,18 @@ class PrepareBiplanarBatch(PrepareBatch):
         target = xrays = self.imaging.project(hu[None], geometry)[0]
         if self.geometry_error is not None:
             xrays = self.imaging.project(hu[None], _seeded(self.geometry_error)(geometry))[0]
-        return *self._augmented(xrays, torch.ones_like(xrays, dtype=torch.bool)), target, volumes, geometry
+        return self._augmented(xrays, torch.ones_like(xrays, dtype=torch.bool)), target, volumes, geometry
 
-    def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        record = {"xrays": xrays, "exposed": exposed}
-        if self.augment_xrays is not None:
-            record = _seeded(self.augment_xrays)(record)
-        return _plain(record["xrays"]), _plain(record["exposed"])
+    def _augmented(self, xrays: torch.Tensor, exposed: torch.Tensor) -> torch.Tensor:
+        if self.augment_xrays is None:
+            return xrays
+        return _plain(_seeded(self.augment_xrays)({"xrays": xrays, "exposed": exposed})["xrays"])
 
 
 class PrepareRadiographsBatch(PrepareBatch):
     """
     Makes a batch into the network's input, its X-rays, and the arguments `geometry`, in which they were acquired, and,
-    where others' bodies are there to be used, `anatomy`, and, of a pair that was calibrated, `seen`: which pixels it
-    shows.
+    where others' bodies are there to be used, `anatomy`.
 
     Args:
         geometry: the nominal one, which each record's `geometry` overrides, see
@@ -172,9 +167,7 @@ class PrepareRadiographsBatch(PrepareBatch):
     ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
         xrays = _plain(batchdata["image"]).to(device, non_blocking=non_blocking, **kwargs)
         geometry = batched(geometries_of_records(batchdata["geometry"], self.geometry))
-        others: dict[str, Any] = {} if self.anatomy is None else {"anatomy": self.anatomy}
-        if CALIBRATION_KEY in batchdata:
-            others["seen"] = torch.as_tensor(batchdata[CALIBRATION_KEY]["seen"]).to(xrays.device)
+        others = {} if self.anatomy is None else {"anatomy": self.anatomy}
         return xrays, None, (), {"geometry": as_known(geometry, self.known_views), **others}
 
 

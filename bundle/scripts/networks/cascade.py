@@ -19,7 +19,7 @@ from .encoder import MultiScaleXrayEncoder
 from .stages import EVIDENCE, Stage1Base64, Stage2Refiner128, Stage3Refiner256
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
 
 STAGES = (Stage1Base64, Stage2Refiner128, Stage3Refiner256)
 Anatomy = Tensor | Callable[[Tensor], Tensor]
@@ -141,7 +141,6 @@ class ProgressiveCascadeModel(nn.Module):
         region: Region | None = None,
         slabs: int = 1,
         anatomy: Anatomy | None = None,
-        seen: Bool[Tensor, "B 2 P P"] | None = None,
     ) -> list[Float[Tensor, "B 1 X Y Z"]]:
         """
         Args:
@@ -152,8 +151,6 @@ class ProgressiveCascadeModel(nn.Module):
             slabs: tiled inference: in how many slabs to compute the last volume, which takes less memory.
             anatomy: what other people's bodies say, see :data:`Anatomy`; not read by a network without "anatomy" in
                 `evidence`. None adds nothing.
-            seen: which pixels of the X-rays were measured. The others hold a guess, which the corrections by
-                reprojection leave alone; None for all.
 
         Returns:
             Each stage's volume, RAS+, scaled to about [0, 1], coarsest first; cubes, but the last as large as the
@@ -171,7 +168,7 @@ class ProgressiveCascadeModel(nn.Module):
                 f"{pixels}): frontal and lateral, each {pixels} pixels a side."
             )
         anatomy = anatomy if self.reads_anatomy else None
-        return self._of_any_side(xrays, geometry, region, anatomy, seen, stages=stages, slabs=slabs)
+        return self._of_any_side(xrays, geometry, region, anatomy, stages=stages, slabs=slabs)
 
     @property
     def reads_anatomy(self) -> bool:
@@ -184,25 +181,21 @@ class ProgressiveCascadeModel(nn.Module):
         geometry: BiplanarGeometry,
         region: Region | None,
         anatomy: Anatomy | None,
-        seen: Tensor | None,
         **how: int,
     ) -> list[Tensor]:
         """The volumes of pairs with LL as they are, and of those with RL by way of their mirror images."""
 
-        by_entry = {name: each for name, each in (("anatomy", anatomy), ("seen", seen)) if isinstance(each, Tensor)}
-
-        def volumes(geometry: BiplanarGeometry, xrays: Tensor, *of_these: Tensor) -> list[Tensor]:
-            found: dict[str, Any] = {"anatomy": anatomy, "seen": seen, **dict(zip(by_entry, of_these))}
-            others, shown = found["anatomy"], found["seen"]
+        def volumes(geometry: BiplanarGeometry, xrays: Tensor, *others: Tensor) -> list[Tensor]:
+            found = others[0] if others else anatomy
             if not any(lateral_is_rl(geometry)):
-                return self._of_left_side(xrays, geometry, region, others, shown, **how)
+                return self._of_left_side(xrays, geometry, region, found, **how)
             mirrored = None if region is None else region.mirrored()
-            others = None if others is None else mirrored_anatomy(others)
-            shown = None if shown is None else mirrored_xrays(shown)
-            flipped = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), mirrored, others, shown, **how)
+            found = None if found is None else mirrored_anatomy(found)
+            flipped = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), mirrored, found, **how)
             return [volume.flip(2) for volume in flipped]
 
-        return list(by_kind(lateral_is_rl(geometry), volumes, geometry, xrays, *by_entry.values()))
+        by_entry = [anatomy] if isinstance(anatomy, Tensor) else []
+        return list(by_kind(lateral_is_rl(geometry), volumes, geometry, xrays, *by_entry))
 
     def _of_left_side(
         self,
@@ -210,7 +203,6 @@ class ProgressiveCascadeModel(nn.Module):
         geometry: BiplanarGeometry,
         region: Region | None,
         anatomy: Anatomy | None,
-        seen: Tensor | None,
         stages: int,
         slabs: int,
     ) -> list[Tensor]:
@@ -221,7 +213,6 @@ class ProgressiveCascadeModel(nn.Module):
             if number == 2 and callable(anatomy):
                 anatomy = anatomy(volumes[0])
             extent: dict[str, Any] = {"region": region, "slabs": slabs} if number == stages else {}
-            extent["seen"] = seen
             if number == 1 and self.mirror_averaging and not stage.training:
                 volumes.append(self._mirror_averaged(level, xrays, geometry, **extent))
             else:
@@ -231,23 +222,16 @@ class ProgressiveCascadeModel(nn.Module):
         return volumes
 
     def _mirror_averaged(
-        self,
-        features: Tensor,
-        xrays: Tensor,
-        geometry: BiplanarGeometry,
-        region: Region | None = None,
-        slabs: int = 1,
-        seen: Tensor | None = None,
+        self, features: Tensor, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None = None, slabs: int = 1
     ) -> Tensor:
         """The first stage's volume; arguments as in :meth:`~scripts.networks.stages.VolumeStage.forward`."""
         stage: Any = self.stages[0]
         mirrored = mirrored_xrays(xrays)
         # The mirrored pair has RL. It is taken as LL, on which the stage was trained: right but for the cone beam.
         as_left = replace(geometry.mirrored(), views=geometry.views)
-        volume = stage(features, xrays, geometry, slabs=slabs, seen=seen)
-        mirrored_seen = None if seen is None else mirrored_xrays(seen)
-        mirror_image = stage(self.encoder(mirrored, 1)[0], mirrored, as_left, slabs=slabs, seen=mirrored_seen).flip(2)
-        mean = stage.updated((volume + mirror_image) / 2, xrays, geometry, seen=seen)
+        volume = stage(features, xrays, geometry, slabs=slabs)
+        mirror_image = stage(self.encoder(mirrored, 1)[0], mirrored, as_left, slabs=slabs).flip(2)
+        mean = stage.updated((volume + mirror_image) / 2, xrays, geometry)
         return mean if region is None else region.of(mean)
 
     def up_to(self, stage: int) -> nn.ModuleDict:
@@ -317,7 +301,6 @@ class FinalVolumeModel(ProgressiveCascadeModel):
         geometry: BiplanarGeometry | None = None,
         slabs: int = 1,
         anatomy: Anatomy | None = None,
-        seen: Bool[Tensor, "B 2 P P"] | None = None,
     ) -> Float[Tensor, "B 1 S S S"]:
         """The last stage's volume; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
-        return super().forward(xrays, geometry, self.final_stage, slabs=slabs, anatomy=anatomy, seen=seen)[-1]
+        return super().forward(xrays, geometry, self.final_stage, slabs=slabs, anatomy=anatomy)[-1]

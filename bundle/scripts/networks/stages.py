@@ -19,7 +19,7 @@ from .blocks import ACTIVATION, VIEWS, DetailEnhancer, EvidenceStem, computed, l
 from .context import ContextNetwork
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
 
 EVIDENCE = ("xrays", "features", "positions", "reprojection")
 ANATOMY = "anatomy"
@@ -113,7 +113,6 @@ class VolumeStage(nn.Module):
         region: Region | None = None,
         slabs: int = 1,
         anatomy: Float[Tensor, "B 2 a a a"] | None = None,
-        seen: Bool[Tensor, "B 2 H H"] | None = None,
     ) -> Float[Tensor, "B 1 X Y Z"]:
         """
         Args:
@@ -124,7 +123,6 @@ class VolumeStage(nn.Module):
             region: what is wanted of the volume; by default the whole.
             slabs: in how many slabs to compute it, one after the other, to save memory.
             anatomy: mean and spread of others' bodies, scaled, in the whole volume at any size; None for none.
-            seen: which pixels were measured: the others are no evidence in what is corrected by reprojection.
 
         Returns:
             The region's volume, scaled to about [0, 1].
@@ -136,14 +134,14 @@ class VolumeStage(nn.Module):
         context = self._context(features, lifted, xrays, geometry, previous, anatomy)
         log_ratio = None
         if previous is not None and self.reads_reprojection:
-            log_ratio = self.imaging.log_ratio(previous, xrays, PIXELS_PER_VOXEL * self.size, geometry, seen)
+            log_ratio = self.imaging.log_ratio(previous, xrays, PIXELS_PER_VOXEL * self.size, geometry)
         volumes = [
             computed(
                 self.checkpointing, self._decode, slab, context, lifted, xrays, geometry, previous, log_ratio, anatomy
             )
             for slab in covered.slabs(slabs)
         ]
-        volume = self._update(volumes[0] if len(volumes) == 1 else torch.cat(volumes, dim=2), xrays, geometry, seen)
+        volume = self._update(volumes[0] if len(volumes) == 1 else torch.cat(volumes, dim=2), xrays, geometry)
         return volume if covered == wanted else wanted.of(volume)
 
     def _context(
@@ -191,7 +189,7 @@ class VolumeStage(nn.Module):
     def _finish(self, volume: Tensor, lifted_xrays: Tensor) -> Tensor:
         return volume
 
-    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry, seen: Tensor | None) -> Tensor:
+    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry) -> Tensor:
         return volume
 
 
@@ -211,9 +209,9 @@ class Stage1Base64(VolumeStage):
         super().__init__(is_first=True, **network)
         self.relaxation = nn.Parameter(torch.ones(consistency_steps if self.reads_reprojection else 0))
 
-    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry, seen: Tensor | None) -> Tensor:
+    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry) -> Tensor:
         for relaxation in self.relaxation:
-            volume = self.updated(volume, xrays, geometry, relaxation, seen)
+            volume = self.updated(volume, xrays, geometry, relaxation)
         return volume
 
     def updated(
@@ -222,12 +220,11 @@ class Stage1Base64(VolumeStage):
         xrays: Float[Tensor, "B 2 H H"],
         geometry: BiplanarGeometry,
         relaxation: float | Tensor = 1.0,
-        seen: Bool[Tensor, "B 2 H H"] | None = None,
     ) -> Float[Tensor, "B 1 S S S"]:
         """A volume after one MART update; as it is without "reprojection" in `evidence`."""
         if not self.reads_reprojection:
             return volume
-        log_ratio = self.imaging.log_ratio(volume, xrays, PIXELS_PER_VOXEL * self.size, geometry, seen)
+        log_ratio = self.imaging.log_ratio(volume, xrays, PIXELS_PER_VOXEL * self.size, geometry)
         return volume + relaxation * self.imaging.correction(volume, log_ratio, Region.whole(self.size), geometry)
 
 

@@ -15,7 +15,7 @@ from .projector import lift, project
 from .region import Region
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
 
 NUMBER_OF_STAGES = 3
 PIXELS_PER_VOXEL = 2
@@ -23,8 +23,6 @@ PIXELS_PER_VOXEL = 2
 RATIO_OFFSET = 0.0025
 """Scaled line integral of some millimetres of tissue, added to both sides of a ratio: less than that is noise."""
 MAX_RATIO = 4.0
-SEEN_TOLERANCE = 1e-3
-"""Fraction of a coarser pixel that rounding may take: it counts where all of it was measured."""
 
 
 class ImagingModel:
@@ -92,7 +90,6 @@ class ImagingModel:
         xrays: Float[Tensor, "B 2 P P"],
         pixels: int,
         geometry: BiplanarGeometry | None = None,
-        seen: Bool[Tensor, "B 2 P P"] | None = None,
     ) -> Float[Tensor, "B 2 pixels pixels"]:
         """
         Logarithm of the X-rays over the reprojection of a whole scaled volume, between -log 4 and log 4; 0 where they
@@ -103,14 +100,10 @@ class ImagingModel:
             xrays: scaled line integrals.
             pixels: along a side of the detector, at which they are compared.
             geometry: overrides the model's own.
-            seen: which pixels of the X-rays were measured; 0 for one that was not, or not as a whole. None for all.
         """
         reprojection = self.project_region(self.attenuation(volume), Region.whole(volume.shape[-1]), pixels, geometry)
         ratio = (adaptive_avg_pool2d(xrays, pixels) + RATIO_OFFSET) / (reprojection + RATIO_OFFSET)
-        log_ratio = ratio.clamp(1 / MAX_RATIO, MAX_RATIO).log()
-        if seen is None:
-            return log_ratio
-        return log_ratio.where(adaptive_avg_pool2d(seen.to(ratio.dtype), pixels) > 1 - SEEN_TOLERANCE, 0.0)
+        return ratio.clamp(1 / MAX_RATIO, MAX_RATIO).log()
 
     def correction(
         self,
