@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
 from . import places
 from .computing import Computing
 from .failures import LaunchError
+from .files import write_atomically
 from .tables import print_assessment
-from .weights import sidecar_overlay
+from .weights import assessed_beside, sidecar_overlay
 from .workflows import run_workflow
 
 VIEWS = ("frontal", "lateral")
-SIDECARS = {"familiarity": "familiarity", "calibration": "projections"}
-"""Ids of `inference.json`, and the sidecar of the weights that each needs."""
 COLUMNS = (
     "pair", "error", "consistency_before", "consistency_after", "consistency_reconstructed_from",
     "reprojection_mae_frontal", "reprojection_mae_lateral", "distance", "threshold", "flagged",
@@ -24,19 +24,13 @@ COLUMNS = (
 """Of `assessments.csv`; a figure that there is not is empty."""
 
 
-def available(weights: Path) -> dict[str, str]:
-    """The ids of `inference.json` that weights have the sidecars for."""
-    there = {name: weights.with_name(f"{weights.stem}_{sidecar}.json") for name, sidecar in SIDECARS.items()}
-    return {name: "True" for name, path in there.items() if path.is_file()}
-
-
 def assess(pair: dict[str, Path], weights: Path, output: Path, computing: Computing) -> dict:
     """Reconstructs a pair as `infer` does, and assesses it; what `assessment.json` then holds."""
     for name, path in pair.items():
         if not path.is_file():
             raise LaunchError(f"--{name} {path}: no such file.")
     configs = [places.CONFIGS / "inference.json", places.CONFIGS / "assess.json", *sidecar_overlay(weights)]
-    chosen = {"weights": weights, "output_dir": output, **available(weights)}
+    chosen = {"weights": weights, "output_dir": output, **assessed_beside(weights)}
     run_workflow("run", configs, output, computing, **pair, **chosen)
     content = json.loads((output / "assessment.json").read_text(encoding="utf-8"))
     print_assessment(content)
@@ -123,10 +117,11 @@ def row_of(content: dict) -> dict[str, object]:
 def write_summary(rows: list[dict], output: Path) -> None:
     """`assessments.csv`, and `assessments.json`: how many were assessed, how often each rule failed, what failed."""
     output.mkdir(parents=True, exist_ok=True)
-    with open(output / "assessments.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+    lines = io.StringIO()
+    table = csv.DictWriter(lines, fieldnames=COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(output / "assessments.csv", lines.getvalue())
     done = [row for row in rows if "error" not in row]
     rules = [key for row in done for key in row["rules_failed"].split()]
     content = {
@@ -137,4 +132,4 @@ def write_summary(rows: list[dict], output: Path) -> None:
         "failed_rules": {key: rules.count(key) for key in sorted(set(rules))},
         "failed": {row["pair"]: row["error"] for row in rows if "error" in row},
     }
-    (output / "assessments.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_atomically(output / "assessments.json", json.dumps(content, indent=2) + "\n")

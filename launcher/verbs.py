@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import places
 from .assessing import assess as assess_pair
-from .assessing import assess_folder, available
+from .assessing import assess_folder
 from .computing import Computing
 from .demo import run_demo
 from .evaluation import run_evaluation
@@ -26,7 +26,7 @@ from .tables import (
     print_summary,
 )
 from .training import demo_dataset, train_stages, write_atlas
-from .weights import check_weights, sidecar_overlay
+from .weights import assessed_beside, check_weights, sidecar_overlay
 from .workflows import run_script, run_workflow
 
 WITHOUT_LABEL = "--without-label"
@@ -109,7 +109,7 @@ def infer(arguments: argparse.Namespace) -> None:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     check_weights(arguments.weights)
     asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
-    asked |= available(arguments.weights)
+    asked |= assessed_beside(arguments.weights)
     run_workflow(
         "run",
         [places.CONFIGS / "inference.json", *sidecar_overlay(arguments.weights)],

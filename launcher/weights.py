@@ -7,6 +7,9 @@ from pathlib import Path
 from .failures import LaunchError
 from .from_bundle import shared_overlay
 
+SIDECARS = {"familiarity": "familiarity", "calibration": "projections"}
+"""Ids of `inference.json`, and the sidecar of the weights that each needs."""
+
 
 def check_weights(weights: Path) -> None:
     if not weights.is_file():
@@ -14,6 +17,12 @@ def check_weights(weights: Path) -> None:
             f"{weights}: no such weights. Train them with `python launch.py train --stage all` (or see them work with "
             f"`python launch.py demo`), then name them by --weights DIR/stage3_best.pth."
         )
+
+
+def assessed_beside(weights: Path) -> dict[str, str]:
+    """Those ids of `inference.json` that the weights have the sidecars for, as what is asked of it."""
+    there = {name: weights.with_name(f"{weights.stem}_{sidecar}.json") for name, sidecar in SIDECARS.items()}
+    return {name: "True" for name, path in there.items() if path.is_file()}
 
 
 def sidecar_overlay(weights: Path) -> list[Path]:
