@@ -321,7 +321,7 @@ def test_written_cases_are_the_first_of_the_datalist_and_the_worst_and_whole(rep
     worst = report.content["worst_cases"][0]["case"]
     assert {path.name for path in folder.iterdir()} == {*CASES[:2], worst}
     names = {"stage1.nii.gz", "stage2.nii.gz", "stage3.nii.gz", "truth.nii.gz"}
-    names |= {"report.png", "report.html", "xrays.png"}
+    names |= {"report.png", "report.html", "xrays.png", "measurements.json"}
     names |= {f"{view}.{suffix}" for view in ("frontal", "lateral") for suffix in ("nii.gz", "png")}
     for case in folder.iterdir():
         assert {path.name for path in case.iterdir()} == names
