@@ -121,7 +121,8 @@ def infer(arguments: argparse.Namespace) -> None:
         output_dir=arguments.output,
         **asked,
     )
-    print_measurements(json.loads((arguments.output / "measurements.json").read_text(encoding="utf-8")))
+    if (measured := arguments.output / "measurements.json").is_file():
+        print_measurements(json.loads(measured.read_text(encoding="utf-8")))
     written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html", "measurements.json"]
     written += ["uncertainty.nii.gz", "uncertainty.json"] if arguments.uncertainty else []
     written += ["familiarity.json"] if "familiarity" in asked else []
