@@ -100,9 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = records_in(options.dataset_dir)
     folds = held_out_patients(records, options)
     if options.shapes_dir:
-        all_unseen = set().union(*folds[0].values())
-        trained = [record for record in records if record["group"] not in all_unseen]
-        unseen = [record for record in records if record["group"] in all_unseen]
+        trained = seen_records(records, folds[0])
+        unseen = [record for record in records if record not in trained]
         records = [*with_shapes(trained, str(options.shapes_dir)), *unseen]
     chosen = [fold for fold in range(len(folds)) if not options.only or fold in options.only]
     missing = [
@@ -141,6 +140,11 @@ def held_out_patients(records: Sequence[Record], options: argparse.Namespace) ->
     return [{"unseen": patients} for patients in left_out(records, options.folds)]
 
 
+def seen_records(records: Sequence[Record], unseen: Mapping[str, set[str]]) -> list[Record]:
+    """The records of the patients whom no group holds."""
+    return [record for record in records if record["group"] not in set().union(*unseen.values())]
+
+
 def configuration(options: argparse.Namespace, method: str = "stage1") -> ConfigParser:
     """
     The configuration of the shipped weights' stage 1, in which a method changes what it has to. The CTs have twice the
@@ -168,14 +172,11 @@ def timed_steps(
     """
     path = options.output / "seconds_per_step.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    all_unseen = set().union(*unseen.values())
     for method in sorted(set(methods).difference(known)):
         config = configuration(options, method)
-        seen = [record for record in loaded if record["group"] not in all_unseen]
         clock = StepClock(WARMING_STEPS + TIMED_STEPS, f"{method}, timed")
-        train(method, 0, config, training_samples(config, seen, options), options, clock)
+        train(method, 0, config, training_samples(config, loaded, unseen, options), options, clock)
         known[method] = median(clock.seconds[WARMING_STEPS:])
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(str(path), known)
     return known
 
@@ -198,8 +199,7 @@ def run(
     config = configuration(options, method)
     imaging = config.get_parsed_content("imaging")
     as_it_is = Sample(PrepareBiplanarBatch(1, imaging))
-    all_unseen = set().union(*unseen.values())
-    training = training_samples(config, [record for record in loaded if record["group"] not in all_unseen], options)
+    training = training_samples(config, loaded, unseen, options)
     if method == "mean":
         truths = (training[i * training.count // MEAN_DRAWS]["ct"] for i in range(MEAN_DRAWS))
         predict, effort = _always(sum(truths)[None] / MEAN_DRAWS), {}
@@ -224,8 +224,11 @@ def run(
     return {**effort, **{group: score(predict, samples, imaging) for group, samples in cases.items()}}
 
 
-def training_samples(config: ConfigParser, seen: Sequence[Record], options: argparse.Namespace) -> DeformedPatients:
-    """The deformations that a configuration trains on, kept in a folder of their own."""
+def training_samples(
+    config: ConfigParser, loaded: Sequence[Record], unseen: Mapping[str, set[str]], options: argparse.Namespace
+) -> DeformedPatients:
+    """The deformations of all but these patients that a configuration trains on, kept in a folder of their own."""
+    seen = seen_records(loaded, unseen)
     prepare = config.get_parsed_content("train#trainer#prepare_batch")
     made_of = {name: config[name] for name in (*SAMPLE_IDS, "train#trainer#prepare_batch")}
     made_of |= {"names": [record["name"] for record in seen]}

@@ -16,14 +16,14 @@ from monailabel.utils.others.generic import device_list
 
 from lib.devices import device_called
 from lib.workflows import BUNDLE, run_workflow, sidecar_overlay
-from scripts import sidecar_path
+from scripts import measurement_intervals, sidecar_path
 
 ASSESSMENTS = ("familiarity", "uncertainty")
 """Ids of `inference.json`: whether the pair is out of the training's distribution, and how far off a voxel may be."""
 
 CALIBRATION = "projections"
 """The sidecar that a pair is calibrated by, where one of it has no known size."""
-SIDECARS = (*ASSESSMENTS, CALIBRATION)
+SIDECARS = (*ASSESSMENTS, CALIBRATION, measurement_intervals.NAME)
 """Those that are made for one file of weights, and refused next to another."""
 
 logger = logging.getLogger(__name__)

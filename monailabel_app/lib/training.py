@@ -16,7 +16,7 @@ from lib.devices import device_called
 from lib.reconstruction import SIDECARS
 from lib.request_keys import TrainingParameters
 from lib.workflows import BUNDLE, run_workflow, sidecar_overlay
-from scripts import measurement_intervals, sidecar_path
+from scripts import sidecar_path
 from scripts.data.datalist_builder import build_datalist
 from scripts.io.atomic_write import write_atomically
 from scripts.io.config_text import as_literal
@@ -70,7 +70,7 @@ class TrainingTask(TrainTask):
 
     def _put_sidecars_away(self, folder: Path) -> None:
         """They belong to the weights that were served before, and are refused next to others."""
-        for name in (*SIDECARS, measurement_intervals.NAME):
+        for name in SIDECARS:
             sidecar = Path(sidecar_path(str(self.weights), name))
             if sidecar.is_file():
                 shutil.move(sidecar, sidecar_path(str(folder / "before.pth"), name))

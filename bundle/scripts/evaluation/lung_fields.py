@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from monai.metrics import compute_average_surface_distance
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 from skimage.morphology import reconstruction
+
+from . import metrics
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -53,10 +57,8 @@ def lung_fields(line_integrals: Float[np.ndarray, "P P"], pixel_mm: float) -> Bo
 
 
 def dice(first: Bool[np.ndarray, "P P"], second: Bool[np.ndarray, "P P"]) -> float | None:
-    """Twice what two masks share over the sum of both (Dice 1945), 0 to 1; None where one of them is nothing."""
-    if not first.any() or not second.any():
-        return None
-    return 2 * float((first & second).sum()) / float(first.sum() + second.sum())
+    """:func:`~scripts.evaluation.metrics.dice`; None where one of the masks is nothing."""
+    return metrics.dice(first, second) if first.any() and second.any() else None
 
 
 def contour_distance_mm(
@@ -68,7 +70,6 @@ def contour_distance_mm(
     """
     if not first.any() or not second.any():
         return None
-    contours = [mask & ~ndimage.binary_erosion(mask) for mask in (first, second)]
-    away = [ndimage.distance_transform_edt(~contour) for contour in contours]
-    means = [float(away[1 - each][contours[each]].mean()) for each in (0, 1)]
-    return pixel_mm * sum(means) / 2
+    one, other = (torch.as_tensor(mask)[None, None] for mask in (first, second))
+    ways = (compute_average_surface_distance(*masks, include_background=True) for masks in ((one, other), (other, one)))
+    return pixel_mm * sum(map(float, ways)) / 2

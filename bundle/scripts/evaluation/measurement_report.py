@@ -14,6 +14,7 @@ from ..projection.imaging import ImagingModel
 from ..projection.resampling import resized, truth_at
 from .baselines import MEAN, Baselines
 from .measurements import MEASURES, mask_at, measure_thorax
+from .metrics import dice
 from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, patient_means, summarise
 from .table_report import TableReport
 
@@ -86,12 +87,6 @@ def errors_of(found: MeasuredVolume, truth: MeasuredVolume) -> dict[str, float]:
         there = truth.body & (truth.hu > low) & (truth.hu <= high)
         scores[f"bias_{tissue}_hu"] = float(difference[there].mean()) if there.any() else float("nan")
     return scores
-
-
-def dice(first: Bool[np.ndarray, "*S"], second: Bool[np.ndarray, "*S"]) -> float:
-    """Twice what is in both over what is in either, counted in each; NaN where both are empty."""
-    total = int(first.sum()) + int(second.sum())
-    return 2 * int((first & second).sum()) / total if total else float("nan")
 
 
 class MeasurementReport(TableReport):

@@ -7,6 +7,8 @@ The X2CT-compatible PSNR is there to compare with published tables and reads 10 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from monai.metrics import PSNRMetric
@@ -16,6 +18,9 @@ from ..losses.ssim import structural_similarity
 from ..projection.imaging import ImagingModel
 from ..projection.resampling import truth_at
 from .false_structures import SIGMA_MM, false_structures
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 X2CT_PEAK, X2CT_AIR_HU, X2CT_RANGE = 4095.0, -1024.0, 2500.0
 X2CT_WITHOUT_ERROR_DB = 100.0
@@ -102,3 +107,9 @@ def x2ct_psnr(hu: torch.Tensor, hu_truth: torch.Tensor) -> float:
 def x2ct_values(hu: torch.Tensor) -> torch.Tensor:
     """HU as X2CT-GAN compares them: HU + 1024 within [0, 2500], decimals cut off. On the CPU, in float64."""
     return (hu.cpu().double() - X2CT_AIR_HU).clamp(0, X2CT_RANGE).add(CUT_OFF).floor()
+
+
+def dice(first: Bool[np.ndarray, "*S"], second: Bool[np.ndarray, "*S"]) -> float:
+    """Twice what two masks share over the sum of both (Dice 1945), 0 to 1; NaN where both are empty."""
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else float("nan")
