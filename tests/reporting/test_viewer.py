@@ -17,6 +17,7 @@ import torch
 from browser import NO_WEBGL, Page, chromium, view_of
 from scripts import BiplanarGeometry
 from scripts.io.image_writer import cube_affine, write_ct
+from scripts.reporting.measurement_table import MeasurementTable
 from scripts.reporting.viewer import niivue_module, projection_matrix, write_view
 
 SIDE, VOXEL_MM, CENTRE_MM = 20, 18.0, (30.0, -40.0, 1000.0)
@@ -45,7 +46,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     xrays = torch.linspace(0, 1, 2 * 32 * 32).reshape(2, 32, 32)
     geometry = BiplanarGeometry(detector_pixels=32)
     scores = [{"method": "<i>stage 1</i>", "PSNR, dB": "21.50"}]
-    write_view(str(folder / "report.html"), TITLE, volumes, xrays, geometry, CENTRE_MM, scores, "A note.")
+    measured = MeasurementTable([{"measurement": "Left lung", "value": "2.35", "unit": "L"}], ["What it is worth."])
+    shown = {"scores": scores, "note": "A note.", "measurements": measured}
+    write_view(str(folder / "report.html"), TITLE, volumes, xrays, geometry, CENTRE_MM, **shown)
     return folder / "report.html"
 
 
@@ -85,6 +88,12 @@ def choose(page: Page, name: str) -> None:
     number = next(index for index, label in enumerate(labels) if label.startswith(name))
     left, top, width, height = page.box(f"fieldset:first-child label:nth-of-type({number + 1})")
     page.click(left + width / 2, top + height / 2)
+
+
+def test_measurements_and_scores_stand_under_the_volumes_and_not_under_the_xrays(page: Page):
+    volumes, measurements, scores = (page.box(f"#{part}") for part in ("volumes", "measurements", "scores"))
+    assert volumes[0] == measurements[0] == scores[0] > sum(page.box("#xrays")[0::2])
+    assert volumes[1] < measurements[1] < scores[1]
 
 
 @pytest.mark.parametrize(("plane", "column", "row"), [(0, 3, 5), (0, 16, 2), (1, 4, 17), (2, 12, 6), (2, 1, 18)])
@@ -192,7 +201,7 @@ def test_another_volume_in_a_panel_keeps_the_cross_hair_and_the_window(page: Pag
 def test_names_and_titles_are_shown_as_text(page: Page):
     assert page.text("h1") == page.value("document.title") == TITLE
     assert page.text("select option:nth-child(2)") == 'stage "1" <b>'
-    assert page.text("td") == "<i>stage 1</i>"
+    assert page.text("#scores td") == "<i>stage 1</i>"
     assert page.text("#note") == "A note."
     assert page.text("#notice").startswith("Research use only, not for diagnosis. Two views do not determine a volume")
 
