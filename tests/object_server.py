@@ -69,6 +69,7 @@ def bucket(objects: dict[str, bytes]) -> Iterator[Bucket]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Bucket
 
     def do_GET(self) -> None:

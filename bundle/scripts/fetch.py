@@ -4,7 +4,8 @@ Fetches radiographs and CTs of public collections by plain HTTPS. From the bundl
     python -m scripts.fetch --pairs --dir DIR                 199 patients with radiographs and a CT, 19.3 GB
     python -m scripts.fetch --pairs --dir DIR --patients 5    five of them
 
-The same line goes on after a stop, and verifies what is there.
+The same line goes on after a stop, and verifies what is there. Then it reads what has come, and writes
+DIR/datalist.json: the pairs of a frontal and a lateral radiograph with a CT, and who is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .data.evaluation_records import DATALIST
 from .data.fetching import fetch_patients
 from .data.manifest import LIDC_PAIRS, read_manifest
 from .data.met_patients import met_patients
-from .errors import InputError, OutputError
+from .data.pair_datalist import check_replaceable, print_pair_table, write_pair_datalist
+from .errors import BundleError
 from .io.object_store import ObjectStore
 
 
@@ -26,13 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         manifest = read_manifest(options.manifest)
-        patients = manifest.chosen(options.patients, last=tuple(met_patients()))
+        met = met_patients()
+        patients = manifest.chosen(options.patients, last=tuple(met))
+        check_replaceable(options.dir)
         print(f"{manifest.collection}, {manifest.licence}: {manifest.attribution}")
         fetch_patients(manifest, patients, options.dir, ObjectStore(options.address or manifest.address))
-    except (InputError, OutputError) as error:
+        print(f"{len(patients)} patients are whole in {options.dir}.")
+        print_pair_table(write_pair_datalist(manifest, patients, options.dir, met))
+    except BundleError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
-    print(f"{len(patients)} patients are whole in {options.dir}.")
+    print(f"Wrote {options.dir / DATALIST}.")
     return 0
 
 

@@ -19,10 +19,14 @@ from ..io.licences import check_source
 from ..io.radiograph import DISPLAY_ORIENTATION, check_orientations, check_scale
 
 SECTIONS = ("training", "validation", "test")
+PAIR_SECTIONS = ("pairs", "met")
+"""Of a datalist of fetched pairs: records that may be scored, and those of patients whom the weights have met."""
 IMAGE_FIELDS = ("frontal", "lateral", "ct")
 RADIOGRAPH_FIELDS = ("radiograph_scale", "radiograph_orientation")
 LABEL_FIELDS = ("name", "group", "patient")
 SOURCE_FIELDS = ("collection", "licence")
+PAIR_FIELDS = ("source", "view_told")
+"""Of a fetched pair: the addresses of its series, and by what each radiograph's view was told; objects of texts."""
 LONGEST_NAME = 200
 """Bytes of a name in UTF-8: a file's name may have 255, and a suffix stands behind it."""
 FORMULA_SIGNS, CONFIG_SIGNS = "=+-@", "$%"
@@ -31,7 +35,7 @@ RESERVED = re.compile(r"(?:con|prn|aux|nul|(?:com|lpt)[0-9¹²³])(?:\..*)?", re
 """Names that Windows gives to devices."""
 NOT_IN_A_NAME = '/\\<>:"|?*'
 """What separates folders, or what Windows has in no file's name."""
-KNOWN_FIELDS = (*IMAGE_FIELDS, *RADIOGRAPH_FIELDS, *LABEL_FIELDS, *SOURCE_FIELDS)
+KNOWN_FIELDS = (*IMAGE_FIELDS, *RADIOGRAPH_FIELDS, *LABEL_FIELDS, *SOURCE_FIELDS, *PAIR_FIELDS)
 
 
 def load_records(datalist: str, section: str, folder: str | None = None) -> list[dict[str, Any]]:
@@ -43,11 +47,12 @@ def load_records(datalist: str, section: str, folder: str | None = None) -> list
     default the name; evaluation summarises each group by itself, and its intervals are over patients.
     `radiograph_scale` and `radiograph_orientation` override those of the configuration, see
     :class:`~scripts.LoadRadiographsd`; under their former names they are read with a `FutureWarning`. `collection` and
-    `licence` say where a record comes from and what may be done with it, see :mod:`scripts.io.licences`.
+    `licence` say where a record comes from and what may be done with it, see :mod:`scripts.io.licences`; `source` and
+    `view_told` are notes of a fetched pair, see :mod:`scripts.data.pair_datalist`.
 
     Args:
         datalist: path of the JSON file.
-        section: "training", "validation" or "test".
+        section: "training", "validation" or "test"; of a datalist of fetched pairs "pairs" or "met".
         folder: where relative paths start, by default the datalist's folder.
 
     Raises:
@@ -251,6 +256,12 @@ def _check_fields(record: Any, where: str) -> None:
     for field in SOURCE_FIELDS:
         if field in record:
             check_source(record[field], f"{where}: field '{field}'")
+    for field in PAIR_FIELDS:
+        notes = record.get(field, {})
+        if not isinstance(notes, dict):
+            raise InputError(f"{where}: field '{field}' is {notes!r}, expected an object of texts.")
+        for name, text in notes.items():
+            check_source(text, f"{where}: field '{field}.{name}'")
 
 
 def _check_names(record: dict[str, Any], where: str) -> None:

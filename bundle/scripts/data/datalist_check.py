@@ -15,11 +15,21 @@ from monai.transforms import Compose
 from tqdm import tqdm
 
 from ..errors import InputError, one_line_message, root_cause
-from .datalist import SECTIONS, check_distinct_names, read_datalist, resolve_record, section_of, warn_of_paths_outside
+from .datalist import (
+    PAIR_SECTIONS,
+    SECTIONS,
+    check_distinct_names,
+    read_datalist,
+    resolve_record,
+    section_of,
+    warn_of_paths_outside,
+)
 from .duplicates import Duplicates
 
 TRAINING_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "train.json"
 WARNING = "warning: "
+MAY_BE_EMPTY = ("test", "met")
+"""Sections that training does not read, and that no evaluation of pairs needs."""
 FIELD = re.compile(r"field '([^']*)'")
 
 
@@ -49,7 +59,8 @@ def training_transforms(**overrides: Any) -> Compose:
 def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) -> tuple[list[Problem], int]:
     """
     Loads every record of all sections and goes on after a bad one; lists duplicate CTs, and patients in two sections.
-    An empty or missing test section is no problem, since training does not read it.
+    The sections are those of training, or, where there are `pairs`, those of fetched pairs. One of
+    :data:`MAY_BE_EMPTY` may be missing.
 
     Args:
         datalist: path of the JSON file.
@@ -63,8 +74,8 @@ def check_records(datalist: str, transform: Callable[[Mapping[str, Any]], Any]) 
     """
     content, problems, count, duplicates = read_datalist(datalist), [], 0, Duplicates()
     folder = os.path.dirname(os.path.abspath(datalist))
-    for section in SECTIONS:
-        if section == "test" and content.get(section) in (None, []):
+    for section in PAIR_SECTIONS if PAIR_SECTIONS[0] in content else SECTIONS:
+        if section in MAY_BE_EMPTY and content.get(section) in (None, []):
             continue
         try:
             records = section_of(content, datalist, section)

@@ -17,7 +17,7 @@ from ..io.ct_reader import check_ct, read_ct
 from ..io.radiograph import XRAY_KEYS
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import smooth_for_coarser
-from .datalist import RADIOGRAPH_FIELDS, SOURCE_FIELDS
+from .datalist import PAIR_FIELDS, RADIOGRAPH_FIELDS, SOURCE_FIELDS
 
 LARGEST_HU = 1e5
 """Of either sign: more than 16 bits hold, in which scanners store."""
@@ -25,7 +25,7 @@ VOXEL_SIDES_MM = (0.01, 100.0)
 """Lengths that a side of a voxel can have, from a microtomograph's to those of a very coarse cube."""
 FARTHEST_MM = 1e5
 """How far from the origin of its space a CT may lie."""
-OMITTED = (*XRAY_KEYS, *RADIOGRAPH_FIELDS, *SOURCE_FIELDS)
+OMITTED = (*XRAY_KEYS, *RADIOGRAPH_FIELDS, *SOURCE_FIELDS, *PAIR_FIELDS)
 """Fields that a record has no more once it is part of a batch."""
 EXTENT_MM = "extent_mm"
 """Where a cube's metadata has the sides of the CT that it was read from, to right, anterior and superior."""

@@ -26,6 +26,7 @@ DATA_SET_STARTS = {b"\x02\0": "little", b"\x08\0": "little", b"\0\x08": "big"}
 """First group of a DICOM file without a preamble, and the order of its bytes (PS3.5 7.1)."""
 DATA_SET_ELEMENTS = range(0x20)
 """Its first element, such as Specific Character Set (0008,0005) or Image Type (0008,0008)."""
+PLACE = ["SeriesInstanceUID", "InstanceNumber", "SOPInstanceUID"]
 TAGS = [*TEXTS, *VIEWS, "SOPClassUID", "ImagePositionPatient"]
 
 
@@ -138,3 +139,16 @@ def _patient(header: pydicom.Dataset) -> str:
     """Patient ID; empty where it is a word that anonymisers put in its place, the same for everybody."""
     patient = str(header.get("PatientID") or "").strip()
     return "" if NOBODY.fullmatch(patient) else patient
+
+
+def place_in_series(path: str | os.PathLike[str]) -> tuple[str, int, str]:
+    """
+    What orders DICOM images: Series Instance UID, Instance Number, and SOP Instance UID, which no two images share; of
+    what a file does not say "" and 0.
+    """
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=PLACE, force=True)
+        series, number, image = (header.get(keyword) for keyword in PLACE)
+        return str(series or ""), int(number or 0), str(image or "")
+    except Exception:  # a damaged header raises whatever the reader stumbled over, and places nothing
+        return "", 0, ""
