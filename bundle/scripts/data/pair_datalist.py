@@ -1,4 +1,4 @@
-"""The datalist of fetched pairs: which radiographs of a patient are the frontal and the lateral one; who is left out."""
+"""The datalist of fetched pairs: which radiographs are the frontal and the lateral one, and who is left out."""
 
 from __future__ import annotations
 
