@@ -138,15 +138,17 @@ def test_a_fit_takes_each_patients_largest_error_and_coverage_counts_patients(tm
         return scaled(np.where(truth < -800, np.maximum(truth + by, -1024), truth).astype(np.float32))
 
     def record(name: str, patient: str) -> dict[str, str]:
-        return {"name": name, "patient": patient, "licence": "CC BY 3.0"}
+        return {"name": name, "patient": patient}
 
     path = tmp_path / "model_measurements.json"
-    fit = MeasurementIntervalFit(imaging, 0.9, str(path), str(weights), stage=3)
-    for by, name, patient in ((20, "a1", "a"), (40, "a2", "a"), (10, "b1", "b")):
+    cases = ((20, "a1", "a"), (40, "a2", "a"), (10, "b1", "b"))
+    sources = [{**record(name, patient), "licence": "CC BY 3.0", "ct": "x"} for _, name, patient in cases]
+    fit = MeasurementIntervalFit(imaging, 0.9, str(path), str(weights), 3, [*sources, record("not measured", "c")])
+    for by, name, patient in cases:
         fit.take(denser(by), scaled(truth), [record(name, patient)])
     fit.finish(None)
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert [each["name"] for each in content["records"]] == ["a1", "a2", "b1"]
+    assert content["records"] == [{"name": name, "licence": "CC BY 3.0"} for name in ("a1", "a2", "b1")]
     found = intervals_beside(str(weights), FOV_MM).of["lung_density_hu"]
     assert found.errors == pytest.approx((40, 10), abs=1.5) and found.level == 2 / 3
     measured = MeasureVolumed(intervals_beside(str(weights), FOV_MM))
@@ -165,7 +167,7 @@ def test_a_fit_takes_each_patients_largest_error_and_coverage_counts_patients(tm
 def test_a_fit_without_a_chest_says_so_and_writes_nothing(tmp_path: Path):
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
-    fit = MeasurementIntervalFit(chest_imaging(64), 0.9, str(tmp_path / "m.json"), str(weights), stage=3)
+    fit = MeasurementIntervalFit(chest_imaging(64), 0.9, str(tmp_path / "m.json"), str(weights), 3, [])
     nothing = torch.full((1, 1, 16, 16, 16), -1000.0)
     fit.take(nothing, nothing, [{"name": "a", "patient": "a"}])
     with pytest.raises(InputError, match="no measurement could be taken .* of 1 cases"):

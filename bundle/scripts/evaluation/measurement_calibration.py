@@ -25,13 +25,11 @@ class MeasurementHandler(VolumeHandler):
     def __init__(self, imaging: ImagingModel) -> None:
         super().__init__(imaging)
         self.errors: dict[str, dict[str, list[float]]] = {each.key: defaultdict(list) for each in MEASURES}
-        self.records: dict[str, dict[str, str]] = {}
+        self.cases: list[str] = []
 
     def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
         for volume, true, record in zip(hu[:, 0], truth[:, 0], records):
-            self.records[record["name"]] = {
-                name: str(record[name]) for name in ("name", *SOURCE_FIELDS) if name in record
-            }
+            self.cases.append(record["name"])
             for key, error in self.errors_of(volume, true).items():
                 self.errors[key][record["patient"]].append(error)
 
@@ -58,14 +56,25 @@ class MeasurementIntervalFit(MeasurementHandler):
         path: the file to write.
         weights: that it belongs to; the patients must not be those that they were trained on.
         stage: of the weights.
+        records: of the patients, see :func:`~scripts.load_records`; the file names them with their licences, which
+            batches do not have.
 
     Raises:
         InputError: when the engine has finished and no measurement could be taken of any patient.
     """
 
-    def __init__(self, imaging: ImagingModel, level: float, path: str, weights: str, stage: int) -> None:
+    def __init__(
+        self,
+        imaging: ImagingModel,
+        level: float,
+        path: str,
+        weights: str,
+        stage: int,
+        records: Sequence[Mapping[str, Any]],
+    ) -> None:
         super().__init__(imaging)
         self.level, self.path, self.weights, self.stage = level, path, weights, stage
+        self.sources = [{name: each[name] for name in ("name", *SOURCE_FIELDS) if name in each} for each in records]
 
     def finish(self, engine: Engine) -> None:
         errors = {key: [round(error, 4) for error in self.largest_errors(key)] for key in self.errors}
@@ -73,10 +82,10 @@ class MeasurementIntervalFit(MeasurementHandler):
         if not found:
             raise InputError(
                 f"{self.path}: no measurement could be taken of reconstruction and ground truth of any of "
-                f"{len(self.records)} cases, expected chests; name others, patients that the weights have not met."
+                f"{len(self.cases)} cases, expected chests; name others, patients that the weights have not met."
             )
         fov_mm = self.imaging.geometry.fov_mm
-        records = list(self.records.values())
+        records = [source for source in self.sources if source["name"] in self.cases]
         write_intervals(self.path, self.weights, MeasurementIntervals(found), self.level, fov_mm, self.stage, records)
 
 
