@@ -9,7 +9,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py register   register the training CTs to each other, for an augmentation of the training
     python launch.py train      train one stage or all three
     python launch.py atlas      put CTs of the training section next to weights that read other patients' bodies
-    python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray
+    python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray: one pair, or those of a folder
     python launch.py assess     reconstruct likewise, and say without a CT how far to trust it: one pair, or a folder
     python launch.py evaluate   score trained weights on the CTs of a folder, or on the test section of its datalist
     python launch.py package    pack the bundle for a model zoo

@@ -103,8 +103,9 @@ def _add_to_atlas(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_to_infer(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--frontal", type=Path, required=True, metavar="FILE")
-    verb.add_argument("--lateral", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--frontal", type=Path, metavar="FILE")
+    verb.add_argument("--lateral", type=Path, metavar="FILE")
+    verb.add_argument("--pairs", type=Path, metavar="DIR|CSV", help="all pairs of a folder of studies, or of a table")
     verb.add_argument("--output", type=Path, required=True, metavar="DIR")
     verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
     verb.add_argument("--dicom", action="store_true", help="write a DICOM CT series as well, which names nobody")
@@ -168,7 +169,7 @@ VERBS = {
     "register": ("register the training CTs to each other; the same command goes on after a stop", _add_to_register),
     "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),
     "atlas": ("put CTs of the training section next to weights that read other patients' bodies", _add_to_atlas),
-    "infer": ("reconstruct a CT from two X-rays", _add_to_infer),
+    "infer": ("reconstruct a CT from two X-rays, or from each pair of a folder or a table", _add_to_infer),
     "assess": ("reconstruct a CT from two X-rays and say, without a CT, how far to trust it", _add_to_assess),
     "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),

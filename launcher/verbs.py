@@ -102,9 +102,12 @@ def atlas(arguments: argparse.Namespace) -> None:
 
 
 def infer(arguments: argparse.Namespace) -> None:
-    for name in ("frontal", "lateral"):
-        if not getattr(arguments, name).is_file():
-            raise LaunchError(f"--{name} {getattr(arguments, name)}: no such file.")
+    given = {name: getattr(arguments, name) for name in ("frontal", "lateral", "pairs") if getattr(arguments, name)}
+    if set(given) not in ({"frontal", "lateral"}, {"pairs"}):
+        raise LaunchError("infer needs --frontal and --lateral, or --pairs alone.")
+    for name, path in given.items():
+        if not (path.exists() if name == "pairs" else path.is_file()):
+            raise LaunchError(f"--{name} {path}: no such file{' or folder' if name == 'pairs' else ''}.")
     if arguments.copy_patient and not arguments.dicom:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     check_weights(arguments.weights)
@@ -112,21 +115,28 @@ def infer(arguments: argparse.Namespace) -> None:
     asked |= assessed_beside(arguments.weights)
     run_workflow(
         "run",
-        [places.CONFIGS / "inference.json", *sidecar_overlay(arguments.weights)],
+        [
+            places.CONFIGS / "inference.json",
+            *([places.CONFIGS / "pairs.json"] if arguments.pairs else []),
+            *sidecar_overlay(arguments.weights),
+        ],
         arguments.output,
         arguments.computing,
-        frontal=arguments.frontal,
-        lateral=arguments.lateral,
+        **given,
         weights=arguments.weights,
         output_dir=arguments.output,
         **asked,
     )
+    if arguments.pairs:
+        print(f"\nEach pair has a folder in {arguments.output}; pairs.csv next to them has a row of each.")
+        return
     if (measured := arguments.output / "measurements.json").is_file():
         print_measurements(json.loads(measured.read_text(encoding="utf-8")))
     written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html", "measurements.json"]
     written += ["uncertainty.nii.gz", "uncertainty.json"] if arguments.uncertainty else []
     written += ["familiarity.json"] if "familiarity" in asked else []
     written += [name for name in ("calibration.json", "calibration.png") if (arguments.output / name).is_file()]
+    written += ["run.json"]
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
 

@@ -20,6 +20,7 @@ from .data.caching import cached_dataset
 from .data.datalist import load_records
 from .data.demo_dataset import demo_ct, write_demo_dataset
 from .data.evidence import EvidenceFiles, LoadEvidenced
+from .data.pair_list import listed_pairs
 from .data.transforms import LoadCTd, ResampleToCubed, StackXraysd
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import (
@@ -47,6 +48,7 @@ from .io import former_ids
 from .io.dicom_ct_writer import read_identification, write_ct_series
 from .io.radiograph import Radiograph
 from .io.radiograph_reader import read_radiograph
+from .io.run_manifest import RunManifest
 from .io.sidecar import sidecar_path
 from .losses.gradient import GradientMagnitudeLoss
 from .losses.perceptual import TriPlanarVGGLoss
@@ -72,10 +74,11 @@ from .radiographs.augmentation import (
 from .radiographs.calibration_transform import CalibratePaird
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
 from .radiographs.view_classifier import ViewProbabilities, classify
-from .reporting import tensorboard
+from .reporting import many_pairs, tensorboard
 from .reporting.assessment import SaveAssessmentd
 from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
+from .reporting.many_pairs import PairDataset, PairRun, SavePaird
 from .reporting.reconstruction import SaveReconstructiond, ToHUd, WarnOfCutBodyd
 from .reporting.robustness_report import RobustnessReport
 from .reporting.tensorboard import TensorBoardPictures
@@ -136,6 +139,8 @@ __all__ = [
     "MuonWithAdamW",
     "Neighbours",
     "OutputError",
+    "PairDataset",
+    "PairRun",
     "PerturbedRecords",
     "PredictIntervalsd",
     "PrepareBiplanarBatch",
@@ -159,8 +164,10 @@ __all__ = [
     "ResampleToCubed",
     "Resume",
     "RobustnessReport",
+    "RunManifest",
     "SSIMLoss",
     "SaveAssessmentd",
+    "SavePaird",
     "SaveReconstructiond",
     "StackXraysd",
     "Stage1Base64",
@@ -193,7 +200,9 @@ __all__ = [
     "interval_calibration",
     "known_views",
     "lift",
+    "listed_pairs",
     "load_records",
+    "many_pairs",
     "measurement_intervals",
     "metrics",
     "neighbours_beside",

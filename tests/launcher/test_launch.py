@@ -210,6 +210,7 @@ def test_infer_writes_what_is_asked_for_as_the_line_does_that_it_prints(
         "ct_dicom",
         "measurements.json",
         "preview.png",
+        "run.json",
         "view.html",
     ]
     assert len(list((folder / "ct_dicom").glob("*.dcm"))) == 64

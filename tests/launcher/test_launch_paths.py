@@ -77,6 +77,7 @@ def test_infer_works_in_folders_of_any_printable_name(command, random_weights, d
         "ct.nii.gz",
         "measurements.json",
         "preview.png",
+        "run.json",
         "view.html",
     ]
     assert f"in {folder / 'out#put'}; view.html opens" in capfd.readouterr().out

@@ -135,6 +135,7 @@ def test_the_preview_shows_radiographs_and_three_planes_and_the_page_holds_the_c
         "ct.nii.gz",
         "measurements.json",
         "preview.png",
+        "run.json",
         "view.html",
     ]
     (volume,) = view_of(tmp_path / "view.html")["volumes"]
@@ -151,6 +152,7 @@ def test_the_dicom_series_holds_the_same_ct_and_names_nobody(overlay, weights, r
         "ct_dicom",
         "measurements.json",
         "preview.png",
+        "run.json",
         "view.html",
     ]
     to_ras, load = Orientation("RAS", labels=None), LoadCTd("ct")
@@ -191,6 +193,7 @@ def test_a_folder_holds_the_results_of_one_run(overlay, weights, radiographs, tm
         "ct.nii.gz",
         "measurements.json",
         "preview.png",
+        "run.json",
         "view.html",
     ]
 

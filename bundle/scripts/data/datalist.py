@@ -123,12 +123,12 @@ def resolve_records(records: Sequence[Any], datalist: str, section: str, folder:
     resolved = [resolve_record(record, datalist, section, i, folder) for i, record in enumerate(records)]
     cts: dict[str, set[str]] = {}
     for record in resolved:
-        cts.setdefault(_alike(record["name"]), set()).add(record["ct"])
+        cts.setdefault(alike(record["name"]), set()).add(record["ct"])
     count: Counter[str] = Counter()
     for record in (record for given, record in zip(records, resolved) if "name" not in given):
         name = record["name"]
-        if len(cts[_alike(name)]) > 1:
-            own = _with_hash(name, os.path.relpath(record["ct"], folder))
+        if len(cts[alike(name)]) > 1:
+            own = name_with_hash(name, os.path.relpath(record["ct"], folder))
             record |= {"name": own, "patient": own if record["patient"] == name else record["patient"]}
         count[record["ct"]] += 1
         record["name"] += f"_{count[record['ct']]}" if count[record["ct"]] > 1 else ""
@@ -149,7 +149,7 @@ def check_distinct_names(records: Sequence[Any], datalist: str, section: str) ->
     first: dict[str, int] = {}
     for i, record in enumerate(records):
         name = record.get("name") if isinstance(record, dict) else None
-        other = first.setdefault(_alike(name), i) if isinstance(name, str) else i
+        other = first.setdefault(alike(name), i) if isinstance(name, str) else i
         if other != i:
             raise InputError(
                 f"{datalist}: {section}[{other}] and {section}[{i}]: field 'name' is {records[other]['name']!r} and "
@@ -267,10 +267,22 @@ def _check_fields(record: Any, where: str) -> None:
 def _check_names(record: dict[str, Any], where: str) -> None:
     for field in LABEL_FIELDS:
         check_label(record[field], f"{where}: field '{field}'")
-    name = record["name"]
+    check_file_name(record["name"], f"{where}: field 'name'")
+
+
+def check_file_name(name: Any, where: str) -> None:
+    """
+    Args:
+        name: of a file or a folder of results.
+        where: start of the message.
+
+    Raises:
+        InputError: when it cannot be one on every system; or as :func:`check_label` does.
+    """
+    check_label(name, where)
     if set(name) & set(NOT_IN_A_NAME) or name.endswith(".") or RESERVED.fullmatch(name):
         raise InputError(
-            f"{where}: field 'name' is {name!r}, expected text that can name a file on every system, such as 'case_1': "
+            f"{where} is {name!r}, expected text that can name a file on every system, such as 'case_1': "
             f"no {NOT_IN_A_NAME}, no dot at the end, and no device of Windows."
         )
 
@@ -310,7 +322,7 @@ def default_name(path: str, folder: str) -> str:
     safe = ["_" if letter in NOT_IN_A_NAME or not _prints(letter) else letter for letter in "_".join(parts)]
     name = "".join(safe).strip().rstrip(". ") or "_"
     name = f"_{name}" if _begins_as_code(name) or RESERVED.fullmatch(name) else name
-    return name if len(name.encode()) <= LONGEST_NAME else _with_hash(name, os.path.relpath(path, folder))
+    return name if len(name.encode()) <= LONGEST_NAME else name_with_hash(name, os.path.relpath(path, folder))
 
 
 def _prints(letter: str) -> bool:
@@ -323,11 +335,11 @@ def _begins_as_code(label: str) -> bool:
     return unicodedata.normalize("NFKC", label[0]).startswith(tuple(FORMULA_SIGNS + CONFIG_SIGNS))
 
 
-def _with_hash(name: str, path: str) -> str:
+def name_with_hash(name: str, path: str) -> str:
     short = name.encode()[: LONGEST_NAME - 8].decode(errors="ignore")
     return f"{short}_{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}"
 
 
-def _alike(name: str) -> str:
+def alike(name: str) -> str:
     """The same for names that some file system takes for one."""
     return unicodedata.normalize("NFC", name).casefold()

@@ -70,6 +70,17 @@ def pair_radiographs(images: Iterable[Image]) -> list[RadiographPair]:
     return sorted(pairs, key=lambda pair: pair.frontal)
 
 
+def unpaired_studies(images: Iterable[Image]) -> list[tuple[Image, str]]:
+    """The first radiograph of each study that has radiographs, but not one of each view, and that as a sentence."""
+    found = []
+    for members in _join_days(sorted(images)).values():
+        radiographs = [image for image in members if image.field != "ct"]
+        frontal, lateral = (sum(image.field == view for image in members) for view in ("frontal", "lateral"))
+        if radiographs and (frontal != 1 or lateral != 1):
+            found.append((radiographs[0], _unequal(frontal, lateral)))
+    return found
+
+
 def pair_by_study(images: Iterable[Image]) -> tuple[list[PatientRecord], list[Excluded]]:
     """
     The records of all studies, in order, and the radiographs that are in none.
@@ -115,7 +126,11 @@ def _join_days(images: Iterable[Image]) -> dict[tuple[str, str], list[Image]]:
 def _obstacle(ct: int, frontal: int, lateral: int) -> str | None:
     """Why radiographs cannot be paired, by the number of images of a study; None when they can."""
     if frontal != 1 or lateral != 1:
-        return f"its study has {frontal} frontal and {lateral} lateral radiographs, expected one of each"
+        return _unequal(frontal, lateral)
     if ct == 0:
         return "its study has no CT"
     return None if ct == 1 else f"its study has {ct} CTs; which of them the radiographs belong to is not known"
+
+
+def _unequal(frontal: int, lateral: int) -> str:
+    return f"its study has {frontal} frontal and {lateral} lateral radiographs, expected one of each"

@@ -116,9 +116,21 @@ def remove_unfinished(folder: str, names: str) -> None:
         os.remove(unfinished)
 
 
+def remove_unfinished_folders(folder: str, name: str) -> None:
+    """Removes what killed processes have left of a folder of this name, see :func:`write_folder_atomically`."""
+    for kind in ("unfinished-*", "earlier-*"):
+        for left in glob(os.path.join(escape(folder), f".{kind}-{escape(name)}")):
+            remove_earlier(left)
+
+
 def write_json(path: str, content: Any) -> None:
     """JSON; a number that is not finite becomes null."""
-    write_text(path, json.dumps(_finite(content), indent=2) + "\n")
+    write_text(path, as_json(content))
+
+
+def as_json(content: Any) -> str:
+    """What :func:`write_json` writes."""
+    return json.dumps(_finite(content), indent=2) + "\n"
 
 
 def write_text(path: str, text: str) -> None:

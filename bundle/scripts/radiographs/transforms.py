@@ -80,7 +80,7 @@ class GeometryFromRadiographsd(Transform):
     geometry.
 
     Args:
-        geometry: what is taken where the radiographs do not say.
+        geometry: what is taken where the radiographs do not say. A record's own `geometry` overrides it.
     """
 
     def __init__(self, geometry: BiplanarGeometry) -> None:
@@ -88,7 +88,8 @@ class GeometryFromRadiographsd(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         radiographs = [record[key] for key in XRAY_KEYS if key in record]
-        geometry = geometry_from_radiographs(*radiographs, self.geometry) if radiographs else self.geometry
+        geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
+        geometry = geometry_from_radiographs(*radiographs, geometry) if radiographs else geometry
         return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_FIELDS}}
 
 

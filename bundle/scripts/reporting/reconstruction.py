@@ -25,6 +25,7 @@ from ..io.atomic_write import NOTICE, remove_earlier, write_atomically, write_js
 from ..io.dicom_ct_writer import check_series_folder, read_identification, write_ct_series
 from ..io.image_writer import cube_affine, write_ct
 from ..io.radiograph import XRAY_KEYS
+from ..io.run_manifest import RUN, RunManifest
 from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import ImagingModel
 from ..radiographs.calibration import CALIBRATION_KEY as PAIR_CALIBRATION_KEY
@@ -38,6 +39,8 @@ from .viewer import write_view
 ASSESSMENTS = ("uncertainty.nii.gz", "uncertainty.json", "familiarity.json")
 MEASUREMENTS = "measurements.json"
 CALIBRATION = ("calibration.json", "calibration.png")
+RESULTS = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", RUN, MEASUREMENTS, *CALIBRATION, *ASSESSMENTS)
+"""All that :class:`SaveReconstructiond` may write."""
 NOTE_KEY = "note"
 """Of a record: what the pictures of its result say of it."""
 
@@ -99,9 +102,9 @@ class SaveReconstructiond(Transform):
     the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. One with
     `pair_calibration`, whose radiographs have no size of their own, gets `calibration.json`, what was found
     and by what evidence, and `calibration.png`, its figure, which the page shows as well. One with `measurements` gets
-    `measurements.json`, and their table on the page. Preview and page show a record's `note`. What
-    the folder holds of these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie
-    side by side.
+    `measurements.json`, and their table on the page. Preview and page show a record's `note`. What the folder holds of
+    these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie side by side. Its
+    `run.json`, see :class:`~scripts.RunManifest`, goes first, and the new one comes last: where it is, all is.
 
     Args:
         output_dir: where to.
@@ -111,6 +114,7 @@ class SaveReconstructiond(Transform):
         copy_patient_from: DICOM file of which the series takes the patient's and the study's identification; by default
             it names nobody.
         xray_scale: line integral that is 1 in the record's `image`.
+        manifest: writes `run.json`; None for none.
 
     Raises:
         InputError: when there is no series to copy to, or nothing to copy, see :func:`read_identification`; or when
@@ -125,19 +129,21 @@ class SaveReconstructiond(Transform):
         dicom: bool = False,
         copy_patient_from: str | None = None,
         xray_scale: float = 1.0,
+        manifest: RunManifest | None = None,
     ) -> None:
         if copy_patient_from and not dicom:
             raise InputError("copy_patient needs dicom: only the DICOM series names a patient; set both, or neither.")
         self.output_dir, self.geometry, self.dicom, self.xray_scale = output_dir, geometry, dicom, xray_scale
+        self.manifest = manifest
         self.identification = read_identification(copy_patient_from) if copy_patient_from else None
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu, affine = record["pred"][0].as_tensor(), record["pred"].affine
-        names = ("ct.nii.gz", "ct_dicom", "preview.png", "view.html", MEASUREMENTS, *CALIBRATION, *ASSESSMENTS)
-        ct, series, preview, view, measured, found, picture, *assessments = (
-            os.path.join(self.output_dir, name) for name in names
+        ct, series, preview, view, run, measured, found, picture, *assessments = (
+            os.path.join(self.output_dir, name) for name in RESULTS
         )
         check_series_folder(series)
+        remove_earlier(run)
         write_ct(ct, hu, affine)
         for earlier in (series, preview, view, measured, found, picture, *assessments):
             remove_earlier(earlier)
@@ -153,6 +159,8 @@ class SaveReconstructiond(Transform):
         title = f"Reconstruction from two X-rays, {len(hu)}³"
         shown = {"note": note, "figures": figures, "measurements": table}
         write_view(view, title, {"reconstruction": ct}, xrays, geometry, **shown)
+        if self.manifest is not None:
+            self.manifest.write(run)
         return dict(record)
 
 
