@@ -59,6 +59,48 @@ def print_measurement_errors(path: Path) -> None:
     )
 
 
+PAIR_SCORES = (
+    ("Lungs, Dice, affine", "dice_lungs_affine", 2),
+    ("Lungs, Dice, smooth", "dice_lungs_smooth", 2),
+    ("Body, Dice, affine", "dice_body_affine", 2),
+    ("Body, Dice, smooth", "dice_body_smooth", 2),
+    ("Volume ratio, affine", "affine_volume_ratio", 2),
+    ("Outlines, frontal, Dice", "outline_dice", 2),
+    ("Outlines, frontal, apart, mm", "outline_distance_mm", 1),
+)
+"""Scores under the errors of a table of pairs, with their decimal places."""
+
+
+def print_pairs(content: dict) -> None:
+    """Errors, limits of agreement and overlaps of what is in `pairs.json`, and who is in none of them."""
+    for group in dict.fromkeys(entry["group"] for entry in content["summary"]):
+        chosen = [entry for entry in content["summary"] if entry["group"] == group]
+        heads = "".join(f"{entry['method']:>28}" for entry in chosen)
+        print(f"\n{group:<28}{'unit':<5}{heads}")
+        for each in content["measures"]:
+            places = measurement_table.PLACES[each["unit"]]
+            errors = "".join(f"{_with_limits(entry[each['key'] + '_error'], places):>28}" for entry in chosen)
+            print(f"{each['label']:<28}{each['unit']:<5}{errors}")
+            counts = "".join(f"{entry[each['key'] + '_error']['patients']:>28}" for entry in chosen)
+            print(f"{'  patients':<33}{counts}")
+        for label, name, places in PAIR_SCORES:
+            print(f"{label:<33}" + "".join(f"{formatted(entry[name]['mean'], places):>28}" for entry in chosen))
+    print(
+        "Mean error over patients (limits of agreement of Bland and Altman), prediction less CT: it holds what posture "
+        "and breath have changed. Dice after affine and after smooth alignment to the CT."
+    )
+    print(f"{content['scored']} of {content['scored'] + len(content['failed'])} pairs are scored.")
+    print(
+        f"Left out: {len(content['met'])} patients whom the shipped weights have met ({_some(content['met'])}), and "
+        f"{len(content['excluded'])} that the datalist excludes."
+    )
+
+
+def _some(names: list[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+
+
 def _print_errors(measures: list[dict], entries: list[dict], group: str) -> None:
     stages = [entry for entry in entries if entry["method"].startswith("stage")]
     means = [entry for entry in entries if entry["method"] == "mean volume"]

@@ -12,7 +12,7 @@ from .assessing import assess as assess_pair
 from .assessing import assess_folder
 from .computing import Computing
 from .demo import run_demo
-from .evaluation import run_evaluation
+from .evaluation import evaluate_pairs, run_evaluation
 from .failures import LaunchError
 from .from_bundle import config_text
 from .overlays import checked_overlay
@@ -153,10 +153,15 @@ def assess(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    check_weights(arguments.weights)
     _check_datalist(arguments.datalist)
     if arguments.stop_after and not arguments.robustness:
         raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
+    if arguments.predictions and not arguments.pairs:
+        raise LaunchError("--predictions needs --pairs: other scores are of weights.")
+    if arguments.pairs:
+        _evaluate_pairs(arguments)
+        return
+    check_weights(arguments.weights)
     asked: dict[str, Path | str] = {"test_section": arguments.section}
     asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
     asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
@@ -180,6 +185,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
         f"\nWorst cases: {', '.join(worst)}; their figures are in {output / 'cases'}. "
         f"Every case is in {output / 'metrics.csv'}."
     )
+
+
+def _evaluate_pairs(arguments: argparse.Namespace) -> None:
+    if arguments.gpus > 1:
+        raise LaunchError(f"--gpus {arguments.gpus}: --pairs runs in one process; leave --gpus out.")
+    asked = {"datalist": arguments.datalist} if arguments.datalist else {}
+    chosen = (arguments.weights, arguments.predictions, arguments.computing)
+    evaluate_pairs(arguments.dataset_dir, arguments.output, *chosen, **asked)
 
 
 def package(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from .anatomy.deformation import RandDeformd
 from .anatomy.neighbours import Neighbours, neighbours_beside
 from .anatomy.registration import Registration
 from .anatomy.shapes import LoadShapesd
-from .data import evaluation_records, evidence, known_views
+from .data import evaluation_records, evidence, known_views, pair_records
 from .data.batch import PrepareBiplanarBatch, PrepareRadiographsBatch
 from .data.caching import cached_dataset
 from .data.datalist import load_records
@@ -41,6 +41,8 @@ from .evaluation.measurement_calibration import MeasurementCoverage, Measurement
 from .evaluation.measurement_report import MeasurementReport
 from .evaluation.out_of_distribution import DetectOutOfDistributiond
 from .evaluation.pair_assessment import KeepUncalibratedd
+from .evaluation.pair_evaluation import PairEvaluation
+from .evaluation.pair_predictions import PairReconstruction, PredictionFolder
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
 from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
 from .evaluation.x2ct_protocol import X2CTReport
@@ -140,9 +142,12 @@ __all__ = [
     "Neighbours",
     "OutputError",
     "PairDataset",
+    "PairEvaluation",
+    "PairReconstruction",
     "PairRun",
     "PerturbedRecords",
     "PredictIntervalsd",
+    "PredictionFolder",
     "PrepareBiplanarBatch",
     "PreparePerturbedBatch",
     "PrepareRadiographsBatch",
@@ -207,6 +212,7 @@ __all__ = [
     "metrics",
     "neighbours_beside",
     "out_of_distribution",
+    "pair_records",
     "pair_statistics",
     "perturbations",
     "project",

@@ -169,6 +169,7 @@ class Registration:
         xrays: Float[Tensor, "1 2 P P"] | None = None,
         imaging: ImagingModel | None = None,
         start: Deformation | None = None,
+        counted: Float[Tensor, "1 1 T T T"] | None = None,
     ) -> tuple[Deformation, Float[Tensor, " N"]]:
         """
         Args:
@@ -177,6 +178,8 @@ class Registration:
             xrays: scaled line integrals, which levels with a weight of reprojection need.
             imaging: how they were taken.
             start: what coarser levels have found; None where the affine map comes first.
+            counted: weight of each voxel of the volume in the difference, 0 where nothing is known of it; None for all
+                alike.
 
         Returns:
             The deformation of the CTs, and the mean square of the difference of each at the end.
@@ -199,7 +202,8 @@ class Registration:
             size = min(2 * FINER * level.size, seen.shape[-1])
             with torch.no_grad():
                 so_far = finer(deformation.warp(resized(seen, size), size), level.size)
-            fit = _LevelFit(level, so_far, finer(fixed, level.size), xrays, imaging)
+            weights = None if counted is None else resized(counted, level.size)
+            fit = _LevelFit(level, so_far, finer(fixed, level.size), xrays, imaging, weights)
             deformation, difference = fit.run(deformation)
         return deformation, difference
 
@@ -208,10 +212,17 @@ class _LevelFit:
     """Fits one level to what the levels before it have made of the CTs."""
 
     def __init__(
-        self, level: Level, seen: Tensor, fixed: Tensor, xrays: Tensor | None, imaging: ImagingModel | None
+        self,
+        level: Level,
+        seen: Tensor,
+        fixed: Tensor,
+        xrays: Tensor | None,
+        imaging: ImagingModel | None,
+        weights: Tensor | None,
     ) -> None:
         self.level, self.seen = level, seen
         self.xrays, self.imaging = xrays, imaging
+        self.weights = None if weights is None else weights / weights.mean()
         self.middles = centres_of(Region.whole(level.size), seen)
         self.grid = grid_of(self.middles)
         self.fixed = read_at(fixed, self.grid[None])
@@ -226,7 +237,8 @@ class _LevelFit:
         for step in range(self.level.steps):
             places, bending = self._places(parameters)
             read = read_at(self.seen, places)
-            difference = (read[:, : len(WINDOWS)] - self.fixed).square().mean((1, 2, 3, 4))
+            squared = (read[:, : len(WINDOWS)] - self.fixed).square()
+            difference = (squared if self.weights is None else squared * self.weights).mean((1, 2, 3, 4))
             objective = difference + self.level.stiffness * bending + self._reprojection(read)
             (gradient,) = torch.autograd.grad((parameters[0, 0].numel() * objective).sum(), parameters)
             with torch.no_grad():
