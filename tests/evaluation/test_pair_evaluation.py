@@ -18,7 +18,7 @@ from scripts.data.pair_records import Pairs, read_pairs
 from scripts.io.image_writer import cube_affine, write_ct
 
 CONFIGS = ["bundle/configs/inference.json", "bundle/configs/evaluate_pairs.json"]
-SMALL, SIZE = 0.65, 84
+SMALL, SIZE = 0.65625, 84
 RECORD = {"frontal": "frontal.png", "lateral": "lateral.png"}
 
 

@@ -178,8 +178,8 @@ class Registration:
             xrays: scaled line integrals, which levels with a weight of reprojection need.
             imaging: how they were taken.
             start: what coarser levels have found; None where the affine map comes first.
-            counted: weight of each voxel of the volume in the difference, 0 where nothing is known of it; None for all
-                alike.
+            counted: 1 where the volume is known, else 0; a voxel of a level counts where all of it is known. None for
+                all.
 
         Returns:
             The deformation of the CTs, and the mean square of the difference of each at the end.
@@ -202,7 +202,7 @@ class Registration:
             size = min(2 * FINER * level.size, seen.shape[-1])
             with torch.no_grad():
                 so_far = finer(deformation.warp(resized(seen, size), size), level.size)
-            weights = None if counted is None else resized(counted, level.size)
+            weights = None if counted is None else (resized(counted, level.size) == 1).float()
             fit = _LevelFit(level, so_far, finer(fixed, level.size), xrays, imaging, weights)
             deformation, difference = fit.run(deformation)
         return deformation, difference
