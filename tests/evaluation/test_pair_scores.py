@@ -60,7 +60,7 @@ def test_a_breath_is_the_error_of_the_lungs_and_costs_more_voxels_than_a_blur(hu
     scores = pair_scores(chest_of(volume(bent)), truth)
     assert scores["lungs_l_error"] == pytest.approx(SHARE * scores["lungs_l_ct"], rel=0.1)
     assert abs(scores["thorax_width_mm_error"]) < 3 and scores["thorax_height_mm_error"] < -15
-    assert scores["dice_lungs_smooth"] > scores["dice_lungs_affine"] > 0.85
+    assert min(scores["dice_lungs_affine"], scores["dice_lungs_smooth"]) > 0.9
     blurred = torch.from_numpy(ndimage.gaussian_filter(hu.numpy(), 6.0 / (SMALL * FOV_MM / SIZE)))
     assert squared_error(bent, hu) > 1.3 * squared_error(blurred, hu)
 

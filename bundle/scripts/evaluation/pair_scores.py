@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Spacing
 
-from ..anatomy.registration import Deformation, Registration
+from ..anatomy.registration import LEVELS, Deformation, Registration
 from ..anatomy.thorax import Thorax, find_thorax
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import resized, smooth_for_coarser
@@ -25,8 +26,13 @@ VOXEL_MM = 2.8125
 """Of the grid on which all is measured: 128 voxels for 360 mm, the second stage's."""
 SIZE = 128
 """Voxels along a side of the cube in which volumes are aligned."""
-AFFINE_LEVELS, SMOOTH_LEVELS = 1, 3
-"""Of :data:`~scripts.anatomy.registration.LEVELS`: the affine map; and lattices of 180 and 90 mm after it."""
+AFFINE_RATES = (0.1, 0.05, 0.02)
+"""
+Of the descents to the affine map, of which the one that ends with the least difference counts: a single one of the
+first rate, which is that of the levels, went astray on a phantom that was bent by a breath.
+"""
+SMOOTH_LEVELS = LEVELS[1:3]
+"""Lattices of 180 and 90 mm, after the affine map."""
 REGISTERED = 192
 """
 Voxels along a side at which cubes are given to the registration, a multiple of the 64 and 96 at which these levels read
@@ -131,9 +137,11 @@ def alignments(
     """The affine alignment of a cube in HU to another where that one reaches, and the smooth one from there on."""
     plain = (torch.from_numpy(np.ascontiguousarray(cube))[None, None].float() for cube in (moving, fixed, reaches))
     cubes = [resized(cube, REGISTERED) for cube in plain]
-    first, others = Registration().parts(AFFINE_LEVELS)
-    affine, _ = first(*cubes[:2], counted=cubes[2])
-    smooth, _ = others.parts(SMOOTH_LEVELS - AFFINE_LEVELS)[0](*cubes[:2], start=affine, counted=cubes[2])
+    descents = (Registration([{**asdict(LEVELS[0]), "rate": rate}]) for rate in AFFINE_RATES)
+    found = [descent(*cubes[:2], counted=cubes[2]) for descent in descents]
+    affine, _ = min(found, key=lambda each: float(each[1]))
+    finer = Registration([asdict(level) for level in SMOOTH_LEVELS])
+    smooth, _ = finer(*cubes[:2], start=affine, counted=cubes[2])
     return affine, smooth
 
 
