@@ -52,6 +52,7 @@ def fetch(arguments: argparse.Namespace) -> None:
     chosen += ["--patients", str(arguments.patients)] if arguments.patients is not None else []
     chosen += ["--address", arguments.address] if arguments.address else []
     run_script("scripts.fetch", *chosen, "--dir", arguments.dir.as_posix())
+    print(f"\nNext: {launch_line('evaluate', '--pairs', '--dataset_dir', arguments.dir)}")
 
 
 def datalist(arguments: argparse.Namespace) -> None:
