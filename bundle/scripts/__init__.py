@@ -59,7 +59,7 @@ from .losses.ssim import SSIMLoss, structural_similarity
 from .losses.stage_losses import MultiScaleLoss, Stage1Loss, Stage2Loss, Stage3Loss
 from .networks.cascade import FinalVolumeModel, ProgressiveCascadeModel
 from .networks.encoder import MultiScaleXrayEncoder
-from .networks.inferer import FinalVolumeInferer
+from .networks.inferer import AllVolumesInferer, FinalVolumeInferer
 from .networks.stages import Stage1Base64, Stage2Refiner128, Stage3Refiner256
 from .projection.attenuation import attenuation_to_hu, hu_to_attenuation
 from .projection.geometry import BiplanarGeometry
@@ -82,6 +82,7 @@ from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
 from .reporting.many_pairs import PairDataset, PairRun, SavePaird
 from .reporting.reconstruction import SaveReconstructiond, ToHUd, WarnOfCutBodyd
+from .reporting.reconstructor import Reconstruction, Reconstructor
 from .reporting.robustness_report import RobustnessReport
 from .reporting.tensorboard import TensorBoardPictures
 from .training import cores, devices, distributed, gradient_clipping, resume, view_classifier_training
@@ -98,6 +99,7 @@ from .training.progress import EpochReport, LossReport
 from .training.resume import Resume
 
 __all__ = [
+    "AllVolumesInferer",
     "AnatomyBaselines",
     "Baselines",
     "BestCheckpointSaver",
@@ -164,6 +166,8 @@ __all__ = [
     "RandScaleIntensityRangePercentilesd",
     "RandShapeBetween",
     "RandTissued",
+    "Reconstruction",
+    "Reconstructor",
     "Region",
     "Registration",
     "ResampleToCubed",

@@ -109,6 +109,35 @@ def read_stacked_radiographs(
     )
 
 
+def radiograph_of_array(
+    pixels: np.ndarray,
+    field: str,
+    scale: Scale | None = None,
+    pixel_mm: float | None = None,
+    orientations: Mapping[str, Sequence[str]] = DISPLAY_ORIENTATION,
+) -> Radiograph:
+    """
+    The radiograph that :func:`read_radiograph` would read from a NIfTI file of these pixels.
+
+    Args:
+        pixels: `(H, W)`, real numbers.
+        field: "frontal" or "lateral".
+        scale: as there.
+        pixel_mm: side of a pixel, None where unknown.
+        orientations: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    check_scale(scale)
+    where = f"the array: field '{field}'"
+    if pixels.ndim != 2 or pixels.dtype.kind not in "biuf":
+        raise InputError(f"{where} has shape {pixels.shape} of type {pixels.dtype}, expected (H, W) real numbers.")
+    content = ImageFile(pixels, np.ones(pixels.shape, bool), 1.0, None)
+    sides = None if pixel_mm is None else (float(pixel_mm), float(pixel_mm))
+    return _radiograph("the array", where, content, sides, scale, orientations[field])
+
+
 def _radiograph(
     path: str, where: str, content: ImageFile, pixel_mm: Sides | None, scale: Scale | None, directions: Sequence[str]
 ) -> Radiograph:

@@ -9,6 +9,8 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor
 
+from .cascade import FinalVolumeModel, ProgressiveCascadeModel
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
 
@@ -33,3 +35,20 @@ class FinalVolumeInferer(Inferer):
         """X-rays to the scaled volume."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bfloat16):
             return network(inputs, *args, slabs=self.slabs, **kwargs).float()
+
+
+class AllVolumesInferer(FinalVolumeInferer):
+    """
+    The same, and keeps every stage's scaled volume of its last call, coarsest first, as `volumes`: `(B, 1, S, S, S)`.
+    """
+
+    volumes: tuple[Tensor, ...] = ()
+
+    def __call__(self, inputs: Tensor, network: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """X-rays to the scaled volume of a :class:`~scripts.FinalVolumeModel`."""
+        return super().__call__(inputs, lambda xrays, **how: self._last_of(network, xrays, **how), *args, **kwargs)
+
+    def _last_of(self, network: FinalVolumeModel, xrays: Tensor, **how: Any) -> Tensor:
+        volumes = ProgressiveCascadeModel.forward(network, xrays, stages=network.final_stage, **how)
+        self.volumes = tuple(volume.float() for volume in volumes)
+        return volumes[-1]

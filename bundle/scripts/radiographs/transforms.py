@@ -33,8 +33,8 @@ class LoadRadiographsd(Transform):
     where their tags say so, inverts and mirrors what nothing declares where their images leave no doubt, see
     :func:`~scripts.radiographs.view_check.as_it_looks`, and warns where they leave some, see
     :func:`~scripts.radiographs.view_check.warn_of_appearance`. A record of one file with both, its `image`, gets them
-    from there, see :func:`~scripts.io.radiograph_reader.read_stacked_radiographs`. A record without any is left as it
-    is.
+    from there, see :func:`~scripts.io.radiograph_reader.read_stacked_radiographs`. What is a radiograph already is not
+    read, and a record without any is left as it is.
 
     Args:
         scale: what the files hold, "line_integral", "transmission" or "presentation"; by default the files say, see
@@ -64,7 +64,11 @@ class LoadRadiographsd(Transform):
             stacked = read_stacked_radiographs(record["image"], scale, orientations)
             return {**record, **dict(zip(XRAY_KEYS, stacked))}
         radiographs = {
-            key: read_radiograph(record[key], key, scale, orientations) for key in XRAY_KEYS if key in record
+            key: record[key]
+            if isinstance(record[key], Radiograph)
+            else read_radiograph(record[key], key, scale, orientations)
+            for key in XRAY_KEYS
+            if key in record
         }
         if len(radiographs) == len(XRAY_KEYS):
             ordered = zip(XRAY_KEYS, in_order(*radiographs.values()))
