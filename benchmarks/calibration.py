@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "bundle"))
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from scipy.ndimage import gaussian_filter
 from torch.nn.functional import avg_pool3d
 
 from scripts import Radiograph, load_records
@@ -29,7 +30,12 @@ from scripts.evaluation.metrics import volume_metrics
 from scripts.io.stage_overlays import configs_of
 from scripts.projection.imaging import ImagingModel
 from scripts.radiographs.calibration import calibrate_pair
-from scripts.radiographs.pair_statistics import PairStatistics, figures_of_parts, statistics_of
+from scripts.radiographs.pair_statistics import (
+    PairStatistics,
+    figures_of_parts,
+    shares_of_part,
+    statistics_of,
+)
 from scripts.radiographs.scatter import with_scatter
 from scripts.radiographs.transforms import PrepareXraysd
 from scripts.training.checkpoints import read_checkpoint
@@ -38,6 +44,8 @@ from table import Table
 SHOWN = 0.06
 """Fraction of the detector's side that a radiograph does not show at each border."""
 SECTIONS = ("training", "validation")
+BLURS_MM = (1.5, 6.0, 24.0)
+"""Between which a program changes the contrast; not the bands by which the calibration looks for it."""
 TRAINED = ROOT / "bundle" / "models" / "model_training.json"
 
 
@@ -52,6 +60,7 @@ class Spoil:
         scale: factor of the line integrals that the curve's upper end stands for.
         floor: what the bare beam reads.
         steepness: of a sigmoid curve over the values; 0 for none.
+        detail: factors of the differences between the image and its blurs, see :data:`BLURS_MM`, fine to broad.
         window: values outside are clipped.
         lower_mm: how much lower the lateral one lies.
         shown: fractions that are not shown at top, bottom, left and right, of each view.
@@ -63,6 +72,7 @@ class Spoil:
     scale: tuple[float, float] = (1.0, 1.0)
     floor: tuple[float, float] = (0.0, 0.0)
     steepness: float = 0.0
+    detail: tuple[float, ...] | None = None
     window: tuple[float, float] = (-1.0, 9.0)
     lower_mm: float = 0.0
     shown: tuple[tuple[float, ...], tuple[float, ...]] = ((SHOWN,) * 4, (SHOWN,) * 4)
@@ -76,6 +86,7 @@ SPOILS = {
     "floor": Spoil(floor=(0.1, 0.05)),
     "window": Spoil(window=(0.03, 0.75)),
     "sigmoid": Spoil(steepness=5.0),
+    "detail raised": Spoil(detail=(4.0, 1.8, 1.0, 0.7)),
     "shift": Spoil(lower_mm=12.0),
     "collimation": Spoil(shown=((0.06, 0.12, 0.1, 0.1), (0.06, 0.12, 0.1, 0.14))),
     "scatter": Spoil(scatter=(0.5, 40.0)),
@@ -94,6 +105,8 @@ def spoiled(line_integrals: np.ndarray, spoil: Spoil, imaging: ImagingModel) -> 
         shown = shown + spoil.floor[view]
         if spoil.steepness:
             shown = 1 / (1 + np.exp(-spoil.steepness * (shown - 0.45)))
+        if spoil.detail is not None:
+            shown = _with_detail(shown, spoil.detail, geometry.pixel_mm)
         shown = np.roll(shown.clip(*spoil.window), round(view * spoil.lower_mm / geometry.pixel_mm), axis=0)
         top, bottom, left, right = (round(share * len(shown)) for share in spoil.shown[view])
         shown = shown[top : len(shown) - bottom, left : shown.shape[1] - right]
@@ -102,6 +115,13 @@ def spoiled(line_integrals: np.ndarray, spoil: Spoil, imaging: ImagingModel) -> 
         exposed = np.ones(shown.shape, bool)
         found.append(Radiograph("spoiled", shown.astype(np.float32), exposed, "presentation", **told))
     return found
+
+
+def _with_detail(image: np.ndarray, factors: Sequence[float], pixel_mm: float) -> np.ndarray:
+    blurs = [image, *(gaussian_filter(image, sigma / pixel_mm) for sigma in BLURS_MM)]
+    return factors[-1] * blurs[-1] + sum(
+        factor * (fine - coarse) for factor, fine, coarse in zip(factors, blurs, blurs[1:])
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -121,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = {name: imaging.project(ct[None])[0].double().numpy() * imaging.xray_scale for name, ct in cts.items()}
     random = np.random.RandomState(0)
     figures = {name: figures_of_parts(pair, imaging.geometry, options.crops, random) for name, pair in pairs.items()}
+    shares = {name: shares_of_part(pair, imaging.geometry, random)[None] for name, pair in pairs.items()}
     table = Table(
         {"spoil": 14, "patient": 22, "error": 8, "as it is": 9, "percentiles": 12, "calibrated": 11, "s": 6},
         options.markdown,
@@ -128,7 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in options.spoils:
         differences = []
         for patient in (each for each in cts if each not in trained):
-            others = statistics_of(np.concatenate([rows for other, rows in figures.items() if other != patient]))
+            others = statistics_of(
+                *(
+                    np.concatenate([rows for other, rows in known.items() if other != patient])
+                    for known in (figures, shares)
+                )
+            )
             row, difference = _row(pairs[patient], cts[patient], SPOILS[name], imaging, stage1, others)
             table.add(spoil=name, patient=patient.removesuffix(".nii.gz"), **row)
             differences.append(difference)

@@ -74,6 +74,7 @@ from .radiographs.augmentation import (
     RandScaleIntensityRangePercentilesd,
 )
 from .radiographs.calibration_transform import CalibratePaird
+from .radiographs.common_scale import CommonScale
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
 from .radiographs.view_classifier import ViewProbabilities, classify
 from .reporting import many_pairs, tensorboard
@@ -108,6 +109,7 @@ __all__ = [
     "CascadeCheckpointLoader",
     "CaseReport",
     "CheckpointError",
+    "CommonScale",
     "CoverageReport",
     "DRRReprojectionLoss",
     "DetectOutOfDistributiond",

@@ -12,6 +12,7 @@ from phantoms import asymmetric_body
 from scripts import BiplanarGeometry, Radiograph, project
 from scripts.io.radiograph import XRAY_KEYS
 from scripts.radiographs.calibration import CalibratedPair, calibrate_pair, needs_calibration, pair_of_content
+from scripts.radiographs.frequency_bands import shares_of_bands
 from scripts.radiographs.pair_statistics import FIGURES, PairStatistics, figures_of_pair, statistics_of
 
 GEOMETRY = BiplanarGeometry(detector_pixels=128)
@@ -26,12 +27,14 @@ KINDS = ("line_integral", "presentation")
 @cache
 def known_pairs() -> PairStatistics:
     random = np.random.default_rng(0)
-    found = []
+    found, shares = [], []
     for _ in range(12):
         scale = random.normal(1, [0.06, 0.06, 0.05]).clip(0.85, 1.12) * [1, 1, TALL]
         xrays = project(asymmetric_body(64, tuple(scale), random.normal(1, 0.04)), COARSE)[0].numpy()
-        found.append(figures_of_pair(xrays, np.ones(xrays.shape, bool), COARSE))
-    return statistics_of(np.stack(found))
+        seen = np.ones(xrays.shape, bool)
+        found.append(figures_of_pair(xrays, seen, COARSE))
+        shares.append([shares_of_bands(*each, (COARSE.pixel_mm,) * 2) for each in zip(xrays, seen)])
+    return statistics_of(np.stack(found), np.array(shares))
 
 
 @cache

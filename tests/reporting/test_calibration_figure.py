@@ -47,7 +47,7 @@ def calibrated(seen: slice = slice(4, 44)) -> CalibratedPair:
     )
     values = np.broadcast_to(np.linspace(0, 6, 48), (2, 48, 48)).copy()
     sentences = ((CONTRADICTION,), ("Views PA and LL.",), (CONTRADICTION, FLAG))
-    return CalibratedPair(values, shown, found, consistency, 31.0, 1.19, *sentences)
+    return CalibratedPair(values, shown, found, consistency, False, 31.0, 1.19, *sentences)
 
 
 def texts(figure: Figure) -> list[str]:

@@ -304,3 +304,9 @@ class FinalVolumeModel(ProgressiveCascadeModel):
     ) -> Float[Tensor, "B 1 S S S"]:
         """The last stage's volume; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
         return super().forward(xrays, geometry, self.final_stage, slabs=slabs, anatomy=anatomy)[-1]
+
+    def first_volume(
+        self, xrays: Float[Tensor, "B 2 P P"], geometry: BiplanarGeometry | None = None
+    ) -> Float[Tensor, "B 1 s s s"]:
+        """The first stage's volume; arguments as in :meth:`forward`."""
+        return super().forward(xrays, geometry, 1)[0]

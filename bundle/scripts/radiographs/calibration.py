@@ -180,21 +180,25 @@ class CalibratedPair:
         calibration: what was found.
         consistency: before the rest was shared out.
         cost: half of the sum of the squared residuals of the fit.
+        scale_known: whether a file's values have a unit, so that the factor common to both radiographs is known.
         typical: Mahalanobis distance of the pair's figures from the training's, over the square root of their number.
         contradictions: sentences about what a file says and the pair does not bear out.
         assumed: sentences about what had to be assumed.
         flags: sentences about why the reconstruction should not be relied on.
+        common_factor: with which all line integrals were multiplied, see :mod:`scripts.radiographs.common_scale`.
     """
 
     line_integrals: np.ndarray
     seen: np.ndarray
     calibration: PairCalibration
     consistency: Consistency
+    scale_known: bool
     cost: float
     typical: float
     contradictions: tuple[str, ...]
     assumed: tuple[str, ...]
     flags: tuple[str, ...] = ()
+    common_factor: float = 1.0
 
     def as_content(self) -> dict[str, Any]:
         """For a JSON file."""
@@ -214,6 +218,8 @@ class CalibratedPair:
             "lateral_lower_by_mm": found.shift_mm,
             "scatter_to_primary": found.scatter_ratio,
             "scatter_width_mm": found.scatter_width_mm,
+            "scale_known": self.scale_known,
+            "common_factor": self.common_factor,
             "relative_difference": consistency.difference,
             "uncut_planes": consistency.uncut,
             "typical": self.typical,
@@ -241,8 +247,9 @@ def pair_of_content(content: Mapping[str, Any], line_integrals: np.ndarray, seen
     integrals = np.array([said[view] for view in XRAY_KEYS])
     consistency = Consistency(np.array(said["heights_mm"]), integrals, np.array(said["weights"]))
     sentences = (tuple(content[name]) for name in ("contradictions", "assumed", "flags"))
+    figures = (content[name] for name in ("scale_known", "cost", "typical"))
     return CalibratedPair(
-        line_integrals, seen, calibration, consistency, content["cost"], content["typical"], *sentences
+        line_integrals, seen, calibration, consistency, *figures, *sentences, content["common_factor"]
     )
 
 
@@ -268,7 +275,11 @@ def calibrate_pair(
         geometry: of the acquisition.
         statistics: of the pairs that the network was trained on.
     """
-    fit = _Fit(radiographs, geometry, statistics)
+    placed = [
+        PlacedRadiograph(each, geometry, nominal_pixel_mm(each, geometry), bands)
+        for each, bands in zip(radiographs, zip(*statistics.bands))
+    ]
+    fit = _Fit(radiographs, placed, geometry, statistics)
     starts = [fit.run(start, WIDTHS_MM[1], EVALUATIONS["start"]) for start in fit.starts()]
     nearest = sorted(starts, key=lambda each: each.cost)[:2]
     fit.tighten(nearest[0].x, WIDTHS_MM[1])
@@ -277,7 +288,6 @@ def calibrate_pair(
     fit.tighten(best.x, width)
     best = fit.run(best.x, width, EVALUATIONS["end"])
     found = fit.calibration(best.x, width)
-    placed = [PlacedRadiograph(each, geometry, nominal_pixel_mm(each, geometry)) for each in radiographs]
     line_integrals, seen = found.line_integrals(placed, SKIN_MM)
     fine = _wide(geometry, SHARED_PIXEL_MM)
     on_fine = found.line_integrals([each.on(fine) for each in placed], CUT_MM)[0]
@@ -288,6 +298,7 @@ def calibrate_pair(
         seen,
         found,
         fit.consistency(best.x, width),
+        any(each.scale != "presentation" for each in radiographs),
         float(best.cost),
         float(np.sqrt((figures**2).sum() / max(np.count_nonzero(figures), 1)) / TYPICAL),
         fit.contradictions(best, width),
@@ -333,11 +344,15 @@ class _Fit:
     """The least-squares problem of a pair, on a coarse detector."""
 
     def __init__(
-        self, radiographs: Sequence[Radiograph], geometry: BiplanarGeometry, statistics: PairStatistics
+        self,
+        radiographs: Sequence[Radiograph],
+        placed: Sequence[PlacedRadiograph],
+        geometry: BiplanarGeometry,
+        statistics: PairStatistics,
     ) -> None:
         self.radiographs, self.statistics = radiographs, statistics
         self.geometry = _wide(geometry, PIXEL_MM)
-        self.placed = [PlacedRadiograph(each, self.geometry, nominal_pixel_mm(each, geometry)) for each in radiographs]
+        self.placed = [each.on(self.geometry) for each in placed]
         self.planes = EpipolarPlanes(self.geometry, PLANES)
         self._set_priors(_priors(radiographs, self.placed, statistics))
         self.tolerance = CONSISTENCY[1]
@@ -477,6 +492,6 @@ def _assumed(radiographs: Sequence[Radiograph], geometry: BiplanarGeometry) -> t
         found.append(f"The source is {geometry.source_to_isocentre_mm:g} mm from the middle of the patient.")
     if all(each.pixel_mm is None for each in radiographs):
         found.append("The common size is that of a usual chest radiograph and body, within about 5 %.")
-    if any(each.scale == "presentation" for each in radiographs):
+    if all(each.scale == "presentation" for each in radiographs):
         found.append("The common scale is that of bodies of the training's density.")
     return tuple(found)

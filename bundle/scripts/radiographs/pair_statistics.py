@@ -14,6 +14,7 @@ from ..io.atomic_write import NOTICE
 from ..io.sidecar import Sidecar, made_by, write_sidecar
 from ..projection.attenuation import WATER_ATTENUATION_PER_MM
 from ..projection.geometry import BiplanarGeometry
+from .frequency_bands import BANDS, BandStatistics, band_statistics, shares_of_bands
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -53,17 +54,19 @@ SHRINKAGE = 0.1
 
 class PairStatistics(NamedTuple):
     """
-    Means, standard deviations and correlation of :data:`FIGURES` over known pairs.
+    Means, standard deviations and correlation of :data:`FIGURES` over known pairs, and the shares of their bands.
 
     Attributes:
         mean: `(24,)`.
         deviation: `(24,)`.
         correlation: `(24, 24)`, positive definite.
+        bands: of both views.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     correlation: np.ndarray
+    bands: BandStatistics
 
     def whitened(self, figures: Float[np.ndarray, " 24"]) -> Float[np.ndarray, " 24"]:
         """
@@ -77,13 +80,16 @@ class PairStatistics(NamedTuple):
         return found
 
 
-def statistics_of(figures: Float[np.ndarray, "B 24"]) -> PairStatistics:
-    """Of the figures of known pairs, in which some may not be known, NaN, and of each at least two are."""
+def statistics_of(figures: Float[np.ndarray, "B 24"], shares: Float[np.ndarray, "C 2 8"]) -> PairStatistics:
+    """
+    Of the figures of known pairs, in which some may not be known, NaN, and of each at least two are; and of the shares of
+    their bands, of which the same holds.
+    """
     known = np.ma.masked_invalid(figures)
     mean, deviation = known.mean(0).filled(0.0), known.std(0).filled(1.0).clip(min=1e-6)
     correlation = np.ma.corrcoef(known, rowvar=False).filled(0.0)
     values, axes = np.linalg.eigh((1 - SHRINKAGE) * correlation + SHRINKAGE * np.eye(len(FIGURES)))
-    return PairStatistics(mean, deviation, axes * values.clip(min=SHRINKAGE / 2) @ axes.T)
+    return PairStatistics(mean, deviation, axes * values.clip(min=SHRINKAGE / 2) @ axes.T, band_statistics(shares))
 
 
 def figures_of_pair(
@@ -165,21 +171,24 @@ def fit_statistics(
     Raises:
         InputError: when there are too few pairs.
     """
-    random, figures = np.random.RandomState(seed), []
+    random, figures, shares = np.random.RandomState(seed), [], []
     for batch in records:
         for _ in range(draws):
             xrays, target, *_ = prepare_batch(batch)
             pair = xray_scale * xrays[0].float().cpu().numpy()
-            figures.append(figures_of_parts(pair, target["geometry"].of_case(0), crops, random))
+            geometry = target["geometry"].of_case(0)
+            figures.append(figures_of_parts(pair, geometry, crops, random))
+            shares.append(shares_of_part(pair, geometry, random))
     pairs = sum(map(len, figures))
     if pairs < MIN_PAIRS:
         raise InputError(
             f"calibration: {pairs} pairs of X-rays, expected at least {MIN_PAIRS} for {len(FIGURES)} figures; "
             f"set draws or crops higher."
         )
-    found = statistics_of(np.concatenate(figures))
-    content = {name: value.tolist() for name, value in found._asdict().items()}
-    write_sidecar(path, weights, {"notice": NOTICE, "pairs": pairs, "figures": list(FIGURES), **content})
+    found = statistics_of(np.concatenate(figures), np.stack(shares))
+    content = {name: getattr(found, name).tolist() for name in ("mean", "deviation", "correlation")}
+    bands = {f"band_{name}": value.tolist() for name, value in found.bands._asdict().items()}
+    write_sidecar(path, weights, {"notice": NOTICE, "pairs": pairs, "figures": list(FIGURES), **content, **bands})
 
 
 def read_statistics(path: str, weights: str) -> PairStatistics:
@@ -194,7 +203,11 @@ def read_statistics(path: str, weights: str) -> PairStatistics:
     correlation = file.numbers("correlation", (count, count), least=-2.0, most=2.0)
     if not (np.allclose(correlation, correlation.T) and np.linalg.eigvalsh(correlation)[0] > 0):
         raise file.refusal("correlation", "holds another matrix", "a symmetric, positive definite one")
-    return PairStatistics(file.numbers("mean", (count,)), file.numbers("deviation", (count,), above=0.0), correlation)
+    bands = BandStatistics(
+        file.numbers("band_mean", (2, BANDS), most=0.0), file.numbers("band_deviation", (2, BANDS), above=0.0)
+    )
+    deviation = file.numbers("deviation", (count,), above=0.0)
+    return PairStatistics(file.numbers("mean", (count,)), deviation, correlation, bands)
 
 
 def figures_of_parts(
@@ -214,11 +227,24 @@ def figures_of_parts(
     return np.stack([_figures_of_part(reduced, coarse, random) for _ in range(parts)])
 
 
-def _figures_of_part(pair: np.ndarray, geometry: BiplanarGeometry, random: np.random.RandomState) -> np.ndarray:
+def shares_of_part(
+    pair: Float[np.ndarray, "2 P P"], geometry: BiplanarGeometry, random: np.random.RandomState
+) -> Float[np.ndarray, "2 8"]:
+    """The shares of the bands of radiographs that show a random part of a pair's detector; arguments as above."""
+    pixel_mm = (geometry.pixel_mm, geometry.pixel_mm)
+    return np.stack([shares_of_bands(*each, pixel_mm) for each in zip(pair, _shown(pair, random))])
+
+
+def _shown(pair: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     low, high = np.array(list(BORDERS.values())).T
     seen = np.zeros(pair.shape, bool)
     for mask in seen:
         top, bottom, left, right = (random.uniform(low, high) * len(mask)).astype(int)
         mask[top : len(mask) - bottom, left : len(mask) - right] = True
+    return seen
+
+
+def _figures_of_part(pair: np.ndarray, geometry: BiplanarGeometry, random: np.random.RandomState) -> np.ndarray:
+    seen = _shown(pair, random)
     whole = (pair * ~seen).max(2) < CUT_INTEGRAL
     return figures_of_pair(np.where(seen, pair, 0.0), seen, geometry, whole)

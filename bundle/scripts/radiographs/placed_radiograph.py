@@ -12,6 +12,7 @@ from skimage.measure import block_reduce
 from ..io.radiograph import Radiograph
 from ..projection.geometry import BiplanarGeometry
 from .detector_placement import exposed_area
+from .frequency_bands import with_usual_bands
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -36,6 +37,8 @@ class PlacedRadiograph:
         radiograph: in display orientation.
         geometry: of the acquisition; its detector is read.
         pixel_mm: size of a pixel along a column and along a row, on that detector.
+        bands: mean and deviation of the logarithms of the bands' shares in projections, see
+            :mod:`scripts.radiographs.frequency_bands`; a presentation gets as much of each. None to leave it as it is.
 
     Attributes:
         floor: what the bare beam reads, by the darkest hundredth.
@@ -43,7 +46,13 @@ class PlacedRadiograph:
         whole: for each of its rows how little of the body leaves it at its sides, 0 to 1.
     """
 
-    def __init__(self, radiograph: Radiograph, geometry: BiplanarGeometry, pixel_mm: tuple[float, float]) -> None:
+    def __init__(
+        self,
+        radiograph: Radiograph,
+        geometry: BiplanarGeometry,
+        pixel_mm: tuple[float, float],
+        bands: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         area = exposed_area(radiograph)
         mask = np.zeros_like(radiograph.exposed)
         mask[area] = radiograph.exposed[area]
@@ -58,6 +67,8 @@ class PlacedRadiograph:
         self.mask = minimum_filter(self.mask, 2 * margin + 1, mode="constant", cval=False)
         blur = 0.35 * geometry.pixel_mm / self.pixel_mm
         self.values = gaussian_filter(reduced, blur, mode="nearest") if blur.max() > 0.4 else reduced
+        if bands is not None and radiograph.scale == "presentation":
+            self.values = with_usual_bands(self.values, self.mask, tuple(self.pixel_mm), *bands)
         self.floor = float(np.quantile(self.values[self.mask], 0.01))
         body = self.values[self.mask & (self.values > self.floor + BODY_FRACTION * (1 - self.floor))]
         self.quartiles = tuple(np.quantile(body, (0.25, 0.75)).tolist()) if body.size else (0.25, 0.75)

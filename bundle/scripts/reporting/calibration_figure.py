@@ -183,6 +183,7 @@ def _show_numbers(place: Axes, pair: CalibratedPair) -> None:
     common = [
         ("lateral over frontal size", f"{found.sizes[1] / found.sizes[0]:.3f}"),
         (f"lateral lies {lower} by", f"{abs(found.shift_mm):.1f} mm on the detector"),
+        ("both multiplied with", f"{pair.common_factor:.2f}"),
         ("scatter to primary", scatter if found.scatter_ratio >= LEAST_SCATTER else "none"),
         ("relative difference", f"{100 * consistency.difference:.2f} %"),
         ("planes that count", f"{100 * consistency.uncut:.0f} %"),
@@ -191,7 +192,7 @@ def _show_numbers(place: Axes, pair: CalibratedPair) -> None:
     place.axis("off")
     lines = [*by_view, *common]
     for index, (label, *values) in enumerate(lines):
-        down = 1.02 - 0.082 * index
+        down = 1.02 - 0.077 * index
         for across, text in zip((0.0, 0.54, 0.77), (label, *values)):
             written = place.text(across, down, text, transform=place.transAxes, va="top", fontsize=SMALL)
             written.set_in_layout(False)
