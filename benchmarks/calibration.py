@@ -30,6 +30,7 @@ from scripts.evaluation.metrics import volume_metrics
 from scripts.io.stage_overlays import configs_of
 from scripts.projection.imaging import ImagingModel
 from scripts.radiographs.calibration import calibrate_pair
+from scripts.radiographs.common_scale import ROUNDS, scale_of_soft_tissue
 from scripts.radiographs.pair_statistics import (
     PairStatistics,
     figures_of_parts,
@@ -143,7 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = {name: figures_of_parts(pair, imaging.geometry, options.crops, random) for name, pair in pairs.items()}
     shares = {name: shares_of_part(pair, imaging.geometry, random)[None] for name, pair in pairs.items()}
     table = Table(
-        {"spoil": 14, "patient": 22, "error": 8, "as it is": 9, "percentiles": 12, "calibrated": 11, "s": 6},
+        {
+            "spoil": 14,
+            "patient": 22,
+            "error": 8,
+            "as it is": 9,
+            "percentiles": 12,
+            "alone": 6,
+            "calibrated": 11,
+            "s": 6,
+        },
         options.markdown,
     )
     for name in options.spoils:
@@ -185,7 +195,11 @@ def _row(
     former_pair = np.concatenate([former[key].double().numpy() for key in ("frontal", "lateral")])
     error = np.sqrt(((found.line_integrals - pair)[found.seen] ** 2).sum() / (pair[found.seen] ** 2).sum())
     row = {"error": float(error), "as it is": psnr(seen), "percentiles": psnr(former_pair * imaging.xray_scale)}
-    row |= {"calibrated": psnr(found.line_integrals), "s": seconds}
+    alone = found.line_integrals / imaging.xray_scale
+    factor = 1.0
+    for _ in range(ROUNDS):
+        factor *= scale_of_soft_tissue(imaging.to_hu(stage1(factor * alone))[0, 0].numpy())
+    row |= {"alone": psnr(found.line_integrals), "calibrated": psnr(factor * found.line_integrals), "s": seconds}
     return row, row["calibrated"] - row["as it is"]
 
 

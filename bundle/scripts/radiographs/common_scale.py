@@ -37,9 +37,9 @@ LIMITS = (0.6, 1.6)
 
 class CommonScale:
     """
-    An Ignite handler for the evaluator of `inference.json`: multiplies a batch's `image`, the X-rays of calibrated pairs
-    neither of which has a unit, until soft tissue in the first stage's volume has its usual HU, and says so in the
-    record's `pair_calibration`.
+    An Ignite handler for the evaluator of `inference.json`: multiplies a batch's `image`, the X-rays of calibrated
+    pairs neither of which has a unit, until soft tissue in the first stage's volume has its usual HU, and says so in
+    the record's `pair_calibration`.
 
     Args:
         imaging: scale of the volumes.
@@ -93,8 +93,8 @@ def rescaled(content: Mapping[str, Any], factor: float) -> dict[str, Any]:
     planes = content["consistency"]
     scaled = {view: [factor * each for each in planes[view]] for view in ("frontal", "lateral")}
     sentence = (
-        f"All line integrals were multiplied with {factor:.2f}, so that soft tissue in the first stage's volume has its "
-        f"usual {SOFT_TISSUE_HU:g} HU."
+        f"All line integrals were multiplied with {factor:.2f}, so that soft tissue in the first stage's volume has "
+        f"its usual {SOFT_TISSUE_HU:g} HU."
     )
     return {
         **content,

@@ -1,7 +1,7 @@
 """
-Detail of a radiograph against its broad shades. Programs that prepare radiographs for the eye raise the fine bands of the
-image and lower the coarse ones (Vuylsteke and Schoeters, Proc. SPIE 2167, 1994, 551-560); line integrals of bodies have
-nearly the same share of each band from one body to the next, and so tell what was done.
+Detail of a radiograph against its broad shades. Programs that prepare radiographs for the eye raise the fine bands of
+the image and lower the coarse ones (Vuylsteke and Schoeters, Proc. SPIE 2167, 1994, 551-560); line integrals of bodies
+have nearly the same share of each band from one body to the next, and so tell what was done.
 """
 
 from __future__ import annotations
@@ -127,4 +127,4 @@ def _shares(bands: list[np.ndarray], body: np.ndarray, pixel_mm: tuple[float, fl
     if inner.sum() < LEAST_PIXELS:
         return np.full(BANDS, np.nan)
     deviations = np.array([band[inner].std() for band in bands])
-    return deviations / np.sqrt((deviations**2).sum()).clip(min=1e-12)
+    return deviations.clip(min=1e-9) / np.sqrt((deviations**2).sum()).clip(min=1e-9)

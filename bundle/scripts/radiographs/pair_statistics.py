@@ -82,8 +82,8 @@ class PairStatistics(NamedTuple):
 
 def statistics_of(figures: Float[np.ndarray, "B 24"], shares: Float[np.ndarray, "C 2 8"]) -> PairStatistics:
     """
-    Of the figures of known pairs, in which some may not be known, NaN, and of each at least two are; and of the shares of
-    their bands, of which the same holds.
+    Of the figures of known pairs, in which some may not be known, NaN, and of each at least two are; and of the shares
+    of their bands, of which the same holds.
     """
     known = np.ma.masked_invalid(figures)
     mean, deviation = known.mean(0).filled(0.0), known.std(0).filled(1.0).clip(min=1e-6)
