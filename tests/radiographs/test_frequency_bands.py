@@ -81,7 +81,7 @@ def test_a_sinus_lies_in_the_bands_about_its_length():
 
 
 def test_shares_come_nearer_to_the_usual_ones():
-    """All but those that were certain before; not quite there, since the bands overlap and little is taken for chance."""
+    """But for those that were certain; not quite there, since the bands overlap and little is taken for chance."""
     image = raised(body())
     mean, deviation = known(body())
     before = np.abs(known(image)[0] - mean)
