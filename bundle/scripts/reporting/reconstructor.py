@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
@@ -90,15 +91,13 @@ class Reconstructor:
             "weights": as_literal(path),
             "device": choose_device(device),
             "evaluator#postprocessing": "$monai.transforms.Compose([@postprocessing, @assessment]).flatten()",
-            "evaluator#val_handlers": [],
             "inferer#_target_": "scripts.AllVolumesInferer",
         }
         self._parser.update({**(read_shared_overlay(overlay) if overlay.is_file() else {}), **changed, **there, **ids})
         self.geometry: BiplanarGeometry = self._of("geometry")
         self._dataset, self._evaluator, self._inferer = (self._of(name) for name in ("dataset", "evaluator", "inferer"))
         self._to_hu = ToHUd(self._of("imaging"))
-        for handler in self._of("handlers"):
-            handler(self._evaluator)
+        self._evaluator.fire_event(Events.STARTED)
 
     def __call__(
         self,
@@ -139,6 +138,7 @@ class Reconstructor:
         """One iteration of the evaluator: a run of it that has failed would go on with the next pair."""
         engine = self._evaluator
         engine.state.batch = next(iter(self._of("dataloader")))
+        engine.fire_event(Events.GET_BATCH_COMPLETED)
         engine._iteration(engine, engine.state.batch)
         return self._result(engine.state.batch[0], engine.state.output[0])
 
