@@ -250,9 +250,11 @@ def test_cubes_of_something_else_are_refused(dataset: Path, overlay: Path, tmp_p
         cubes.make_cubes(folder, tmp_path / "fewer.json", dataset, [overlay])
 
 
-def test_a_training_that_is_stopped_ends_with_the_bytes_of_one_left_alone(
-    dataset: Path, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_training_is_stopped_and_ends_with_the_bytes_of_one_left_alone(
+    dataset: Path, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ):
+    """Whether it is only stopped, as in the suite, or goes on as well."""
     monkeypatch.chdir(ROOT)
     out, alone = tmp_path / "out", tmp_path / "alone"
     overlay = tmp_path / "small.json"
@@ -271,6 +273,8 @@ def test_a_training_that_is_stopped_ends_with_the_bytes_of_one_left_alone(
     stopped.terminate()
     message, _ = stopped.communicate()
     assert stopped.returncode == 75 and "of 3 epochs" in message and not (out / "stage3_best.pth").exists()
+    if not goes_on:
+        return
     assert on_gpu.main(["--train", "5", *options]) == 0
     assert "The weights are in" in capfd.readouterr().out
     assert on_gpu.main(["--train", "0.0001", *options]) == 0

@@ -403,8 +403,8 @@ def test_a_listing_is_bounded_and_few_at_once_are_made(server: Server, place: Pl
         for number in range(count):
             for view in ("pa", "ll"):
                 (folder / f"s{number}_{view}.png").touch()
-        with ThreadPoolExecutor(12) as pool:
-            answers = list(pool.map(lambda _: server.send("GET", "/datastore/?output=all"), range(12)))
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda _: server.send("GET", "/datastore/?output=all"), range(6)))
     finally:
         shutil.rmtree(folder)
     assert {answer.status for answer in answers} == {200, 429}
