@@ -30,7 +30,7 @@ from scripts.evaluation.metrics import volume_metrics
 from scripts.io.stage_overlays import configs_of
 from scripts.projection.imaging import ImagingModel
 from scripts.radiographs.calibration import calibrate_pair
-from scripts.radiographs.common_scale import ROUNDS, scale_of_soft_tissue
+from scripts.radiographs.common_scale import common_factors
 from scripts.radiographs.pair_statistics import (
     PairStatistics,
     figures_of_parts,
@@ -196,9 +196,7 @@ def _row(
     error = np.sqrt(((found.line_integrals - pair)[found.seen] ** 2).sum() / (pair[found.seen] ** 2).sum())
     row = {"error": float(error), "as it is": psnr(seen), "percentiles": psnr(former_pair * imaging.xray_scale)}
     alone = found.line_integrals / imaging.xray_scale
-    factor = 1.0
-    for _ in range(ROUNDS):
-        factor *= scale_of_soft_tissue(imaging.to_hu(stage1(factor * alone))[0, 0].numpy())
+    factor = float(common_factors(torch.from_numpy(alone)[None], lambda xrays: stage1(xrays[0].numpy()), imaging)[0])
     row |= {"alone": psnr(found.line_integrals), "calibrated": psnr(factor * found.line_integrals), "s": seconds}
     return row, row["calibrated"] - row["as it is"]
 

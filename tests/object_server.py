@@ -11,6 +11,14 @@ from threading import Event, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+COLLECTION = {
+    "collection": "LIDC-IDRI",
+    "doi": "https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
+    "licence": "CC BY 3.0",
+    "licence_url": "https://creativecommons.org/licenses/by/3.0/",
+    "attribution": "somebody",
+}
+"""What a manifest says of where its objects come from, but for the address."""
 PAGE = 2
 """Objects on a page of a listing."""
 

@@ -72,6 +72,13 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def reason_of(error: BaseException) -> str:
+    """One line of what went wrong, as a table and a terminal may have it: of a bug its type as well."""
+    cause = root_cause(error)
+    said = one_line_message(cause)
+    return said if isinstance(cause, BundleError) else f"{type(cause).__name__}: {said}"
+
+
 NEXT = r"Traceback |The above exception |During handling of "
 """How what follows a message in a chain begins; torchrun's processes print no empty line before it."""
 MESSAGE = re.compile(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from object_server import Bucket, bucket
+from object_server import COLLECTION, Bucket, bucket
 from scripts.data.manifest import LIDC_PAIRS, read_manifest
 from scripts.data.met_patients import met_patients
 from scripts.errors import InputError
@@ -18,14 +18,7 @@ from scripts.fetch import main
 from unwritable import on_posix
 
 SERIES = {name: f"{number:08x}-0000-0000-0000-000000000000" for number, name in enumerate(("x1", "c1", "x2", "c2"))}
-SOURCE = {
-    "collection": "LIDC-IDRI",
-    "doi": "https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
-    "licence": "CC BY 3.0",
-    "licence_url": "https://creativecommons.org/licenses/by/3.0/",
-    "attribution": "somebody",
-    "address": "https://127.0.0.1",
-}
+SOURCE = {**COLLECTION, "address": "https://127.0.0.1"}
 
 
 def key(series: str, number: int) -> str:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ct_series_files import write_series
-from object_server import Bucket, bucket
+from object_server import COLLECTION, Bucket, bucket
 from radiograph_files import LATERAL, write_line_integrals
 from scripts import BiplanarGeometry, InputError, hu_to_attenuation, load_records, project
 from scripts.data.chest_ct import check_chest_ct
@@ -24,14 +24,7 @@ from scripts.fetch import main
 from scripts.radiographs.told_view import tell_view
 from unwritable import on_posix
 
-SOURCE = {
-    "collection": "LIDC-IDRI",
-    "doi": "https://doi.org/10.7937/K9/TCIA.2015.LO9QL9SX",
-    "licence": "CC BY 3.0",
-    "licence_url": "https://creativecommons.org/licenses/by/3.0/",
-    "attribution": "somebody",
-    "address": "https://bucket.example",
-}
+SOURCE = {**COLLECTION, "address": "https://bucket.example"}
 PA: dict[str, Any] = {}
 """The tags of a frontal radiograph are those that the writer has by itself."""
 UNTAGGED = {"ViewPosition": None, "PatientOrientation": None}

@@ -21,6 +21,8 @@ from ..io.radiograph import DISPLAY_ORIENTATION, check_orientations, check_scale
 SECTIONS = ("training", "validation", "test")
 PAIR_SECTIONS = ("pairs", "met")
 """Of a datalist of fetched pairs: records that may be scored, and those of patients whom the weights have met."""
+EXCLUDED = "excluded"
+"""Of the same: a list of who is no pair, and why."""
 IMAGE_FIELDS = ("frontal", "lateral", "ct")
 RADIOGRAPH_FIELDS = ("radiograph_scale", "radiograph_orientation")
 LABEL_FIELDS = ("name", "group", "patient")

@@ -19,13 +19,11 @@ from ..projection.geometry import BiplanarGeometry
 from ..radiographs.told_view import ToldView, tell_view
 from ..radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd
 from .chest_ct import check_chest_ct
-from .datalist import PAIR_SECTIONS, read_datalist
+from .datalist import EXCLUDED, PAIR_SECTIONS, read_datalist
 from .evaluation_records import DATALIST
 from .manifest import KINDS, Manifest, Patient
 
 SCORED, MET = PAIR_SECTIONS
-EXCLUDED = "excluded"
-"""Where the datalist lists who is left out, and why."""
 RADIOGRAPHS, CT = KINDS
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.radiograph import XRAY_KEYS
-from .datalist import read_datalist, resolve_record, resolve_records, section_of
+from .datalist import EXCLUDED, PAIR_SECTIONS, read_datalist, resolve_record, resolve_records, section_of
 from .met_patients import met_patients
 
-SECTION, MET, EXCLUDED = "pairs", "met", "excluded"
-"""What is scored, whom the weights have met, and what is no pair."""
+SECTION, MET = PAIR_SECTIONS
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from ..data.pair_records import Pairs
 from ..data.transforms import LoadCTd
-from ..errors import BundleError, CheckpointError, InputError, OutputError, one_line_message, root_cause
+from ..errors import CheckpointError, InputError, OutputError, reason_of, root_cause
 from ..io.atomic_write import NOTICE, remove_earlier, write_json
+from ..io.metadata import bundle_metadata
 from .measurement_report import DESCRIBED, limits_of_agreement
 from .pair_predictions import OUTLINES, Predictor
 from .pair_scores import PAIR_DEFINITIONS, PAIR_MEASURES, SURVIVE, VERSION, Chest, chest_of, pair_scores
@@ -38,7 +39,6 @@ CTS_KEPT = 2
 """A patient's and that of the record before."""
 FATAL = (OutputError, CheckpointError)
 """What is wrong for all patients alike."""
-METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
 
 
 class PairEvaluation:
@@ -83,10 +83,9 @@ class PairEvaluation:
                 try:
                     rows += self._rows_of(record, self.pairs.records[number - 1], identity)
                 except Exception as error:  # another patient's can be whole
-                    cause = root_cause(error)
-                    if isinstance(cause, FATAL):
+                    if isinstance(root_cause(error), FATAL):
                         raise
-                    failed[record["name"]] = _reason(cause)
+                    failed[record["name"]] = reason_of(error)
                     progress.write(f"{record['name']} failed: {failed[record['name']]}")
         return rows, failed
 
@@ -174,10 +173,6 @@ def _rows_done(path: str, made_from: dict[str, Any]) -> list[dict[str, Any]] | N
 
 
 def _versions() -> dict[str, Any]:
-    bundle = json.loads(METADATA.read_text(encoding="utf-8"))["version"]
-    return {"versions": {"bundle": bundle, "monai": monai.__version__, "torch": torch.__version__}}
-
-
-def _reason(error: BaseException) -> str:
-    said = one_line_message(error)
-    return said if isinstance(error, BundleError) else f"{type(error).__name__}: {said}"
+    return {
+        "versions": {"bundle": bundle_metadata()["version"], "monai": monai.__version__, "torch": torch.__version__}
+    }

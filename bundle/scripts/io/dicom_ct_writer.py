@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from pydicom.valuerep import format_number_as_ds
 from ..errors import InputError
 from .atomic_write import write_folder_atomically
 from .ct_reader import check_axes
+from .metadata import bundle_metadata
 
 SERIES_DESCRIPTION = "CT estimated from two X-rays, not for diagnosis"
 DERIVATION = (
@@ -168,7 +167,7 @@ def _series_attributes(to_lps: np.ndarray, identification: Dataset) -> Dataset:
 
 
 def _add_equipment(series: Dataset) -> None:
-    metadata = json.loads((Path(__file__).parents[2] / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata = bundle_metadata()
     series.Manufacturer = metadata["authors"]
     series.ManufacturerModelName = metadata["name"]
     series.SoftwareVersions = metadata["version"]

@@ -18,12 +18,12 @@ import monai
 import torch
 
 from .atomic_write import NOTICE, as_json, write_json
+from .metadata import bundle_metadata
 from .shared_overlay import NAME as OVERLAY
 from .sidecar import sha256_of
 
 RUN = "run.json"
 """The file, written last into a folder of results: where it is, they are complete."""
-METADATA = Path(__file__).resolve().parents[2] / "configs" / "metadata.json"
 COMPARED = ("weights", "sidecars", "inputs", "settings")
 """Fields that decide, next to the bundle's version, what a result holds."""
 
@@ -60,11 +60,10 @@ class RunManifest:
 
     def content(self) -> dict[str, Any]:
         """What `run.json` would hold now."""
-        metadata = json.loads(METADATA.read_text(encoding="utf-8"))
         return {
             "notice": NOTICE,
             "versions": {
-                "bundle": metadata["version"],
+                "bundle": bundle_metadata()["version"],
                 "torch": torch.__version__,
                 "monai": monai.__version__,
                 "python": platform.python_version(),

@@ -6,7 +6,7 @@ stage's volume tells it, since soft tissue has the same HU in everyone.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.networks.utils import eval_mode
 from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
 
 from ..projection.imaging import ImagingModel
 from .calibration import CALIBRATION_KEY
@@ -59,21 +60,36 @@ class CommonScale:
             return
         factors = torch.where(is_open, self._factors(engine), 1.0)
         engine.state.batch["image"] = engine.state.batch["image"] * factors.reshape(-1, 1, 1, 1)
-        kept["content"] = [
-            json.dumps(rescaled(content, factor)) if is_open[index] else json.dumps(content)
-            for index, (content, factor) in enumerate(zip(contents, factors.tolist()))
-        ]
+        for index in is_open.nonzero().flatten().tolist():
+            kept["content"][index] = json.dumps(rescaled(contents[index], float(factors[index])))
 
-    def _factors(self, engine: Engine) -> torch.Tensor:
+    def _factors(self, engine: Engine) -> Float[Tensor, " B"]:
         xrays, _, _, arguments = engine.prepare_batch(engine.state.batch, engine.state.device)
-        factors = torch.ones(len(xrays))
         with torch.no_grad(), eval_mode(engine.network):
-            for _ in range(ROUNDS):
-                scaled = xrays * factors.to(xrays).reshape(-1, 1, 1, 1)
-                volume = engine.network.first_volume(scaled, arguments["geometry"])
-                found = [scale_of_soft_tissue(each) for each in self.imaging.to_hu(volume).float().cpu().numpy()[:, 0]]
-                factors = (factors * torch.tensor(found)).clamp(*LIMITS)
-        return factors
+            return common_factors(
+                xrays, lambda scaled: engine.network.first_volume(scaled, arguments["geometry"]), self.imaging
+            )
+
+
+def common_factors(
+    xrays: Float[Tensor, "B 2 P P"],
+    first_volume: Callable[[Float[Tensor, "B 2 P P"]], Float[Tensor, "B 1 S S S"]],
+    imaging: ImagingModel,
+) -> Float[Tensor, " B"]:
+    """
+    What the X-rays of each pair have to be multiplied with for soft tissue to have its usual HU, within :data:`LIMITS`.
+
+    Args:
+        xrays: scaled line integrals.
+        first_volume: the first stage, X-rays to its scaled volume.
+        imaging: scale of the volumes.
+    """
+    factors = torch.ones(len(xrays))
+    for _ in range(ROUNDS):
+        volume = first_volume(xrays * factors.to(xrays).reshape(-1, 1, 1, 1))
+        found = [scale_of_soft_tissue(each) for each in imaging.to_hu(volume).float().cpu().numpy()[:, 0]]
+        factors = (factors * torch.tensor(found)).clamp(*LIMITS)
+    return factors
 
 
 def scale_of_soft_tissue(hu: Float[np.ndarray, "S S S"]) -> float:

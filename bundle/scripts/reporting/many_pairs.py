@@ -14,7 +14,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Transform
 
 from ..data.pair_list import ListedPair
-from ..errors import BundleError, InputError, one_line_message, root_cause, shown
+from ..errors import InputError, reason_of, shown
 from ..evaluation.measurements import MEASURES
 from ..evaluation.summary import write_table
 from ..io.atomic_write import remove_unfinished_folders, write_folder_atomically
@@ -189,13 +189,6 @@ def row_of(name: str, status: str, reason: str | None, folder: str) -> dict[str,
         "distance": known.get("distance"),
         **{measure.key: figures.get(measure.key) for measure in MEASURES},
     }
-
-
-def reason_of(error: Exception) -> str:
-    """One line of what went wrong, as a table and a terminal may have it."""
-    cause = root_cause(error)
-    said = one_line_message(cause)
-    return said if isinstance(cause, BundleError) else f"{type(cause).__name__}: {said}"
 
 
 def _flag(content: Mapping[str, Any]) -> str | None:
