@@ -63,25 +63,28 @@ def _walk(folder: Path) -> tuple[list[str], list[Excluded]]:
     Paths of all files, from the folder on, and what cannot be reached or leads out of it. Hidden files are passed over,
     and so is what macOS puts into archives, `__MACOSX`, and the store of a cache, see :func:`_is_store`.
     """
+    root = os.path.realpath(folder)
     paths, excluded = [], []
 
     def refuse(error: OSError) -> None:
-        place = Path(os.path.relpath(error.filename, folder)).as_posix()
+        place = Path(os.path.relpath(error.filename, root)).as_posix()
         excluded.append(Excluded(place, f"cannot be listed ({error.strerror})"))
 
-    for place, names, files in os.walk(folder, onerror=refuse):
-        here = Path(os.path.relpath(place, folder))
-        links = [name for name in names if os.path.islink(os.path.join(place, name))]
+    for place, names, files in os.walk(root, onerror=refuse):
+        here = Path(os.path.relpath(place, root))
+        links = [name for name in names if os.path.realpath(os.path.join(place, name)) != os.path.join(place, name)]
         excluded += [Excluded((here / name).as_posix(), "a link to a folder is not followed") for name in links]
         names[:] = [name for name in names if name not in links and not _is_passed_over(place, name)]
         paths += [(here / name).as_posix() for name in files if not name.startswith(".")]
     found: dict[str, str] = {}
     for path in sorted(paths):
-        reason = _reason_of_link(folder, path, found) or _reason_of_kind(folder / path)
+        place = os.path.join(root, path)
+        target = os.path.realpath(place) if os.path.islink(place) else place
+        reason = (_reason_of_link(root, target, found) if target != place else None) or _reason_of_kind(place)
         if reason is not None:
             excluded.append(Excluded(path, reason))
         else:
-            found[os.path.realpath(folder / path)] = path
+            found[target] = path
     return sorted(found.values()), excluded
 
 
@@ -94,31 +97,27 @@ def _is_store(place: str, name: str) -> bool:
     return name == "blobs" and os.path.isdir(os.path.join(place, "snapshots"))
 
 
-def _reason_of_link(folder: Path, path: str, found: Mapping[str, str]) -> str | None:
+def _reason_of_link(root: str, target: str, found: Mapping[str, str]) -> str | None:
     """
     Why a link is excluded: it leads out of the folder, or to a file that is found itself, so that it counts twice.
 
     Args:
-        folder: the searched folder.
-        path: from there on.
+        root: the searched folder, without links.
+        target: what the link leads to.
         found: the paths before it that count, by what they lead to.
     """
-    target, is_link = os.path.realpath(folder / path), os.path.islink(folder / path)
-    if not os.path.exists(target) or not is_inside(target, str(folder)):
+    if not os.path.exists(target) or not is_inside(target, root):
         return f"is a link to {target}, which is outside or missing"
-    root = os.path.realpath(folder)
-    is_below = is_link and Path(target).is_relative_to(root)
-    parts = Path(target).relative_to(root).parts if is_below else ()
+    parts = Path(target).relative_to(root).parts if Path(target).is_relative_to(root) else ()
     places = [os.path.join(root, *parts[:depth]) for depth in range(len(parts))]
-    is_found = is_below and not any(map(_is_passed_over, places, parts))
-    if is_found:
+    if parts and not any(map(_is_passed_over, places, parts)):
         return f"is a link to {target}, which counts itself"
-    return f"is a link to {target}, which counts as {found[target]}" if is_link and target in found else None
+    return f"is a link to {target}, which counts as {found[target]}" if target in found else None
 
 
-def _reason_of_kind(path: Path) -> str | None:
+def _reason_of_kind(path: str) -> str | None:
     """Why something cannot be opened: of what is no regular file, a pipe waits for whoever writes into it."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return "is a pipe, a socket or a device"
     return None if os.access(path, os.R_OK) else "may not be read"
 
