@@ -5,10 +5,13 @@ volume of a patient of another section, deformed, averaged, and joined with stag
     python benchmarks/anatomy.py --dataset_dir DIR --split SPLIT.json --section validation
     python benchmarks/anatomy.py --dataset_dir DIR --split SPLIT.json --section validation --disease --output OUT
     python benchmarks/anatomy.py --dataset_dir DIR --split SPLIT.json --pairs 12
+    python benchmarks/anatomy.py --dataset_dir DIR --split SPLIT.json --counts 4 6 8 10
 
 The second says how dense each row is where the upper lobe of the right lung is diseased, and shows it. The third
 registers training patients to each other and says how close they come, in how much CPU time, and whether anything
-folds: the smallest determinant of the Jacobian, between neighbouring voxels at 64³, has to be positive.
+folds: the smallest determinant of the Jacobian, between neighbouring voxels at 64³, has to be positive. The fourth says
+how many neighbours serve: for each training patient that the weights have not met, and those of the section, the other
+training patients are the neighbours.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from tqdm import tqdm
 
 from scripts.anatomy.atlas import Atlas
 from scripts.anatomy.body import TISSUES_HU, body_mask
+from scripts.anatomy.neighbours import Neighbours
 from scripts.anatomy.registration import windowed
 from scripts.evaluation.anatomy_baselines import MEAN, SHAPES, STAGE, AnatomyBaselines
 from scripts.evaluation.metrics import volume_metrics
@@ -56,6 +60,8 @@ METRICS = {
     "false_energy_soft": ("false, soft", 2),
     "false_energy_bone": ("false, bone", 2),
 }
+COUNTS = {"CPU s": 0, "mean PSNR dB": 2, "mean SSIM": 3, "joined PSNR dB": 2, "joined SSIM": 3}
+"""Columns of the numbers of neighbours, and their places."""
 """Headings and decimal places of what is printed."""
 LUNG_HU = -500.0
 OPENING_MM = 8.0
@@ -69,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = {name: truth_at(ct, ct.shape[-1] // 2) for name, ct in cts_of("training").items()}
     if options.pairs:
         print_pairs(training, config, options)
+    elif options.counts:
+        print_counts(cts_of("training") | cts_of(options.section), list(training), config, options)
     else:
         print_rows(training, cts_of(options.section), config, options)
 
@@ -111,6 +119,35 @@ def print_pairs(training: dict[str, torch.Tensor], config: ConfigParser, options
     table.add(moving="mean", **{name: sum(row[name] for row in rows) / len(rows) for name in rows[0]})
 
 
+def print_counts(
+    cts: dict[str, torch.Tensor], training: list[str], config: ConfigParser, options: argparse.Namespace
+) -> None:
+    """A row for each patient and number of neighbours, and the means over the patients."""
+    imaging, network = network_of(config, options.weights)
+    register = config.get_parsed_content("registration")
+    met = json.loads((options.weights.parent / f"{options.weights.stem}_training.json").read_text(encoding="utf-8"))
+    strangers = cts.keys() - {record["ct"] for record in met["training"]}
+    table = Table({"patient": 34, "neighbours": 10, **dict.fromkeys(COUNTS, 14)}, options.markdown)
+    found: dict[int, list[dict[str, float]]] = {count: [] for count in options.counts}
+    for name in sorted(strangers):
+        xrays, truth = imaging.project(cts[name]), truth_at(imaging.scale(cts[name]), imaging.volume_size(STAGE))
+        with torch.no_grad():
+            (guess,) = network(xrays, stages=1)
+        others = torch.cat([truth_at(cts[other], cts[other].shape[-1] // 2) for other in training if other != name])
+        for count, rows in found.items():
+            neighbours, started = Neighbours(others, register, imaging, count), process_time()
+            mean = neighbours(guess)[:, :1]
+            row = {"CPU s": process_time() - started}
+            for method, volume in (("mean", mean), ("joined", neighbours.joined(mean, guess, xrays))):
+                scores = volume_metrics(volume.clamp(0, 1), truth, imaging)
+                row |= {f"{method} PSNR dB": scores["psnr_db"], f"{method} SSIM": scores["ssim"]}
+            rows.append(row)
+            table.add(patient=name, neighbours=count, **_counted(row))
+    for count, rows in found.items():
+        means = {column: sum(row[column] for row in rows) / len(rows) for column in COUNTS}
+        table.add(patient="mean", neighbours=count, **_counted(means))
+
+
 def difference(one: torch.Tensor, other: torch.Tensor) -> float:
     """Mean square of the difference at 48³, in the windows of the registration."""
     return (resized(windowed(one), 48) - resized(windowed(other), 48)).square().mean().item()
@@ -142,6 +179,13 @@ def print_rows(
         table.add(patient="mean", method=method, **_rounded(means))
 
 
+def network_of(config: ConfigParser, weights: Path) -> tuple[ImagingModel, torch.nn.Module]:
+    """The imaging model of the config, and its network with the weights."""
+    network = config.get_parsed_content("network_def").eval()
+    network.up_to(3).load_state_dict(read_checkpoint(str(weights)))
+    return config.get_parsed_content("imaging"), network
+
+
 class Reconstruction:
     """
     What the weights and other people's bodies make of a patient.
@@ -153,9 +197,7 @@ class Reconstruction:
     """
 
     def __init__(self, training: dict[str, torch.Tensor], config: ConfigParser, weights: Path) -> None:
-        self.imaging = config.get_parsed_content("imaging")
-        self.network = config.get_parsed_content("network_def").eval()
-        self.network.up_to(3).load_state_dict(read_checkpoint(str(weights)))
+        self.imaging, self.network = network_of(config, weights)
         cts, records = torch.cat(list(training.values())), [{"patient": name} for name in training]
         atlas = Atlas(cts, records, self.imaging.geometry.fov_mm)
         self.baselines = AnatomyBaselines(atlas, config.get_parsed_content("registration"), self.imaging)
@@ -259,6 +301,10 @@ def _rounded(row: dict[str, float]) -> dict[str, Any]:
     return {heading: f"{row[metric]:.{places}f}" for metric, (heading, places) in METRICS.items()}
 
 
+def _counted(row: dict[str, float]) -> dict[str, str]:
+    return {column: f"{value:.{COUNTS[column]}f}" for column, value in row.items()}
+
+
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="holds the CTs of the datalist")
@@ -268,6 +314,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--disease", action="store_true", help="how dense each row is in the diseased right upper lobe")
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "anatomy", help="for the figure of --disease")
     parser.add_argument("--pairs", type=int, default=0, help="how many pairs of training patients to register instead")
+    parser.add_argument("--counts", type=int, nargs="+", default=[], help="numbers of neighbours to compare instead")
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args(arguments)
 
