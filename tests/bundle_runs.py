@@ -81,20 +81,19 @@ def bundle_run(
     workflow: str, configs: list[str], processes: int = 1, restarts: int = 0, **overrides: Any
 ) -> subprocess.CompletedProcess:
     """
-    One `python -m monai.bundle run` line, run from the folder that holds the bundle by :func:`warm_python`, or for
-    several processes by `torchrun`; its output is in `stdout`.
+    One `python -m monai.bundle run` line, run from the folder that holds the bundle by :func:`warm_python`, for several
+    processes under `torchrun`; its output is in `stdout`. With restarts the processes are `torchrun`'s own, which sees
+    by what signal one has ended.
     """
-    python, line = (
-        warm_python(),
-        ["-m", "monai.bundle", "run", workflow, "--config_file", str(configs), "--bundle_root", "bundle"],
-    )
+    python = sys.executable if restarts else warm_python()
+    line = [python, "-m", "monai.bundle", "run", workflow, "--config_file", str(configs), "--bundle_root", "bundle"]
     line += [part for name, value in overrides.items() for part in (f"--{name}", str(value))]
     if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        python, line = sys.executable, [*torchrun, f"--max-restarts={restarts}", *line]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--no-python", f"--nproc_per_node={processes}"]
+        line = [sys.executable, *torchrun, f"--max-restarts={restarts}", *line]
     environment = {"OMP_NUM_THREADS": str(max(1, 2 // processes)), **os.environ, "PYTHONIOENCODING": "utf-8"}
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-    return subprocess.run([python, *line], cwd=ROOT, env=environment, **output)
+    return subprocess.run(line, cwd=ROOT, env=environment, **output)
 
 
 def pasted(line: str) -> subprocess.CompletedProcess:

@@ -24,9 +24,9 @@ from scripts.training.resume import differences, is_finished, saved_epochs
 from small_training import left, stop, stopped, training
 
 MOMENTS = {
-    1: ["step 1", "writing stage1_epoch0001.pth", "written stage1_best.pth", "step 3", "writing stage1_epoch0002.pth"],
-    2: ["step 2", "writing stage2_best.pth", "step 3"],
-    3: ["step 1", "written stage3_best.pth", "step 3"],
+    1: ["step 1", "writing stage1_epoch0001.pth", "written stage1_best.pth"],
+    2: ["writing stage2_best.pth", "step 3"],
+    3: ["written stage3_best.pth"],
 }
 
 
