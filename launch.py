@@ -14,6 +14,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py evaluate   score trained weights on the CTs of a folder, or on the test section of its datalist
     python launch.py package    pack the bundle for a model zoo
     python launch.py label      serve a folder of studies by MONAI Label, from an environment of its own
+    python launch.py node       reconstruct what a PACS or a modality sends by DICOM, and store the results there
 
 Research use only, not for diagnosis. Needs Python 3.10 or newer and nothing else.
 """
@@ -39,6 +40,8 @@ def main() -> int:
         check_arguments(arguments)
         runs_tests = arguments.verb is verbs.test
         environments.install(for_development=runs_tests)
+        if arguments.verb is verbs.node or runs_tests:
+            environments.install_node()
         if arguments.verb is verbs.label or (runs_tests and verbs.WITHOUT_LABEL not in arguments.pytest):
             environments.install_label()
         arguments.verb(arguments)

@@ -157,6 +157,27 @@ def _add_to_label(verb: argparse.ArgumentParser) -> None:
     _add_computing(verb)
 
 
+def _add_to_node(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--aet", required=True, metavar="NAME", help="AE title of the node")
+    verb.add_argument("--port", type=int, required=True)
+    verb.add_argument(
+        "--host", default="127.0.0.1", help="where it listens; beyond this machine each --allow has a HOST"
+    )
+    verb.add_argument("--allow", nargs="+", required=True, metavar="AET[=HOST]", help="who may send")
+    verb.add_argument("--store", required=True, metavar="AET@HOST:PORT", help="who gets the results")
+    verb.add_argument("--queue", type=Path, required=True, metavar="DIR", help="holds what waits, and what has failed")
+    verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
+    verb.add_argument(
+        "--quiet", type=float, default=30.0, metavar="S", help="a study is complete after so long; %(default)g"
+    )
+    verb.add_argument(
+        "--retry", type=float, default=60.0, metavar="S", help="before results are sent again; %(default)g"
+    )
+    verb.add_argument("--most-objects", type=int, default=2000, metavar="N", help="in the queue; %(default)d")
+    verb.add_argument("--most-gib", type=float, default=50.0, metavar="N", help="of the queue; %(default)g")
+    _add_computing(verb)
+
+
 def _add_computing(verb: argparse.ArgumentParser) -> None:
     """The options of a verb that computes."""
     verb.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, xpu; default: a GPU where there is one")
@@ -176,5 +197,6 @@ VERBS = {
     "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),
     "label": ("serve a folder of studies by MONAI Label", _add_to_label),
+    "node": ("reconstruct what is sent by DICOM, and store the results", _add_to_node),
 }
 """Each verb of :mod:`verbs`, its summary in the help, and what adds its options."""

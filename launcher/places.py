@@ -16,6 +16,8 @@ LABEL_ENVIRONMENT = ROOT / ".venv-label"
 LABEL_PYTHON = LABEL_ENVIRONMENT / PYTHON.relative_to(ENVIRONMENT)
 REQUIREMENTS_LABEL = LABEL_APP / "requirements.txt"
 REQUIREMENTS_LABEL_SERVER = LABEL_APP / "requirements-server.txt"
+NODE = ROOT / "dicom_node"
+REQUIREMENTS_NODE = NODE / "requirements.txt"
 BUNDLE = Path("bundle")
 """From the repository root, where the bundle's workflows are run."""
 CONFIGS = BUNDLE / "configs"

@@ -27,7 +27,7 @@ from .tables import (
 )
 from .training import demo_dataset, train_stages, write_atlas
 from .weights import assessed_beside, check_weights, sidecar_overlay
-from .workflows import run_script, run_workflow
+from .workflows import PACKAGES, run_script, run_workflow
 
 WITHOUT_LABEL = "--without-label"
 """The option of `test` that skips what needs MONAI Label's environment."""
@@ -220,6 +220,20 @@ def label(arguments: argparse.Namespace) -> None:
     status = run(command, shown_as, computing=arguments.computing, loads="MONAI Label, PyTorch and MONAI")
     if status != 0:
         raise LaunchError(f"the server ended with status {status}; its message is above.")
+
+
+def node(arguments: argparse.Namespace) -> None:
+    check_weights(arguments.weights)
+    line = ["-m", places.NODE.name, "--host", arguments.host, "--port", str(arguments.port), "--aet", arguments.aet]
+    line += ["--allow", *arguments.allow, "--store", arguments.store, "--queue", arguments.queue.as_posix()]
+    line += ["--weights", arguments.weights.as_posix()]
+    for name in ("quiet", "retry", "most_objects", "most_gib"):
+        line += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+    line += ["--device", arguments.device] if arguments.device else []
+    command, shown_as = [str(places.PYTHON), *line], config_text.as_typed(["python", *line])
+    status = run(command, shown_as, computing=arguments.computing, loads=PACKAGES)
+    if status != 0:
+        raise LaunchError(f"the node ended with status {status}; its message is above.")
 
 
 def _check_datalist(datalist: Path | None) -> None:

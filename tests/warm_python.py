@@ -1,11 +1,11 @@
 """
 A Python that has imported PyTorch, MONAI and the bundle already: what takes 10 seconds of each process is done once.
 
-:func:`warm_python` gives a program that takes the place of Python in `python -m monai.bundle ...` and
-`python -m scripts...`: it hands its arguments, folder, environment and open files to a server, which forks, and ends
-with the status of what ran there. Anything else it leaves to Python itself. So it shows nothing of what happens while
-modules are imported, and a run there has not the limits of the process that asked, gets none of its signals, and is
-killed when it ends; tests of these take `sys.executable`.
+:func:`warm_python` gives a program that takes the place of Python in `python -m monai.bundle ...`,
+`python -m scripts...` and `python -m dicom_node`: it hands its arguments, folder, environment and open files to a
+server, which forks, and ends with the status of what ran there. Anything else it leaves to Python itself. So it shows
+nothing of what happens while modules are imported, and a run there has not the limits of the process that asked, gets
+none of its signals, and is killed when it ends; tests of these take `sys.executable`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
 module = sys.argv[2] if sys.argv[1:2] == ["-m"] else ""
-if module != "monai.bundle" and not module.startswith("scripts."):
+if module not in ("monai.bundle", "dicom_node") and not module.startswith("scripts."):
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
     server.connect({address!r})

@@ -14,6 +14,8 @@ import nibabel
 import pytest
 
 from bundle_runs import ROOT, pasted
+from dicom_node.__main__ import parsed
+from dicom_node.peers import sender, target
 from launch_fixtures import (  # noqa: F401  fixtures
     cold_command,
     command,
@@ -34,6 +36,7 @@ from phantoms import phantom
 from scripts.io.image_writer import cube_affine, write_ct
 from unwritable import full_disk, on_posix
 
+NODE = ["--aet", "CT", "--port", "4242", "--allow", "A", "B=127.0.0.1", "--store", "PACS@127.0.0.1:104", "--queue", "q"]
 TINY = ROOT / "bundle" / "configs" / "tiny.json"
 
 
@@ -86,6 +89,7 @@ def test_a_relative_path_starts_where_the_launcher_was_called(
         ["package"],
         ["datalist", "d", "--check", "--overwrite"],
         ["label"],
+        ["node"],
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_before_any_work(command, arguments: list[str], capfd):
@@ -100,11 +104,14 @@ def test_each_verb_installs_what_it_needs(command, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         environments, "install", lambda for_development: wanted.append("development" if for_development else "bundle")
     )
-    monkeypatch.setattr(environments, "install_label", lambda: wanted.append("label"))
-    for verb, *options in (["train"], ["label", "--studies", "d"], ["test", "--without-label"], ["test"]):
+    for further in ("label", "node"):
+        monkeypatch.setattr(environments, f"install_{further}", lambda name=further: wanted.append(name))
+    node = ["node", *NODE]
+    for verb, *options in (["train"], ["label", "--studies", "d"], node, ["test", "--without-label"], ["test"]):
         monkeypatch.setattr(verbs, verb, lambda arguments: None)
         command(verb, *options)
-    assert wanted == ["bundle", "bundle", "label", "development", "development", "label"]
+    of_tests = ["development", "node", "development", "node", "label"]
+    assert wanted == ["bundle", "bundle", "label", "bundle", "node", *of_tests]
 
 
 @on_posix
@@ -141,6 +148,18 @@ def test_label_starts_a_server_of_what_it_was_given(command, lines, monkeypatch,
     options = {name: option_of(lines()[0], name) for name in ("studies", "host", "port")}
     assert options == {"studies": str(tmp_path), "host": "127.0.0.1", "port": "81"}
     assert f"--conf weights {tmp_path}/model.pt" in line
+
+
+@on_posix
+def test_node_starts_a_node_of_what_it_was_given(command, lines, weights, tmp_path: Path):
+    """The line that is started is one that the node's own command takes."""
+    assert command("node", *NODE, "--weights", weights, "--quiet", "5") == 0
+    (line,) = lines()
+    assert line[:2] == ["-m", "dicom_node"]
+    given = parsed(line[2:])
+    assert (given.aet, given.host, given.port, given.quiet) == ("CT", "127.0.0.1", 4242, 5.0)
+    assert given.allow == [sender("A"), sender("B=127.0.0.1")]
+    assert (given.store, given.weights) == (target("PACS@127.0.0.1:104"), weights)
 
 
 @on_posix

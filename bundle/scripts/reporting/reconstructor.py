@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -28,7 +29,7 @@ from ..projection.geometry import BiplanarGeometry
 from ..radiographs.calibration import CALIBRATION_KEY
 from ..radiographs.transforms import GEOMETRY_FIELDS, GEOMETRY_KEY
 from ..training.devices import choose_device
-from .reconstruction import ToHUd
+from .reconstruction import NOTE_KEY, ToHUd
 
 if TYPE_CHECKING:
     from jaxtyping import Num
@@ -51,6 +52,8 @@ class Reconstruction:
             sidecar file.
         out_of_distribution: what `familiarity.json` holds; None without its sidecar file.
         geometry: the acquisition geometry that was taken.
+        xrays: `(2, P, P)`, both X-rays as the network has read them.
+        note: what pictures of the result say of it, such as that the body is wider than the volume; "" for nothing.
     """
 
     volume: MetaTensor
@@ -60,6 +63,8 @@ class Reconstruction:
     calibration: dict[str, Any] | None
     out_of_distribution: dict[str, Any] | None
     geometry: BiplanarGeometry
+    xrays: torch.Tensor
+    note: str
 
 
 class Reconstructor:
@@ -173,4 +178,6 @@ class Reconstructor:
             calibration=json.loads(found[CALIBRATION_KEY]["content"]) if CALIBRATION_KEY in found else None,
             out_of_distribution=found.get(FAMILIARITY_KEY),
             geometry=replace(self.geometry, **found[GEOMETRY_KEY]),
+            xrays=torch.as_tensor(found["image"]).float().cpu(),
+            note=found.get(NOTE_KEY, ""),
         )
