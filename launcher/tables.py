@@ -47,16 +47,23 @@ def print_measurements(content: dict) -> None:
 
 
 def print_measurement_errors(path: Path) -> None:
-    """Signed errors of the measurements of the last stage, of the mean volume, and of the first stage's grid alone."""
+    """
+    Signed errors of the measurements of the last stage, of the mean volume, and of the first stage's grid alone; how
+    many patients the last stage's intervals hold, where there are any.
+    """
     if not path.is_file():
         return
     content = json.loads(path.read_text(encoding="utf-8"))
+    coverage = {entry["group"]: entry for entry in content.get("coverage", [])}
     for group in dict.fromkeys(entry["group"] for entry in content["summary"]):
-        _print_errors(content["measures"], [entry for entry in content["summary"] if entry["group"] == group], group)
+        chosen = [entry for entry in content["summary"] if entry["group"] == group]
+        _print_errors(content["measures"], chosen, group, coverage.get(group, {}))
     print(
         "Measurements: mean error over patients (limits of agreement of Bland and Altman), volume less ground truth. "
         "ground truth: averaged to that size, what the grid alone loses."
     )
+    if coverage:
+        print("Interval: half-width about the last stage's figure, and of how many patients it holds their own.")
 
 
 PAIR_SCORES = (
@@ -101,18 +108,24 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
 
 
-def _print_errors(measures: list[dict], entries: list[dict], group: str) -> None:
+def _print_errors(measures: list[dict], entries: list[dict], group: str, coverage: dict) -> None:
     stages = [entry for entry in entries if entry["method"].startswith("stage")]
     means = [entry for entry in entries if entry["method"] == "mean volume"]
     chosen = [stages[-1], *means, next(entry for entry in entries if entry["method"] == "ground truth")]
     heads = "".join(f"{entry['method'] + ', ' + str(entry['size']) + '³':>28}" for entry in chosen)
-    print(f"\n{group:<28}{'unit':<5}{heads}")
+    print(f"\n{group:<28}{'unit':<5}{heads}{'interval' if coverage else '':>20}")
     for each in measures:
         places = measurement_table.PLACES[each["unit"]]
         errors = "".join(f"{_with_limits(entry[each['key'] + '_error'], places):>28}" for entry in chosen)
-        print(f"{each['label']:<28}{each['unit']:<5}{errors}")
+        print(f"{each['label']:<28}{each['unit']:<5}{errors}{_held(coverage.get(each['key']), places):>20}".rstrip())
     for label, name, places in OVERLAPS:
         print(f"{label:<33}" + "".join(f"{formatted(entry[name]['mean'], places):>28}" for entry in chosen))
+
+
+def _held(covered: dict | None, places: int) -> str:
+    if covered is None:
+        return ""
+    return f"±{covered['half_width']:.{places}f}, {covered['held']} of {covered['patients']}"
 
 
 def _with_limits(error: dict, places: int) -> str:

@@ -37,7 +37,7 @@ from .evaluation.anatomy_baselines import AnatomyBaselines
 from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
 from .evaluation.measured_volume import MeasureVolumed
-from .evaluation.measurement_calibration import MeasurementCoverage, MeasurementIntervalFit
+from .evaluation.measurement_calibration import MeasurementIntervalFit
 from .evaluation.measurement_report import MeasurementReport
 from .evaluation.out_of_distribution import DetectOutOfDistributiond
 from .evaluation.pair_assessment import KeepUncalibratedd
@@ -137,7 +137,6 @@ __all__ = [
     "LoadShapesd",
     "LossReport",
     "MeasureVolumed",
-    "MeasurementCoverage",
     "MeasurementIntervalFit",
     "MeasurementReport",
     "MultiScaleLoss",

@@ -12,6 +12,8 @@ from scipy import ndimage
 
 from phantoms import chest_imaging
 from scripts import Baselines
+from scripts.evaluation.measurement_coverage import coverage_by_group
+from scripts.evaluation.measurement_intervals import MeasurementInterval, MeasurementIntervals
 from scripts.evaluation.measurement_report import (
     MeasuredVolume,
     MeasurementReport,
@@ -88,7 +90,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     denser = torch.where(scaled < 0.15, scaled + 40 / 2048, scaled)
     baselines = Baselines([], None, 1, mean_volume_file="", imaging=imaging)
     baselines.mean = scaled
-    report = MeasurementReport(str(folder), imaging, baselines)
+    narrow = MeasurementIntervals({"lung_density_hu": MeasurementInterval((-10.0, 20.0), 0.9)})
+    report = MeasurementReport(str(folder), imaging, baselines, narrow)
     label = {"ct": scaled}
     coarse = torch.nn.functional.avg_pool3d(scaled, 2)
     rows = []
@@ -112,3 +115,26 @@ def test_the_report_has_stages_the_ground_truth_at_their_size_and_the_mean_volum
     assert density["patients"] == 2 and density["mean"] == pytest.approx(20, abs=2)
     assert density["sd"] == pytest.approx(40 / 2**0.5, abs=2)
     assert density["upper_limit"] == pytest.approx(density["mean"] + 1.96 * density["sd"])
+
+
+def test_the_last_stages_intervals_are_counted_by_patients(written: tuple[Path, dict]):
+    """Of half-width 20: the patient whose lungs are right is held, the one whose are 40 HU too dense is not."""
+    (entry,) = written[1]["coverage"]
+    assert entry.pop("group") == "test" and list(entry) == ["lung_density_hu"]
+    found = entry["lung_density_hu"]
+    assert (found["patients"], found["held"], found["half_width"]) == (2, 1, 20)
+    assert found["level"] == pytest.approx(2 / 3) and (found["low"], found["high"]) == pytest.approx(
+        (0.0126, 0.9874), abs=1e-4
+    )
+
+
+def test_a_patient_is_held_in_each_of_its_cases_and_counts_where_it_was_measured():
+    intervals = MeasurementIntervals({"lungs_l": MeasurementInterval((0.5,), 0.9)})
+    errors = [("a", 0.1), ("a", -0.6), ("b", 0.5), ("b", float("nan")), ("c", float("nan"))]
+    rows = [{"patient": patient, "group": "test", "lungs_l_error": error} for patient, error in errors]
+    (entry,) = coverage_by_group(rows, intervals)
+    assert (entry["lungs_l"]["patients"], entry["lungs_l"]["held"]) == (2, 1)
+    (nobody,) = coverage_by_group(rows[-1:], intervals)
+    assert {name: nobody["lungs_l"][name] for name in ("patients", "held", "low", "high")} == {
+        "patients": 0, "held": 0, "low": 0, "high": 1,
+    }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Finds the intervals of measurements on patients left out, and how many of others they hold."""
+"""Finds the intervals of measurements on patients left out."""
 
 from __future__ import annotations
 
@@ -8,47 +8,19 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from scipy.stats import binomtest
 
 from ..data.datalist import SOURCE_FIELDS
 from ..errors import InputError
-from ..io.atomic_write import NOTICE, write_json
 from ..projection.imaging import ImagingModel
 from .interval_calibration import VolumeHandler
-from .measurement_intervals import MeasurementInterval, MeasurementIntervals, read_intervals, write_intervals
+from .measurement_intervals import MeasurementInterval, MeasurementIntervals, write_intervals
 from .measurements import MEASURES, measure
 
 
-class MeasurementHandler(VolumeHandler):
-    """Hands on each patient's errors by measurement, of its cases, when the engine has finished."""
-
-    def __init__(self, imaging: ImagingModel) -> None:
-        super().__init__(imaging)
-        self.errors: dict[str, dict[str, list[float]]] = {each.key: defaultdict(list) for each in MEASURES}
-        self.cases: list[str] = []
-
-    def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
-        for volume, true, record in zip(hu[:, 0], truth[:, 0], records):
-            self.cases.append(record["name"])
-            for key, error in self.errors_of(volume, true).items():
-                self.errors[key][record["patient"]].append(error)
-
-    def errors_of(self, volume: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
-        """By measurement, of those that can be taken of both."""
-        spacing_mm = self.imaging.geometry.fov_mm / volume.shape[-1]
-        found, true = (
-            measure(each.clamp(*self.imaging.hu_window).cpu(), spacing_mm).values for each in (volume, truth)
-        )
-        return {key: found[key] - true[key] for key in found if found[key] is not None and true[key] is not None}
-
-    def largest_errors(self, key: str) -> list[float]:
-        """Of each patient, the error that is largest in size of its cases: patients are what is exchangeable."""
-        return [max(errors, key=abs) for errors in self.errors[key].values()]
-
-
-class MeasurementIntervalFit(MeasurementHandler):
+class MeasurementIntervalFit(VolumeHandler):
     """
-    Writes the sidecar file of :func:`~scripts.evaluation.measurement_intervals.write_intervals`.
+    Takes each patient's errors and writes the sidecar file of
+    :func:`~scripts.evaluation.measurement_intervals.write_intervals`.
 
     Args:
         imaging: scale and field of view of the volumes.
@@ -73,8 +45,16 @@ class MeasurementIntervalFit(MeasurementHandler):
         records: Sequence[Mapping[str, Any]],
     ) -> None:
         super().__init__(imaging)
+        self.errors: dict[str, dict[str, list[float]]] = {each.key: defaultdict(list) for each in MEASURES}
+        self.cases: list[str] = []
         self.level, self.path, self.weights, self.stage = level, path, weights, stage
         self.sources = [{name: each[name] for name in ("name", *SOURCE_FIELDS) if name in each} for each in records]
+
+    def take(self, hu: torch.Tensor, truth: torch.Tensor, records: Sequence[Mapping[str, Any]]) -> None:
+        for volume, true, record in zip(hu[:, 0], truth[:, 0], records):
+            self.cases.append(record["name"])
+            for key, error in self.errors_of(volume, true).items():
+                self.errors[key][record["patient"]].append(error)
 
     def finish(self, engine: Engine) -> None:
         errors = {key: [round(error, 4) for error in self.largest_errors(key)] for key in self.errors}
@@ -88,33 +68,14 @@ class MeasurementIntervalFit(MeasurementHandler):
         records = [source for source in self.sources if source["name"] in self.cases]
         write_intervals(self.path, self.weights, MeasurementIntervals(found), self.level, fov_mm, self.stage, records)
 
+    def errors_of(self, volume: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+        """By measurement, of those that can be taken of both."""
+        spacing_mm = self.imaging.geometry.fov_mm / volume.shape[-1]
+        found, true = (
+            measure(each.clamp(*self.imaging.hu_window).cpu(), spacing_mm).values for each in (volume, truth)
+        )
+        return {key: found[key] - true[key] for key in found if found[key] is not None and true[key] is not None}
 
-class MeasurementCoverage(MeasurementHandler):
-    """
-    Counts the patients whose figures the intervals hold and writes, for each measurement, patients, those held, and
-    the 95 % confidence interval of their fraction by Clopper and Pearson (1934), with every patient's error.
-
-    Args:
-        imaging: scale and field of view of the volumes.
-        parameters: the sidecar file, which is read when the engine has finished.
-        weights: that it belongs to.
-        path: the file to write.
-        section: of the datalist, to name it in the file.
-    """
-
-    def __init__(self, imaging: ImagingModel, parameters: str, weights: str, path: str, section: str) -> None:
-        super().__init__(imaging)
-        self.parameters, self.weights, self.path, self.section = parameters, weights, path, section
-
-    def finish(self, engine: Engine) -> None:
-        intervals = read_intervals(self.parameters, self.weights, self.imaging.geometry.fov_mm)
-        covered = {key: coverage_of(self.largest_errors(key), interval) for key, interval in intervals.of.items()}
-        write_json(self.path, {"notice": NOTICE, "section": self.section, "measurements": covered})
-
-
-def coverage_of(errors: Sequence[float], interval: MeasurementInterval) -> dict[str, Any]:
-    """Of patients with these errors, one each."""
-    held = sum(abs(error) <= interval.half_width for error in errors)
-    low, high = binomtest(held, len(errors)).proportion_ci(0.95, method="exact") if errors else (0.0, 1.0)
-    figures = {"patients": len(errors), "held": held, "interval": [float(low), float(high)]}
-    return {**figures, "level": interval.level, "half_width": interval.half_width, "errors": list(errors)}
+    def largest_errors(self, key: str) -> list[float]:
+        """Of each patient, the error that is largest in size of its cases: patients are what is exchangeable."""
+        return [max(errors, key=abs) for errors in self.errors[key].values()]

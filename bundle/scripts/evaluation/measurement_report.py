@@ -13,6 +13,8 @@ from ..anatomy.thorax import factor, find_thorax
 from ..projection.imaging import ImagingModel
 from ..projection.resampling import resized, truth_at
 from .baselines import MEAN, Baselines
+from .measurement_coverage import COVERAGE_DEFINITIONS, coverage_by_group
+from .measurement_intervals import MeasurementIntervals
 from .measurements import MEASURES, mask_at, measure_thorax
 from .metrics import dice
 from .summary import IDENTITY_COLUMNS, INTERVAL_DEFINITION, patient_means, summarise
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 NAME = "measurement_errors"
+STAGE = "stage "
+"""The method that is a stage's volume begins so; its number follows."""
 GRID = "ground truth"
 """The method that shows what the grid alone loses."""
 DESCRIBED = ("key", "label", "unit", "definition", "source")
@@ -93,17 +97,25 @@ class MeasurementReport(TableReport):
     """
     An Ignite handler that measures every stage's volume of each case, the mean training volume, and the ground truth
     averaged to each stage's size, and writes `measurement_errors.json` and `measurement_errors.csv`: figures, their
-    errors and the other scores of :data:`ERROR_DEFINITIONS`, with their means over patients and limits of agreement.
+    errors and the other scores of :data:`ERROR_DEFINITIONS`, with their means over patients and limits of agreement;
+    and of the last stage's intervals how many patients they hold.
 
     Args:
         output_dir: where to write.
         imaging: scale and field of view of the volumes.
         baselines: prepared by another handler; theirs is the mean training volume, which has rows where there is one.
+        intervals: of the last stage's measurements; None for none.
     """
 
-    def __init__(self, output_dir: str, imaging: ImagingModel, baselines: Baselines) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        imaging: ImagingModel,
+        baselines: Baselines,
+        intervals: MeasurementIntervals | None = None,
+    ) -> None:
         super().__init__(output_dir, NAME)
-        self.imaging, self.mean_of = imaging, baselines
+        self.imaging, self.mean_of, self.intervals = imaging, baselines, intervals
         self._mean: MeasuredVolume | None = None
 
     def case_rows(
@@ -114,7 +126,7 @@ class MeasurementReport(TableReport):
         rows = []
         for stage, volume in enumerate(volumes, start=1):
             size = volume.shape[-1]
-            rows.append(self._row(record, f"stage {stage}", self._measured(volume.clamp(0, 1)), reference))
+            rows.append(self._row(record, f"{STAGE}{stage}", self._measured(volume.clamp(0, 1)), reference))
             rows.append(self._row(record, GRID, self._averaged(truth, size, reference), reference))
         mean = self._mean_volume(volumes[-1])
         return rows if mean is None else [*rows, self._row(record, MEAN, mean, reference)]
@@ -122,7 +134,12 @@ class MeasurementReport(TableReport):
     def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         described = ({name: getattr(each, name) for name in DESCRIBED} for each in MEASURES)
         definitions = {**ERROR_DEFINITIONS, **INTERVAL_DEFINITION}
-        return {"definitions": definitions, "measures": list(described), "summary": summarised_errors(rows)}
+        content = {"definitions": definitions, "measures": list(described), "summary": summarised_errors(rows)}
+        if self.intervals is None:
+            return content
+        last = [row["method"] for row in rows if row["method"].startswith(STAGE)][-1]
+        coverage = coverage_by_group([row for row in rows if row["method"] == last], self.intervals)
+        return {**content, "definitions": {**definitions, **COVERAGE_DEFINITIONS}, "coverage": coverage}
 
     def _measured(self, volume: torch.Tensor) -> MeasuredVolume:
         hu = self.imaging.to_hu(volume[0, 0].float()).cpu().numpy()
