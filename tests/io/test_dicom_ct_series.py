@@ -8,11 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, Orientationd
+from monai.transforms import Compose, Orientationd, Spacing
 from pydicom import Dataset, dcmread
 from pydicom.uid import LegacyConvertedEnhancedCTImageStorage, RLELossless, generate_uid
 
-from ct_series_files import INTERCEPT, SHAPE, ras_affine, stored_values, write_series
+from ct_series_files import INTERCEPT, SHAPE, SPACING, ras_affine, stored_values, write_series
 from scripts import InputError, LoadCTd, ResampleToCubed
 
 AXIAL, CORONAL, SAGITTAL = (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1)
@@ -95,6 +95,16 @@ def test_a_series_is_read_in_hu_at_its_place(tmp_path: Path, orientation: tuple)
     ct = load(write_series(tmp_path / "series", **place))
     np.testing.assert_array_equal(ct[0].numpy(), stored_values() + INTERCEPT)
     np.testing.assert_allclose(ct.affine.numpy(), ras_affine(**place), atol=1e-5)
+
+
+def test_a_series_has_three_axes_for_monai_as_a_file_has(tmp_path: Path):
+    folder = write_series(tmp_path / "series")
+    ct = load(folder)
+    nibabel.save(nibabel.Nifti1Image(ct[0].numpy(), ct.affine.numpy()), tmp_path / "ct.nii.gz")
+    of_file = load(tmp_path / "ct.nii.gz")
+    assert ct.pixdim.tolist() == of_file.pixdim.tolist() == list(SPACING)
+    resample = Spacing((1.5, 1.5, 2.5))
+    torch.testing.assert_close(resample(ct).as_tensor(), resample(of_file).as_tensor())
 
 
 @pytest.mark.parametrize("name", [lambda i: "zyxw"[i], lambda i: f"IM{7 * i % 4}", lambda i: f"{10 ** (3 - i)}.ima"])

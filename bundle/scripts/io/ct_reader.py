@@ -200,7 +200,8 @@ def check_axes(axes: torch.Tensor, where: str) -> None:
 def _read_series(folder: str, field: str) -> MetaTensor:
     series = check_ct_series(folder, field)
     hu = np.stack([_read_slice(file, f"{file}: field '{field}'") for file in series.files])
-    meta = {MetaKeys.SPACE: SpaceKeys.RAS, ImageMetaKey.FILENAME_OR_OBJ: folder}
+    no_channel = {MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan")}  # as MONAI's readers say it: three axes of space
+    meta = {MetaKeys.SPACE: SpaceKeys.RAS, ImageMetaKey.FILENAME_OR_OBJ: folder, **no_channel}
     return MetaTensor(torch.from_numpy(hu.T), affine=torch.as_tensor(series.affine), meta=meta)
 
 
