@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from chest_phantom import FOV_MM, chest
 from monai.data import MetaTensor
 
+from chest_phantom import FOV_MM, chest
 from phantoms import chest_imaging
 from scripts import CheckpointError, InputError, MeasurementIntervalFit, MeasureVolumed
 from scripts.evaluation.measurement_intervals import (

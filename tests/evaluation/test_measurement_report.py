@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chest_phantom import FOV_MM, chest
 from scipy import ndimage
 
+from chest_phantom import FOV_MM, chest
 from phantoms import chest_imaging
 from scripts import Baselines
 from scripts.evaluation.measurement_coverage import coverage_by_group
