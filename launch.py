@@ -4,7 +4,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
 
     python launch.py demo       reconstruct a real chest CT from two projected X-rays, and train a small cascade on it
     python launch.py test       run the tests
-    python launch.py fetch      fetch public radiographs and CTs of the same patients
+    python launch.py fetch      fetch public CTs to train on, or radiographs and CTs of the same patients
     python launch.py datalist   pair and split the studies of a folder, or check the datalist of one
     python launch.py register   register the training CTs to each other, for an augmentation of the training
     python launch.py train      train one stage or all three

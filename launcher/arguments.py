@@ -58,10 +58,13 @@ def _add_to_demo(verb: argparse.ArgumentParser) -> None:
 
 def _add_to_fetch(verb: argparse.ArgumentParser) -> None:
     what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("collection", nargs="?", metavar="COLLECTION", help="CTs of LIDC-IDRI, or by an index of another")
     what.add_argument("--pairs", action="store_true", help="LIDC-IDRI's patients with radiographs and a CT, 19 GB")
     what.add_argument("--manifest", type=Path, metavar="FILE", help="series of another collection, in that form")
     verb.add_argument("--dir", type=Path, required=True, metavar="DIR", help="gets a folder for each patient")
-    verb.add_argument("--patients", type=int, metavar="N", help="the first N whom the weights have not met")
+    verb.add_argument("--patients", metavar="N", help="the first N, or all; of pairs whom no weights have met")
+    verb.add_argument("--dry-run", action="store_true", help="say how many bytes that is, and fetch nothing")
+    verb.add_argument("--any-licence", action="store_true", help="also a COLLECTION that is neither CC BY nor CC0")
     verb.add_argument("--address", metavar="URL", help="of a mirror of the public bucket")
 
 
@@ -187,7 +190,7 @@ def _add_computing(verb: argparse.ArgumentParser) -> None:
 VERBS = {
     "demo": ("reconstruct a real chest CT by the shipped weights; then a short training", _add_to_demo),
     "test": ("run the tests; further arguments go to pytest, --without-label among them", lambda verb: None),
-    "fetch": ("fetch public radiographs and CTs; the same command goes on after a stop", _add_to_fetch),
+    "fetch": ("fetch public CTs, or radiographs and CTs; the same command goes on after a stop", _add_to_fetch),
     "datalist": ("write DIR/datalist.json from the studies in DIR, or check it", _add_to_datalist),
     "register": ("register the training CTs to each other; the same command goes on after a stop", _add_to_register),
     "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),

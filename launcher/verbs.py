@@ -48,11 +48,16 @@ def test(arguments: argparse.Namespace) -> None:
 
 
 def fetch(arguments: argparse.Namespace) -> None:
-    chosen = ["--manifest", arguments.manifest.as_posix()] if arguments.manifest else ["--pairs"]
-    chosen += ["--patients", str(arguments.patients)] if arguments.patients is not None else []
+    manifest = ["--manifest", arguments.manifest.as_posix()] if arguments.manifest else ["--pairs"]
+    chosen = [arguments.collection] if arguments.collection else manifest
+    chosen += ["--patients", arguments.patients] if arguments.patients else []
     chosen += ["--address", arguments.address] if arguments.address else []
-    run_script("scripts.fetch", *chosen, "--dir", arguments.dir.as_posix())
-    print(f"\nNext: {launch_line('evaluate', '--pairs', '--dataset_dir', arguments.dir)}")
+    chosen += ["--any-licence"] if arguments.any_licence else []
+    run_script("scripts.fetch", *chosen, "--dir", arguments.dir.as_posix(), *["--dry-run"] * arguments.dry_run)
+    if arguments.dry_run:
+        return
+    following = ["datalist", "--check"] if arguments.collection else ["evaluate", "--pairs", "--dataset_dir"]
+    print(f"\nNext: {launch_line(*following, arguments.dir)}")
 
 
 def datalist(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .data.datalist_builder import build_datalist
+from .data.datalist_builder import FRACTIONS, build_datalist
 from .data.datalist_check import check_records, print_problems, training_transforms
 from .errors import InputError
 
@@ -44,7 +44,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--fractions",
         type=float,
         nargs=3,
-        default=(0.7, 0.15, 0.15),
+        default=FRACTIONS,
         metavar=("TRAINING", "VALIDATION", "TEST"),
         help="of the patients; default: 0.7 0.15 0.15",
     )

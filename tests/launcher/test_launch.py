@@ -309,6 +309,15 @@ def test_the_evaluations_table_shows_every_group_and_method(command, random_weig
     assert (tmp_path / "output" / "metrics.csv").is_file()
 
 
+def test_what_a_fetch_would_bring_is_said_by_the_sizes_of_the_manifest(command, tmp_path: Path, capfd):
+    assert command("fetch", "LIDC-IDRI", "--patients", "10", "--dir", tmp_path / "d", "--dry-run") == 0
+    manifest = json.loads((ROOT / "bundle" / "configs" / "lidc_idri.json").read_text(encoding="utf-8"))
+    size = sum(patient["ct"]["bytes"] for patient in manifest["patients"][:10])
+    files = sum(patient["ct"]["objects"] for patient in manifest["patients"][:10])
+    assert f"10 patients, {files} files, {size / 1e9:.2f} GB. Nothing is fetched." in capfd.readouterr().out
+    assert not (tmp_path / "d").exists()
+
+
 def test_robustness_is_told_for_a_folder_without_a_datalist(command, random_weights, folder_of_one, tmp_path, capfd):
     options = ["--weights", random_weights, "--output", tmp_path / "output", "--robustness", "--stop_after", "1"]
     assert command("evaluate", "--dataset_dir", folder_of_one, *options) == 0

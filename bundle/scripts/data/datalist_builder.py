@@ -17,6 +17,8 @@ from .datalist import SECTIONS, is_inside
 from .folder_scan import find_records
 from .study_pairing import Excluded, PatientRecord, patient_names
 
+FRACTIONS = (0.7, 0.15, 0.15)
+"""Of the patients in training, validation and test, unless others are asked for."""
 SHOWN_ALONE = 3
 """Files of one folder that are excluded for one reason are listed one by one up to this number."""
 

@@ -18,6 +18,8 @@ from .manifest import SERIES, Manifest, Patient, Series
 
 SOURCE = "source.json"
 """Says in the folder where its files come from and what may be done with them."""
+SAID = ("collection", "doi", "licence", "licence_url", "attribution", "citation")
+"""Fields of a manifest that it has."""
 
 
 def fetch_patients(manifest: Manifest, patients: Sequence[Patient], folder: Path, store: ObjectStore) -> None:
@@ -38,8 +40,8 @@ def fetch_patients(manifest: Manifest, patients: Sequence[Patient], folder: Path
     hold_folder(str(folder))
     try:
         _check_space(folder, patients)
-        fields = ("collection", "doi", "licence", "licence_url", "attribution")
-        write_json(str(folder / SOURCE), {name: getattr(manifest, name) for name in fields})
+        said = {name: getattr(manifest, name) for name in SAID}
+        write_json(str(folder / SOURCE), {name: text for name, text in said.items() if text})
         size = sum(patient.size for patient in patients)
         with tqdm(total=size, unit="B", unit_scale=True, desc="Fetching", smoothing=0.05) as progress:
             store.say = progress.write

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ LIDC_PAIRS = CONFIGS / "lidc_pairs.json"
 """Patients of LIDC-IDRI with radiographs next to their CT."""
 SERIES = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """How Imaging Data Commons names what a bucket holds: a UUID for a series, and one for each of its files."""
-PATIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+PATIENT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?")
 KINDS = ("radiographs", "ct")
 """Of series, and the folders that they get within a patient's."""
+RADIOGRAPHS, CT = KINDS
+TEXTS = ("collection", "doi", "licence", "licence_url", "attribution", "address")
+"""Fields that each manifest has."""
+MAX_CITATION_LETTERS = 2000
 MAX_SERIES_BYTES, MAX_SERIES_OBJECTS = 2**33, 10_000
 
 
@@ -65,6 +69,8 @@ class Manifest:
         attribution: what to name it by.
         address: of the bucket.
         patients: in the order of the file.
+        excluded: patients of whom nothing is fetched, each with `patient` and `reason`.
+        citation: of the collection, with its authors; empty where the file has none.
     """
 
     collection: str
@@ -74,6 +80,8 @@ class Manifest:
     attribution: str
     address: str
     patients: list[Patient]
+    excluded: list[dict[str, str]] = field(default_factory=list)
+    citation: str = ""
 
     def chosen(self, count: int | None, last: Sequence[str] = ()) -> list[Patient]:
         """
@@ -91,29 +99,58 @@ class Manifest:
         return sorted(self.patients, key=lambda patient: patient.name in last)[:count]
 
 
-def read_manifest(path: str | Path = LIDC_PAIRS) -> Manifest:
+def read_manifest(path: str | Path = LIDC_PAIRS, kinds: Sequence[str] = KINDS) -> Manifest:
     """
+    Args:
+        path: of the file.
+        kinds: of series that each patient has.
+
     Raises:
         InputError: when the file is missing, is no JSON, or a field is not what it has to be.
     """
-    content = read_datalist(str(path))
-    texts = {name: content.get(name) for name in list(Manifest.__annotations__)[:-1]}
+    return as_manifest(read_datalist(str(path)), str(path), kinds)
+
+
+def as_manifest(content: dict[str, Any], where: str, kinds: Sequence[str]) -> Manifest:
+    """
+    Args:
+        content: of a manifest's file.
+        where: start of each message.
+        kinds: as of :func:`read_manifest`.
+
+    Raises:
+        InputError: when a field is not what it has to be.
+    """
+    texts = {name: content.get(name) for name in TEXTS}
     for name, text in texts.items():
-        check_source(text, f"{path}: field '{name}'")
-    patients = content.get("patients")
+        check_source(text, f"{where}: field '{name}'")
+    patients, excluded, citation = (content.get(name) for name in ("patients", "excluded", "citation"))
     if not isinstance(patients, list) or not patients:
-        raise InputError(f"{path}: field 'patients' is missing or empty; expected a list of objects.")
-    read = [_patient(entry, f"{path}: patients[{i}]") for i, entry in enumerate(patients)]
+        raise InputError(f"{where}: field 'patients' is missing or empty; expected a list of objects.")
+    read = [_patient(entry, f"{where}: patients[{i}]", kinds) for i, entry in enumerate(patients)]
     if len({patient.name for patient in read}) < len(read):
-        raise InputError(f"{path}: names a patient twice, expected each once.")
-    return Manifest(**texts, patients=read)
+        raise InputError(f"{where}: names a patient twice, expected each once.")
+    if citation is not None and not (
+        isinstance(citation, str) and citation.isprintable() and len(citation) <= MAX_CITATION_LETTERS
+    ):
+        raise InputError(f"{where}: field 'citation' is no line of at most {MAX_CITATION_LETTERS} letters.")
+    return Manifest(**texts, patients=read, excluded=_excluded(excluded or [], where), citation=citation or "")
 
 
-def _patient(entry: Any, where: str) -> Patient:
+def _excluded(entries: Any, where: str) -> list[dict[str, str]]:
+    fields = {"patient", "reason"}
+    for entry in entries if isinstance(entries, list) else [entries]:
+        texts = entry.values() if isinstance(entry, dict) and set(entry) == fields else [None]
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise InputError(f"{where}: field 'excluded' holds {entry!r}, expected objects with patient and reason.")
+    return entries
+
+
+def _patient(entry: Any, where: str, kinds: Sequence[str]) -> Patient:
     name = entry.get("patient") if isinstance(entry, dict) else None
     if not isinstance(name, str) or not PATIENT.fullmatch(name):
-        raise InputError(f"{where}: field 'patient' is {name!r}, expected letters, digits, - and _.")
-    return Patient(name, {kind: _series(entry.get(kind), f"{where}: field '{kind}'") for kind in KINDS})
+        raise InputError(f"{where}: field 'patient' is {name!r}, expected letters, digits, -, _ and dots.")
+    return Patient(name, {kind: _series(entry.get(kind), f"{where}: field '{kind}'") for kind in kinds})
 
 
 def _series(entry: Any, where: str) -> Series:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from .datalist import read_datalist
@@ -13,15 +12,23 @@ MODEL_TRAINING, SPLIT = BUNDLE / "models" / "model_training.json", BUNDLE / "con
 """What the shipped weights have met, and what this project's next ones will."""
 MET = ("training", "validation")
 """Sections by which weights are made and chosen."""
-LIDC = re.compile(r"lidc_(\d{4})\.nii(\.gz)?")
-"""What this project calls LIDC-IDRI's CTs: lidc_0001 is LIDC-IDRI-0001, see docs/data_license.txt."""
+NAMED = {
+    "LIDC-IDRI": (r"lidc_(\d{4})", "LIDC-IDRI-{}"),
+    "Lung-PET-CT-Dx": (r"lungdx_([A-Z]\d{4})_s\d+", "Lung_Dx-{}"),
+    "4D-Lung": (r"fourdlung_(\d+)_(hm\d+)", "{}_{}"),
+    "CMB-CRC": (r"cmb_crc_(msb)_(\d+)", "{}-{}"),
+    "NSCLC Radiogenomics": (r"nsclcrg_(r\d+)_(\d+)", "{}-{}"),
+    "TCGA-THCA": (r"(tcga)_(\w{2})_(\w{4})", "{}-{}-{}"),
+}
+"""What this project calls the CTs of collections, and their Patient IDs; see docs/data_license.txt."""
 
 
-def met_patients(files: tuple[Path, ...] = (MODEL_TRAINING, SPLIT)) -> dict[str, str]:
+def met_patients(collection: str = "LIDC-IDRI", files: tuple[Path, ...] = (MODEL_TRAINING, SPLIT)) -> dict[str, str]:
     """
-    The section of each patient of LIDC-IDRI, such as "training" of "LIDC-IDRI-0001".
+    The section of each patient of a collection, such as "training" of "LIDC-IDRI-0001".
 
     Args:
+        collection: its name; of one that is not in :data:`NAMED` nobody has been met.
         files: datalists; a missing one is passed over, as weights that are not there have met nobody.
 
     Raises:
@@ -32,11 +39,12 @@ def met_patients(files: tuple[Path, ...] = (MODEL_TRAINING, SPLIT)) -> dict[str,
         content = read_datalist(str(file))
         for section in MET:
             for record in content.get(section, []):
-                if name := _patient(record):
+                if record.get("collection") == collection and (name := _patient(record["ct"], collection)):
                     met.setdefault(name, section)
     return met
 
 
-def _patient(record: Mapping[str, str]) -> str | None:
-    found = LIDC.fullmatch(record["ct"])
-    return f"LIDC-IDRI-{found[1]}" if found and record.get("collection") == "LIDC-IDRI" else None
+def _patient(ct: str, collection: str) -> str | None:
+    pattern, name = NAMED.get(collection, (r"(?!)", ""))
+    found = re.fullmatch(rf"{pattern}\.nii(\.gz)?", ct)
+    return name.format(*(group.upper() for group in found.groups() if group)) if found else None

@@ -21,10 +21,9 @@ from ..radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd
 from .chest_ct import check_chest_ct
 from .datalist import EXCLUDED, PAIR_SECTIONS, read_datalist
 from .evaluation_records import DATALIST
-from .manifest import KINDS, Manifest, Patient
+from .manifest import CT, RADIOGRAPHS, Manifest, Patient
 
 SCORED, MET = PAIR_SECTIONS
-RADIOGRAPHS, CT = KINDS
 
 
 def write_pair_datalist(
