@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from ct_series_files import write_series
 from object_server import COLLECTION, Bucket, bucket
 from scripts import InputError, load_records
+from scripts.data.chest_ct import check_chest_ct, check_chest_series
 from scripts.data.collection import LEAST_SLICES, SHIPPED, chosen_ct, manifest_content
 from scripts.data.datalist_check import check_records, training_transforms
 from scripts.data.idc_index import INSTALL, IndexedCollection, IndexedSeries, collection_id, indexed_collection
@@ -175,6 +177,28 @@ def test_a_ct_whose_files_name_somebody_else_is_left_out(server: Bucket, manifes
         "patient": "LIDC-IDRI-0009",
         "reason": "CT of another patient: its Patient ID is 'LIDC-IDRI-0006', expected 'LIDC-IDRI-0009'.",
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"spacing": (12.0, 12.0, 6.0)}, "CT too coarse: its slices are 6.0 mm apart"),
+        ({"spacing": (9.0, 12.0, 5.0)}, "CT too small for a chest: 41 slices, 189 x 252 x 205 mm"),
+        ({"orientation": (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)}, "CT not axial: its slices are coronal"),
+        ({"name": lambda index: f"{20 if index == 40 else index}.dcm"}, "CT cannot be read: .* uneven steps"),
+    ],
+)
+def test_headers_alone_tell_the_reason_that_the_whole_ct_would(tmp_path: Path, changes: dict[str, Any], reason):
+    series = {"shape": (21, 21, 41), "spacing": (12.0, 12.0, 5.0), **changes}
+    folder = str(write_series(tmp_path / "ct", **series))
+    found = []
+    for check in (check_chest_series, check_chest_ct):
+        try:
+            found.append(check(folder))
+        except InputError as error:
+            found.append(str(error))
+    assert found[0] == found[1] and (re.match(reason, found[0]) if reason else found[0] is None)
 
 
 def series(uid: str, objects: int = 100, **changes: Any) -> IndexedSeries:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..errors import InputError, OutputError
 from ..io.atomic_write import write_json
 from ..io.dicom_headers import patient_id
-from .chest_ct import check_chest_ct
+from .chest_ct import check_chest_series
 from .datalist import EXCLUDED, SECTIONS, read_datalist
 from .datalist_builder import FRACTIONS, split_by_patient
 from .evaluation_records import DATALIST
@@ -33,7 +33,7 @@ def write_collection_datalist(
     passed_over: Sequence[Mapping[str, str]] = (),
 ) -> dict[str, Any]:
     """
-    Reads the CTs of fetched patients, and writes `folder/datalist.json`: the sections of training, split by patient as
+    Reads the headers of fetched CTs, and writes `folder/datalist.json`: the sections of training, split by patient as
     :func:`~scripts.data.datalist_builder.build_datalist` does, and "excluded", the patients that make no record, each
     with a reason that begins with its kind and a colon. Patients whom weights have met are all in the training section,
     so that these weights, and what is trained from them, are not tested on them; their field `source.met` says so.
@@ -102,7 +102,7 @@ def print_table(content: Mapping[str, Any], met: Mapping[str, str]) -> None:
 def _record(manifest: Manifest, patient: Patient, folder: Path, met: Mapping[str, str]) -> dict[str, Any]:
     """Raises :class:`InputError` with the reason why a patient has no record."""
     ct = folder / patient.name / CT
-    check_chest_ct(str(ct))
+    check_chest_series(str(ct))
     found = patient_id(str(ct))
     if found != patient.name:
         raise InputError(f"CT of another patient: its Patient ID is {found!r}, expected {patient.name!r}.")

@@ -53,6 +53,8 @@ class CTSeries:
     places: np.ndarray
     """`(N, 3, 3)` in mm, LPS: of each slice the step from column to column, the one from row to row, and the position
     of the first pixel, by Pixel Spacing, Image Orientation and Image Position (PS3.3 C.7.6.2.1.1)."""
+    shape: tuple[int, int, int]
+    """Columns, rows and slices."""
 
     @property
     def affine(self) -> np.ndarray:
@@ -90,7 +92,8 @@ def check_ct_series(folder: str, field: str) -> CTSeries:
     headers, places = _in_order(headers)
     _check_stack(headers, places, f"{folder}: field '{field}'")
     files = tuple(os.path.join(folder, name) for name in headers)
-    return CTSeries(files, np.stack([_place_of(header) for header in headers.values()]))
+    shape = (int(first.Columns), int(first.Rows), len(files))
+    return CTSeries(files, np.stack([_place_of(header) for header in headers.values()]), shape)
 
 
 def _place_of(header: Dataset) -> np.ndarray:
