@@ -30,7 +30,7 @@ def main() -> int:
     logging.logThreads = False
     for name in ("pynetdicom", "pydicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what they say holds names and values of objects
-    warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")  # pydicom's hold values of objects
     try:
         peers.check_reach(arguments.host, arguments.allow)
         queue = StudyQueue(arguments.queue, arguments.most_objects, arguments.most_gib * 2**30)

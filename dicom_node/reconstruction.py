@@ -1,7 +1,8 @@
-"""From a study's pair to what is stored of it: a CT series."""
+"""From a study's pair to what is stored of it: a CT series, a report of its measurements, and a picture."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -10,23 +11,41 @@ from pydicom.sr.codedict import codes
 from scripts.io.dicom_ct_writer import read_identification, write_ct_series
 from scripts.reporting.reconstructor import Reconstruction
 
+from .identity import give_identity, without_identity
 from .pairing import StudyPair
+from .picture import picture_of
+from .report import measurement_report
 
 SOURCE_TAGS = ["SOPClassUID", "SOPInstanceUID"]
 
 
-def write_results(folder: Path, result: Reconstruction, pair: StudyPair) -> None:
+def write_results(folder: Path, result: Reconstruction, pair: StudyPair, remarks: Sequence[str]) -> None:
     """
-    Writes what is stored: `ct`, a series. All of it is of the study of the frontal radiograph, see
-    :func:`~scripts.io.dicom_ct_writer.read_identification`, and names both radiographs as its source.
+    Writes what is stored: `ct`, a series, `measurements.dcm` and `picture.dcm`. All of it is of the study of the
+    frontal radiograph, see :func:`~scripts.io.dicom_ct_writer.read_identification`, and names both radiographs, or the
+    CT, as its source.
+
+    Args:
+        folder: empty.
+        result: of the pair.
+        pair: the radiographs.
+        remarks: what is said of them, such as an assumed pixel spacing.
 
     Raises:
         InputError: when the frontal radiograph does not say whose it is.
         OutputError: when a file cannot be written.
     """
     identification = read_identification(str(pair.frontal))
+    for keyword in ("PatientName", "PatientID"):  # which every image has to have, if only as empty
+        identification.setdefault(keyword, None)
     identification.SourceImageSequence = [_source(path) for path in (pair.frontal, pair.lateral)]
     write_ct_series(str(folder / "ct"), result.volume[0].as_tensor(), result.volume.affine, identification)
+    slices = [dcmread(path, stop_before_pixels=True) for path in sorted((folder / "ct").iterdir())]
+    nobodys = [without_identity(each) for each in slices]
+    report, picture = measurement_report(result.measurements, nobodys, remarks), picture_of(result, nobodys[0])
+    for name, written in (("measurements.dcm", report), ("picture.dcm", picture)):
+        give_identity(written, slices[0])
+        written.save_as(folder / name)
 
 
 def _source(path: Path) -> Dataset:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import warnings
 from pathlib import Path
 
 from pydicom import dcmread
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ComprehensiveSRStorage,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 from pynetdicom import AE, evt
 from pynetdicom.events import Event
 
 from .peers import Target
 from .study_queue import Job, StudyQueue
 
-SOP_CLASSES = (CTImageStorage,)
+SOP_CLASSES = (CTImageStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage)
 POLL_S = 0.5
 TIMEOUT_S = 60.0
 """How long the other side may take for a connection, an answer or a pause."""
@@ -84,9 +89,7 @@ class Delivery:
             for path in files:
                 if not association.is_established:
                     break
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # they hold what tags say
-                    status = association.send_c_store(dcmread(path)).get("Status")
+                status = association.send_c_store(dcmread(path)).get("Status")
                 if status is not None and (status == 0x0000 or status & 0xF000 == 0xB000):  # a success, or a warning
                     path.unlink()
                     left -= 1

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.errors import InputError, OutputError, reason_of
 from scripts.io.atomic_write import write_folder_atomically
 from scripts.reporting.reconstructor import Reconstructor
 
+from .object_check import WORD
 from .pairing import pair_in
 from .reconstruction import write_results
 from .study_queue import MOST_ATTEMPTS, Job, StudyQueue
@@ -83,11 +87,21 @@ class Worker:
         pair = pair_in(job.radiographs)
         for path, reason in pair.others.items():
             self.queue.set_aside(job, [path], f"{path.name}: {reason}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they hold what the tags say, which a log must not
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
             result = self.reconstructor(pair.frontal, pair.lateral)
-            write_folder_atomically(str(job.results), lambda folder: write_results(Path(folder), result, pair))
+        remarks = remarks_in([str(each.message) for each in caught], job.radiographs)
+        write_folder_atomically(str(job.results), lambda folder: write_results(Path(folder), result, pair, remarks))
 
     def _fail(self, job: Job, reason: str) -> None:
         self.queue.fail(job, reason)
         logger.warning("study %s: not reconstructed; failed/%s/reason.txt says why", job.study, job.folder.name)
+
+
+def remarks_in(messages: Sequence[str], folder: Path) -> list[str]:
+    """
+    What is said of the radiographs of a folder, without its name. Other threads' warnings, which may hold what tags of
+    other patients say, are left out.
+    """
+    path = re.compile(re.escape(f"{folder}{os.sep}") + rf"{WORD.pattern}\.dcm: ")
+    return [path.sub("", text) for text in messages if path.match(text) or text.startswith("field '")]

@@ -9,18 +9,25 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from highdicom import sr
+from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.sr.codedict import codes
 
 from bundle_runs import bundle_run
+from dicom_node.identity import give_identity, without_identity
 from dicom_node.peers import Sender, check_reach, is_allowed, sender
 from dicom_node.reception import Reception
+from dicom_node.report import measurement_report
 from dicom_node.study_queue import MOST_ATTEMPTS, REASON, StudyQueue
 from dicom_node.worker import Worker
 from dicom_peers import (
@@ -40,8 +47,11 @@ from dicom_peers import (
     write_served_weights,
 )
 from label_server import free_port
+from phantoms import phantom
 from scripts import LoadCTd
 from scripts.errors import InputError
+from scripts.evaluation.measurement_intervals import content_with_intervals
+from scripts.evaluation.measurements import measure
 
 GIB = 2**30
 
@@ -80,13 +90,20 @@ def delivered(weights: Path, pair: list[Path], tmp_path_factory: pytest.TempPath
         return Delivered(folder / "archive", node.log.read_text(), said, folder / "queue")
 
 
-def test_the_archive_gets_the_ct_that_infer_writes(delivered: Delivered, weights: Path, pair: list[Path], tmp_path):
-    assert delivered.sent.count("Received Store Response (Success)") == 2
+@pytest.fixture(scope="module")
+def reconstructed(weights: Path, pair: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `infer` writes of the same pair."""
+    folder = tmp_path_factory.mktemp("infer")
     configs = ["bundle/configs/inference.json", str(weights.parent / "overlay.json")]
     frontal, lateral = pair
-    run = bundle_run("run", configs, weights=weights, output_dir=tmp_path, frontal=frontal, lateral=lateral)
+    run = bundle_run("run", configs, weights=weights, output_dir=folder, frontal=frontal, lateral=lateral)
     assert run.returncode == 0, run.stdout[-2000:]
-    expected = nibabel.load(tmp_path / "ct.nii.gz")
+    return folder
+
+
+def test_the_archive_gets_the_ct_that_infer_writes(delivered: Delivered, reconstructed: Path, tmp_path: Path):
+    assert delivered.sent.count("Received Store Response (Success)") == 2
+    expected = nibabel.load(reconstructed / "ct.nii.gz")
     series = tmp_path / "series"
     series.mkdir()
     for each in delivered.of("CT"):
@@ -103,13 +120,72 @@ def test_the_archive_gets_the_ct_that_infer_writes(delivered: Delivered, weights
 
 def test_results_are_of_the_study_and_say_what_they_are(delivered: Delivered, pair: list[Path]):
     sources = [dcmread(path).SOPInstanceUID for path in pair]
-    for each in delivered.of("CT"):
+    for each in received(delivered.folder):
         assert {name: each[name].value for name in PATIENT} == PATIENT
         assert each.StudyInstanceUID == STUDY
         assert each.SeriesInstanceUID not in [dcmread(path).SeriesInstanceUID for path in pair]
-        assert list(each.ImageType[:2]) == ["DERIVED", "SECONDARY"]
         assert "not for diagnosis" in each.SeriesDescription
+        if each.Modality == "SR":
+            continue
+        assert list(each.ImageType[:2]) == ["DERIVED", "SECONDARY"]
         assert [item.ReferencedSOPInstanceUID for item in each.SourceImageSequence] == sources
+
+
+def test_the_archive_gets_a_report_of_the_measurements(delivered: Delivered):
+    (document,) = delivered.of("SR")
+    report = sr.srread(BytesIO(as_file(document)))
+    assert document.ConceptNameCodeSequence[0].CodeValue == codes.DCM.ImagingMeasurementReport.value
+    (group,) = report.content.get_image_measurement_groups()
+    sources = {item.referenced_sop_instance_uid for item in group.source_images}
+    assert sources == {each.SOPInstanceUID for each in delivered.of("CT")}
+    said = [item.TextValue for item in document.ContentSequence if item.ValueType == "TEXT"]
+    assert "Research use only, not for diagnosis." in said
+
+
+def test_the_archive_gets_the_picture_of_the_page(delivered: Delivered, reconstructed: Path):
+    (picture,) = delivered.of("OT")
+    expected = np.asarray(Image.open(reconstructed / "preview.png").convert("RGB"))
+    np.testing.assert_array_equal(picture.pixel_array, expected)
+
+
+def as_file(dataset: Dataset) -> bytes:
+    content = BytesIO()
+    dataset.save_as(content)
+    return content.getvalue()
+
+
+def test_a_report_has_the_figures_with_their_units_and_the_ends_of_their_intervals(delivered: Delivered):
+    figures = content_with_intervals(measure(phantom(64, 0.0), 5.6), None)
+    lungs = next(row for row in figures["measurements"] if row["key"] == "lungs_l")
+    low, high = lungs["value"] - 0.25, lungs["value"] + 0.5
+    lungs |= {"interval": [low, high], "interval_level": 0.9, "interval_patients": 12}
+    slices = [without_identity(each) for each in delivered.of("CT")]
+    written = measurement_report(figures, slices, ["A remark."])
+    (group,) = sr.srread(BytesIO(as_file(written))).content.get_image_measurement_groups()
+    found = {each.name.value: each for each in group.get_measurements()}
+    taken = {row["key"]: row for row in figures["measurements"] if row["value"] is not None}
+    assert len(taken) > 5 and {name: each.value for name, each in found.items()} == pytest.approx(
+        {name: row["value"] for name, row in taken.items()}
+    )
+    units = {"L": "l", "mm": "mm", "HU": "[hnsf'U]", "": "1"}
+    assert {name: each.unit.value for name, each in found.items()} == {
+        name: units[row["unit"]] for name, row in taken.items()
+    }
+    ends = [float(item.MeasuredValueSequence[0].NumericValue) for item in found["lungs_l"][0].ContentSequence]
+    assert sorted(ends) == pytest.approx([0.25, 0.5])
+
+
+def test_a_patients_name_keeps_its_letters_and_odd_tags_are_no_obstacle(delivered: Delivered):
+    header = without_identity(delivered.of("CT")[0])
+    header.SpecificCharacterSet, header.PatientName, header.PatientSex = "ISO_IR 100", "Müller^Jörg", "U"
+    header.PatientBirthDate = "nope"
+    header = dcmread(BytesIO(as_file(header)))
+    nothing = {"statement": "Nothing was measured.", "measurements": []}
+    document = measurement_report(nothing, [without_identity(header)], ["64³"])
+    give_identity(document, header)
+    found = dcmread(BytesIO(as_file(document)))
+    assert (str(found.PatientName), found.PatientSex, found.StudyInstanceUID) == ("Müller^Jörg", "U", STUDY)
+    assert found.ContentSequence[-1].TextValue == "64³"
 
 
 def test_the_log_names_no_patient_and_no_study(delivered: Delivered):
@@ -137,12 +213,12 @@ def test_a_killed_node_goes_on_where_it_was(weights: Path, pair: list[Path], tmp
         assert send(node.port, *pair).count("(Success)") == 2
         node.kill()
     with running_node(tmp_path / "queue", weights, port) as node:
-        wait_for(lambda: "did not take 64 results" in node.log.read_text() or "not sent" in node.log.read_text())
+        wait_for(lambda: "did not take 66 results" in node.log.read_text() or "not sent" in node.log.read_text())
         node.kill()
     with archive(tmp_path / "archive", port), running_node(tmp_path / "queue", weights, port) as node:
         wait_for(lambda: f"stored to {ARCHIVE}" in node.log.read_text())
         assert "reconstructed" not in node.log.read_text()
-    assert len([each for each in received(tmp_path / "archive") if each.Modality == "CT"]) == 64
+    assert Counter(each.Modality for each in received(tmp_path / "archive")) == {"CT": 64, "SR": 1, "OT": 1}
 
 
 @dataclass
