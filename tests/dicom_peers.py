@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -89,6 +90,45 @@ def archive(folder: Path, port: int) -> Iterator[None]:
         process.wait()
 
 
+@dataclass
+class Orthanc:
+    """A PACS, asked by its own HTTP interface."""
+
+    url: str
+    dicom_port: int
+
+    def ask(self, path: str, body: bytes | None = None, method: str | None = None) -> Any:
+        request = Request(self.url + path, body, method=method)
+        with urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+
+@contextmanager
+def orthanc(folder: Path) -> Iterator[Orthanc]:
+    """A PACS that keeps what it has in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    http_port, dicom_port = free_port(), free_port()
+    places = {"StorageDirectory": str(folder / "storage"), "IndexDirectory": str(folder / "index")}
+    ports = {"HttpPort": http_port, "DicomPort": dicom_port, "DicomAet": ARCHIVE, "DicomAlwaysAllowStore": True}
+    (folder / "orthanc.json").write_text(json.dumps({**places, **ports, "Plugins": []}))
+    with (folder / "orthanc.log").open("wb") as log:
+        process = subprocess.Popen(["Orthanc", str(folder / "orthanc.json")], stdout=log, stderr=log)
+    pacs = Orthanc(f"http://127.0.0.1:{http_port}", dicom_port)
+    try:
+        wait_for(lambda: _answers(pacs))
+        yield pacs
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(pacs: Orthanc) -> bool:
+    try:
+        return bool(pacs.ask("/system"))
+    except OSError:
+        return False
+
+
 def received(folder: Path) -> list[Dataset]:
     return [dcmread(path) for path in sorted(folder.iterdir())]
 
@@ -122,7 +162,7 @@ def running_node(queue: Path, weights: Path, target_port: int, *options: str) ->
     """The node as `python launch.py node` starts it, killed afterwards."""
     port, log = free_port(), queue.parent / f"{free_port()}.log"
     line = [warm_python(), "-m", "dicom_node", "--host", "127.0.0.1", "--port", port, "--aet", NODE]
-    line += ["--allow", f"{MODALITY}=127.0.0.1", "--most-objects", "20", "--most-gib", "1"]
+    line += ["--allow", f"{MODALITY}=127.0.0.1", ARCHIVE, "--most-objects", "20", "--most-gib", "1"]
     line += ["--store", f"{ARCHIVE}@127.0.0.1:{target_port}", "--queue", queue, "--weights", weights]
     line += ["--quiet", "1", "--retry", "1", "--device", "cpu", *options]
     with log.open("wb") as output:
