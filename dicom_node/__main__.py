@@ -64,7 +64,9 @@ def main() -> int:
     place = f"{arguments.host}, port {reception.port}"
     logger.info("%s listens on %s. Research use only, not for diagnosis.", arguments.aet, place)
     stopped.wait()
-    reception.close()  # what is at hand is done again at the next start
+    reception.close()
+    for job in queue.jobs() if not failed.is_set() else []:
+        job.forget_attempts()  # what is at hand is done again at the next start, and is not to blame for this end
     return int(failed.is_set())
 
 

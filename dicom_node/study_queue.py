@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from scripts.io.folder_lock import hold_folder
+from scripts.errors import InputError, shown
+from scripts.io.folder_lock import LOCK, hold_folder
 
 from .object_check import WORD, Received
 from .refusals import OUT_OF_RESOURCES, Refused
@@ -20,6 +21,7 @@ ABANDONED_S = 600.0
 """After so long without a byte what has arrived of an object is removed: its sender is gone."""
 MOST_ATTEMPTS = 2
 """Starts of a reconstruction at which the process ended, after which the study is taken for the cause."""
+PLACES = ("arriving", "studies", "jobs", "failed")
 REASON, RADIOGRAPHS, RESULTS, ATTEMPTS = "reason.txt", "radiographs", "results", "attempts"
 
 
@@ -59,6 +61,8 @@ class Job:
         self._attempts.unlink(missing_ok=True)
 
     def remove(self) -> None:
+        """Radiographs first: a job without results that has them would be done again after a kill."""
+        shutil.rmtree(self.radiographs, ignore_errors=True)
         shutil.rmtree(self.folder)
 
 
@@ -77,16 +81,21 @@ class StudyQueue:
         most_bytes: of all files.
 
     Raises:
-        OutputError: when another process uses the folder.
+        InputError: when the folder holds anything else.
+        OutputError: when another process uses it.
     """
 
     def __init__(self, folder: Path, most_objects: int, most_bytes: int) -> None:
         self.folder, self.most_objects, self.most_bytes = folder, most_objects, most_bytes
+        others = sorted(set(os.listdir(folder)) - {*PLACES, LOCK}) if folder.is_dir() else []
+        if others:
+            raise InputError(
+                f"{folder}: holds {shown(others[0])}, which is no queue's, expected an earlier queue or a new folder; "
+                f"name another."
+            )
         hold_folder(str(folder))
         os.chmod(folder, 0o700)
-        self.arriving, self.studies, self.jobs_folder, self.failed = (
-            folder / name for name in ("arriving", "studies", "jobs", "failed")
-        )
+        self.arriving, self.studies, self.jobs_folder, self.failed = (folder / name for name in PLACES)
         for place in (self.arriving, self.studies, self.jobs_folder, self.failed):
             place.mkdir(exist_ok=True)
         self._lock = threading.Lock()

@@ -57,11 +57,9 @@ class Worker:
         Raises:
             OSError: when the queue cannot be written; the job stays.
         """
-        if not self.queue.has_room():
-            return False
         waiting = [job for job in self.queue.jobs() if not job.is_done]
         job = waiting[0] if waiting else self.queue.claim(self.quiet_s)
-        if job is None:
+        if job is None or not self.queue.has_room():
             return False
         self._do(job)
         return True
@@ -80,7 +78,6 @@ class Worker:
         except Exception as error:  # one study's, such as a body that cannot be measured; the others go on
             self._fail(job, str(error) if isinstance(error, InputError) else reason_of(error))
             return
-        job.forget_attempts()
         logger.info("study %s: reconstructed in %.1f s", job.study, time.monotonic() - started)
 
     def _reconstruct(self, job: Job) -> None:

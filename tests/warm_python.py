@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -83,7 +84,8 @@ def answer(connection: socket.socket) -> None:
     if connection in wait([process.sentinel, connection]):  # who asked has ended
         process.kill()
     process.join()
-    connection.send(str(process.exitcode % 256).encode())
+    with suppress(BrokenPipeError):  # who asked was killed
+        connection.send(str(process.exitcode % 256).encode())
 
 
 def be_python(arguments: list[str], folder: str, environment: dict[str, str], files: list[int]) -> None:

@@ -384,6 +384,12 @@ def test_a_study_is_left_alone_while_more_of_it_comes(queue: StudyQueue, pair: l
     assert queue.claim(0.04) is not None
 
 
+def test_a_folder_of_somebodys_own_is_no_queue(tmp_path: Path):
+    (tmp_path / "letter.txt").write_text("")
+    with pytest.raises(InputError, match="holds letter.txt, which is no queue's"):
+        StudyQueue(tmp_path, 100, GIB)
+
+
 def test_a_study_that_ends_the_node_is_not_tried_for_ever(queue: StudyQueue, pair: list[Path]):
     in_queue(queue, pair)
     job = queue.claim(0.0)
@@ -398,7 +404,7 @@ def test_nothing_is_reconstructed_into_a_queue_that_is_full(queue: StudyQueue, p
     in_queue(queue, pair)
     queue.most_bytes = 1000
     assert not Worker(queue, None, 0.0).work()
-    assert len(list(queue.studies.rglob("*.dcm"))) == 2
+    assert len(list(queue.jobs()[0].radiographs.iterdir())) == 2
 
 
 def test_beyond_this_machine_a_sender_has_to_come_from_a_known_place():
