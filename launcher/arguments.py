@@ -90,6 +90,7 @@ def _add_to_train(verb: argparse.ArgumentParser) -> None:
     tiny, summary = places.CONFIGS / "tiny.json", "small sizes and a short schedule, to try things out: --overlay"
     is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{summary} {tiny.as_posix()}"}
     what.add_argument("--tiny", dest="overlay", **is_chosen)
+    verb.add_argument("--from", type=Path, metavar="WEIGHTS", help="each stage starts from its part of these weights")
     verb.add_argument("--anatomy", action="store_true", help="stages 2 and 3 learn from other patients' bodies as well")
     verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
     verb.add_argument("--shapes_dir", type=Path, metavar="DIR", help="what `register` has written, to train on")

@@ -12,7 +12,7 @@ from .failures import LaunchError
 from .files import write_atomically
 from .from_bundle import shared_overlay
 from .overlays import configs_of, content_of, shared_with_inference
-from .weights import read_sidecar_overlay
+from .weights import read_sidecar_overlay, sidecar_overlay
 from .workflows import run_workflow
 
 ANATOMY = places.CONFIGS / "anatomy.json"
@@ -29,6 +29,7 @@ def train_stages(
     computing: Computing = Computing(),
     shapes: Path | None = None,
     anatomy: bool = False,
+    start: Path | None = None,
 ) -> None:
     """
     Trains stages one after the other, each from the weights of the one before; what is finished is passed over.
@@ -43,10 +44,13 @@ def train_stages(
         shapes: holds the displacements that `register` has written, to train on; None for none.
         anatomy: whether stages 2 and 3 learn from other people's bodies, which are found before them; an atlas of them
             comes next to the weights in the end.
+        start: weights of which each stage starts from its own part, with the sizes, geometry and units that lie next to
+            them, which the overlay may change; None for random ones.
     """
     output.mkdir(parents=True, exist_ok=True)
-    if not has_begun(output, overlay, anatomy):
-        shared = shared_by(overlay, anatomy)
+    of_start = sidecar_overlay(start) if start else []
+    if not has_begun(output, overlay, anatomy, start):
+        shared = shared_by(overlay, anatomy, start)
         (output / shared_overlay.NAME).unlink(missing_ok=True)
         if shared:
             write_atomically(output / shared_overlay.NAME, json.dumps(shared, indent=4) + "\n")
@@ -55,6 +59,7 @@ def train_stages(
     for stage in stages:
         configs = [places.CONFIGS / "train.json"]
         configs += [places.CONFIGS / f"stage{stage}.json"] if stage > 1 else []
+        configs += of_start
         configs += [ANATOMY] if anatomy and stage > 1 else []
         configs += configs_of(overlay, stage)
         if anatomy and stage > 1:
@@ -63,9 +68,11 @@ def train_stages(
         print(f"\n=== Stage {stage} ===")
         given = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
         given |= {"shapes_dir": shapes} if shapes else {}
+        given |= {"start_from": start} if start else {}
         run_workflow("training", configs, output, computing, **given)
     if anatomy and stages[-1] > 1:
-        write_atlas(configs_of(overlay, stages[-1]), dataset, output / f"stage{stages[-1]}_best.pth", computing)
+        overlays = [*of_start, *configs_of(overlay, stages[-1])]
+        write_atlas(overlays, dataset, output / f"stage{stages[-1]}_best.pth", computing)
 
 
 def find_neighbours(configs: list[Path], dataset: Path, output: Path, computing: Computing) -> None:
@@ -99,22 +106,28 @@ def check_what_later_stages_need(dataset: Path, output: Path, overlay: Path | No
     run_workflow("check", configs, output, computing.of_one_process(), dataset_dir=dataset)
 
 
-def shared_by(overlay: Path | None, anatomy: bool) -> dict[str, Any]:
-    """What inference has to know of a training with an overlay, and with other people's bodies or without."""
+def shared_by(overlay: Path | None, anatomy: bool, start: Path | None = None) -> dict[str, Any]:
+    """
+    What inference has to know of a training with an overlay, with other people's bodies or without, that starts from
+    weights.
+    """
     shared = shared_with_inference(places.ROOT / overlay) if overlay else {}
-    return {**shared, **(shared_overlay.shared_part(content_of(ANATOMY, 2)) if anatomy else {})}
+    shared |= shared_overlay.shared_part(content_of(ANATOMY, 2)) if anatomy else {}
+    before = read_sidecar_overlay(start.parent) if start else {}
+    return {**{name: value for name, value in before.items() if name not in shared}, **shared}
 
 
-def has_begun(output: Path, overlay: Path | None, anatomy: bool = False) -> bool:
+def has_begun(output: Path, overlay: Path | None, anatomy: bool = False, start: Path | None = None) -> bool:
     """Whether a training of the same network has begun in a folder and goes on; one of another is refused."""
     if not (output / RESUME).is_dir():
         return False
     before = read_sidecar_overlay(output)
-    now = shared_by(overlay, anatomy)
+    now = shared_by(overlay, anatomy, start)
     if before != now:
         found = f"the sizes of {output / shared_overlay.NAME}" if before else "the sizes of train.json"
+        chosen = " and ".join(str(each) for each in (start, overlay) if each) if now else "train.json"
         raise LaunchError(
-            f"{output} holds a training with {found}, this one has those of {overlay if now else 'train.json'}. "
+            f"{output} holds a training with {found}, this one has those of {chosen}. "
             f"Choose another --output, or remove that folder."
         )
     return True

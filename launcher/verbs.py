@@ -26,7 +26,7 @@ from .tables import (
     print_summary,
 )
 from .training import demo_dataset, train_stages, write_atlas
-from .weights import assessed_beside, check_weights, sidecar_overlay
+from .weights import assessed_beside, check_start, check_weights, sidecar_overlay
 from .workflows import PACKAGES, run_script, run_workflow
 
 WITHOUT_LABEL = "--without-label"
@@ -80,13 +80,17 @@ def register(arguments: argparse.Namespace) -> None:
 def train(arguments: argparse.Namespace) -> None:
     overlay = checked_overlay(arguments.overlay, arguments.dataset_dir) if arguments.overlay else None
     stages = [1, 2, 3] if arguments.stage == "all" else [int(arguments.stage)]
+    start = getattr(arguments, "from")
+    if start:
+        check_start(start, arguments.dataset_dir, arguments.output)
     dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay, arguments.computing)
     train_stages(
-        stages, dataset, arguments.output, overlay, arguments.computing, arguments.shapes_dir, arguments.anatomy
+        stages, dataset, arguments.output, overlay, arguments.computing, arguments.shapes_dir, arguments.anatomy, start
     )
     weights = arguments.output / f"stage{stages[-1]}_best.pth"
     if stages[-1] < 3:
         chosen = ["--overlay", arguments.overlay] if arguments.overlay else []
+        chosen += ["--from", start] if start else []
         chosen += ["--shapes_dir", arguments.shapes_dir] if arguments.shapes_dir else []
         chosen += ["--anatomy"] if arguments.anatomy else []
         chosen += ["--dataset_dir", dataset, "--output", arguments.output, *arguments.computing.options()]

@@ -19,6 +19,17 @@ def check_weights(weights: Path) -> None:
         )
 
 
+def check_start(weights: Path, dataset: Path | None, output: Path) -> None:
+    """Refuses what a training cannot start from, before any work."""
+    if not weights.is_file():
+        found = "is a folder, expected a file in it" if weights.is_dir() else "no such file, expected weights"
+        raise LaunchError(f"--from {weights}: {found}, such as stage3_best.pth of a training.")
+    if dataset is None:
+        raise LaunchError("--from needs --dataset_dir: say on which data the training goes on.")
+    if weights.parent == output:
+        raise LaunchError(f"--from {weights}: lies in --output, which is written over. Choose another --output.")
+
+
 def assessed_beside(weights: Path) -> dict[str, str]:
     """Those ids of `inference.json` that the weights have the sidecars for, as what is asked of it."""
     there = {name: weights.with_name(f"{weights.stem}_{sidecar}.json") for name, sidecar in SIDECARS.items()}

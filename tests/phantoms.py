@@ -113,3 +113,25 @@ def asymmetric_body(
         radius = sum(((at - m) / a) ** 2 for at, m, a in zip(place, middle, axes)) ** 0.5
         body += amount * ((1 - radius) * min(axes) * size / 360 + 0.5).clamp(0, 1)
     return WATER_ATTENUATION_PER_MM * body.clamp(min=0)[None, None]
+
+
+def knee(size: int, shift_mm: float = 0.0, fov_mm: float = 180.0) -> torch.Tensor:
+    """A knee in HU, `(size, size, size)`: air, soft tissue, femur and tibia with a joint between them, patella."""
+    side = ((torch.arange(size) + 0.5) / size - 0.5) * fov_mm
+    x, y, z = torch.meshgrid(side - shift_mm, side, side, indexing="ij")
+    hu = torch.full((size, size, size), -1000.0)
+    hu[x**2 + y**2 < (60 + 0.1 * z) ** 2] = 50.0
+    hu[(x**2 + y**2 < 25**2) & (z.abs() > 5)] = 1200.0
+    hu[(x / 20) ** 2 + ((y - 45) / 12) ** 2 + ((z - 15) / 20) ** 2 < 1] = 900.0
+    return hu
+
+
+def write_knees(folder: Path) -> None:
+    """Knees of 24 voxels a side, 180 mm, and `datalist.json`, two of a public collection to train on."""
+    sections: dict[str, list[dict[str, str]]] = {"training": [], "validation": [], "test": []}
+    for number, section in enumerate(["training", "training", "validation", "test", "test"]):
+        write_ct(str(folder / f"knee_{number}.nii.gz"), knee(24, 4.0 * number - 8.0), cube_affine(24, 180.0))
+        sections[section].append({"ct": f"knee_{number}.nii.gz"})
+    for record in sections["training"]:
+        record |= {"collection": "Knees", "patient": record["ct"][:6], "licence": "CC BY 4.0"}
+    (folder / "datalist.json").write_text(json.dumps(sections))

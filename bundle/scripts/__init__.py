@@ -14,7 +14,7 @@ from .anatomy.deformation import RandDeformd
 from .anatomy.neighbours import Neighbours, neighbours_beside
 from .anatomy.registration import Registration
 from .anatomy.shapes import LoadShapesd
-from .data import evaluation_records, evidence, known_views, pair_records
+from .data import evaluation_records, evidence, known_views, met_records, pair_records
 from .data.batch import PrepareBiplanarBatch, PrepareRadiographsBatch
 from .data.caching import cached_dataset
 from .data.datalist import load_records
@@ -98,6 +98,7 @@ from .training.moving_average import ExponentialMovingAverage
 from .training.muon import MuonWithAdamW
 from .training.progress import EpochReport, LossReport
 from .training.resume import Resume
+from .training.starting_weights import start_from
 
 __all__ = [
     "AllVolumesInferer",
@@ -214,6 +215,7 @@ __all__ = [
     "load_records",
     "many_pairs",
     "measurement_intervals",
+    "met_records",
     "metrics",
     "neighbours_beside",
     "out_of_distribution",
@@ -228,6 +230,7 @@ __all__ = [
     "shape_registration",
     "shapes",
     "sidecar_path",
+    "start_from",
     "structural_similarity",
     "tensorboard",
     "view_accuracy",

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .data.known_views import read_known_views, write_known_views
+from .data.met_records import read_met_records, write_met_records
 from .errors import CheckpointError, OutputError
 from .io.atomic_write import write_checkpoint
 from .training.checkpoints import read_checkpoint
@@ -35,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_half_precision(weights: str, output: str) -> None:
     """
-    Writes :func:`in_half_precision` of a checkpoint, whole or not at all, with a copy of the sidecar of known views
-    where there is one; prints its size and the largest rounding.
+    Writes :func:`in_half_precision` of a checkpoint, whole or not at all, with a copy of the sidecars of known views
+    and met records where they are there; prints its size and the largest rounding.
 
     Args:
         weights: a flat state dict, as training writes it.
@@ -48,10 +49,12 @@ def write_half_precision(weights: str, output: str) -> None:
     """
     state = read_checkpoint(weights)
     rounded = in_half_precision(state, weights)
-    views = read_known_views(weights)
+    views, met = read_known_views(weights), read_met_records(weights)
     write_checkpoint(output, rounded)
     if views is not None:
         write_known_views(output, views)
+    if met is not None:
+        write_met_records(output, met)
     error = max((rounded[name].double() - state[name].double()).abs().max().item() for name in state)
     size = os.path.getsize(output) / 1e6
     print(f"Wrote {output}: {len(rounded)} tensors, {size:.1f} MB; no value has changed by more than {error:.1e}.")

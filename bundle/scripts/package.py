@@ -21,6 +21,7 @@ import yaml
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
+from .data import met_records
 from .data.datalist import read_datalist
 from .data.known_views import read_known_views
 from .errors import CheckpointError, InputError
@@ -157,6 +158,7 @@ def _check_weights() -> None:
 
 def _check_sidecars(weights: str, geometry: BiplanarGeometry) -> None:
     read_known_views(weights)
+    met_records.read_met_records(weights)
     if Path(familiarity := sidecar_path(weights, "familiarity")).is_file():
         read_detector(familiarity, weights)
     if Path(projections := sidecar_path(weights, "projections")).is_file():
@@ -170,7 +172,7 @@ def _check_licences() -> None:
     """Of the CTs that trained or chose the weights, or are part of the atlas; those that were scored left nothing."""
     if (training := BUNDLE / TRAINING).is_file():
         log = read_datalist(str(training))
-        for section in ("training", "validation"):
+        for section in met_records.SECTIONS:
             check_shareable(log.get(section, []), f"{training}: section '{section}'")
     if not (training.is_file() and log.get("training")):
         print(f"{TRAINING} names no training records: whose CTs the weights derive from is not checked.")

@@ -9,17 +9,20 @@ from typing import Any
 import ignite.distributed as idist
 
 from ..errors import InputError
+from ..io.sidecar import sidecar_path
 from .datalist import load_records, read_datalist, resolve_records
 from .datalist_builder import print_excluded, print_unnamed
 from .folder_scan import find_records
+from .met_records import INHERITED, NAME, without_met
 from .study_pairing import patient_names
 
 DATALIST = "datalist.json"
 
 
-def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[str, Any]]:
+def evaluation_records(datalist: str, section: str, folder: str, weights: str | None = None) -> list[dict[str, Any]]:
     """
-    The records to score: those of a section, or, where the folder has no `datalist.json`, one for each of its CTs.
+    The records to score: those of a section, or, where the folder has no `datalist.json`, one for each of its CTs;
+    less those of patients whom the weights have met before their own training, which are named.
 
     CTs of a folder are found as `python -m scripts.datalist` finds them, with their radiographs where they have a pair;
     what is found, what is excluded, and which files without a Patient ID count as one patient is printed. Patients are
@@ -29,10 +32,29 @@ def evaluation_records(datalist: str, section: str, folder: str) -> list[dict[st
         datalist: path of the JSON file.
         section: "training", "validation" or "test"; of a folder's CTs the group.
         folder: where relative paths start, and what is searched when `datalist` is its `datalist.json` and is missing.
+        weights: those that are scored, see :func:`~scripts.data.met_records.without_met`; None leaves nobody out.
 
     Raises:
-        InputError: as :func:`~scripts.load_records` does; also when neither a datalist nor a CT is there.
+        InputError: as :func:`~scripts.load_records` does; also when neither a datalist nor a CT is there, or the
+            weights have met every patient.
+        CheckpointError: when the weights' file of what they have met cannot be used.
     """
+    records = _found_records(datalist, section, folder)
+    if weights is None:
+        return records
+    kept, met = without_met(records, weights, folder)
+    if met:
+        names = ", ".join(record["name"] for record in met)
+        why = f"{weights} has met their patients before its own training"
+        where = f"section '{INHERITED}' of {os.path.basename(sidecar_path(weights, NAME))}"
+        if not kept:
+            raise InputError(f"{datalist}: nothing of '{section}' can be scored: {why} ({where}). Take other patients.")
+        if idist.get_rank() == 0:
+            print(f"Not scored, since {why} ({where}): {names}")
+    return kept
+
+
+def _found_records(datalist: str, section: str, folder: str) -> list[dict[str, Any]]:
     if not _is_folder_alone(datalist, folder):
         return load_records(datalist, section, folder)
     folder = str(folder)

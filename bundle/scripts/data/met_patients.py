@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from .datalist import read_datalist
@@ -39,12 +40,13 @@ def met_patients(collection: str = "LIDC-IDRI", files: tuple[Path, ...] = (MODEL
         content = read_datalist(str(file))
         for section in MET:
             for record in content.get(section, []):
-                if record.get("collection") == collection and (name := _patient(record["ct"], collection)):
+                if record.get("collection") == collection and (name := public_patient(record)):
                     met.setdefault(name, section)
     return met
 
 
-def _patient(ct: str, collection: str) -> str | None:
-    pattern, name = NAMED.get(collection, (r"(?!)", ""))
-    found = re.fullmatch(rf"{pattern}\.nii(\.gz)?", ct)
+def public_patient(record: Mapping[str, str]) -> str | None:
+    """The Patient ID in a record's collection, told by its CT's file name; None where that is not this project's."""
+    pattern, name = NAMED.get(record.get("collection", ""), (r"(?!)", ""))
+    found = re.fullmatch(rf"{pattern}\.nii(\.gz)?", Path(record["ct"]).name)
     return name.format(*(group.upper() for group in found.groups() if group)) if found else None

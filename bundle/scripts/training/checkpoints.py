@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..data.known_views import Views, write_known_views
+from ..data.met_records import Sections, write_met_records
 from ..errors import CheckpointError, DivergenceError, one_line_message
 from ..io.atomic_write import write_checkpoint
 from ..io.foreign_files import LONGEST_START, foreign_content
@@ -65,7 +66,7 @@ def _check_archive(path: str, content: bytes) -> None:
 class BestCheckpointSaver:
     """
     An Ignite handler for a validator: writes a network's flat state dict after each validation that beats all before
-    it, and next to it the views that it has met.
+    it, and next to it the views and the records that it has met.
 
     MONAI's `CheckpointSaver` with a fixed file name removes the best weights before it writes better ones.
 
@@ -73,13 +74,14 @@ class BestCheckpointSaver:
         path: the checkpoint.
         network: whose state dict is written.
         views: the pairs of views that are met in training, see :func:`~scripts.data.known_views.write_known_views`.
+        records: those that are met, see :func:`~scripts.data.met_records.records_of_training`; None to write none.
 
     Raises:
         DivergenceError: when the key metric is not a number; what has been written before stays.
     """
 
-    def __init__(self, path: str, network: torch.nn.Module, views: Views) -> None:
-        self.path, self.network, self.views = path, network, views
+    def __init__(self, path: str, network: torch.nn.Module, views: Views, records: Sections | None = None) -> None:
+        self.path, self.network, self.views, self.records = path, network, views, records
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -94,6 +96,8 @@ class BestCheckpointSaver:
         if state.best_metric_epoch == state.epoch and idist.get_rank() == 0:
             write_checkpoint(self.path, self.network.state_dict())
             write_known_views(self.path, self.views)
+            if self.records is not None:
+                write_met_records(self.path, self.records)
 
 
 class CascadeCheckpointLoader:

@@ -20,6 +20,7 @@ from monai.utils import set_determinism
 from ..errors import CheckpointError
 from ..io.atomic_write import remove_unfinished, write_checkpoint, write_json
 from ..io.folder_lock import hold_folder, leave_folder
+from ..io.sidecar import sha256_of
 from .checkpoints import read_checkpoint
 from .former_names import (
     ABSENT_UNTIL_NOW,
@@ -61,6 +62,7 @@ class Resume:
         average: of the weights, kept next to them.
         best_path: where the best weights are written.
         seed: of the training.
+        start_from: the weights that the stage has started from, see :func:`~scripts.start_from`; None for none.
 
     Raises:
         CheckpointError: when the trainer starts, and no checkpoint that is there can be used, the settings of the
@@ -81,8 +83,10 @@ class Resume:
         average: ExponentialMovingAverage,
         best_path: str,
         seed: int,
+        start_from: str | None = None,
     ) -> None:
         self.folder, self.stage, self.best_path, self.seed = folder, stage, best_path, seed
+        self.start_from = start_from
         self.network, self.lr_scheduler, self.validator, self.average = network, lr_scheduler, validator, average
         self.settings: dict[str, Any] = {}
 
@@ -95,6 +99,8 @@ class Resume:
     def start(self, engine: Engine) -> None:
         """Goes on from the last usable checkpoint, if there is any; the folder is this training's until it ends."""
         self.settings = settings_of(engine, self.validator, self.network, self.lr_scheduler, self.average, self.seed)
+        if self.start_from is not None:
+            self.settings["start_from"] = sha256_of(self.start_from)
         epoch, state = 0, None
         if idist.get_rank() == 0:
             hold_folder(self.folder)
