@@ -14,6 +14,7 @@ from chest_phantom import FOV_MM, chest
 
 from bundle_runs import bundle_run_here, cause_of
 from scripts import InputError, PredictionFolder
+from scripts.data.met_records import write_met_records
 from scripts.data.pair_records import Pairs, read_pairs
 from scripts.io.image_writer import cube_affine, write_ct
 
@@ -60,6 +61,17 @@ def test_who_is_scored_and_who_is_left_out_and_why(tmp_path: Path):
     assert found.met == ["LIDC-IDRI-0001", "known"]  # the first by the shipped weights' own list
     assert "gone.nii.gz" in found.unusable["gone"] and "lacks field 'frontal'" in found.unusable["blind"]
     assert isinstance(found, Pairs) and set(found.unusable) == {"gone", "blind"}
+
+
+def test_patients_whom_the_scored_weights_have_met_are_left_out(tmp_path: Path):
+    """Those of a public collection; a number such as patient_1 is another patient in each datalist."""
+    datalist, weights = write_pairs(tmp_path, ["LIDC-IDRI-1012", "patient_1"]), tmp_path / "stage3_best.pth"
+    weights.touch()
+    public = {"ct": "x/ct.nii.gz", "collection": "LIDC-IDRI", "patient": "LIDC-IDRI-1012"}
+    private = {"ct": "y/ct.nii.gz", "patient": "patient_1"}
+    write_met_records(str(weights), {"training": [public, private], "validation": [], "met": []})
+    found = read_pairs(datalist, str(tmp_path), str(weights))
+    assert [record["patient"] for record in found.records] == ["patient_1"] and found.met == ["LIDC-IDRI-1012"]
 
 
 @pytest.mark.parametrize("name", ["one.nii.gz", "one_ct.nii"])

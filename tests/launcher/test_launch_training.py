@@ -188,3 +188,50 @@ def test_a_folder_of_overlays_that_cannot_be_used_is_refused_at_once(
     data = [] if "datalist" in refused else ["--dataset_dir", tmp_path]
     assert command("train", "--overlay", overlay, *data, "--output", tmp_path / "output") == 1
     assert re.search(refused, capsys.readouterr().err) and not lines()
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """Weights with sizes of their own."""
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "overlay.json").write_text('{"network_def#tokens": 4, "geometry#fov_mm": 360.0}')
+    (tmp_path / "shipped" / "model.pt").touch()
+    return tmp_path / "shipped" / "model.pt"
+
+
+def test_a_training_from_weights_has_their_sizes_and_what_the_overlay_changes_of_them(
+    command, lines, shipped: Path, tmp_path: Path, capfd
+):
+    knee, output = places.CONFIGS / "knee.json", tmp_path / "out"
+    line = ["train", "--stage", "1", "--overlay", ROOT / knee, "--from", shipped, "--dataset_dir", tmp_path]
+    line += ["--output", output]
+    for _ in range(3):
+        assert command(*line) == 0
+        line = next_arguments(capfd.readouterr().out)
+        (output / "resume").mkdir(exist_ok=True)
+    for number, stage in enumerate(trainings(lines()), start=1):
+        own = [f"bundle/configs/stage{number}.json"] if number > 1 else []
+        of_start = str(shipped.parent / "overlay.json")
+        assert ast.literal_eval(option_of(stage, "config_file"))[1:] == [*own, of_start, knee.as_posix()]
+        assert option_of(stage, "start_from") == str(shipped)
+    left = json.loads((output / "overlay.json").read_text())
+    assert (left["network_def#tokens"], left["geometry#fov_mm"], left["xray_scale"]) == (4, 180.0, 4.0)
+    assert command("train", "--dataset_dir", tmp_path, "--output", output) == 1
+    assert f"{output} holds a training with the sizes of {output}/overlay.json" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        ("none.pt", ["--dataset_dir", "data"], "no such file, expected weights, such as stage3_best.pth"),
+        ("", ["--dataset_dir", "data"], "is a folder, expected a file in it, such as stage3_best.pth"),
+        ("model.pt", [], "--from needs --dataset_dir"),
+        ("model.pt", ["--dataset_dir", "data", "--output", "{folder}"], "lies in --output, which is written over"),
+    ],
+)
+def test_what_a_training_cannot_start_from_is_refused_at_once(
+    command, lines, shipped: Path, weights: str, options: list[str], message: str, capfd
+):
+    given = [option.format(folder=shipped.parent) for option in options]
+    assert command("train", "--from", shipped.parent / weights, *given) == 1
+    assert message in capfd.readouterr().err and not lines()

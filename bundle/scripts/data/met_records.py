@@ -49,7 +49,7 @@ def records_of_training(
     own = [[_kept(record, str(folder)) for record in records] for records in (training, validation)]
     known = [record for records in own for record in records]
     met: list[dict[str, str]] = []
-    for record in [*_all_of(base), *_all_of(start_from)]:
+    for record in [*all_met_records(base), *all_met_records(start_from)]:
         if record not in known and record not in met:
             met.append(record)
     if start_from is not None and read_met_records(start_from) is None:
@@ -95,6 +95,14 @@ def read_met_records(weights: str) -> Sections | None:
     return sections
 
 
+def all_met_records(weights: str | None) -> list[dict[str, str]]:
+    """
+    The records of all sections of :func:`read_met_records`; none where weights or their sidecar file are not there.
+    """
+    sections = read_met_records(weights) if weights is not None and os.path.isfile(weights) else None
+    return [record for records in (sections or {}).values() for record in records]
+
+
 def without_met(
     records: Sequence[dict[str, Any]], weights: str, folder: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -125,11 +133,6 @@ def same_patient(record: Mapping[str, str]) -> tuple[str, str]:
         return "", record["ct"]
     name = Path(record["ct"]).name.split(".")[0]
     return record["collection"], public_patient(record) or record.get("patient") or record.get("name") or name
-
-
-def _all_of(weights: str | None) -> list[dict[str, str]]:
-    sections = read_met_records(weights) if weights is not None and os.path.isfile(weights) else None
-    return [record for records in (sections or {}).values() for record in records]
 
 
 def _kept(record: Mapping[str, Any], folder: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..io.radiograph import XRAY_KEYS
 from .datalist import EXCLUDED, PAIR_SECTIONS, read_datalist, resolve_record, resolve_records, section_of
 from .met_patients import met_patients
+from .met_records import all_met_records, same_patient
 
 SECTION, MET = PAIR_SECTIONS
 
@@ -20,7 +21,8 @@ class Pairs:
     Args:
         records: to score, with whole paths, `name`, `patient` and `group`.
         unusable: why, a sentence, by the patient of each record that cannot be scored.
-        met: patients whom the shipped weights were trained on or chosen by; none of the records is theirs.
+        met: patients whom the shipped weights, or those that are scored, were trained on or chosen by; none of the
+            records is theirs.
         excluded: `patient` and `reason` of what the datalist itself leaves out.
     """
 
@@ -30,21 +32,23 @@ class Pairs:
     excluded: list[dict[str, str]]
 
 
-def read_pairs(datalist: str, folder: str) -> Pairs:
+def read_pairs(datalist: str, folder: str, weights: str | None = None) -> Pairs:
     """
     The sections `pairs`, `met` and `excluded` of a datalist, as `python launch.py fetch --pairs` writes it. A record
-    of `pairs` whose patient the shipped weights have met counts as one of `met`.
+    of `pairs` whose patient the shipped weights or those that are scored have met counts as one of `met`.
 
     Args:
         datalist: path of the JSON file.
         folder: where relative paths start.
+        weights: those that are scored, with `NAME_training.json` next to them, if they have it; None for none.
 
     Raises:
         InputError: when the datalist cannot be read, has no `pairs`, or two records are of one name; a record that is
             wrong by itself is in :attr:`Pairs.unusable`.
     """
     content, folder = read_datalist(datalist), os.path.abspath(str(folder))
-    known = set(met_patients())
+    of_weights = map(same_patient, all_met_records(weights))
+    known = {*met_patients(), *(name for collection, name in of_weights if collection)}
     found, unusable, met = [], {}, [_patient(record, MET, i) for i, record in enumerate(content.get(MET) or [])]
     for i, record in enumerate(section_of(content, datalist, SECTION)):
         patient = _patient(record, SECTION, i)
