@@ -119,6 +119,12 @@ def test_xrays_that_the_stages_cannot_halve_are_refused(small_cascade: Build):
         small_cascade(imaging=chest_imaging(100))
 
 
+@pytest.mark.parametrize("context_size", [12, 32])
+def test_a_first_volume_that_is_no_multiple_of_the_global_branchs_is_refused(small_cascade: Build, context_size: int):
+    with pytest.raises(ValueError, match=f"16 voxels a side, .* expected a multiple of context_size, {context_size}"):
+        small_cascade(context_size=context_size, tokens=context_size // 4)
+
+
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_a_region_and_slabs_are_of_the_last_volume(small_cascade: Build, awaken: Awaken, xrays, stages: int):
     model = awaken(small_cascade())

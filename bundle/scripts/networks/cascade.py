@@ -62,7 +62,8 @@ class ProgressiveCascadeModel(nn.Module):
             of the mirror image of what the mirrored pair becomes, with one MART update after it.
 
     Raises:
-        ValueError: when the X-rays' pixels are no multiple of eight, or the sizes do not fit the tokens.
+        ValueError: when the X-rays' pixels are no multiple of eight, or the sizes do not fit the tokens or
+            `context_size`.
     """
 
     def __init__(
@@ -94,6 +95,11 @@ class ProgressiveCascadeModel(nn.Module):
             raise ValueError(
                 f"ProgressiveCascadeModel: the X-rays have {self.geometry.detector_pixels} pixels a side, expected a "
                 f"multiple of 8, since the volumes have an eighth, a quarter and a half of them."
+            )
+        if self.sizes[0] % context_size:
+            raise ValueError(
+                f"ProgressiveCascadeModel: the first volume has {self.sizes[0]} voxels a side, an eighth of the "
+                f"X-rays' {self.geometry.detector_pixels} pixels, expected a multiple of context_size, {context_size}."
             )
         tokens, hidden_size, mlp_dim = (ensure_tuple_rep(each, len(STAGES)) for each in (tokens, hidden_size, mlp_dim))
         own_arguments: tuple[dict[str, Any], ...] = (
