@@ -10,9 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from chest_phantom import FOV_MM, chest
 
 from bundle_runs import bundle_run_here, cause_of
+from chest_phantom import FOV_MM, chest
 from scripts import InputError, PredictionFolder
 from scripts.data.met_records import write_met_records
 from scripts.data.pair_records import Pairs, read_pairs
