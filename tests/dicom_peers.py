@@ -73,7 +73,7 @@ def write_served_weights(folder: Path) -> Path:
 def send(port: int, *files: Path, title: str = MODALITY, called: str = NODE) -> str:
     """What `storescu` says of each file."""
     line = ["storescu", "-v", "-aet", title, "-aec", called, "127.0.0.1", str(port), *map(str, files)]
-    run = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    run = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
     return run.stdout.decode(errors="replace")
 
 
@@ -133,8 +133,8 @@ def received(folder: Path) -> list[Dataset]:
     return [dcmread(path) for path in sorted(folder.iterdir())]
 
 
-def wait_for(is_so: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    """What a condition gives once it holds."""
+def wait_for(is_so: Callable[[], Any], timeout_s: float = 300.0) -> Any:
+    """What a condition gives once it holds; the time is for a machine with much else to do."""
     deadline = time.monotonic() + timeout_s
     while not (found := is_so()):
         assert time.monotonic() < deadline, "this did not come to be in time"
@@ -170,7 +170,7 @@ def running_node(queue: Path, weights: Path, target_port: int, *options: str) ->
         process = subprocess.Popen(list(map(str, line)), env={**os.environ, "OMP_NUM_THREADS": "1"}, **how)
     node = RunningNode(port, queue, log, process)
     try:
-        wait_for(lambda: process.poll() is not None or "listens on" in log.read_text(), 120)
+        wait_for(lambda: process.poll() is not None or "listens on" in log.read_text())
         assert process.poll() is None, log.read_text()
         yield node
     finally:

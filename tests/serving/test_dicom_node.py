@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 
 from bundle_runs import bundle_run
+from dicom_node import reception
 from dicom_node.identity import give_identity, without_identity
 from dicom_node.peers import Sender, check_reach, is_allowed, sender
 from dicom_node.reception import Reception
@@ -237,11 +239,11 @@ def receiving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recei
     needs("storescu", "echoscu")
     monkeypatch.setattr(tempfile, "tempdir", None)  # which a reception sets
     queue = StudyQueue(tmp_path / "queue", most_objects=3, most_bytes=GIB)
-    reception = Reception(queue, NODE, [Sender(MODALITY), Sender("FAR", frozenset({"192.0.2.1"}))], ("127.0.0.1", 0))
-    thread = threading.Thread(target=reception.run)
+    receiver = Reception(queue, NODE, [Sender(MODALITY), Sender("FAR", frozenset({"192.0.2.1"}))], ("127.0.0.1", 0))
+    thread = threading.Thread(target=receiver.run)
     thread.start()
-    yield Receiving(reception.port, queue)
-    reception.close()
+    yield Receiving(receiver.port, queue)
+    receiver.close()
     thread.join()
 
 
@@ -303,6 +305,16 @@ def test_a_broken_object_is_answered_and_not_kept(receiving: Receiving, pair, tm
     assert send(receiving.port, pair[0]).count("(Success)") == 1
 
 
+def test_a_sender_is_cut_off_when_it_sends_more_than_an_object_may_have(receiving: Receiving, pair, monkeypatch):
+    monkeypatch.setattr(reception, "MOST_UNANSWERED", 20_000)  # the radiograph has 33 kB
+    assert "(Success)" not in send(receiving.port, pair[0])
+    assert receiving.objects() == [] and echo(receiving.port)
+    (left,) = receiving.queue.arriving.iterdir()
+    assert left.stat().st_size < 20_000
+    os.utime(left, (0, 0))  # long ago
+    assert receiving.queue.has_room() and not left.exists()
+
+
 def test_another_sop_class_finds_no_presentation_context(receiving: Receiving, pair: list[Path], tmp_path: Path):
     ct = changed(pair[0], tmp_path / "ct.dcm", SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
     said = send(receiving.port, ct)
@@ -361,11 +373,13 @@ def reasons(queue: StudyQueue) -> list[str]:
     return [(place / REASON).read_text() for place in sorted(queue.failed.iterdir())]
 
 
-def test_what_has_no_partner_waits_with_the_reason_until_it_comes(queue: StudyQueue, pair: list[Path], weights: Path):
+def test_what_has_no_partner_waits_with_the_reason_until_it_comes(queue: StudyQueue, pair: list[Path], caplog):
     worker = Worker(queue, None, 0.0)
     in_queue(queue, pair[:1])
     assert worker.work()
     assert "its study has 1 frontal and 0 lateral radiographs, expected one of each" in reasons(queue)[0]
+    assert "not reconstructed" in caplog.text
+    assert not [value for value in (STUDY, PATIENT["PatientID"], "Secret") if value in caplog.text]
     in_queue(queue, pair[1:])
     job = queue.claim(0.0)
     assert len(list(job.radiographs.iterdir())) == 2 and not any(queue.failed.iterdir())
