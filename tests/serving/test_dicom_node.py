@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,8 @@ from highdicom import sr
 from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
+from pynetdicom import AE
 
 from bundle_runs import bundle_run
 from dicom_node import reception
@@ -303,6 +306,21 @@ def test_a_broken_object_is_answered_and_not_kept(receiving: Receiving, pair, tm
     assert answer in said.replace(" ", ""), said
     assert receiving.objects() == []
     assert send(receiving.port, pair[0]).count("(Success)") == 1
+
+
+@pytest.mark.parametrize("uid", ["../../../tmp/evil", "/etc/passwd", "1.2\0.3", "$(reboot)", "1.2.3" + ".4" * 40])
+def test_no_instance_is_a_path(receiving: Receiving, pair: list[Path], uid: str):
+    """By a client that sends UIDs as they are, which DCMTK's does not, or not at all."""
+    dataset = dcmread(pair[0])
+    dataset.SOPInstanceUID = uid
+    client = AE(MODALITY)
+    client.add_requested_context(dataset.SOPClassUID, ExplicitVRLittleEndian)
+    association = client.associate("127.0.0.1", receiving.port, ae_title=NODE)
+    with suppress(ValueError):  # longer than this client sends
+        assert association.send_c_store(dataset).get("Status") in (0xA900, None)
+    association.abort()
+    assert echo(receiving.port)
+    assert [path for path in receiving.queue.folder.rglob("*.dcm") if path.parent != receiving.queue.arriving] == []
 
 
 def test_a_sender_is_cut_off_when_it_sends_more_than_an_object_may_have(receiving: Receiving, pair, monkeypatch):
