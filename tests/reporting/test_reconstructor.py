@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,13 @@ from scripts.io.sidecar import sha256_of
 
 def pair_of(dataset: Path, number: int) -> list[Path]:
     return [dataset / f"phantom_{number}_{view}.nii.gz" for view in ("frontal", "lateral")]
+
+
+def declare_sidecar(name: str, weights: Path) -> None:
+    """Puts a sidecar file that ships next to other weights, as if it were theirs."""
+    content = json.loads((ROOT / "bundle" / "models" / f"model_{name}.json").read_text(encoding="utf-8"))
+    content["weights_sha256"] = sha256_of(str(weights))
+    weights.with_name(f"model_{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_the_volume_is_that_of_infer_byte_by_byte_from_files_and_from_arrays(
@@ -96,9 +104,7 @@ def test_sidecar_files_next_to_the_weights_give_what_infer_writes_of_them(
 ):
     """Those that ship, declared to be of these weights: their numbers mean nothing here, and are the same for both."""
     for name in ("uncertainty", "familiarity", "projections"):
-        content = json.loads((ROOT / "bundle" / "models" / f"model_{name}.json").read_text(encoding="utf-8"))
-        content["weights_sha256"] = sha256_of(str(random_weights))
-        random_weights.with_name(f"model_{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        declare_sidecar(name, random_weights)
     pair = {"frontal": tmp_path / "pa.png", "lateral": tmp_path / "ll.png"}
     for path, source in zip(pair.values(), pair_of(dataset, 6)):
         write_greyscale(str(path), torch.from_numpy(nibabel.load(source).get_fdata()[..., 0].T))
@@ -115,3 +121,22 @@ def test_sidecar_files_next_to_the_weights_give_what_infer_writes_of_them(
     assert found.calibration == {key: value for key, value in written.items() if key != "notice"}
     without = Reconstructor(random_weights, device="cpu", uncertainty=False, calibration=False)(*pair.values())
     assert without.half_width is None and without.calibration is None and without.out_of_distribution
+
+
+def test_the_cells_of_the_notebook_run(random_weights, tmp_path: Path, monkeypatch, capsys):
+    """On weights of 64³ voxels, with the sidecar files that ship; lines that only Jupyter knows are left out."""
+    for name in ("uncertainty", "familiarity", "measurements"):
+        declare_sidecar(name, random_weights)
+    notebook = json.loads((ROOT / "bundle" / "docs" / "reconstruct.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    monkeypatch.chdir(ROOT / "bundle" / "docs")
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cells, start=1):
+        source = cell.removeprefix("%matplotlib inline\n").replace(
+            "Reconstructor()", f"Reconstructor({str(random_weights)!r})"
+        )
+        exec(compile(source, f"cell {number}", "exec"), names)
+    assert names["result"].volume.shape == names["truth"].shape == (1, 64, 64, 64)
+    printed = capsys.readouterr().out
+    assert "dB at 64³" in printed and "Body" in printed and "flagged above" in printed
