@@ -10,6 +10,7 @@ from ignite.engine import Engine
 
 from scripts import CascadeCheckpointLoader, CheckpointError, FinalVolumeModel
 from scripts.data.known_views import read_known_views, write_known_views
+from scripts.data.met_records import read_met_records, write_met_records
 from scripts.half_precision import main, write_half_precision
 
 
@@ -93,11 +94,14 @@ def test_the_command_tells_what_it_wrote_or_why_not(tmp_path: Path, capsys):
     assert not (tmp_path / "other.pt").exists()
 
 
-def test_the_views_that_weights_have_met_go_with_them(tmp_path: Path):
+def test_the_views_and_records_that_weights_have_met_go_with_them(tmp_path: Path):
     weights, output = tmp_path / "stage3_best.pth", tmp_path / "model.pt"
     torch.save({"a": torch.ones(3)}, weights)
     write_half_precision(str(weights), str(output))
-    assert read_known_views(str(output)) is None
+    assert read_known_views(str(output)) is None and read_met_records(str(output)) is None
     write_known_views(str(weights), [("PA", "LL"), ("AP", "LL")])
+    records = {"training": [{"ct": "a.nii.gz"}], "validation": [], "met": [{"ct": "b.nii.gz", "licence": "CC0"}]}
+    write_met_records(str(weights), records)
     write_half_precision(str(weights), str(output))
     assert read_known_views(str(output)) == [("PA", "LL"), ("AP", "LL")]
+    assert read_met_records(str(output)) == records

@@ -211,7 +211,7 @@ def test_the_json_files_of_the_weights_go_with_them(packed, bundle: Path, sideca
     assert not in_archive & set(zipfile.ZipFile(without).namelist())
 
 
-@pytest.mark.parametrize("name", ["familiarity", "measurements", "projections", "uncertainty", "views"])
+@pytest.mark.parametrize("name", ["familiarity", "measurements", "projections", "training", "uncertainty", "views"])
 def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: str, tmp_path: Path):
     write_sidecar(str(bundle / "models" / f"model_{name}.json"), str(bundle / "LICENSE"), {})
     with pytest.raises(CheckpointError, match=f"model_{name}.json.*other weights"):
@@ -222,12 +222,12 @@ def test_json_files_of_other_weights_are_not_packed(packed, bundle: Path, name: 
 NOT_SHAREABLE = {"ct": "b.nii.gz", "collection": "NSCLC-Radiomics", "licence": "CC BY-NC 3.0"}
 
 
-@pytest.mark.parametrize("section", ["training", "validation", "test"])
+@pytest.mark.parametrize("section", ["training", "validation", "met", "test"])
 def test_weights_of_records_that_may_not_be_shared_are_not_packed(packed, bundle: Path, tmp_path: Path, section: str):
     """What was scored alone has left nothing in them."""
     log = bundle / "models" / "model_training.json"
     content = json.loads(log.read_text())
-    log.write_text(json.dumps({**content, section: [*content[section], NOT_SHAREABLE]}))
+    log.write_text(json.dumps({**content, section: [*content.get(section, []), NOT_SHAREABLE]}))
     if section == "test":
         packed(tmp_path)
         return
