@@ -42,10 +42,21 @@ def write_results(folder: Path, result: Reconstruction, pair: StudyPair, remarks
     write_ct_series(str(folder / "ct"), result.volume[0].as_tensor(), result.volume.affine, identification)
     slices = [dcmread(path, stop_before_pixels=True) for path in sorted((folder / "ct").iterdir())]
     nobodys = [without_identity(each) for each in slices]
-    report, picture = measurement_report(result.measurements, nobodys, remarks), picture_of(result, nobodys[0])
+    said = [*assessments(result), *remarks]
+    report, picture = measurement_report(result.measurements, nobodys, said), picture_of(result, nobodys[0])
     for name, written in (("measurements.dcm", report), ("picture.dcm", picture)):
         give_identity(written, slices[0])
         written.save_as(folder / name)
+
+
+def assessments(result: Reconstruction) -> list[str]:
+    """Whether a result should be relied on, as far as the weights' sidecar files tell, in sentences."""
+    known, calibrated = result.out_of_distribution, result.calibration
+    flag = "not assessed" if known is None else "flagged" if known["flagged"] else "not flagged"
+    said = [f"Out-of-distribution detection: {flag}."]
+    if calibrated is not None:
+        said.append(f"Calibration of the pair: {'flagged' if calibrated['flagged'] else 'not flagged'}.")
+    return [*said, *([result.note] if result.note else [])]
 
 
 def _source(path: Path) -> Dataset:

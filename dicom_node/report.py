@@ -51,9 +51,7 @@ def measurement_report(
         if each["value"] is None:
             reasons.setdefault(each["reason"], []).append(each["label"])
     missing = [f"Not taken: {', '.join(labels)}. {reason}" for reason, labels in reasons.items()]
-    levels = {(row["interval_level"], row["interval_patients"]) for row in measured if row.get("interval")}
-    worth = [f"Uncertainties hold {level:g} of {patients} patients left out." for level, patients in sorted(levels)]
-    for comment in (f"{NOTICE}.", content["statement"], *worth, *missing, *remarks):
+    for comment in (f"{NOTICE}.", content["statement"], *missing, *remarks):
         report[0].ContentSequence.append(_comment(comment))
     how = {"manufacturer": metadata["authors"], "series_description": DESCRIPTION}
     uids = {"series_instance_uid": generate_uid(), "sop_instance_uid": generate_uid()}

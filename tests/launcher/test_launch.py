@@ -151,8 +151,10 @@ def test_label_starts_a_server_of_what_it_was_given(command, lines, monkeypatch,
 
 
 @on_posix
-def test_node_starts_a_node_of_what_it_was_given(command, lines, weights, tmp_path: Path):
+def test_node_starts_a_node_of_what_it_was_given(command, lines, tmp_path: Path):
     """The line that is started is one that the node's own command takes."""
+    weights = tmp_path / "model.pt"
+    weights.touch()
     assert command("node", *NODE, "--weights", weights, "--quiet", "5") == 0
     (line,) = lines()
     assert line[:2] == ["-m", "dicom_node"]
