@@ -15,6 +15,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py package    pack the bundle for a model zoo
     python launch.py label      serve a folder of studies by MONAI Label, from an environment of its own
     python launch.py node       reconstruct what a PACS or a modality sends by DICOM, and store the results there
+    python launch.py install    make what other verbs need, and run none of them
 
 Research use only, not for diagnosis. Needs Python 3.10 or newer and nothing else.
 """
@@ -38,11 +39,11 @@ def main() -> int:
     arguments = parse_arguments(__doc__)
     try:
         check_arguments(arguments)
-        runs_tests = arguments.verb is verbs.test
-        environments.install(for_development=runs_tests)
-        if arguments.verb is verbs.node or runs_tests:
+        wanted = set(arguments.verbs) if arguments.verb is verbs.install else {arguments.verb.__name__}
+        environments.install(for_development="test" in wanted)
+        if wanted & {"node", "test"}:
             environments.install_node()
-        if arguments.verb is verbs.label or (runs_tests and verbs.WITHOUT_LABEL not in arguments.pytest):
+        if wanted & {"label", "test"} and verbs.WITHOUT_LABEL not in arguments.pytest:
             environments.install_label()
         arguments.verb(arguments)
     except (LaunchError, OSError) as error:

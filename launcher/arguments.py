@@ -182,6 +182,11 @@ def _add_to_node(verb: argparse.ArgumentParser) -> None:
     _add_computing(verb)
 
 
+def _add_to_install(verb: argparse.ArgumentParser) -> None:
+    others = [name for name in VERBS if name != "install"]
+    verb.add_argument("verbs", nargs="+", choices=others, metavar="VERB", help=f"of {', '.join(others)}")
+
+
 def _add_computing(verb: argparse.ArgumentParser) -> None:
     """The options of a verb that computes."""
     verb.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, xpu; default: a GPU where there is one")
@@ -202,5 +207,6 @@ VERBS = {
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),
     "label": ("serve a folder of studies by MONAI Label", _add_to_label),
     "node": ("reconstruct what is sent by DICOM, and store the results", _add_to_node),
+    "install": ("make what these verbs need, and run none of them", _add_to_install),
 }
 """Each verb of :mod:`verbs`, its summary in the help, and what adds its options."""

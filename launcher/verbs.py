@@ -245,6 +245,10 @@ def node(arguments: argparse.Namespace) -> None:
         raise LaunchError(f"the node ended with status {status}; its message is above.")
 
 
+def install(arguments: argparse.Namespace) -> None:
+    print(f"What {', '.join(arguments.verbs)} need{'s' * (len(arguments.verbs) == 1)} is installed.")
+
+
 def _check_datalist(datalist: Path | None) -> None:
     if datalist and not datalist.is_file():
         raise LaunchError(f"--datalist {datalist}: no such file.")
