@@ -39,7 +39,7 @@ def main() -> int:
     arguments = parse_arguments(__doc__)
     try:
         check_arguments(arguments)
-        wanted = set(arguments.verbs) if arguments.verb is verbs.install else {arguments.verb.__name__}
+        wanted = set(arguments.verbs)
         environments.install(for_development="test" in wanted)
         if wanted & {"node", "test"}:
             environments.install_node()

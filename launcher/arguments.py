@@ -20,7 +20,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
     for name, (summary, add_options) in VERBS.items():
         verb = choices.add_parser(name, help=summary)
         add_options(verb)
-        verb.set_defaults(verb=getattr(verbs, name))
+        verb.set_defaults(verb=getattr(verbs, name), verbs=[name])
     arguments, further = parser.parse_known_args()
     if further and arguments.verb is not verbs.test:
         parser.error(f"unrecognized arguments: {' '.join(further)}")

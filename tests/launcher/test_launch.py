@@ -114,6 +114,15 @@ def test_each_verb_installs_what_it_needs(command, monkeypatch: pytest.MonkeyPat
     assert wanted == ["bundle", "bundle", "label", "bundle", "node", *of_tests]
 
 
+@pytest.mark.parametrize(("asked", "expected"), [("infer", ""), ("node infer", "node"), ("label node", "label node")])
+def test_install_makes_what_verbs_need_and_runs_none(command, lines, monkeypatch, asked: str, expected: str):
+    wanted = []
+    for further in ("label", "node"):
+        monkeypatch.setattr(environments, f"install_{further}", lambda name=further: wanted.append(name))
+    assert command("install", *asked.split()) == 0
+    assert sorted(wanted) == expected.split() and lines() == []
+
+
 @on_posix
 def test_the_whole_suite_is_run_by_two_processes_and_a_part_as_one_asks_for_it(command, lines):
     for options in ([], ["--without-label"], ["tests/test_docs.py", "-k", "links"]):
