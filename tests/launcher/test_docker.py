@@ -6,22 +6,32 @@ import json
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 from bundle_runs import ROOT
+from label_server import Server, free_port
+from phantoms import phantom, write_radiographs
 from unwritable import on_posix
 
 USED = ("demo", "infer", "label", "node")
 """The verbs that the image is for."""
 USER = 4321
 """Of `docker run --user`: it has no name, and no home."""
+
+SECONDS_TO_START = 300
+"""For a server; MONAI Label and PyTorch are imported from a cold disk."""
 
 
 @cache
@@ -184,16 +194,77 @@ def test_the_steps_leave_what_reconstructs_for_a_user_without_a_name():
         lay_out(folder)
         everybodys = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
         run_steps(folder, Path(everybodys or sys._base_executable))
-        results.mkdir()
-        as_user = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
-        if as_user:
-            os.chown(results, USER, USER)
-        environment = {"PATH": f"{Path(name) / 'programs'}:{os.environ['PATH']}", **variables()}
-        line = [*json.loads(given("ENTRYPOINT")[-1]), "demo", "--no-train", "--output", str(results / "demo")]
-        subprocess.run(line, cwd=folder, env=environment, check=True, **as_user)
-        label = [str(folder / ".venv-label/bin/python"), "-c", "import monailabel.main"]
-        subprocess.run(label, cwd=folder, env=environment, check=True, **as_user)
-        check_results(results / "demo", USER if as_user else os.geteuid())
+        check_verbs(folder, results)
+
+
+def check_verbs(folder: Path, results: Path) -> None:
+    """
+    The demo, a reconstruction of two radiographs, and both servers; where these tests are root's by a user who writes
+    into `results` alone, as a container's.
+
+    Args:
+        folder: what the image has; next to it lies the folder `programs` with its Python.
+        results: is made.
+    """
+    results.mkdir()
+    is_root = os.geteuid() == 0
+    user: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if is_root else {}
+    if is_root:
+        os.chown(results, USER, USER)
+    options = {
+        "cwd": folder,
+        "env": {"PATH": f"{folder.parent / 'programs'}:{os.environ['PATH']}", **variables()},
+        **user,
+    }
+    entry = json.loads(given("ENTRYPOINT")[-1])
+    subprocess.run([*entry, "demo", "--no-train", "--output", results / "demo"], check=True, **options)
+    check_results(results / "demo", USER if is_root else os.geteuid())
+    pair = write_radiographs(results, "phantom", phantom(24, 0.0))
+    given_pair = [part for view, path in pair.items() for part in (f"--{view}", path)]
+    subprocess.run([*entry, "infer", *given_pair, "--output", results / "infer"], check=True, **options)
+    assert (results / "infer" / "ct.nii.gz").is_file()
+    token, port = results / "token", free_port()
+    token.write_text("a" * 32)
+    label = [*entry, "label", "--studies", results / "demo", "--host", "0.0.0.0", "--token-file", token]
+    with serving([*label, "--port", str(port)], port, **options):
+        server = Server(port, results, results, 0)
+        assert server.send("GET", "/info/").status == 401
+        assert server.send("GET", "/info/", authorization=f"Bearer {'a' * 32}").status == 200
+    port = free_port()
+    node = [
+        *entry,
+        "node",
+        "--aet",
+        "CTNODE",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        str(port),
+        "--allow",
+        "MODALITY=127.0.0.1",
+    ]
+    with serving([*node, "--store", "ARCHIVE@127.0.0.1:104", "--queue", results / "queue"], port, **options):
+        pass
+
+
+@contextmanager
+def serving(line: list[str | Path], port: int, **options: Any) -> Iterator[None]:
+    """A command from when its port is open; it is ended as `docker stop` does, and has to end by that."""
+    process = subprocess.Popen(line, **options)
+    try:
+        latest = time.monotonic() + SECONDS_TO_START
+        while not is_open(port):
+            assert process.poll() is None and time.monotonic() < latest
+            time.sleep(0.5)
+        yield
+    finally:
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def has_daemon() -> bool:
