@@ -15,7 +15,15 @@ from .processes import child, run
 
 
 def install(for_development: bool = False) -> None:
-    """Makes `.venv` and installs what the bundle needs."""
+    """
+    Makes `.venv` and installs what the bundle needs.
+
+    Raises:
+        LaunchError: when that fails, or this Python is too old, for the tests by one version more.
+    """
+    if for_development and sys.version_info < (3, 11):
+        found = sys.version.split()[0]
+        raise LaunchError(f"Python {found} found, 3.11 or newer expected of the tests; every other verb runs by 3.10.")
     wanted: dict[Path, list[str]] = {places.REQUIREMENTS: [], places.REQUIREMENTS_DEMO: ["--no-deps"]}
     if for_development:
         wanted[places.REQUIREMENTS_DEV] = ["--no-deps"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -62,6 +63,13 @@ def test_what_development_needs_is_installed_for_the_tests_alone(installed: Path
     installed.write_text("of another version\n")
     assert "requirements-dev.txt" not in pip_calls()
     assert pip_calls(for_development=True)[2:] == ["requirements-dev.txt"]
+
+
+def test_the_tests_want_a_python_that_their_packages_have(installed: Path, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    environments.install()
+    with pytest.raises(LaunchError, match="3.11 or newer expected of the tests"):
+        environments.install(for_development=True)
 
 
 def test_label_installs_the_bundles_requirements_held_to_its_own(monkeypatch, tmp_path: Path):
