@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chest_phantom import DOMES_MM, FOV_MM, chest, places
 from scipy import ndimage
 
+from chest_phantom import DOMES_MM, FOV_MM, chest, places
 from scripts.evaluation.checklist import RULES, Finding, check_anatomy
 
 

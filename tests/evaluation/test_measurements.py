@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from chest_phantom import FOV_MM, HEART_MM, HEIGHT_MM, THORAX_MM, chest, lungs_of
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from chest_phantom import FOV_MM, HEART_MM, HEIGHT_MM, THORAX_MM, chest, lungs_of
 from scripts import MeasureVolumed
 from scripts.anatomy.thorax import find_thorax
 from scripts.errors import InputError

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chest_phantom import FOV_MM, chest
 from matplotlib.text import Text
 from monai.data import MetaTensor
 
+from chest_phantom import FOV_MM, chest
 from phantoms import chest_imaging
 from scripts import KeepUncalibratedd, SaveAssessmentd
 from scripts.evaluation.checklist import check_anatomy

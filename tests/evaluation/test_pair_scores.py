@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chest_phantom import FOV_MM, chest
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from chest_phantom import FOV_MM, chest
 from scripts.evaluation.pair_scores import SURVIVE, Chest, chest_of, pair_scores
 from scripts.io.image_writer import cube_affine
 
