@@ -56,6 +56,7 @@ CONTENT = (
     "LICENSE",
     "configs/**/*.json",
     "configs/logging.conf",
+    "docs/*.ipynb",
     "docs/*.md",
     "docs/*.txt",
     "docs/metrics.json",

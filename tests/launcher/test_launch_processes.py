@@ -32,7 +32,7 @@ import launch
 from launcher.processes import run
 verb = lambda arguments: run([sys.executable, "-c", {child!r}], "child", error_log={log})
 launch.environments.install = lambda for_development: None
-launch.parse_arguments = lambda description: argparse.Namespace(verb=verb)
+launch.parse_arguments = lambda description: argparse.Namespace(verb=verb, verbs=[])
 sys.exit(launch.main())
 """
 """The launcher itself, with a verb of its own that runs one child."""

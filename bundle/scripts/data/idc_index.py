@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from monai.utils import optional_import
+
 from ..errors import InputError, one_line_message, shown
 
-INSTALL = "python -m pip install --no-deps idc-index-data pyarrow"
+PACKAGES = ("idc-index-data", "pyarrow")
+INSTALL = f"python -m pip install --no-deps {' '.join(PACKAGES)}"
 """What brings the index and its reader into the environment."""
 COLUMNS = {
     "PatientID": "patient",
@@ -135,15 +138,14 @@ def indexed_collection(name: str) -> IndexedCollection:
 
 def _read_index(wanted: str) -> tuple[list[dict[str, Any]], dict[str, Any] | None, str]:
     """The rows of a collection's CTs, what is said of the collection or None, and the package with its version."""
-    try:
-        import idc_index_data
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
+    (idc_index_data, has_index), (pyarrow, has_reader) = map(optional_import, ("idc_index_data", "pyarrow"))
+    parquet, _ = optional_import("pyarrow.parquet")
+    if not (has_index and has_reader):
+        missing = " and ".join(name for name, is_here in zip(PACKAGES, (has_index, has_reader)) if not is_here)
         raise InputError(
-            f"the index of Imaging Data Commons is not installed ({one_line_message(error)}); only LIDC-IDRI is listed "
-            f"without it. Install it by the environment's `{INSTALL}`."
-        ) from error
+            f"the index of Imaging Data Commons is not installed (no {missing}); only LIDC-IDRI is listed without it. "
+            f"Install it by the environment's `{INSTALL}`."
+        )
     version = f"idc-index-data {idc_index_data.__version__}"
     files = {name: entry["parquet_filepath"] for name, entry in idc_index_data.INDEX_METADATA.items()}
     try:
