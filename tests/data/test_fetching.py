@@ -115,13 +115,14 @@ def test_a_killed_process_is_gone_on_from_where_it_was(server: Bucket, manifest:
 
 @pytest.mark.parametrize("name", ["../../outside.dcm", "a/b.dcm", "x.dcm", ".dcm", "\x1b[2J.dcm", "..\\outside.dcm"])
 def test_a_key_that_leaves_its_folder_is_refused(server: Bucket, manifest: Path, tmp_path: Path, capsys, name: str):
+    folder = tmp_path / "above" / "d"
     server.objects[f"{SERIES['x2']}/{name}"] = server.objects.pop(key("x2", 2))
     if "\x1b" in name:  # which XML does not hold
-        assert fetch(server, manifest, tmp_path / "d") == 1 and "no XML" in capsys.readouterr().err
+        assert fetch(server, manifest, folder) == 1 and "no XML" in capsys.readouterr().err
     else:
-        assert fetch(server, manifest, tmp_path / "d") == 1
+        assert fetch(server, manifest, folder) == 1
         assert "expected 00000002-0000-0000-0000-000000000000/UUID.dcm" in capsys.readouterr().err
-    assert not files(tmp_path / "d") and not list(tmp_path.parent.glob("**/outside*"))
+    assert not files(folder) and not list(tmp_path.glob("**/outside*"))
 
 
 def test_a_series_of_more_bytes_than_the_manifest_says_is_refused(
