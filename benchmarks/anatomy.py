@@ -72,11 +72,12 @@ SHOWN_HU = (-1000.0, 300.0)
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     config, cts_of = loaded(options)
-    training = {name: truth_at(ct, ct.shape[-1] // 2) for name, ct in cts_of("training").items()}
+    cts = cts_of("training")
+    training = {name: truth_at(ct, ct.shape[-1] // 2) for name, ct in cts.items()}
     if options.pairs:
         print_pairs(training, config, options)
     elif options.counts:
-        print_counts(cts_of("training") | cts_of(options.section), list(training), config, options)
+        print_counts(training, cts | cts_of(options.section), config, options)
     else:
         print_rows(training, cts_of(options.section), config, options)
 
@@ -120,7 +121,10 @@ def print_pairs(training: dict[str, torch.Tensor], config: ConfigParser, options
 
 
 def print_counts(
-    cts: dict[str, torch.Tensor], training: list[str], config: ConfigParser, options: argparse.Namespace
+    training: dict[str, torch.Tensor],
+    cts: dict[str, torch.Tensor],
+    config: ConfigParser,
+    options: argparse.Namespace,
 ) -> None:
     """A row for each patient and number of neighbours, and the means over the patients."""
     imaging, network = network_of(config, options.weights)
@@ -133,7 +137,7 @@ def print_counts(
         xrays, truth = imaging.project(cts[name]), truth_at(imaging.scale(cts[name]), imaging.volume_size(STAGE))
         with torch.no_grad():
             (guess,) = network(xrays, stages=1)
-        others = torch.cat([truth_at(cts[other], cts[other].shape[-1] // 2) for other in training if other != name])
+        others = torch.cat([ct for other, ct in training.items() if other != name])
         for count, rows in found.items():
             neighbours, started = Neighbours(others, register, imaging, count), process_time()
             mean = neighbours(guess)[:, :1]

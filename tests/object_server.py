@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Thread
@@ -73,6 +75,23 @@ def bucket(objects: dict[str, bytes]) -> Iterator[Bucket]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def killed_at_its_stop(server: Bucket, fetch: Callable[[], object]) -> Iterator[None]:
+    """Fetches in a process that is killed when the block ends, which begins when the server has stopped answering."""
+    child = os.fork()
+    if child == 0:
+        try:
+            fetch()
+        finally:
+            os._exit(0)
+    try:
+        assert server.stopped.wait(20)
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 class _Handler(BaseHTTPRequestHandler):

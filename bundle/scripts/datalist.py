@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .data.datalist_builder import FRACTIONS, build_datalist
+from .data.datalist_builder import FRACTIONS, SEED, build_datalist
 from .data.datalist_check import check_records, print_problems, training_transforms
 from .errors import InputError
 
@@ -39,7 +39,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="holds the studies")
     parser.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json")
-    parser.add_argument("--seed", type=int, default=0, help="of the split; default: 0")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the split; default: %(default)s")
     parser.add_argument(
         "--fractions",
         type=float,

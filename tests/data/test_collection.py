@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from uuid import NAMESPACE_URL, uuid5
 import pytest
 
 from ct_series_files import write_series
-from object_server import COLLECTION, Bucket, bucket
+from object_server import COLLECTION, Bucket, bucket, killed_at_its_stop
 from scripts import InputError, load_records
 from scripts.data.chest_ct import check_chest_ct, check_chest_series
 from scripts.data.collection import LEAST_SLICES, SHIPPED, chosen_ct, manifest_content
@@ -85,15 +83,8 @@ def test_a_fetch_that_was_killed_goes_on_and_ends_with_what_training_reads(
 ):
     folder, key = tmp_path / "d", f"{uuid('LIDC-IDRI-0010')}/{uuid('LIDC-IDRI-0010', '3.dcm')}.dcm"
     server.stop[key] = 500
-    child = os.fork()
-    if child == 0:
-        try:
-            fetch(server, folder)
-        finally:
-            os._exit(0)
-    assert server.stopped.wait(20)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    with killed_at_its_stop(server, lambda: fetch(server, folder)):
+        pass
     assert not (folder / "datalist.json").exists()
     damaged = min((folder / "LIDC-IDRI-0005" / "ct").iterdir())
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"X")

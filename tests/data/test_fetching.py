@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from object_server import COLLECTION, Bucket, bucket
+from object_server import COLLECTION, Bucket, bucket, killed_at_its_stop
 from scripts.data.manifest import LIDC_PAIRS, read_manifest
 from scripts.data.met_patients import met_patients
 from scripts.errors import InputError
@@ -93,19 +91,11 @@ def test_what_is_whole_is_not_fetched_again_and_what_is_damaged_is_named(
 @on_posix
 def test_a_killed_process_is_gone_on_from_where_it_was(server: Bucket, manifest: Path, tmp_path: Path):
     server.stop[key("c2", 1)] = 120_000
-    child = os.fork()
-    if child == 0:
-        try:
-            fetch(server, manifest, tmp_path / "d")
-        finally:
-            os._exit(0)
-    assert server.stopped.wait(20)
     part = tmp_path / "d" / "LIDC-IDRI-0002" / "ct" / f"{key('c2', 1).partition('/')[2]}.part"
-    end = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size) and time.monotonic() < end:  # it is written a little later
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    with killed_at_its_stop(server, lambda: fetch(server, manifest, tmp_path / "d")):
+        end = time.monotonic() + 20
+        while not (part.exists() and part.stat().st_size) and time.monotonic() < end:  # it is written a little later
+            time.sleep(0.01)
     came = part.stat().st_size
     assert not part.with_suffix("").exists() and 0 < came < len(content("c2", 1))
     assert fetch(server, manifest, tmp_path / "d") == 0

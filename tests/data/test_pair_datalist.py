@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import torch
 
 from ct_series_files import write_series
-from object_server import COLLECTION, Bucket, bucket
+from object_server import COLLECTION, Bucket, bucket, killed_at_its_stop
 from radiograph_files import LATERAL, write_line_integrals
 from scripts import BiplanarGeometry, InputError, hu_to_attenuation, load_records, project
 from scripts.data.chest_ct import check_chest_ct
@@ -110,15 +108,8 @@ def radiograph(patient: str, number: int) -> str:
 def test_a_fetch_that_was_killed_goes_on_and_ends_with_the_datalist(server: Bucket, tmp_path: Path, capsys):
     folder, key = tmp_path / "d", f"{uuid(LAST, 'ct')}/{uuid(LAST, '3.dcm')}.dcm"
     server.stop[key] = 500
-    child = os.fork()
-    if child == 0:
-        try:
-            fetch(server, folder)
-        finally:
-            os._exit(0)
-    assert server.stopped.wait(20)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    with killed_at_its_stop(server, lambda: fetch(server, folder)):
+        pass
     assert not (folder / "datalist.json").exists()
     server.asked.clear()
     assert fetch(server, folder) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from ..io.atomic_write import write_json
 from ..io.dicom_headers import patient_id
 from .chest_ct import check_chest_series
 from .datalist import EXCLUDED, SECTIONS, read_datalist
-from .datalist_builder import FRACTIONS, split_by_patient
+from .datalist_builder import FRACTIONS, SEED, split_by_patient
 from .evaluation_records import DATALIST
+from .fetched_datalist import left_out, print_counts
 from .manifest import CT, Manifest, Patient
 
 COLLECTION = "collection"
 """Field of a datalist of this module, and of its records: where all of it comes from."""
 TRAINING = SECTIONS[0]
-SEED = 0
-"""Of the split, as of `python -m scripts.datalist`."""
 
 
 def write_collection_datalist(
@@ -56,7 +54,7 @@ def write_collection_datalist(
         try:
             records.append(_record(manifest, patient, folder, met))
         except InputError as reason:
-            excluded.append({"patient": patient.name, "reason": str(reason).replace(f"{folder}/", "")})
+            excluded.append(left_out(patient.name, reason, folder))
     sections = _sections([record["patient"] for record in records], met)
     content = {
         COLLECTION: manifest.collection,
@@ -82,18 +80,13 @@ def check_replaceable(manifest: Manifest, folder: Path) -> None:
 
 def print_table(content: Mapping[str, Any], met: Mapping[str, str]) -> None:
     """How many patients are in each section, have been met, and are left out, by the kind of their reasons."""
-    kinds = Counter(entry["reason"].partition(":")[0] for entry in content[EXCLUDED])
     known = sum(record["patient"] in met for record in content[TRAINING])
-    rows = [
+    counts = [
         ("patients", sum(len(content[name]) for name in (*SECTIONS, EXCLUDED))),
         *((f"section '{name}'", len(content[name])) for name in SECTIONS),
         (f"met by weights, of '{TRAINING}'", known),
-        (f"left out, in the list '{EXCLUDED}'", len(content[EXCLUDED])),
-        *((f"  {kind}", count) for kind, count in kinds.most_common()),
     ]
-    width = max(len(name) for name, _ in rows)
-    for name, count in rows:
-        print(f"{name:<{width}}{count:>6}")
+    print_counts(counts, content[EXCLUDED])
     for name in SECTIONS:
         if not content[name]:
             print(f"The section '{name}' is empty; fetch more patients.")

@@ -19,6 +19,8 @@ from .study_pairing import Excluded, PatientRecord, patient_names
 
 FRACTIONS = (0.7, 0.15, 0.15)
 """Of the patients in training, validation and test, unless others are asked for."""
+SEED = 0
+"""Of the split, unless another is asked for."""
 SHOWN_ALONE = 3
 """Files of one folder that are excluded for one reason are listed one by one up to this number."""
 

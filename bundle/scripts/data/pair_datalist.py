@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd
 from .chest_ct import check_chest_ct
 from .datalist import EXCLUDED, PAIR_SECTIONS, read_datalist
 from .evaluation_records import DATALIST
+from .fetched_datalist import left_out, print_counts
 from .manifest import CT, RADIOGRAPHS, Manifest, Patient
 
 SCORED, MET = PAIR_SECTIONS
@@ -55,7 +55,7 @@ def write_pair_datalist(
         try:
             section, entry = MET if patient.name in met else SCORED, _record(manifest, patient, folder)
         except InputError as reason:
-            section, entry = EXCLUDED, {"patient": patient.name, "reason": str(reason).replace(f"{folder}/", "")}
+            section, entry = EXCLUDED, left_out(patient.name, reason, folder)
         content[section].append(entry)
     write_json(str(folder / DATALIST), content)
     return content
@@ -76,17 +76,12 @@ def check_replaceable(folder: Path) -> None:
 
 def print_pair_table(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """How many patients make pairs, have been met, and are left out, by the kind of their reasons."""
-    kinds = Counter(entry["reason"].partition(":")[0] for entry in content[EXCLUDED])
-    rows = [
+    counts = [
         ("patients", sum(map(len, content.values()))),
         (f"pairs, in section '{SCORED}'", len(content[SCORED])),
         (f"met by weights, in section '{MET}', in no score", len(content[MET])),
-        (f"left out, in the list '{EXCLUDED}'", len(content[EXCLUDED])),
-        *((f"  {kind}", count) for kind, count in kinds.most_common()),
     ]
-    width = max(len(name) for name, _ in rows)
-    for name, count in rows:
-        print(f"{name:<{width}}{count:>6}")
+    print_counts(counts, content[EXCLUDED])
 
 
 def _record(manifest: Manifest, patient: Patient, folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..data.datalist import SOURCE_FIELDS
 from ..errors import InputError
 from ..projection.imaging import ImagingModel
 from .interval_calibration import VolumeHandler
+from .measurement_coverage import largest_by_patient
 from .measurement_intervals import MeasurementInterval, MeasurementIntervals, write_intervals
 from .measurements import MEASURES, measure
 
@@ -57,7 +58,7 @@ class MeasurementIntervalFit(VolumeHandler):
                 self.errors[key][record["patient"]].append(error)
 
     def finish(self, engine: Engine) -> None:
-        errors = {key: [round(error, 4) for error in self.largest_errors(key)] for key in self.errors}
+        errors = {key: [round(error, 4) for error in largest_by_patient(of_key)] for key, of_key in self.errors.items()}
         found = {key: MeasurementInterval(tuple(values), self.level) for key, values in errors.items() if values}
         if not found:
             raise InputError(
@@ -75,7 +76,3 @@ class MeasurementIntervalFit(VolumeHandler):
             measure(each.clamp(*self.imaging.hu_window).cpu(), spacing_mm).values for each in (volume, truth)
         )
         return {key: found[key] - true[key] for key in found if found[key] is not None and true[key] is not None}
-
-    def largest_errors(self, key: str) -> list[float]:
-        """Of each patient, the error that is largest in size of its cases: patients are what is exchangeable."""
-        return [max(errors, key=abs) for errors in self.errors[key].values()]

@@ -43,7 +43,12 @@ def largest_errors(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     for row in rows:
         if np.isfinite(error := row[f"{key}_error"]):
             errors.setdefault(row["patient"], []).append(error)
-    return [max(each, key=abs) for each in errors.values()]
+    return largest_by_patient(errors)
+
+
+def largest_by_patient(errors: Mapping[str, Sequence[float]]) -> list[float]:
+    """Of each patient, the error that is largest in size of its cases: patients are what is exchangeable."""
+    return [max(of_patient, key=abs) for of_patient in errors.values()]
 
 
 def coverage_of(errors: Sequence[float], interval: MeasurementInterval) -> dict[str, float]:
