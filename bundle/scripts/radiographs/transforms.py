@@ -63,12 +63,10 @@ class LoadRadiographsd(Transform):
         if isinstance(record.get("image"), str) and not set(XRAY_KEYS) & set(record):
             stacked = read_stacked_radiographs(record["image"], scale, orientations)
             return {**record, **dict(zip(XRAY_KEYS, stacked))}
+        given = {key: record[key] for key in XRAY_KEYS if key in record}
         radiographs = {
-            key: record[key]
-            if isinstance(record[key], Radiograph)
-            else read_radiograph(record[key], key, scale, orientations)
-            for key in XRAY_KEYS
-            if key in record
+            key: each if isinstance(each, Radiograph) else read_radiograph(each, key, scale, orientations)
+            for key, each in given.items()
         }
         if len(radiographs) == len(XRAY_KEYS):
             ordered = zip(XRAY_KEYS, in_order(*radiographs.values()))
