@@ -13,6 +13,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py assess     reconstruct likewise, and say without a CT how far to trust it: one pair, or a folder
     python launch.py evaluate   score trained weights on the CTs of a folder, or on the test section of its datalist
     python launch.py package    pack the bundle for a model zoo
+    python launch.py publish    say what of the bundle would go to the Hugging Face Hub, and upload it by your own token
     python launch.py label      serve a folder of studies by MONAI Label, from an environment of its own
     python launch.py node       reconstruct what a PACS or a modality sends by DICOM, and store the results there
     python launch.py install    make what other verbs need, and run none of them
@@ -43,6 +44,8 @@ def main() -> int:
         environments.install(for_development="test" in wanted)
         if wanted & {"node", "test"}:
             environments.install_node()
+        if wanted & {"publish", "test"}:
+            environments.install_publish()
         if wanted & {"label", "test"} and verbs.WITHOUT_LABEL not in arguments.pytest:
             environments.install_label()
         arguments.verb(arguments)

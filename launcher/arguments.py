@@ -151,6 +151,14 @@ def _add_to_package(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--large-files-url", metavar="URL", help="where files above 25 MB will lie: {version}, {path}")
 
 
+def _add_to_publish(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--hub", required=True, metavar="OWNER/NAME", help="repository on the Hugging Face Hub")
+    verb.add_argument(
+        "--yes", action="store_true", help="upload; without it say what would be sent, and what is missing"
+    )
+    verb.add_argument("--public", action="store_true", help="let everybody see a repository that is made")
+
+
 def _add_to_label(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--studies", type=Path, required=True, metavar="DIR", help="holds X-rays, and CTs to train on")
     verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
@@ -205,6 +213,7 @@ VERBS = {
     "assess": ("reconstruct a CT from two X-rays and say, without a CT, how far to trust it", _add_to_assess),
     "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),
+    "publish": ("say what of the bundle would go to the Hugging Face Hub; --yes uploads it", _add_to_publish),
     "label": ("serve a folder of studies by MONAI Label", _add_to_label),
     "node": ("reconstruct what is sent by DICOM, and store the results", _add_to_node),
     "install": ("make what these verbs need, and run none of them", _add_to_install),

@@ -35,6 +35,11 @@ def install_node() -> None:
     install_into(places.ENVIRONMENT, places.PYTHON, {places.REQUIREMENTS_NODE: ["--no-deps"]})
 
 
+def install_publish() -> None:
+    """Installs what an upload to the Hugging Face Hub needs besides into `.venv`."""
+    install_into(places.ENVIRONMENT, places.PYTHON, {places.REQUIREMENTS_PUBLISH: ["--no-deps"]})
+
+
 def install_label() -> None:
     """Makes `.venv-label` for MONAI Label over `.venv`: it holds only what must be older there, and the server."""
     install_into(places.LABEL_ENVIRONMENT, places.LABEL_PYTHON, requirements_of_label(), over=places.PYTHON)

@@ -11,6 +11,7 @@ PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python
 REQUIREMENTS = ROOT / "requirements.txt"
 REQUIREMENTS_DEMO = ROOT / "requirements-demo.txt"
 REQUIREMENTS_DEV = ROOT / "requirements-dev.txt"
+REQUIREMENTS_PUBLISH = ROOT / "requirements-publish.txt"
 LABEL_APP = ROOT / "monailabel_app"
 LABEL_ENVIRONMENT = ROOT / ".venv-label"
 LABEL_PYTHON = LABEL_ENVIRONMENT / PYTHON.relative_to(ENVIRONMENT)

@@ -211,6 +211,10 @@ def package(arguments: argparse.Namespace) -> None:
     run_script("scripts.package", arguments.output.as_posix(), *options)
 
 
+def publish(arguments: argparse.Namespace) -> None:
+    run_script("scripts.publish", arguments.hub, *["--yes"] * arguments.yes, *["--public"] * arguments.public)
+
+
 def label(arguments: argparse.Namespace) -> None:
     if not arguments.studies.is_dir():
         raise LaunchError(f"--studies {arguments.studies}: no such folder.")

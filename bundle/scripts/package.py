@@ -31,6 +31,7 @@ from .evaluation.prediction_intervals import read_interval_table
 from .io.atomic_write import write_atomically
 from .io.licences import check_shareable
 from .io.nifti import load_nifti, read_json
+from .io.own_paths import check_no_own_paths
 from .io.sidecar import sha256_of, sidecar_path
 from .projection.geometry import BiplanarGeometry
 from .projection.imaging import NUMBER_OF_STAGES
@@ -62,6 +63,7 @@ CONTENT = (
     "docs/metrics.json",
     "docs/images/*.png",
     "models/README.md",
+    "unit_tests/*.py",
     *OF_WEIGHTS,
     VIEWS,
     "scripts/**/*.py",
@@ -100,20 +102,11 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
 
     Raises:
         InputError: when there are no weights and `without_weights` is not set, or a file is too large and there is no
-            `large_files_url`, or a record that weights or atlas derive from is of a licence that does not allow it.
-        CheckpointError: when the weights do not fit the network of `inference.json`, those of an earlier stage are not
-            their first part, or a sidecar cannot be used with them.
+            `large_files_url`, or what :func:`checked_files` raises.
+        CheckpointError: see :func:`checked_files`.
     """
-    version = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
-    found = (path for pattern in CONTENT for path in BUNDLE.glob(pattern) if not path.name.startswith("."))
-    paths = {path.relative_to(BUNDLE).as_posix(): path for path in found}
-    belongs_to_weights = [name for name in paths if any(fnmatch(name, pattern) for pattern in OF_WEIGHTS)]
-    if without_weights:
-        paths = {name: path for name, path in paths.items() if name not in belongs_to_weights}
-    else:
-        _check_weights()
-        _check_licences()
-    _check_view_classifier()
+    version, paths = bundle_version(), checked_files(without_weights)
+    belongs_to_weights = [name for name in content_files() if is_of_weights(name)]
     large = {name: paths.pop(name) for name in sorted(paths) if paths[name].stat().st_size > LARGEST_FILE}
     contents = {name: path.read_bytes() for name, path in paths.items()}
     if large:
@@ -129,6 +122,46 @@ def write_package(folder: Path, without_weights: bool = False, large_files_url: 
     if without_weights:
         print("The archive holds no weights.")
     return archive
+
+
+def bundle_version() -> str:
+    return json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+
+
+def content_files() -> dict[str, Path]:
+    """What there is of :data:`CONTENT`, by the names in the bundle."""
+    found = (path for pattern in CONTENT for path in BUNDLE.glob(pattern) if not path.name.startswith("."))
+    return {path.relative_to(BUNDLE).as_posix(): path for path in found}
+
+
+def is_of_weights(name: str) -> bool:
+    """Whether a file of the bundle belongs to its weights."""
+    return any(fnmatch(name, pattern) for pattern in OF_WEIGHTS)
+
+
+def checked_files(without_weights: bool = False) -> dict[str, Path]:
+    """
+    What may be shared of the bundle: :func:`content_files`, after every check.
+
+    Args:
+        without_weights: whether to leave out the weights and what belongs to them, which are not checked then.
+
+    Raises:
+        InputError: when there are no weights and `without_weights` is not set, a record that weights or atlas derive
+            from is of a licence that does not allow it, or a file holds a path of this machine.
+        CheckpointError: when the weights do not fit the network of `inference.json`, those of an earlier stage are not
+            their first part, or a sidecar cannot be used with them.
+    """
+    paths = content_files()
+    if without_weights:
+        paths = {name: path for name, path in paths.items() if not is_of_weights(name)}
+    else:
+        _check_weights()
+        _check_licences()
+    _check_view_classifier()
+    for path in paths.values():
+        check_no_own_paths(str(path), path.read_bytes(), BUNDLE)
+    return paths
 
 
 def _print_left_out(known: set[str]) -> None:

@@ -87,6 +87,7 @@ def test_a_relative_path_starts_where_the_launcher_was_called(
         ["train", "--tiny", "--overlay", "a.json"],
         ["datalist"],
         ["package"],
+        ["publish"],
         ["datalist", "d", "--check", "--overwrite"],
         ["label"],
         ["node"],
@@ -104,20 +105,22 @@ def test_each_verb_installs_what_it_needs(command, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         environments, "install", lambda for_development: wanted.append("development" if for_development else "bundle")
     )
-    for further in ("label", "node"):
+    for further in ("label", "node", "publish"):
         monkeypatch.setattr(environments, f"install_{further}", lambda name=further: wanted.append(name))
     node = ["node", *NODE]
     for verb, *options in (["train"], ["label", "--studies", "d"], node, ["test", "--without-label"], ["test"]):
         monkeypatch.setattr(verbs, verb, lambda arguments: None)
         command(verb, *options)
-    of_tests = ["development", "node", "development", "node", "label"]
+    of_tests = ["development", "node", "publish", "development", "node", "publish", "label"]
     assert wanted == ["bundle", "bundle", "label", "bundle", "node", *of_tests]
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("infer", ""), ("node infer", "node"), ("label node", "label node")])
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("infer", ""), ("node infer", "node"), ("label node", "label node"), ("publish", "publish")]
+)
 def test_install_makes_what_verbs_need_and_runs_none(command, lines, monkeypatch, asked: str, expected: str):
     wanted = []
-    for further in ("label", "node"):
+    for further in ("label", "node", "publish"):
         monkeypatch.setattr(environments, f"install_{further}", lambda name=further: wanted.append(name))
     assert command("install", *asked.split()) == 0
     assert sorted(wanted) == expected.split() and lines() == []
@@ -385,6 +388,12 @@ def test_package_leaves_the_archive_and_its_checksum(command, tmp_path: Path, ca
     archive, checksum = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert archive.startswith("biplanar_xray_ct_reconstruction_v") and checksum == f"{archive}.sha256"
     assert "The archive holds no weights.\n" in capfd.readouterr().out
+
+
+def test_publish_uploads_nothing_unless_that_is_asked_for(command, lines):
+    for options in ([], ["--yes", "--public"]):
+        assert command("publish", "--hub", "somebody/chest", *options) == 0
+    assert lines() == [["-m", "scripts.publish", "somebody/chest", *options] for options in ([], ["--yes", "--public"])]
 
 
 def test_a_package_that_cannot_be_written_ends_with_one_clear_error(command, tmp_path: Path, capfd):
