@@ -92,6 +92,7 @@ def bundle_run(
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--no-python", f"--nproc_per_node={processes}"]
         line = [sys.executable, *torchrun, f"--max-restarts={restarts}", *line]
     environment = {"OMP_NUM_THREADS": str(max(1, 2 // processes)), **os.environ, "PYTHONIOENCODING": "utf-8"}
+    environment["PYTHONFAULTHANDLER"] = "1"  # a process that aborts says where
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
     return subprocess.run(line, cwd=ROOT, env=environment, **output)
 

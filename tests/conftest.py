@@ -6,6 +6,7 @@ phantoms on which the three stages are trained once by their `monai.bundle run` 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
@@ -151,11 +153,25 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(dataset: Path, overlay: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The first stage, trained by its line, and the others by the lines that it and the second print as the next."""
-    folder, logs = tmp_path_factory.mktemp("trained"), []
+    """The three stages, trained by the first of pytest's processes that asks for them; the others wait."""
+    one_of_several = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if one_of_several else base) / "trained"
+    logs = folder.with_suffix(".json")
+    with FileLock(folder.with_suffix(".lock")):
+        if not logs.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            logs.write_text(json.dumps(train_all(dataset, overlay, folder)))
+    return Trained(folder, json.loads(logs.read_text()))
+
+
+def train_all(dataset: Path, overlay: Path, folder: Path) -> list[str]:
+    """The first stage is trained by its line, the others by the lines that it and the second print as the next."""
+    logs: list[str] = []
     places = {"dataset_dir": dataset, "ckpt_dir": folder, "output_dir": folder}
     for _ in range(3):
         run = pasted(next_line(logs[-1])) if logs else bundle_run("training", stage_configs(1, overlay), **places)
         assert run.returncode == 0, run.stdout[-3000:]
         logs.append(run.stdout)
-    return Trained(folder, logs)
+    return logs

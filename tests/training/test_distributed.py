@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 
 from bundle_runs import bundle_run, stage_configs
 from scripts import InputError, ProgressiveCascadeModel
-from scripts.training.distributed import gathered, one_for_each
+from scripts.training.distributed import end_process_group, gathered, one_for_each, start_process_group
 
 MULTI_GPU = Path("bundle/configs/multi_gpu_train.json")
 
@@ -40,6 +42,28 @@ def test_items_come_back_in_the_order_in_which_they_were_dealt_out(four_processe
 def test_alone_a_process_has_all():
     assert gathered([3, 1]) == [3, 1]
     assert one_for_each([1], "test") == [1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are listed by Linux")
+def test_no_thread_of_the_group_outlives_it(monkeypatch: pytest.MonkeyPatch):
+    """Those of gloo and of its store would run on while Python ends; the network that was trained holds the group."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"TORCHELASTIC_RUN_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 1}
+    for name, value in alone.items():
+        monkeypatch.setenv(name, str(value))
+    start_process_group(torch.device("cpu"))
+    network = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    network(torch.ones(1, 2)).sum().backward()
+    assert "gloo_tcp_loop" in threads()
+    end_process_group(network)
+    gc.collect()
+    assert not {name for name in threads() if "gloo" in name or "store" in name}
+
+
+def threads() -> set[str]:
+    return {task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")}
 
 
 def test_training_changes_no_buffer_that_processes_would_have_to_share(small_cascade: Callable, awaken: Callable):

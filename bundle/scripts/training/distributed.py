@@ -28,10 +28,20 @@ def start_process_group(device: torch.device | None = None) -> None:
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
-def end_process_group() -> None:
-    """Leaves the process group, where there is one."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+def end_process_group(trained: torch.nn.parallel.DistributedDataParallel | None = None) -> None:
+    """
+    Leaves the process group, where there is one, when every process has come here.
+
+    Args:
+        trained: what has been trained by it. It would keep the group, whose threads would run on while Python ends and
+            may abort it (`pytorch#179291 <https://github.com/pytorch/pytorch/pull/179291>`_); so it gives up its own.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    if trained is not None:
+        trained.reducer = trained.logger = trained.process_group = None
 
 
 def device_ids(device: torch.device) -> list[torch.device] | None:
