@@ -44,6 +44,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             setattr(arguments, name, path)
     if not 1 <= getattr(arguments, "port", 1) <= 65535:
         raise LaunchError(f"--port {arguments.port}: expected a number from 1 to 65535.")
+    if not 0 <= (getattr(arguments, "view_dropout", None) or 0) <= 1:
+        raise LaunchError(f"--view_dropout {arguments.view_dropout:g}: expected a probability from 0 to 1.")
     given = {name: getattr(arguments, name) for name in ("device", "threads", "gpus") if hasattr(arguments, name)}
     arguments.computing = Computing(**given)
 
@@ -91,6 +93,9 @@ def _add_to_train(verb: argparse.ArgumentParser) -> None:
     is_chosen = {"action": "store_const", "const": places.ROOT / tiny, "help": f"{summary} {tiny.as_posix()}"}
     what.add_argument("--tiny", dest="overlay", **is_chosen)
     verb.add_argument("--from", type=Path, metavar="WEIGHTS", help="each stage starts from its part of these weights")
+    verb.add_argument(
+        "--view_dropout", type=float, metavar="P", help="mask one X-ray of P of the samples: weights for one view too"
+    )
     verb.add_argument("--anatomy", action="store_true", help="stages 2 and 3 learn from other patients' bodies as well")
     verb.add_argument("--dataset_dir", type=Path, metavar="DIR", help="holds datalist.json; default: the demo's CT")
     verb.add_argument("--shapes_dir", type=Path, metavar="DIR", help="what `register` has written, to train on")
@@ -131,6 +136,7 @@ def _add_to_evaluate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="without a datalist all CTs count")
     verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
     verb.add_argument("--section", choices=["test", "validation"], default="test", help="of the datalist")
+    verb.add_argument("--only", choices=["frontal", "lateral"], help="score with that X-ray alone, the other masked")
     verb.add_argument("--output", type=Path, default=places.ROOT / "output" / "evaluate", metavar="DIR")
     verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
     verb.add_argument("--gpus", type=int, default=1, metavar="N", help="processes, one for each GPU")
@@ -209,7 +215,7 @@ VERBS = {
     "register": ("register the training CTs to each other; the same command goes on after a stop", _add_to_register),
     "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),
     "atlas": ("put CTs of the training section next to weights that read other patients' bodies", _add_to_atlas),
-    "infer": ("reconstruct a CT from two X-rays, or from each pair of a folder or a table", _add_to_infer),
+    "infer": ("reconstruct a CT from two X-rays, or one, or from each pair of a folder or a table", _add_to_infer),
     "assess": ("reconstruct a CT from two X-rays and say, without a CT, how far to trust it", _add_to_assess),
     "evaluate": ("score weights on the CTs of a folder, or on a section of its datalist", _add_to_evaluate),
     "package": ("pack the bundle for a model zoo, with its SHA-256", _add_to_package),

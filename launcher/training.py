@@ -30,6 +30,7 @@ def train_stages(
     shapes: Path | None = None,
     anatomy: bool = False,
     start: Path | None = None,
+    view_dropout: float | None = None,
 ) -> None:
     """
     Trains stages one after the other, each from the weights of the one before; what is finished is passed over.
@@ -46,6 +47,7 @@ def train_stages(
             comes next to the weights in the end.
         start: weights of which each stage starts from its own part, with the sizes, geometry and units that lie next to
             them, which the overlay may change; None for random ones.
+        view_dropout: the probability that one X-ray of a sample is masked; None for that of the overlay, or none.
     """
     output.mkdir(parents=True, exist_ok=True)
     of_start = sidecar_overlay(start) if start else []
@@ -66,9 +68,10 @@ def train_stages(
             find_neighbours(configs, dataset, output, computing)
         configs += [places.CONFIGS / "multi_gpu_train.json"] if computing.gpus > 1 else []
         print(f"\n=== Stage {stage} ===")
-        given = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
+        given: dict[str, Path | str] = {"dataset_dir": dataset, "ckpt_dir": output, "output_dir": output}
         given |= {"shapes_dir": shapes} if shapes else {}
         given |= {"start_from": start} if start else {}
+        given |= {} if view_dropout is None else {"view_dropout": str(view_dropout)}
         run_workflow("training", configs, output, computing, **given)
     if anatomy and stages[-1] > 1:
         overlays = [*of_start, *configs_of(overlay, stages[-1])]

@@ -85,7 +85,15 @@ def train(arguments: argparse.Namespace) -> None:
         check_start(start, arguments.dataset_dir, arguments.output)
     dataset = arguments.dataset_dir or demo_dataset(arguments.output, overlay, arguments.computing)
     train_stages(
-        stages, dataset, arguments.output, overlay, arguments.computing, arguments.shapes_dir, arguments.anatomy, start
+        stages,
+        dataset,
+        arguments.output,
+        overlay,
+        arguments.computing,
+        arguments.shapes_dir,
+        arguments.anatomy,
+        start,
+        arguments.view_dropout,
     )
     weights = arguments.output / f"stage{stages[-1]}_best.pth"
     if stages[-1] < 3:
@@ -93,6 +101,7 @@ def train(arguments: argparse.Namespace) -> None:
         chosen += ["--from", start] if start else []
         chosen += ["--shapes_dir", arguments.shapes_dir] if arguments.shapes_dir else []
         chosen += ["--anatomy"] if arguments.anatomy else []
+        chosen += [] if arguments.view_dropout is None else ["--view_dropout", arguments.view_dropout]
         chosen += ["--dataset_dir", dataset, "--output", arguments.output, *arguments.computing.options()]
         following = launch_line("train", "--stage", stages[-1] + 1, *chosen)
     else:
@@ -113,16 +122,19 @@ def atlas(arguments: argparse.Namespace) -> None:
 
 def infer(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in ("frontal", "lateral", "pairs") if getattr(arguments, name)}
-    if set(given) not in ({"frontal", "lateral"}, {"pairs"}):
-        raise LaunchError("infer needs --frontal and --lateral, or --pairs alone.")
+    if not given or ("pairs" in given and len(given) > 1):
+        raise LaunchError("infer needs --frontal and --lateral, or one of them, or --pairs alone.")
     for name, path in given.items():
         if not (path.exists() if name == "pairs" else path.is_file()):
             raise LaunchError(f"--{name} {path}: no such file{' or folder' if name == 'pairs' else ''}.")
     if arguments.copy_patient and not arguments.dicom:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
+    if arguments.uncertainty and len(given) == 1 and not arguments.pairs:
+        raise LaunchError("--uncertainty needs --frontal and --lateral: the intervals are those of pairs.")
     check_weights(arguments.weights)
     asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
     asked |= assessed_beside(arguments.weights)
+    asked |= {} if arguments.pairs else {name: "$None" for name in ("frontal", "lateral") if name not in given}
     run_workflow(
         "run",
         [
@@ -144,8 +156,8 @@ def infer(arguments: argparse.Namespace) -> None:
         print_measurements(json.loads(measured.read_text(encoding="utf-8")))
     written = ["ct.nii.gz", *(["ct_dicom"] if arguments.dicom else []), "preview.png", "view.html", "measurements.json"]
     written += ["uncertainty.nii.gz", "uncertainty.json"] if arguments.uncertainty else []
-    written += ["familiarity.json"] if "familiarity" in asked else []
-    written += [name for name in ("calibration.json", "calibration.png") if (arguments.output / name).is_file()]
+    where_there = ("familiarity.json", "calibration.json", "calibration.png")
+    written += [name for name in where_there if (arguments.output / name).is_file()]
     written += ["run.json"]
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
@@ -166,6 +178,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _check_datalist(arguments.datalist)
     if arguments.stop_after and not arguments.robustness:
         raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
+    if arguments.only and (arguments.pairs or arguments.robustness):
+        other = "--pairs" if arguments.pairs else "--robustness"
+        raise LaunchError(f"--only {arguments.only}: cannot be scored by {other}, which is of both X-rays.")
     if arguments.predictions and not arguments.pairs:
         raise LaunchError("--predictions needs --pairs: other scores are of weights.")
     if arguments.pairs:
@@ -175,6 +190,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     asked: dict[str, Path | str] = {"test_section": arguments.section}
     asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
     asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
+    asked |= {"only": arguments.only} if arguments.only else {}
     kind = "robustness" if arguments.robustness else f"protocol_{arguments.protocol}" if arguments.protocol else None
     further = (places.CONFIGS / f"{kind}.json",) if kind else ()
     output = arguments.output

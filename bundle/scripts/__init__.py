@@ -21,7 +21,7 @@ from .data.datalist import load_records
 from .data.demo_dataset import demo_ct, write_demo_dataset
 from .data.evidence import EvidenceFiles, LoadEvidenced
 from .data.pair_list import listed_pairs
-from .data.transforms import LoadCTd, ResampleToCubed, StackXraysd
+from .data.transforms import LoadCTd, MaskMissingViewd, ResampleToCubed, StackXraysd
 from .errors import CheckpointError, DivergenceError, InputError, OutputError, PretrainedWeightsError
 from .evaluation import (
     baselines,
@@ -75,6 +75,7 @@ from .radiographs.augmentation import (
 )
 from .radiographs.calibration_transform import CalibratePaird
 from .radiographs.common_scale import CommonScale
+from .radiographs.pair import given_radiographs
 from .radiographs.transforms import GeometryFromRadiographsd, LoadRadiographsd, PrepareXraysd
 from .radiographs.view_classifier import ViewProbabilities, classify
 from .reporting import many_pairs, tensorboard
@@ -137,6 +138,7 @@ __all__ = [
     "LoadRadiographsd",
     "LoadShapesd",
     "LossReport",
+    "MaskMissingViewd",
     "MeasureVolumed",
     "MeasurementIntervalFit",
     "MeasurementReport",
@@ -206,6 +208,7 @@ __all__ = [
     "evaluation_records",
     "evidence",
     "former_ids",
+    "given_radiographs",
     "gradient_clipping",
     "hu_to_attenuation",
     "interval_calibration",

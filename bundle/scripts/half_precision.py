@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .data.known_views import read_known_views, write_known_views
+from .data.known_views import read_known_views, read_view_dropout, write_known_views
 from .data.met_records import read_met_records, write_met_records
 from .errors import CheckpointError, OutputError
 from .io.atomic_write import write_checkpoint
@@ -52,7 +52,7 @@ def write_half_precision(weights: str, output: str) -> None:
     views, met = read_known_views(weights), read_met_records(weights)
     write_checkpoint(output, rounded)
     if views is not None:
-        write_known_views(output, views)
+        write_known_views(output, views, read_view_dropout(weights))
     if met is not None:
         write_met_records(output, met)
     error = max((rounded[name].double() - state[name].double()).abs().max().item() for name in state)

@@ -269,3 +269,29 @@ def test_a_batch_is_given_the_neighbours_of_other_patients(batch):
     given = prepare(anatomy=neighbours)({**batch, "patient": ["b"]})[3]["anatomy"]
     assert given.patients == ["a", "c"] and torch.equal(given.cts, cts[[0, 2]])
     assert prepare(anatomy=neighbours)(batch)[3]["anatomy"] is neighbours
+
+
+def test_view_dropout_masks_one_xray_of_that_share_of_the_samples_and_each_as_often(batch):
+    told = [only for _ in range(100) for only in prepare(1, view_dropout=0.6)(batch)[3]["only"]]
+    shares = {only: told.count(only) / len(told) for only in (None, "frontal", "lateral")}
+    assert sum(shares.values()) == 1
+    assert all(abs(shares[only] - share) < 0.1 for only, share in ((None, 0.4), ("frontal", 0.3), ("lateral", 0.3)))
+    assert None not in prepare(1, view_dropout=1.0)(batch)[3]["only"]
+
+
+def test_without_view_dropout_nothing_is_drawn_and_the_network_is_told_nothing(batch):
+    """So that a training is, to the bit, the one that it was."""
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    _, _, _, arguments = prepare(1, view_dropout=0.0)(batch)
+    assert set(arguments) == {"stages", "geometry"} and torch.equal(torch.get_rng_state(), state)
+    plain, dropped = (prepare(1, view_dropout=view_dropout)(batch)[:2] for view_dropout in (0.0, 1.0))
+    assert torch.equal(plain[0], dropped[0]) and torch.equal(plain[1]["ct"], dropped[1]["ct"])
+
+
+def test_one_xray_is_given_of_every_sample_where_that_is_asked_for(batch):
+    assert prepare(1, only="lateral")(batch)[3]["only"] == ["lateral", "lateral"]
+    with pytest.raises(InputError, match="only is 'PA', expected 'frontal' or 'lateral'"):
+        prepare(1, only="PA")
+    with pytest.raises(InputError, match="view_dropout is 1.5, expected a probability"):
+        prepare(1, view_dropout=1.5)

@@ -12,10 +12,13 @@ from monai.transforms import Randomizable
 
 from ..anatomy.neighbours import Neighbours
 from ..anatomy.shapes import SHAPES
+from ..errors import InputError
+from ..io.radiograph import XRAY_KEYS
 from ..projection.geometry import BiplanarGeometry, batched
 from ..projection.imaging import ImagingModel
 from ..projection.region import Region
 from ..radiographs.augmentation import RandGeometry
+from ..radiographs.one_view import ONLY_KEY
 from .known_views import Views, as_known
 
 
@@ -51,10 +54,13 @@ class PrepareBiplanarBatch(PrepareBatch):
             None it receives the true ones, as in training.
         anatomy: what the network is given where a batch has no `anatomy`: the neighbours without the CTs of the batch's
             own `patient`; None for none.
+        view_dropout: probability that a sample's frontal or lateral X-ray, each as often, is masked, never both: the
+            network's argument `only`. With 0 nothing is drawn, and the network has no such argument.
+        only: "frontal" or "lateral" to give the network that X-ray alone of every sample; None for both.
 
     Raises:
         InputError: when the detector would not cover the reconstruction volume's footprint at the smallest distance
-            that may be drawn.
+            that may be drawn, `view_dropout` is no probability, or `only` names no X-ray.
     """
 
     def __init__(
@@ -68,8 +74,12 @@ class PrepareBiplanarBatch(PrepareBatch):
         crop: int | None = None,
         known_views: Views | None = None,
         anatomy: Neighbours | None = None,
+        view_dropout: float = 0.0,
+        only: str | None = None,
     ) -> None:
-        self.anatomy = anatomy
+        check_view_dropout(view_dropout)
+        check_only(only)
+        self.anatomy, self.view_dropout, self.only = anatomy, view_dropout, only
         self.stages, self.imaging, self.crop, self.known_views = stages, imaging, crop, known_views
         self.augment, self.augment_xrays = augment, augment_xrays
         self.augment_geometry, self.geometry_error = augment_geometry, geometry_error
@@ -107,10 +117,17 @@ class PrepareBiplanarBatch(PrepareBatch):
             arguments["anatomy"] = evidence[0]
         elif self.anatomy is not None:
             arguments["anatomy"] = self.anatomy.without(batchdata.get("patient", ()))
+        if self.view_dropout or self.only:
+            arguments["only"] = [self.only or self._drawn_alone() for _ in records]
         if self.crop is not None:
             region = random_region(self.imaging.volume_size(self.stages), self.crop)
             arguments["region"] = target["region"] = region
         return xrays, target, (), arguments
+
+    def _drawn_alone(self) -> str | None:
+        """The X-ray that is left of a sample, None for both."""
+        is_dropped = float(torch.rand(())) < self.view_dropout
+        return XRAY_KEYS[int(torch.randint(len(XRAY_KEYS), ()))] if is_dropped else None
 
     def _record(
         self,
@@ -143,10 +160,29 @@ class PrepareBiplanarBatch(PrepareBatch):
         return _plain(_seeded(self.augment_xrays)({"xrays": xrays, "exposed": exposed})["xrays"])
 
 
+def check_view_dropout(view_dropout: float) -> None:
+    """
+    Raises:
+        InputError: when it is no probability.
+    """
+    if not 0 <= view_dropout <= 1:
+        raise InputError(f"view_dropout is {view_dropout}, expected a probability from 0 to 1.")
+
+
+def check_only(only: str | None) -> None:
+    """
+    Raises:
+        InputError: when it is neither "frontal" nor "lateral" nor None.
+    """
+    if only not in (None, *XRAY_KEYS):
+        raise InputError(f"only is {only!r}, expected 'frontal' or 'lateral', the X-ray that is given, or null for both.")
+
+
 class PrepareRadiographsBatch(PrepareBatch):
     """
     Makes a batch into the network's input, its X-rays, and the arguments `geometry`, in which they were acquired, and,
-    where others' bodies are there to be used, `anatomy`.
+    where others' bodies are there to be used, `anatomy`; and `only`, where a record has one X-ray alone, see
+    :class:`~scripts.MaskMissingViewd`.
 
     Args:
         geometry: the nominal one, which each record's `geometry` overrides, see
@@ -167,7 +203,9 @@ class PrepareRadiographsBatch(PrepareBatch):
     ) -> tuple[torch.Tensor, None, tuple, dict[str, Any]]:
         xrays = _plain(batchdata["image"]).to(device, non_blocking=non_blocking, **kwargs)
         geometry = batched(geometries_of_records(batchdata["geometry"], self.geometry))
-        others = {} if self.anatomy is None else {"anatomy": self.anatomy}
+        others: dict[str, Any] = {} if self.anatomy is None else {"anatomy": self.anatomy}
+        if any(batchdata.get(ONLY_KEY, ())):
+            others["only"] = [only or None for only in batchdata[ONLY_KEY]]
         return xrays, None, (), {"geometry": as_known(geometry, self.known_views), **others}
 
 

@@ -1,4 +1,6 @@
-"""Which views a network has met in training, and what it receives for radiographs of others."""
+"""
+Which views a network has met in training, and whether it has met one alone; what it receives for radiographs of others.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,8 @@ from ..radiographs.augmentation import RandGeometry
 Views = Sequence[tuple[str, str]]
 """Pairs of views, frontal and lateral, such as `[("PA", "LL")]`."""
 NAME = "views"
+VIEW_DROPOUT = "view_dropout"
+"""Field of the sidecar file of known views, where it is above 0."""
 
 
 def met_views(augment_geometry: RandGeometry | None, geometry: BiplanarGeometry, base: str | None = None) -> Views:
@@ -34,14 +38,27 @@ def met_views(augment_geometry: RandGeometry | None, geometry: BiplanarGeometry,
     return [pair for pair in drawn if pair[0] in {frontal for frontal, _ in known}] or known
 
 
-def write_known_views(weights: str, views: Views) -> None:
+def met_view_dropout(view_dropout: float, base: str | None = None) -> float:
     """
-    Writes `NAME_views.json` next to weights, a sidecar file: the pairs of views that they have met in training.
+    The smallest view dropout that any stage of weights was trained with.
+
+    Args:
+        view_dropout: that of the trained stage.
+        base: the weights of the stages before it; None for none.
+    """
+    return min(view_dropout, read_view_dropout(base)) if view_dropout and base is not None else view_dropout
+
+
+def write_known_views(weights: str, views: Views, view_dropout: float = 0.0) -> None:
+    """
+    Writes `NAME_views.json` next to weights, a sidecar file: the pairs of views that they have met in training, and,
+    where it is above 0, the smallest view dropout of their stages.
 
     Raises:
         OutputError: when it cannot be written.
     """
-    write_sidecar(sidecar_path(weights, NAME), weights, {NAME: [list(pair) for pair in views]})
+    alone = {VIEW_DROPOUT: view_dropout} if view_dropout else {}
+    write_sidecar(sidecar_path(weights, NAME), weights, {NAME: [list(pair) for pair in views], **alone})
 
 
 def known_views(weights: str, geometry: BiplanarGeometry) -> list[tuple[str, str]]:
@@ -56,16 +73,33 @@ def read_known_views(weights: str) -> list[tuple[str, str]] | None:
     Raises:
         CheckpointError: when the file cannot be used, or was made for other weights.
     """
-    path = sidecar_path(weights, NAME)
-    if not os.path.isfile(path):
+    sidecar = _sidecar(weights)
+    if sidecar is None:
         return None
-    sidecar = Sidecar(
-        path, weights, f"Train again, or remove it: {weights} then count as trained on the configured views."
-    )
     views = sidecar.content.get(NAME)
     if not isinstance(views, list) or not views or not all(map(_is_pair, views)):
         raise sidecar.refusal(NAME, f"is {views!r}", f"pairs of one of {FRONTAL_VIEWS} and one of {LATERAL_VIEWS}")
     return [tuple(pair) for pair in views]
+
+
+def read_view_dropout(weights: str) -> float:
+    """
+    The smallest view dropout that any stage of weights was trained with, by their sidecar file `NAME_views.json`: 0
+    where that does not say, or there is none. Weights reconstruct from one X-ray alone where it is above 0.
+
+    Raises:
+        CheckpointError: when the file cannot be used, or was made for other weights.
+    """
+    sidecar = _sidecar(weights)
+    if sidecar is None or VIEW_DROPOUT not in sidecar.content:
+        return 0.0
+    return sidecar.number(VIEW_DROPOUT, above=0.0, most=1.0)
+
+
+def _sidecar(weights: str) -> Sidecar | None:
+    path = sidecar_path(weights, NAME)
+    next_step = f"Train again, or remove it: {weights} then count as trained on pairs of the configured views."
+    return Sidecar(path, weights, next_step) if os.path.isfile(path) else None
 
 
 def _is_pair(views: Any) -> bool:

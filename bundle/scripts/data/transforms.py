@@ -17,7 +17,9 @@ from ..io.ct_reader import check_ct, read_ct
 from ..io.radiograph import XRAY_KEYS
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import smooth_for_coarser
+from ..radiographs.one_view import ONLY_KEY
 from .datalist import PAIR_FIELDS, RADIOGRAPH_FIELDS, SOURCE_FIELDS
+from .known_views import read_view_dropout
 
 LARGEST_HU = 1e5
 """Of either sign: more than 16 bits hold, in which scanners store."""
@@ -148,6 +150,38 @@ class StackXraysd(Transform):
         others = {key: value for key, value in record.items() if key not in OMITTED}
         xrays = torch.cat(radiographs) if radiographs else torch.zeros(len(XRAY_KEYS), self.pixels, self.pixels)
         return {**others, "xrays": xrays, "has_radiographs": bool(radiographs)}
+
+
+class MaskMissingViewd(Transform):
+    """
+    Puts zeros, `(1, P, P)`, in the place of a prepared radiograph that a record lacks, and `only` into the record: the
+    field of the one that it has, which is empty where it has both.
+
+    Args:
+        pixels: along a side of the detector.
+        weights: that are in use, see :func:`~scripts.data.known_views.read_view_dropout`.
+
+    Raises:
+        InputError: when the record has no radiograph, or one, and the weights were not trained on one.
+    """
+
+    def __init__(self, pixels: int, weights: str) -> None:
+        self.pixels, self.weights = pixels, weights
+        self.view_dropout = read_view_dropout(weights)
+
+    def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        given = [key for key in XRAY_KEYS if key in record]
+        missing = [key for key in XRAY_KEYS if key not in record]
+        if not given:
+            raise InputError("A record has neither field 'frontal' nor field 'lateral', expected a radiograph in one.")
+        if missing and not self.view_dropout:
+            raise InputError(
+                f"field '{missing[0]}': there is no such radiograph, expected both: {shown(self.weights)} were not "
+                f"trained on one alone, and what they would make of it is no reconstruction. Name the {missing[0]} one "
+                f"too, or train weights with view_dropout (bundle/docs/training.md, One view)."
+            )
+        masked = {key: torch.zeros(1, self.pixels, self.pixels) for key in missing}
+        return {**record, **masked, ONLY_KEY: given[0] if missing else ""}
 
 
 def _checked_voxels(image: MetaTensor, where: str) -> MetaTensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 from monai.transforms import Transform
 
+from ..radiographs.one_view import only_of
 from .measurement_intervals import MeasurementIntervals, content_with_intervals
 from .measurements import measure
 
@@ -20,7 +21,8 @@ class MeasureVolumed(Transform):
     :func:`~scripts.evaluation.measurement_intervals.content_with_intervals` has them.
 
     Args:
-        intervals: those of the weights that made `pred`; None for none, which the record then says.
+        intervals: those of the weights that made `pred`; None for none, which the record then says. They are of pairs:
+            a record with one X-ray alone has none.
     """
 
     def __init__(self, intervals: MeasurementIntervals | None = None) -> None:
@@ -28,5 +30,6 @@ class MeasureVolumed(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu = record["pred"]
+        intervals = None if only_of(record) else self.intervals
         found = measure(hu[0].as_tensor(), float(hu.affine[0, 0]))
-        return {**record, MEASUREMENTS_KEY: content_with_intervals(found, self.intervals)}
+        return {**record, MEASUREMENTS_KEY: content_with_intervals(found, intervals)}

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..io.atomic_write import NOTICE
 from ..io.radiograph import XRAY_KEYS
 from ..io.sidecar import Sidecar, made_by, write_sidecar
+from ..radiographs.one_view import is_without
 
 FAMILIARITY_KEY = "familiarity"
 """Field of a record with what :meth:`OutOfDistributionDetector.assess` returns."""
@@ -413,13 +414,15 @@ class DetectOutOfDistributiond(Transform):
         CheckpointError: when the file is missing or cannot be used.
 
     Warns:
-        UserWarning: when the pair is flagged.
+        UserWarning: when the pair is flagged; or when the record has one X-ray alone, and is not assessed.
     """
 
     def __init__(self, path: str, weights: str) -> None:
         self.detector = read_detector(path, weights)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if is_without(record, "out-of-distribution detection"):
+            return dict(record)
         found = self.detector.assess(record["image"])
         if found["flagged"]:
             name, off = next(iter(found["deviations"].items()))

@@ -14,6 +14,7 @@ from monai.transforms import Transform
 from torch.nn.functional import avg_pool3d, pad
 
 from ..io.sidecar import Sidecar, made_by
+from ..radiographs.one_view import is_without
 
 UNCERTAINTY_KEY = "uncertainty"
 """Field of a record with the half-width of the interval in HU, `(1, S, S, S)`."""
@@ -202,13 +203,15 @@ class PredictIntervalsd(Transform):
         CheckpointError: when the table is missing or cannot be used.
 
     Warns:
-        UserWarning: when the half-widths have an empirical scale.
+        UserWarning: when the half-widths have an empirical scale; or when the record has one X-ray alone, and gets none.
     """
 
     def __init__(self, path: str, weights: str, fov_mm: float) -> None:
         self.path, (self.table, self.calibration) = path, read_interval_table(path, weights, fov_mm)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if is_without(record, "prediction intervals"):
+            return dict(record)
         if self.calibration.kind == EMPIRICAL:
             warnings.warn(f"uncertainty by {self.path}: {self.calibration.statement}")
         hu = record["pred"]

@@ -19,9 +19,9 @@ from .atomic_write import write_folder_atomically
 from .ct_reader import check_axes
 from .metadata import bundle_metadata
 
-SERIES_DESCRIPTION = "CT estimated from two X-rays, not for diagnosis"
+SERIES_DESCRIPTION = "CT estimated from {}, not for diagnosis"
 DERIVATION = (
-    "Estimated by a neural network from a frontal and a lateral chest X-ray; not acquired by a CT scanner. Structures "
+    "Estimated by a neural network from {}; not acquired by a CT scanner. Structures "
     "can be invented or missing. Research use only, not for diagnosis."
 )
 RESCALE_INTERCEPT = -1024
@@ -91,7 +91,13 @@ def check_series_folder(folder: str) -> None:
         )
 
 
-def write_ct_series(folder: str, hu: torch.Tensor, affine: torch.Tensor, identification: Dataset | None = None) -> None:
+def write_ct_series(
+    folder: str,
+    hu: torch.Tensor,
+    affine: torch.Tensor,
+    identification: Dataset | None = None,
+    only: str | None = None,
+) -> None:
     """
     Writes axial slices from inferior to superior, `slice_0001.dcm` and so on, as 16-bit CT images of a new series in a
     new frame of reference. The folder gets its name when it is whole; an earlier series there is replaced.
@@ -101,6 +107,7 @@ def write_ct_series(folder: str, hu: torch.Tensor, affine: torch.Tensor, identif
         hu: `(X, Y, Z)` in HU, rounded to whole HU.
         affine: `(4, 4)`, voxel index to RAS+ in mm, its axes at right angles.
         identification: whose it is, from :func:`read_identification`; by default nobody's, in a study of its own.
+        only: "frontal" or "lateral" where that X-ray is all that it was estimated from, which the series says.
 
     Raises:
         InputError: when the volume cannot be a CT image, or the folder holds other files than `.dcm`.
@@ -111,7 +118,7 @@ def write_ct_series(folder: str, hu: torch.Tensor, affine: torch.Tensor, identif
     ct = Orientation("LPS", labels=None)(MetaTensor(hu[None], affine=affine.double()))
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ct.affine.numpy()
     stored = _stored_values(ct[0].cpu().numpy(), folder)
-    series = _series_attributes(to_lps, identification or _nobody())
+    series = _series_attributes(to_lps, identification or _nobody(), only)
 
     def write(temporary: str) -> None:
         for index in range(stored.shape[2]):
@@ -141,7 +148,7 @@ def _nobody() -> Dataset:
     return identification
 
 
-def _series_attributes(to_lps: np.ndarray, identification: Dataset) -> Dataset:
+def _series_attributes(to_lps: np.ndarray, identification: Dataset, only: str | None) -> Dataset:
     """What all slices share."""
     series, now = Dataset(), datetime.now()
     for keyword in UNKNOWN:
@@ -156,8 +163,9 @@ def _series_attributes(to_lps: np.ndarray, identification: Dataset) -> Dataset:
     series.SeriesNumber = 1
     series.SeriesDate = series.ContentDate = series.InstanceCreationDate = f"{now:%Y%m%d}"
     series.SeriesTime = series.ContentTime = series.InstanceCreationTime = f"{now:%H%M%S}"
-    series.SeriesDescription = SERIES_DESCRIPTION
-    series.DerivationDescription = DERIVATION
+    series.SeriesDescription = SERIES_DESCRIPTION.format("one X-ray" if only else "two X-rays")
+    source = f"a {only} chest X-ray alone" if only else "a frontal and a lateral chest X-ray"
+    series.DerivationDescription = DERIVATION.format(source)
     series.BodyPartExamined = "CHEST"
     series.BurnedInAnnotation, series.LossyImageCompression = "NO", "00"
     _add_equipment(series)

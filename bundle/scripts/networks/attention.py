@@ -75,11 +75,15 @@ class BiplanarCrossAttention(nn.Module):
         return self.of_keys(tokens, key_sequences(context, None if self.is_dense else windows))
 
     def of_keys(
-        self, tokens: Float[Tensor, "B N N N hidden_size"], keys: Sequence[Float[Tensor, "M L context_size"]]
+        self, tokens: Float[Tensor, "B N N N hidden_size"], keys: Sequence[Float[Tensor, "M L context_size"] | None]
     ) -> Float[Tensor, "B N N N hidden_size"]:
-        """The output of :meth:`forward`, from what :func:`key_sequences` returns, which all layers share."""
+        """
+        The output of :meth:`forward`, from what :func:`key_sequences` returns, which all layers share. A view with None
+        in the place of its keys is masked: nothing attends to it.
+        """
         attend = self._attend_to_map if self.is_dense else self._attend_to_windows
-        return reduce(torch.add, (attend(tokens, of_view, view) for view, of_view in enumerate(keys)))
+        of_views = (attend(tokens, of_view, view) for view, of_view in enumerate(keys) if of_view is not None)
+        return reduce(torch.add, of_views)
 
     def _attend_to_map(self, tokens: Tensor, keys: Tensor, view: int) -> Tensor:
         return self.attend(rearrange(tokens, "b x y z c -> b (x y z) c"), keys).view_as(tokens)
@@ -132,7 +136,7 @@ class BiplanarTransformerLayer(nn.Module):
     def forward(
         self,
         tokens: Float[Tensor, "B N N N hidden_size"],
-        keys: Sequence[Float[Tensor, "M L context_size"]],
+        keys: Sequence[Float[Tensor, "M L context_size"] | None],
     ) -> Float[Tensor, "B N N N hidden_size"]:
         """Arguments as in :meth:`BiplanarCrossAttention.of_keys`; returns the tokens of the next layer."""
         normed = self.self_norm(tokens)

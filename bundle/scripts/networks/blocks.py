@@ -14,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d, batch_norm, instance_norm, 
 from torch.utils.checkpoint import checkpoint
 
 from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import BOTH_VIEWS
 from ..projection.projector import lift
 from ..projection.region import Region
 from ..projection.resampling import high_band, region_of, upsample_region
@@ -97,6 +98,7 @@ class EvidenceStem(nn.Module):
         region: Region,
         context: Float[Tensor, "B _ S S S"] | None = None,
         anatomy: Float[Tensor, "B 2 s s s"] | None = None,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Float[Tensor, "B channels X Y Z"]:
         """
         Args:
@@ -106,14 +108,16 @@ class EvidenceStem(nn.Module):
             region: where in the reconstruction volume.
             context: a coarser volume of the whole.
             anatomy: others' anatomy in the whole, at any size; None for none, which adds nothing.
+            given: the views whose feature maps are added.
         """
         hidden = self.of_seen(torch.cat(list(seen), dim=1)) if self.of_seen is not None else features.new_zeros(())
         if self.of_context is not None and context is not None:
             hidden = hidden + upsample_region(pointwise(self.of_context, context), region)
         if self.of_features is not None:
             maps = torch.stack([of_view(features[:, view]) for view, of_view in enumerate(self.of_features)], dim=1)
-            frontal, lateral = lift(maps, geometry, region.size, region).unbind(1)
-            hidden = hidden + frontal + lateral
+            lifted = lift(maps, geometry, region.size, region).unbind(1)
+            for view in given:
+                hidden = hidden + lifted[view]
         if self.of_anatomy is not None and anatomy is not None:
             hidden = hidden + self.of_anatomy(region_of(anatomy, region))
         return leaky_relu(hidden, SLOPE)

@@ -11,9 +11,10 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..io.radiograph import XRAY_KEYS
 from ..projection.entries import by_kind
 from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import NUMBER_OF_STAGES, PIXELS_PER_VOXEL, ImagingModel
+from ..projection.imaging import BOTH_VIEWS, NUMBER_OF_STAGES, PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 from .encoder import MultiScaleXrayEncoder
 from .stages import EVIDENCE, Stage1Base64, Stage2Refiner128, Stage3Refiner256
@@ -27,6 +28,9 @@ Anatomy = Tensor | Callable[[Tensor], Tensor]
 Mean and spread of other people's bodies, `(B, 2, S, S, S)`, scaled, at any size; or what makes them of the first
 stage's volume, `(B, 1, s, s, s)`.
 """
+
+GIVEN: dict[str | None, tuple[int, ...]] = {None: BOTH_VIEWS, **{key: (view,) for view, key in enumerate(XRAY_KEYS)}}
+"""The views of which there is an X-ray, by the one that is given alone."""
 
 
 class ProgressiveCascadeModel(nn.Module):
@@ -147,6 +151,7 @@ class ProgressiveCascadeModel(nn.Module):
         region: Region | None = None,
         slabs: int = 1,
         anatomy: Anatomy | None = None,
+        only: Sequence[str | None] | None = None,
     ) -> list[Float[Tensor, "B 1 X Y Z"]]:
         """
         Args:
@@ -157,13 +162,16 @@ class ProgressiveCascadeModel(nn.Module):
             slabs: tiled inference: in how many slabs to compute the last volume, which takes less memory.
             anatomy: what other people's bodies say, see :data:`Anatomy`; not read by a network without "anatomy" in
                 `evidence`. None adds nothing.
+            only: of each batch entry the one X-ray that is given, "frontal" or "lateral", or None for both, as for all
+                where it is None. The other one is masked: its pixels, whatever they are, change nothing. Entries
+                that have the same X-rays go together.
 
         Returns:
             Each stage's volume, RAS+, scaled to about [0, 1], coarsest first; cubes, but the last as large as the
             region.
 
         Raises:
-            InputError: when the X-rays have another shape.
+            InputError: when the X-rays have another shape, or `only` is of other entries or names no X-ray.
         """
         self._check_stage(stages)
         geometry = self.geometry if geometry is None else geometry
@@ -174,7 +182,22 @@ class ProgressiveCascadeModel(nn.Module):
                 f"{pixels}): frontal and lateral, each {pixels} pixels a side."
             )
         anatomy = anatomy if self.reads_anatomy else None
-        return self._of_any_side(xrays, geometry, region, anatomy, stages=stages, slabs=slabs)
+        alone = [None] if only is None else list(only)
+        if len(alone) not in (1, len(xrays)) or not set(alone) <= set(GIVEN):
+            raise InputError(
+                f"ProgressiveCascadeModel: only is {alone}, expected one of {', '.join(XRAY_KEYS)} or None for each of "
+                f"the {len(xrays)} batch entries."
+            )
+        if not any(alone):
+            return self._of_any_side(xrays, geometry, region, anatomy, BOTH_VIEWS, stages=stages, slabs=slabs)
+
+        def of_kind(geometry: BiplanarGeometry, xrays: Tensor, entries: Tensor, *others: Tensor) -> list[Tensor]:
+            given, found = GIVEN[alone[int(entries[0])]], others[0] if others else anatomy
+            seen = masked_xrays(xrays, given)
+            return self._of_any_side(seen, geometry, region, found, given, stages=stages, slabs=slabs)
+
+        by_entry = [anatomy] if isinstance(anatomy, Tensor) else []
+        return list(by_kind(alone, of_kind, geometry, xrays, torch.arange(len(xrays)), *by_entry))
 
     @property
     def reads_anatomy(self) -> bool:
@@ -187,6 +210,7 @@ class ProgressiveCascadeModel(nn.Module):
         geometry: BiplanarGeometry,
         region: Region | None,
         anatomy: Anatomy | None,
+        given: Sequence[int],
         **how: int,
     ) -> list[Tensor]:
         """The volumes of pairs with LL as they are, and of those with RL by way of their mirror images."""
@@ -194,10 +218,10 @@ class ProgressiveCascadeModel(nn.Module):
         def volumes(geometry: BiplanarGeometry, xrays: Tensor, *others: Tensor) -> list[Tensor]:
             found = others[0] if others else anatomy
             if not any(lateral_is_rl(geometry)):
-                return self._of_left_side(xrays, geometry, region, found, **how)
+                return self._of_left_side(xrays, geometry, region, found, given, **how)
             mirrored = None if region is None else region.mirrored()
             found = None if found is None else mirrored_anatomy(found)
-            flipped = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), mirrored, found, **how)
+            flipped = self._of_left_side(mirrored_xrays(xrays), geometry.mirrored(), mirrored, found, given, **how)
             return [volume.flip(2) for volume in flipped]
 
         by_entry = [anatomy] if isinstance(anatomy, Tensor) else []
@@ -209,6 +233,7 @@ class ProgressiveCascadeModel(nn.Module):
         geometry: BiplanarGeometry,
         region: Region | None,
         anatomy: Anatomy | None,
+        given: Sequence[int],
         stages: int,
         slabs: int,
     ) -> list[Tensor]:
@@ -220,24 +245,29 @@ class ProgressiveCascadeModel(nn.Module):
                 anatomy = anatomy(volumes[0])
             extent: dict[str, Any] = {"region": region, "slabs": slabs} if number == stages else {}
             if number == 1 and self.mirror_averaging and not stage.training:
-                volumes.append(self._mirror_averaged(level, xrays, geometry, **extent))
+                volumes.append(self._mirror_averaged(level, xrays, geometry, given, **extent))
             else:
-                volumes.append(
-                    stage(level, xrays, geometry, previous, anatomy=None if number == 1 else anatomy, **extent)
-                )
+                found = None if number == 1 else anatomy
+                volumes.append(stage(level, xrays, geometry, previous, anatomy=found, given=given, **extent))
         return volumes
 
     def _mirror_averaged(
-        self, features: Tensor, xrays: Tensor, geometry: BiplanarGeometry, region: Region | None = None, slabs: int = 1
+        self,
+        features: Tensor,
+        xrays: Tensor,
+        geometry: BiplanarGeometry,
+        given: Sequence[int],
+        region: Region | None = None,
+        slabs: int = 1,
     ) -> Tensor:
         """The first stage's volume; arguments as in :meth:`~scripts.networks.stages.VolumeStage.forward`."""
         stage: Any = self.stages[0]
         mirrored = mirrored_xrays(xrays)
         # The mirrored pair has RL. It is taken as LL, on which the stage was trained: right but for the cone beam.
         as_left = replace(geometry.mirrored(), views=geometry.views)
-        volume = stage(features, xrays, geometry, slabs=slabs)
-        mirror_image = stage(self.encoder(mirrored, 1)[0], mirrored, as_left, slabs=slabs).flip(2)
-        mean = stage.updated((volume + mirror_image) / 2, xrays, geometry)
+        volume = stage(features, xrays, geometry, slabs=slabs, given=given)
+        mirror_image = stage(self.encoder(mirrored, 1)[0], mirrored, as_left, slabs=slabs, given=given).flip(2)
+        mean = stage.updated((volume + mirror_image) / 2, xrays, geometry, given=given)
         return mean if region is None else region.of(mean)
 
     def up_to(self, stage: int) -> nn.ModuleDict:
@@ -280,6 +310,14 @@ def mirrored_xrays(xrays: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 2 H W"]:
     return torch.stack([xrays[:, 0].flip(-1), xrays[:, 1]], dim=1)
 
 
+def masked_xrays(xrays: Float[Tensor, "B 2 H W"], given: Sequence[int]) -> Float[Tensor, "B 2 H W"]:
+    """The X-rays of the `given` views, and zeros, which are air, in the place of the other."""
+    kept = torch.zeros_like(xrays)
+    for view in given:
+        kept[:, view] = xrays[:, view]
+    return kept
+
+
 def mirrored_anatomy(anatomy: Anatomy) -> Anatomy:
     """What other people's bodies say of the mirror images of the patients: their hearts lie at the right as well."""
     if isinstance(anatomy, Tensor):
@@ -307,9 +345,10 @@ class FinalVolumeModel(ProgressiveCascadeModel):
         geometry: BiplanarGeometry | None = None,
         slabs: int = 1,
         anatomy: Anatomy | None = None,
+        only: Sequence[str | None] | None = None,
     ) -> Float[Tensor, "B 1 S S S"]:
         """The last stage's volume; arguments as in :meth:`ProgressiveCascadeModel.forward`."""
-        return super().forward(xrays, geometry, self.final_stage, slabs=slabs, anatomy=anatomy)[-1]
+        return super().forward(xrays, geometry, self.final_stage, slabs=slabs, anatomy=anatomy, only=only)[-1]
 
     def first_volume(
         self, xrays: Float[Tensor, "B 2 P P"], geometry: BiplanarGeometry | None = None

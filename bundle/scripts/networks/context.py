@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..projection.entries import by_kind
 from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import BOTH_VIEWS
 from ..projection.region import Region
 from .attention import BiplanarTransformerLayer, key_sequences, ray_windows
 from .blocks import ACTIVATION, NORM, VIEWS, EvidenceStem, computed, zero_initialised
@@ -80,6 +81,7 @@ class ContextNetwork(nn.Module):
         features: Float[Tensor, "B 2 C P P"],
         geometry: BiplanarGeometry,
         anatomy: Float[Tensor, "B 2 s s s"] | None = None,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Float[Tensor, "B channels S S S"]:
         """
         Args:
@@ -88,12 +90,14 @@ class ContextNetwork(nn.Module):
             features: the features to attend to.
             geometry: of both views.
             anatomy: others' anatomy, at any size; None for none.
+            given: the views whose features are read.
         """
-        pyramid = [self.entry(self.stem(seen, lifted, geometry, Region.whole(self.size), anatomy=anatomy))]
+        stem = self.stem(seen, lifted, geometry, Region.whole(self.size), anatomy=anatomy, given=given)
+        pyramid = [self.entry(stem)]
         for down in self.down:
             pyramid.append(down(pyramid[-1]))
         if self.vit is not None:
-            pyramid[self.token_level] = self.vit(pyramid[self.token_level], features, geometry)
+            pyramid[self.token_level] = self.vit(pyramid[self.token_level], features, geometry, given)
         volume = pyramid.pop()
         for up in reversed(self.up):
             volume = up(volume, pyramid.pop())
@@ -151,18 +155,25 @@ class BiplanarTransformer(nn.Module):
         self.from_tokens = zero_initialised(nn.Linear(hidden_size, channels))
 
     def forward(
-        self, volume: Float[Tensor, "B C N N N"], features: Float[Tensor, "B 2 F P P"], geometry: BiplanarGeometry
+        self,
+        volume: Float[Tensor, "B C N N N"],
+        features: Float[Tensor, "B 2 F P P"],
+        geometry: BiplanarGeometry,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Float[Tensor, "B C N N N"]:
-        """The volume, with the ViT's output added. Batch entries with the same ray windows go together."""
+        """
+        The volume, with the ViT's output added; the tokens attend to the features of the `given` views alone. Batch
+        entries with the same ray windows go together.
+        """
         if self.attention != "ray":
-            return self._of_same_windows(None, volume, features)
+            return self._of_same_windows(None, volume, features, given)
         if geometry.cases is None:
-            return self._of_same_windows(self._windows(geometry, features.device), volume, features)
+            return self._of_same_windows(self._windows(geometry, features.device), volume, features, given)
         cases = [geometry.select([case]) for case in range(geometry.cases)]
         windows = [self._windows(case, torch.device("cpu")) for case in cases]
 
         def of_kind(_: BiplanarGeometry, volume: Tensor, features: Tensor, entries: Tensor) -> list[Tensor]:
-            return [self._of_same_windows(windows[int(entries[0])].to(features.device), volume, features)]
+            return [self._of_same_windows(windows[int(entries[0])].to(features.device), volume, features, given)]
 
         kinds = [table.numpy().tobytes() for table in windows]
         return by_kind(kinds, of_kind, geometry, volume, features, torch.arange(len(cases)))[0]
@@ -170,10 +181,12 @@ class BiplanarTransformer(nn.Module):
     def _windows(self, geometry: BiplanarGeometry, device: torch.device) -> Tensor:
         return ray_windows(geometry, self.tokens, self.feature_pixels, device)
 
-    def _of_same_windows(self, windows: Tensor | None, volume: Tensor, features: Tensor) -> Tensor:
+    def _of_same_windows(
+        self, windows: Tensor | None, volume: Tensor, features: Tensor, given: Sequence[int]
+    ) -> Tensor:
         context = self.context_norm(rearrange(features, "b v c h w -> b v h w c"))
         context = context + self.view_embedding + self.film_position
-        keys = key_sequences(context, windows)
+        keys = [keys if view in given else None for view, keys in enumerate(key_sequences(context, windows))]
         tokens = self.to_tokens(rearrange(volume, "b c x y z -> b x y z c"))
         if self.token_position is not None:
             tokens = tokens + self.token_position

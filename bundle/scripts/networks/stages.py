@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool3d
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import PIXELS_PER_VOXEL, ImagingModel
+from ..projection.imaging import BOTH_VIEWS, PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 from ..projection.resampling import upsample_region
 from .blocks import ACTIVATION, VIEWS, DetailEnhancer, EvidenceStem, computed, lift_xrays, pointwise, zero_initialised
@@ -113,6 +113,7 @@ class VolumeStage(nn.Module):
         region: Region | None = None,
         slabs: int = 1,
         anatomy: Float[Tensor, "B 2 a a a"] | None = None,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Float[Tensor, "B 1 X Y Z"]:
         """
         Args:
@@ -123,6 +124,7 @@ class VolumeStage(nn.Module):
             region: what is wanted of the volume; by default the whole.
             slabs: in how many slabs to compute it, one after the other, to save memory.
             anatomy: mean and spread of others' bodies, scaled, in the whole volume at any size; None for none.
+            given: the views of which there is an X-ray; those of the other are zero, and its features are not read.
 
         Returns:
             The region's volume, scaled to about [0, 1].
@@ -131,17 +133,13 @@ class VolumeStage(nn.Module):
         wanted = region or whole
         covered = whole if self.computes_whole else wanted
         lifted = self.dropout(features.transpose(1, 2)).transpose(1, 2) if self.reads_features else features
-        context = self._context(features, lifted, xrays, geometry, previous, anatomy)
+        context = self._context(features, lifted, xrays, geometry, previous, anatomy, given)
         log_ratio = None
         if previous is not None and self.reads_reprojection:
             log_ratio = self.imaging.log_ratio(previous, xrays, PIXELS_PER_VOXEL * self.size, geometry)
-        volumes = [
-            computed(
-                self.checkpointing, self._decode, slab, context, lifted, xrays, geometry, previous, log_ratio, anatomy
-            )
-            for slab in covered.slabs(slabs)
-        ]
-        volume = self._update(volumes[0] if len(volumes) == 1 else torch.cat(volumes, dim=2), xrays, geometry)
+        read = (context, lifted, xrays, geometry, previous, log_ratio, anatomy, given)
+        volumes = [computed(self.checkpointing, self._decode, slab, *read) for slab in covered.slabs(slabs)]
+        volume = self._update(volumes[0] if len(volumes) == 1 else torch.cat(volumes, dim=2), xrays, geometry, given)
         return volume if covered == wanted else wanted.of(volume)
 
     def _context(
@@ -152,12 +150,13 @@ class VolumeStage(nn.Module):
         geometry: BiplanarGeometry,
         previous: Tensor | None,
         anatomy: Tensor | None,
+        given: Sequence[int],
     ) -> Tensor:
         size = self.context.size
         seen = [] if previous is None else [adaptive_avg_pool3d(previous, size)]
         if self.reads_xrays:
             seen.append(lift_xrays(xrays, geometry, Region.whole(size)))
-        return self.context(seen, lifted, features, geometry, anatomy)
+        return self.context(seen, lifted, features, geometry, anatomy, given)
 
     def _decode(
         self,
@@ -169,6 +168,7 @@ class VolumeStage(nn.Module):
         previous: Tensor | None,
         log_ratio: Tensor | None,
         anatomy: Tensor | None = None,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Tensor:
         wide = region.widened(self.margin, multiple=2)
         base = None if previous is None else upsample_region(previous, wide)
@@ -176,9 +176,9 @@ class VolumeStage(nn.Module):
         seen = [*([] if base is None else [base]), *([lifted_xrays] if self.reads_xrays else [])]
         update = None
         if base is not None and log_ratio is not None:
-            update = UPDATE_SCALE * self.imaging.correction(base, log_ratio, wide, geometry)
+            update = UPDATE_SCALE * self.imaging.correction(base, log_ratio, wide, geometry, given)
             seen.append(update)
-        hidden = self.convolution(self.stem(seen, lifted, geometry, wide, context, anatomy))
+        hidden = self.convolution(self.stem(seen, lifted, geometry, wide, context, anatomy, given))
         volume = pointwise(self.to_volume, hidden)
         if base is not None:
             volume = volume + base
@@ -189,7 +189,7 @@ class VolumeStage(nn.Module):
     def _finish(self, volume: Tensor, lifted_xrays: Tensor) -> Tensor:
         return volume
 
-    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry) -> Tensor:
+    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry, given: Sequence[int]) -> Tensor:
         return volume
 
 
@@ -209,9 +209,9 @@ class Stage1Base64(VolumeStage):
         super().__init__(is_first=True, **network)
         self.relaxation = nn.Parameter(torch.ones(consistency_steps if self.reads_reprojection else 0))
 
-    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry) -> Tensor:
+    def _update(self, volume: Tensor, xrays: Tensor, geometry: BiplanarGeometry, given: Sequence[int]) -> Tensor:
         for relaxation in self.relaxation:
-            volume = self.updated(volume, xrays, geometry, relaxation)
+            volume = self.updated(volume, xrays, geometry, relaxation, given)
         return volume
 
     def updated(
@@ -220,12 +220,14 @@ class Stage1Base64(VolumeStage):
         xrays: Float[Tensor, "B 2 H H"],
         geometry: BiplanarGeometry,
         relaxation: float | Tensor = 1.0,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Float[Tensor, "B 1 S S S"]:
-        """A volume after one MART update; as it is without "reprojection" in `evidence`."""
+        """A volume after one MART update by the `given` views; as it is without "reprojection" in `evidence`."""
         if not self.reads_reprojection:
             return volume
         log_ratio = self.imaging.log_ratio(volume, xrays, PIXELS_PER_VOXEL * self.size, geometry)
-        return volume + relaxation * self.imaging.correction(volume, log_ratio, Region.whole(self.size), geometry)
+        correction = self.imaging.correction(volume, log_ratio, Region.whole(self.size), geometry, given)
+        return volume + relaxation * correction
 
 
 class Stage2Refiner128(VolumeStage):

@@ -23,6 +23,8 @@ PIXELS_PER_VOXEL = 2
 RATIO_OFFSET = 0.0025
 """Scaled line integral of some millimetres of tissue, added to both sides of a ratio: less than that is noise."""
 MAX_RATIO = 4.0
+BOTH_VIEWS = (0, 1)
+"""Frontal and lateral: the views of which there is an X-ray, unless one is given alone."""
 
 
 class ImagingModel:
@@ -111,6 +113,7 @@ class ImagingModel:
         log_ratio: Float[Tensor, "B 2 P P"],
         region: Region,
         geometry: BiplanarGeometry | None = None,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Float[Tensor, "B 1 X Y Z"]:
         """
         The MART update of a region, as what to add to it: attenuation is multiplied by the geometric mean of the ratios
@@ -123,9 +126,11 @@ class ImagingModel:
             log_ratio: from :meth:`log_ratio` of the whole.
             region: where in the volume.
             geometry: overrides the model's own.
+            given: the views whose ratios are read; with one alone its rays' ratios are the update.
         """
         lowest, highest = self.hu_window
         # The mean of logarithms has a gradient everywhere; the root of a product of backprojected ratios has none at 0.
         lifted = lift(log_ratio[:, :, None], geometry or self.geometry, region.size, region)
+        lifted = lifted if len(given) == len(BOTH_VIEWS) else lifted[:, list(given)]
         above_air = (self.to_hu(volume) - AIR_HU).clamp(min=0) / (highest - lowest)
         return above_air * lifted.mean(dim=1).expm1()

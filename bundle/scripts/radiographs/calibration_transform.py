@@ -35,7 +35,8 @@ class CalibratePaird(Transform):
         CheckpointError: when the sidecar is missing or cannot be used.
 
     Warns:
-        UserWarning: why the reconstruction should not be relied on.
+        UserWarning: why the reconstruction should not be relied on; or when a radiograph of no known size is given
+            alone, which cannot calibrate itself.
     """
 
     def __init__(self, path: str, weights: str, geometry: BiplanarGeometry, xray_scale: float) -> None:
@@ -45,6 +46,7 @@ class CalibratePaird(Transform):
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pair = [record.get(key) for key in XRAY_KEYS]
         if not all(isinstance(each, Radiograph) for each in pair) or not needs_calibration(pair):
+            _warn_of_one_view({key: each for key, each in zip(XRAY_KEYS, pair) if isinstance(each, Radiograph)})
             return dict(record)
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
         found = calibrate_pair(pair, geometry, self.statistics)
@@ -61,3 +63,14 @@ class CalibratePaird(Transform):
         as_read = {key: torch.from_numpy(image) for key, image in zip(XRAY_KEYS, (each.image for each in pair))}
         kept = {"content": json.dumps(found.as_content()), "seen": torch.from_numpy(found.seen), **as_read}
         return {**record, **prepared, CALIBRATION_KEY: kept}
+
+
+def _warn_of_one_view(radiographs: Mapping[str, Radiograph]) -> None:
+    if len(radiographs) == 1 and needs_calibration(list(radiographs.values())):
+        ((field, radiograph),) = radiographs.items()
+        warnings.warn(
+            f"{radiograph.path}: field '{field}' is a radiograph of unknown size, given alone, expected a pair, which "
+            f"calibrates itself, or a pixel spacing. Its longer side is taken for the detector's, its values by their "
+            f"percentiles. Do not rely on sizes and densities of the reconstruction.",
+            stacklevel=3,
+        )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import InputError
-from ..io.radiograph import Radiograph
+from ..io.radiograph import XRAY_KEYS, Radiograph
 from ..projection.geometry import BiplanarGeometry
 
 LARGEST_DIFFERENCE = 0.02
@@ -40,7 +41,32 @@ def in_order(frontal: Radiograph, lateral: Radiograph) -> tuple[Radiograph, Radi
     return frontal, lateral
 
 
-def geometry_from_radiographs(frontal: Radiograph, lateral: Radiograph, geometry: BiplanarGeometry) -> BiplanarGeometry:
+def given_radiographs(frontal: str | None, lateral: str | None) -> dict[str, str]:
+    """
+    The fields of a record of two radiographs, or of one, by their paths; None for one that there is not.
+
+    Raises:
+        InputError: when there is none.
+    """
+    given = {key: str(path) for key, path in zip(XRAY_KEYS, (frontal, lateral)) if path is not None}
+    if not given:
+        raise InputError("fields 'frontal' and 'lateral' are null, expected the path of a radiograph in one or in both.")
+    return given
+
+
+def check_plane(field: str, radiograph: Radiograph) -> None:
+    """
+    Raises:
+        InputError: when a radiograph that is given alone as `field`, "frontal" or "lateral", says that it is the other.
+    """
+    if radiograph.plane not in (None, field):
+        raise InputError(
+            f"{radiograph.path}: field '{field}' is a {radiograph.plane} radiograph (View Position "
+            f"{radiograph.view or 'unknown'}), expected a {field} one; name it as '{radiograph.plane}'."
+        )
+
+
+def geometry_from_radiographs(radiographs: Mapping[str, Radiograph], geometry: BiplanarGeometry) -> BiplanarGeometry:
     """
     The geometry with the radiographs' views and distance from the source, as far as the files say.
 
@@ -50,8 +76,7 @@ def geometry_from_radiographs(frontal: Radiograph, lateral: Radiograph, geometry
     :func:`~scripts.radiographs.detector_placement.place_on_detector`. A parallel beam stays one.
 
     Args:
-        frontal: the frontal radiograph.
-        lateral: the lateral radiograph.
+        radiographs: `frontal` and `lateral`, or one of them.
         geometry: what is taken where the radiographs do not say.
 
     Raises:
@@ -60,23 +85,22 @@ def geometry_from_radiographs(frontal: Radiograph, lateral: Radiograph, geometry
     Warns:
         UserWarning: when the radiographs were taken from distances that differ; their mean is taken.
     """
-    views = tuple(radiograph.view or view for radiograph, view in zip((frontal, lateral), geometry.views))
-    distances = [
-        radiograph.source_to_patient_mm for radiograph in (frontal, lateral) if radiograph.source_to_patient_mm
-    ]
+    said = {field: radiograph.view for field, radiograph in radiographs.items()}
+    views = tuple(said.get(field) or view for field, view in zip(XRAY_KEYS, geometry.views))
+    distances = [each.source_to_patient_mm for each in radiographs.values() if each.source_to_patient_mm]
+    where = " and ".join(each.path for each in radiographs.values())
     if geometry.is_parallel or not distances:
         return replace(geometry, views=views)
     if max(distances) > (1 + LARGEST_DIFFERENCE) * min(distances):
         warnings.warn(
-            f"{frontal.path} and {lateral.path}: fields 'frontal' and 'lateral' were taken {distances[0]:g} and "
+            f"{where}: fields 'frontal' and 'lateral' were taken {distances[0]:g} and "
             f"{distances[1]:g} mm from the source, expected one distance; their mean is taken."
         )
     distance, half = sum(distances) / len(distances), geometry.fov_mm / 2
     if distance <= half:
         raise InputError(
-            f"{frontal.path} and {lateral.path}: fields 'frontal' and 'lateral' put the source {distance:g} mm from "
-            f"the middle of the patient, expected more than {half:g} mm; correct Distance Source to Patient "
-            "(0018,1111)."
+            f"{where}: {' and '.join(map(repr, radiographs))} put the source {distance:g} mm from the middle of the "
+            f"patient, expected more than {half:g} mm; correct Distance Source to Patient (0018,1111)."
         )
     detector = (distance - half) * geometry.magnification(half)
     return replace(geometry, views=views, source_to_isocentre_mm=distance, source_to_detector_mm=detector)

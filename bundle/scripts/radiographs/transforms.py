@@ -18,7 +18,7 @@ from ..io.radiograph import DISPLAY_ORIENTATION, XRAY_KEYS, Radiograph, Scale, c
 from ..io.radiograph_reader import read_radiograph, read_stacked_radiographs
 from ..projection.geometry import BiplanarGeometry
 from .detector_placement import Area, exposed_area, place_on_detector
-from .pair import geometry_from_radiographs, in_order, warn_of_other_geometry
+from .pair import check_plane, geometry_from_radiographs, in_order, warn_of_other_geometry
 from .view_check import as_it_looks, warn_of_appearance
 
 LARGEST_SATURATED = 0.4
@@ -46,7 +46,8 @@ class LoadRadiographsd(Transform):
     A record's own `radiograph_scale` and `radiograph_orientation` override these.
 
     Raises:
-        InputError: when an argument is not one of these, a file cannot be used, or the two do not belong together.
+        InputError: when an argument is not one of these, a file cannot be used, the two do not belong together, or one
+            that is given alone says that it is the other.
     """
 
     def __init__(
@@ -71,13 +72,18 @@ class LoadRadiographsd(Transform):
         if len(radiographs) == len(XRAY_KEYS):
             ordered = zip(XRAY_KEYS, in_order(*radiographs.values()))
             radiographs = {key: as_it_looks(key, radiograph) for key, radiograph in ordered}
-            warn_of_appearance(*radiographs.values())
+            warn_of_appearance(radiographs)
+        elif radiographs:
+            ((key, radiograph),) = radiographs.items()
+            check_plane(key, radiograph)
+            radiographs = {key: as_it_looks(key, radiograph)}
+            warn_of_appearance(radiographs)
         return {**record, **radiographs}
 
 
 class GeometryFromRadiographsd(Transform):
     """
-    Puts views and distances by the two radiographs into the record's `geometry`, see
+    Puts views and distances by the radiographs, two or one, into the record's `geometry`, see
     :func:`~scripts.radiographs.pair.geometry_from_radiographs`. A record without radiographs gets those of the nominal
     geometry.
 
@@ -89,9 +95,9 @@ class GeometryFromRadiographsd(Transform):
         self.geometry = geometry
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        radiographs = [record[key] for key in XRAY_KEYS if key in record]
+        radiographs = {key: record[key] for key in XRAY_KEYS if key in record}
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        geometry = geometry_from_radiographs(*radiographs, geometry) if radiographs else geometry
+        geometry = geometry_from_radiographs(radiographs, geometry) if radiographs else geometry
         return {**record, GEOMETRY_KEY: {name: getattr(geometry, name) for name in GEOMETRY_FIELDS}}
 
 

@@ -6,6 +6,7 @@ Nothing is rotated or swapped for it; what nobody declared is inverted or mirror
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,9 +27,12 @@ CONTRADICTED = 0.98
 LOOK = "It is used as declared: look at it"
 
 
-def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
+def warn_of_appearance(radiographs: Mapping[str, Radiograph]) -> None:
     """
-    Looks at both images. Where a file says what it is, its image has to contradict it clearly to be told.
+    Looks at the images. Where a file says what it is, its image has to contradict it clearly to be told.
+
+    Args:
+        radiographs: `frontal` and `lateral`, or one of them.
 
     Raises:
         CheckpointError: when the view classifier's file is there and cannot be used.
@@ -38,10 +42,9 @@ def warn_of_appearance(frontal: Radiograph, lateral: Radiograph) -> None:
             both lateral; when one looks rotated or inverted; when a lateral one faces the other way, or a frontal one
             is a mirror image; or when the view classifier's file is missing, so that nothing was looked at.
     """
-    classifier = _classifier(frontal)
+    classifier = _classifier(radiographs)
     if classifier is None:
         return
-    radiographs = dict(zip(XRAY_KEYS, (frontal, lateral)))
     seen = {field: classifier(radiograph) for field, radiograph in radiographs.items()}
     unknown = [field for field, each in seen.items() if each.certainty < UNRECOGNISED]
     for field in unknown:
@@ -83,11 +86,12 @@ def as_it_looks(field: str, radiograph: Radiograph) -> Radiograph:
     return replace(radiograph, image=np.ascontiguousarray(image), exposed=np.ascontiguousarray(exposed))
 
 
-def _classifier(radiograph: Radiograph) -> ViewClassifier | None:
+def _classifier(radiographs: Mapping[str, Radiograph]) -> ViewClassifier | None:
     if not VIEW_CLASSIFIER.exists():
         warnings.warn(
-            f"{VIEW_CLASSIFIER}: no such file, so that {radiograph.path} and its lateral radiograph are not looked at: "
-            f"that they are frontal and lateral, upright and not inverted is taken as declared. {MADE_BY}"
+            f"{VIEW_CLASSIFIER}: no such file, so that {' and '.join(each.path for each in radiographs.values())} are "
+            f"not looked at: that they are {' and '.join(radiographs)}, upright and not inverted is taken as declared. "
+            f"{MADE_BY}"
         )
         return None
     return read_view_classifier(str(VIEW_CLASSIFIER))
@@ -101,7 +105,7 @@ def _warn_of_unrecognised(field: str, radiograph: Radiograph, seen: ViewProbabil
         )
 
 
-def _warn_of_planes(radiographs: dict[str, Radiograph], seen: dict[str, ViewProbabilities]) -> bool:
+def _warn_of_planes(radiographs: Mapping[str, Radiograph], seen: dict[str, ViewProbabilities]) -> bool:
     """Whether there was something to tell."""
     other = dict(zip(XRAY_KEYS, reversed(XRAY_KEYS)))
     wrong = [
@@ -112,14 +116,21 @@ def _warn_of_planes(radiographs: dict[str, Radiograph], seen: dict[str, ViewProb
     if not wrong:
         return False
     field = wrong[-1]
-    found = "the two look swapped" if len(wrong) == 2 else f"both look {other[field]}"
     said = "" if radiographs[field].plane is None else f", against its tags, which say {radiographs[field].plane}"
     warnings.warn(
         f"{radiographs[field].path}: field '{field}' looks {other[field]} (probability "
-        f"{seen[field].plane[other[field]]:.2f}){said}, expected a {field} radiograph; with field '{other[field]}', "
-        f"{radiographs[other[field]].path}, {found}. They are used as named: look at them."
+        f"{seen[field].plane[other[field]]:.2f}){said}, expected a {field} radiograph; "
+        f"{_beside(radiographs, wrong, other[field])}."
     )
     return True
+
+
+def _beside(radiographs: Mapping[str, Radiograph], wrong: list[str], other: str) -> str:
+    """What the other radiograph shows, where there is one, and what is done."""
+    if other not in radiographs:
+        return f"it is used as named: look at it, and name it '{other}' if it is {other}"
+    found = "the two look swapped" if len(wrong) == 2 else f"both look {other}"
+    return f"with field '{other}', {radiographs[other].path}, {found}. They are used as named: look at them"
 
 
 def _warn_of_pose(field: str, radiograph: Radiograph, seen: ViewProbabilities) -> None:

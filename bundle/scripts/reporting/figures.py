@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..io.atomic_write import NOTICE
+from ..io.radiograph import XRAY_KEYS
+from ..projection.imaging import BOTH_VIEWS
 
 DISPLAY_WINDOW_HU = (-1000.0, 500.0)
 ERROR_RANGE_HU = 500.0
@@ -71,18 +73,19 @@ def preview_figure(
     title: str = "",
     half_width: torch.Tensor | None = None,
     calibration: str = "",
+    given: Sequence[int] = BOTH_VIEWS,
 ) -> Figure:
     """
-    Both X-rays `(2, H, W)` and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given,
+    Both X-rays `(2, H, W)`, or those of the `given` views, and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given,
     the middle coronal slice of the half-width of the volume's prediction interval `(S, S, S)` in HU, bright where it is
     wide, over what its scale rests on.
     """
-    figure, axes = _grid(1, 2 + len(PLANES) + (half_width is not None), title)
+    figure, axes = _grid(1, len(given) + len(PLANES) + (half_width is not None), title)
     low, high = DISPLAY_WINDOW_HU
-    for place, xray, name in zip(axes[0], xrays, ("frontal X-ray", "lateral X-ray")):
-        place.imshow(xray.cpu(), cmap="gray")
-        place.set_title(name, fontsize=9)
-    for place, (plane, axis) in zip(axes[0, 2:], PLANES.items()):
+    for place, view in zip(axes[0], given):
+        place.imshow(xrays[view].cpu(), cmap="gray")
+        place.set_title(f"{XRAY_KEYS[view]} X-ray", fontsize=9)
+    for place, (plane, axis) in zip(axes[0, len(given) :], PLANES.items()):
         place.imshow(middle_slice(hu, axis), cmap="gray", vmin=low, vmax=high)
         place.set_title(f"reconstruction {hu.shape[0]}³, {plane}", fontsize=9)
     if half_width is not None:

@@ -26,10 +26,12 @@ from ..io.dicom_ct_writer import check_series_folder, read_identification, write
 from ..io.image_writer import cube_affine, write_ct
 from ..io.radiograph import XRAY_KEYS
 from ..io.run_manifest import RUN, RunManifest
+from ..networks.cascade import GIVEN
 from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import ImagingModel
 from ..radiographs.calibration import CALIBRATION_KEY as PAIR_CALIBRATION_KEY
 from ..radiographs.calibration import pair_of_content
+from ..radiographs.one_view import note_of, only_of
 from ..radiographs.transforms import GEOMETRY_KEY
 from .calibration_figure import calibration_figure
 from .figures import preview_figure
@@ -97,7 +99,7 @@ class WarnOfCutBodyd(Transform):
 
 class SaveReconstructiond(Transform):
     """
-    Writes `ct.nii.gz` (HU), `preview.png` (both X-rays and three planes), `view.html`, a page that shows them, and
+    Writes `ct.nii.gz` (HU), `preview.png` (the X-rays, two or one, and three planes), `view.html`, a page that shows them, and
     `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
     the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. One with
     `pair_calibration`, whose radiographs have no size of their own, gets `calibration.json`, what was found
@@ -148,20 +150,25 @@ class SaveReconstructiond(Transform):
         for earlier in (series, preview, view, measured, found, picture, *assessments):
             remove_earlier(earlier)
         if self.dicom:
-            write_ct_series(series, hu, affine, self.identification)
+            write_ct_series(series, hu, affine, self.identification, only_of(record))
         xrays = torch.as_tensor(record["image"]).float()
         geometry = replace(self.geometry, **record.get(GEOMETRY_KEY, {}))
-        note = record.get(NOTE_KEY, "")
-        figure = preview_figure(xrays, hu, title=note, **_write_assessments(record, *assessments))
+        note, given = note_of_record(record), GIVEN[only_of(record)]
+        figure = preview_figure(xrays, hu, title=note, given=given, **_write_assessments(record, *assessments))
         write_atomically(preview, figure.savefig)
         figures = _write_calibration(record, xrays * self.xray_scale, geometry, found, picture)
         table = _write_measurements(record, measured)
-        title = f"Reconstruction from two X-rays, {len(hu)}³"
-        shown = {"note": note, "figures": figures, "measurements": table}
+        title = f"Reconstruction from {'two X-rays' if len(given) == 2 else 'one X-ray'}, {len(hu)}³"
+        shown: dict[str, Any] = {"note": note, "figures": figures, "measurements": table, "given": given}
         write_view(view, title, {"reconstruction": ct}, xrays, geometry, **shown)
         if self.manifest is not None:
             self.manifest.write(run)
         return dict(record)
+
+
+def note_of_record(record: Mapping[Hashable, Any]) -> str:
+    """What the pictures of a record's result say of it: that it is of one view, and its `note`; "" for nothing."""
+    return " ".join(filter(None, (note_of(only_of(record)), record.get(NOTE_KEY, ""))))
 
 
 def _write_calibration(

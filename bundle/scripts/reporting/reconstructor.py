@@ -29,7 +29,7 @@ from ..projection.geometry import BiplanarGeometry
 from ..radiographs.calibration import CALIBRATION_KEY
 from ..radiographs.transforms import GEOMETRY_FIELDS, GEOMETRY_KEY
 from ..training.devices import choose_device
-from .reconstruction import NOTE_KEY, ToHUd
+from .reconstruction import ToHUd, note_of_record
 
 if TYPE_CHECKING:
     from jaxtyping import Num
@@ -52,8 +52,9 @@ class Reconstruction:
             sidecar file.
         out_of_distribution: what `familiarity.json` holds; None without its sidecar file.
         geometry: the acquisition geometry that was taken.
-        xrays: `(2, P, P)`, both X-rays as the network has read them.
-        note: what pictures of the result say of it, such as that the body is wider than the volume; "" for nothing.
+        xrays: `(2, P, P)`, both X-rays as the network has read them; zeros for one that was not given.
+        note: what pictures of the result say of it, such as that the body is wider than the volume, or that it is of
+            one view; "" for nothing.
     """
 
     volume: MetaTensor
@@ -106,8 +107,8 @@ class Reconstructor:
 
     def __call__(
         self,
-        frontal: str | os.PathLike[str] | Num[np.ndarray, "H W"],
-        lateral: str | os.PathLike[str] | Num[np.ndarray, "H W"],
+        frontal: str | os.PathLike[str] | Num[np.ndarray, "H W"] | None = None,
+        lateral: str | os.PathLike[str] | Num[np.ndarray, "H W"] | None = None,
         geometry: BiplanarGeometry | None = None,
         scale: Scale | None = None,
         pixel_mm: float | None = None,
@@ -115,7 +116,7 @@ class Reconstructor:
         """
         Args:
             frontal: a file as for `infer`, or its pixels in display orientation: rows to inferior, columns to the
-                patient's left.
+                patient's left; None for none, of weights that were trained with `view_dropout`.
             lateral: the same, columns to posterior.
             geometry: of the acquisition, for what the files do not say: views and distances. By default that of the
                 config.
@@ -124,10 +125,13 @@ class Reconstructor:
             pixel_mm: side of an array's pixel at the detector; None where unknown, as of an image file.
 
         Raises:
-            InputError: when a radiograph cannot be used, or `geometry` has another field of view or detector.
+            InputError: when there is no radiograph, or one alone, on which the weights were not trained; when one
+                cannot be used, or `geometry` has another field of view or detector.
         """
         record: dict[str, Any] = {}
         for field, given in zip(XRAY_KEYS, (frontal, lateral)):
+            if given is None:
+                continue
             is_path = isinstance(given, (str, os.PathLike))
             record[field] = os.fspath(given) if is_path else self._radiograph(given, field, scale, pixel_mm)
         if scale is not None:
@@ -179,5 +183,5 @@ class Reconstructor:
             out_of_distribution=found.get(FAMILIARITY_KEY),
             geometry=replace(self.geometry, **found[GEOMETRY_KEY]),
             xrays=torch.as_tensor(found["image"]).float().cpu(),
-            note=found.get(NOTE_KEY, ""),
+            note=note_of_record(found),
         )

@@ -24,12 +24,14 @@ from ..errors import InputError
 from ..io.atomic_write import NOTICE, remove_earlier, write_text
 from ..io.image_writer import as_greyscale
 from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import BOTH_VIEWS
 from .measurement_table import MeasurementTable
 
 PACKAGE = "ipyniivue"
 INSTALL = "run `pip install --no-deps 'ipyniivue>=2.4.4,<2.5'`"
 NIIVUE_MODULE = re.compile(r'"([^"\s]*export%7B[^"\s]*%2CNiivue%2C[^"\s]*)"')
 """The string literal of the widget's JavaScript that holds NiiVue, percent-encoded, for pages that the widget saves."""
+VIEWS_DO_NOT = {1: "One view does not determine", 2: "Two views do not determine"}
 EDGES = {"frontal": ("R", "L"), "lateral": ("A", "P")}
 """Where the left and the right edge of an X-ray lie, see :class:`~scripts.BiplanarGeometry`."""
 
@@ -45,6 +47,7 @@ def write_view(
     note: str = "",
     figures: Mapping[str, bytes] = MappingProxyType({}),
     measurements: MeasurementTable = MeasurementTable([], []),
+    given: Sequence[int] = BOTH_VIEWS,
 ) -> None:
     """
     Writes the page. It holds everything that it shows, the files of the volumes included, and fetches nothing.
@@ -63,6 +66,7 @@ def write_view(
         note: a further line under the heading.
         figures: PNG files under the X-rays and the volumes, by their headings.
         measurements: a table under the volumes, where it has rows.
+        given: the views whose X-rays are shown.
 
     Warns:
         UserWarning: when NiiVue is missing.
@@ -76,8 +80,8 @@ def write_view(
     view = {
         "title": title,
         "note": note,
-        "notice": f"{NOTICE}. Two views do not determine a volume: structures can be invented or erased.",
-        "xrays": [_xray(xrays, geometry, isocentre_mm, index) for index in range(len(xrays))],
+        "notice": f"{NOTICE}. {VIEWS_DO_NOT[len(given)]} a volume: structures can be invented or erased.",
+        "xrays": [_xray(xrays, geometry, isocentre_mm, index) for index in given],
         "volumes": [{"name": name, "file": _base64(Path(file).read_bytes())} for name, file in volumes.items()],
         "measurements": measurements._asdict(),
         "scores": list(scores),

@@ -75,13 +75,22 @@ class BestCheckpointSaver:
         network: whose state dict is written.
         views: the pairs of views that are met in training, see :func:`~scripts.data.known_views.write_known_views`.
         records: those that are met, see :func:`~scripts.data.met_records.records_of_training`; None to write none.
+        view_dropout: the smallest of the network's stages, see :func:`~scripts.data.known_views.met_view_dropout`.
 
     Raises:
         DivergenceError: when the key metric is not a number; what has been written before stays.
     """
 
-    def __init__(self, path: str, network: torch.nn.Module, views: Views, records: Sections | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        network: torch.nn.Module,
+        views: Views,
+        records: Sections | None = None,
+        view_dropout: float = 0.0,
+    ) -> None:
         self.path, self.network, self.views, self.records = path, network, views, records
+        self.view_dropout = view_dropout
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -95,7 +104,7 @@ class BestCheckpointSaver:
             )
         if state.best_metric_epoch == state.epoch and idist.get_rank() == 0:
             write_checkpoint(self.path, self.network.state_dict())
-            write_known_views(self.path, self.views)
+            write_known_views(self.path, self.views, self.view_dropout)
             if self.records is not None:
                 write_met_records(self.path, self.records)
 

@@ -86,7 +86,11 @@ def with_imaging_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> Map
     return {**kept, **{f"{holder}.imaging.{name}": value for holder in holders for name, value in model.items()}}
 
 
-ABSENT_UNTIL_NOW = {"network.mirror_averaging": False}
+ABSENT_UNTIL_NOW = {
+    "network.mirror_averaging": False,
+    "prepare_batch.view_dropout": 0.0,
+    "prepare_batch.only": None,
+}
 """Settings that version 0.3 did not have, and what it did."""
 
 
