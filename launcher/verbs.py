@@ -178,9 +178,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _check_datalist(arguments.datalist)
     if arguments.stop_after and not arguments.robustness:
         raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
-    if arguments.only and (arguments.pairs or arguments.robustness):
-        other = "--pairs" if arguments.pairs else "--robustness"
-        raise LaunchError(f"--only {arguments.only}: cannot be scored by {other}, which is of both X-rays.")
+    of_pairs = [f"--{name}" for name in ("pairs", "robustness", "protocol") if getattr(arguments, name)]
+    if arguments.only and of_pairs:
+        raise LaunchError(f"--only {arguments.only}: cannot be scored by {of_pairs[0]}, which is of both X-rays.")
     if arguments.predictions and not arguments.pairs:
         raise LaunchError("--predictions needs --pairs: other scores are of weights.")
     if arguments.pairs:

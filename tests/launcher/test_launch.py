@@ -282,6 +282,26 @@ def test_an_uncertainty_that_the_weights_have_no_table_for_ends_infer_with_one_e
     assert not (tmp_path / "output" / "ct.nii.gz").exists()
 
 
+def test_infer_of_one_radiograph_hands_on_that_there_is_no_other(command, lines, random_weights, dataset, capfd):  # noqa: F811
+    one = ["--lateral", dataset / "phantom_6_lateral.nii.gz", "--weights", random_weights, "--output", dataset / "out"]
+    assert command("infer", *one, "--uncertainty") == 1
+    assert "--uncertainty needs --frontal and --lateral" in capfd.readouterr().err and not lines()
+    assert command("infer", *one) == 0
+    assert option_of(lines()[-1], "frontal") == "$None" and option_of(lines()[-1], "lateral") == str(one[1])
+
+
+def test_a_training_with_view_dropout_hands_it_to_each_stage_and_to_the_next_line(
+    command, lines, dataset, tmp_path, capfd
+):
+    chosen = ["--tiny", "--view_dropout", "0.5", "--dataset_dir", dataset, "--output", tmp_path / "output"]
+    assert command("train", "--stage", "1", *chosen) == 0
+    assert option_of(lines()[-1], "view_dropout") == "0.5"
+    following = next_arguments(capfd.readouterr().out)
+    assert following[following.index("--view_dropout") + 1] == "0.5"
+    assert command("train", *chosen[:2], "1.5", *chosen[3:]) == 1
+    assert "--view_dropout 1.5: expected a probability" in capfd.readouterr().err
+
+
 def test_a_patient_can_be_copied_only_into_a_dicom_series(command, weights: Path, dataset: Path, tmp_path: Path, capfd):
     assert (
         command(
@@ -372,6 +392,7 @@ def test_the_protocol_of_others_has_a_table_of_its_own(command, random_weights, 
     [
         (["--datalist", "nowhere.json"], f"--datalist {Path.cwd() / 'nowhere.json'}: no such file."),
         (["--stop_after", "1"], "--stop_after needs --robustness"),
+        (["--only", "frontal", "--robustness"], "--only frontal: cannot be scored by --robustness"),
     ],
 )
 def test_what_an_evaluation_cannot_do_is_refused_at_once(

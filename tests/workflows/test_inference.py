@@ -359,7 +359,7 @@ def test_a_radiograph_that_cannot_be_used_is_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("view", ["frontal", "lateral"])
-def test_one_view_alone_is_refused_by_the_name_of_the_other(overlay, weights, radiographs, tmp_path: Path, view: str):
+def test_a_missing_file_of_one_view_is_refused_by_its_field(overlay, weights, radiographs, tmp_path: Path, view: str):
     other = {"frontal": "lateral", "lateral": "frontal"}[view]
     with pytest.raises(RuntimeError) as caught:
         infer(overlay, weights, tmp_path / "output", dataset_dir=tmp_path, **{view: radiographs[view]})

@@ -175,7 +175,9 @@ def check_only(only: str | None) -> None:
         InputError: when it is neither "frontal" nor "lateral" nor None.
     """
     if only not in (None, *XRAY_KEYS):
-        raise InputError(f"only is {only!r}, expected 'frontal' or 'lateral', the X-ray that is given, or null for both.")
+        raise InputError(
+            f"only is {only!r}, expected 'frontal' or 'lateral', the X-ray that is given, or null for both."
+        )
 
 
 class PrepareRadiographsBatch(PrepareBatch):

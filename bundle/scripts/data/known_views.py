@@ -96,6 +96,22 @@ def read_view_dropout(weights: str) -> float:
     return sidecar.number(VIEW_DROPOUT, above=0.0, most=1.0)
 
 
+def scored_alone(only: str | None, weights: str) -> str | None:
+    """
+    The X-ray that an evaluation gives weights alone, `only`, as it is.
+
+    Warns:
+        UserWarning: when there is one, and the weights were not trained so.
+    """
+    if only is not None and not read_view_dropout(weights):
+        warnings.warn(
+            f"{weights}: were trained on pairs alone, expected weights of a training with view_dropout where field "
+            f"'only' is {only!r}. The scores say what they lose, and not what one X-ray is worth.",
+            stacklevel=2,
+        )
+    return only
+
+
 def _sidecar(weights: str) -> Sidecar | None:
     path = sidecar_path(weights, NAME)
     next_step = f"Train again, or remove it: {weights} then count as trained on pairs of the configured views."

@@ -8,7 +8,7 @@ from typing import Any
 from monai.transforms import Transform
 
 from ..radiographs.one_view import only_of
-from .measurement_intervals import MeasurementIntervals, content_with_intervals
+from .measurement_intervals import OF_ONE_VIEW, MeasurementIntervals, content_with_intervals
 from .measurements import measure
 
 MEASUREMENTS_KEY = "measurements"
@@ -30,6 +30,7 @@ class MeasureVolumed(Transform):
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         hu = record["pred"]
-        intervals = None if only_of(record) else self.intervals
         found = measure(hu[0].as_tensor(), float(hu.affine[0, 0]))
-        return {**record, MEASUREMENTS_KEY: content_with_intervals(found, intervals)}
+        if only_of(record):
+            return {**record, MEASUREMENTS_KEY: {**content_with_intervals(found, None), "statement": OF_ONE_VIEW}}
+        return {**record, MEASUREMENTS_KEY: content_with_intervals(found, self.intervals)}

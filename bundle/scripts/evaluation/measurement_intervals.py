@@ -22,6 +22,10 @@ WITHOUT_INTERVALS = (
     "Measured on the reconstruction, which is not the patient. There are no intervals, since no file of measured "
     "errors lies next to these weights: how far the patient's figures may be from these is not said."
 )
+OF_ONE_VIEW = (
+    "Measured on the reconstruction, which is not the patient, from one X-ray alone. There are no intervals, since all "
+    "that is known of errors is of pairs: how far the patient's figures may be from these is not said."
+)
 LIMITS_OF_INTERVALS = (
     "The errors are of clean projections of CTs: of real radiographs, and of patients unlike those left out, an "
     "interval says nothing. It holds for one measurement at a time."

@@ -105,6 +105,7 @@ class MeasurementReport(TableReport):
         imaging: scale and field of view of the volumes.
         baselines: prepared by another handler; theirs is the mean training volume, which has rows where there is one.
         intervals: of the last stage's measurements; None for none.
+        only: "frontal" or "lateral" where the network is given that X-ray alone, which the file then says.
     """
 
     def __init__(
@@ -113,8 +114,10 @@ class MeasurementReport(TableReport):
         imaging: ImagingModel,
         baselines: Baselines,
         intervals: MeasurementIntervals | None = None,
+        only: str | None = None,
     ) -> None:
         super().__init__(output_dir, NAME)
+        self.only = only
         self.imaging, self.mean_of, self.intervals = imaging, baselines, intervals
         self._mean: MeasuredVolume | None = None
 
@@ -134,7 +137,8 @@ class MeasurementReport(TableReport):
     def summary(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         described = ({name: getattr(each, name) for name in DESCRIBED} for each in MEASURES)
         definitions = {**ERROR_DEFINITIONS, **INTERVAL_DEFINITION}
-        content = {"definitions": definitions, "measures": list(described), "summary": summarised_errors(rows)}
+        alone = {"only": self.only} if self.only else {}
+        content = {"definitions": definitions, "measures": list(described), **alone, "summary": summarised_errors(rows)}
         if self.intervals is None:
             return content
         last = [row["method"] for row in rows if row["method"].startswith(STAGE)][-1]

@@ -33,8 +33,8 @@ DEFINITIONS = {
     "mae_<tissue>_hu": "the same over air and lung (ground truth < -300), soft tissue (-300 to 150), bone (> 150)",
     "psnr_body_db, mae_body_hu": "the same inside the body: the largest component of ground truth > -300 HU, with "
     "the holes of each axial slice filled",
-    "reprojection_mae": "mean absolute error of both views' line integrals, projections of the volume against the "
-    "X-rays",
+    "reprojection_mae": "mean absolute error of both views' line integrals, or of the X-ray's that is given alone, "
+    "projections of the volume against the X-rays",
     "psnr_x2ct_db": "X2CT convention: PSNR slice by slice, peak 4095, values HU + 1024 within [0, 2500] and cut to "
     "whole numbers, 100 dB for a slice without error; mean over the slices of an axis, then over the three axes. Both "
     "volumes are clipped to the model's window first; protocol_x2ct.json follows the whole protocol",

@@ -203,7 +203,8 @@ class PredictIntervalsd(Transform):
         CheckpointError: when the table is missing or cannot be used.
 
     Warns:
-        UserWarning: when the half-widths have an empirical scale; or when the record has one X-ray alone, and gets none.
+        UserWarning: when the half-widths have an empirical scale; or when the record has one X-ray alone, and so gets
+            none.
     """
 
     def __init__(self, path: str, weights: str, fov_mm: float) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, l1_loss
 
 from ..projection.geometry import BiplanarGeometry
-from ..projection.imaging import PIXELS_PER_VOXEL, ImagingModel
+from ..projection.imaging import BOTH_VIEWS, PIXELS_PER_VOXEL, ImagingModel
 from ..projection.region import Region
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ class DRRReprojectionLoss(nn.Module):
         base: Float[Tensor, "B 1 S S S"] | None = None,
         region: Region | None = None,
         geometry: BiplanarGeometry | None = None,
+        given: Sequence[int] = BOTH_VIEWS,
     ) -> Float[Tensor, ""]:
         """
         The loss of a volume of S voxels a side, compared with the X-rays at 2S pixels. `geometry` is that of these
-        X-rays, the nominal one by default.
+        X-rays, the nominal one by default. Views that are not `given` are not compared.
 
         With a `region` the prediction is of that alone, and `base`, a whole volume, holds the rest: line integrals are
         linear, so that those of the base and those of what the prediction changes add up.
@@ -53,7 +55,10 @@ class DRRReprojectionLoss(nn.Module):
             attenuation = self.imaging.attenuation
             change = attenuation(prediction) - attenuation(region.of(base))
             drr = self.project(base, geometry) + self._line_integrals(change, region, geometry)
-        return l1_loss(drr, adaptive_avg_pool2d(xrays, drr.shape[-1]))
+        seen = adaptive_avg_pool2d(xrays, drr.shape[-1])
+        if len(given) < len(BOTH_VIEWS):
+            drr, seen = drr[:, list(given)], seen[:, list(given)]
+        return l1_loss(drr, seen)
 
     def project(
         self, volume: Float[Tensor, "B 1 S S S"], geometry: BiplanarGeometry | None = None

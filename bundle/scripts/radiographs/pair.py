@@ -50,7 +50,9 @@ def given_radiographs(frontal: str | None, lateral: str | None) -> dict[str, str
     """
     given = {key: str(path) for key, path in zip(XRAY_KEYS, (frontal, lateral)) if path is not None}
     if not given:
-        raise InputError("fields 'frontal' and 'lateral' are null, expected the path of a radiograph in one or in both.")
+        raise InputError(
+            "fields 'frontal' and 'lateral' are null, expected the path of a radiograph in one or in both."
+        )
     return given
 
 

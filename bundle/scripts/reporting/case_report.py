@@ -15,9 +15,12 @@ from ..evaluation.measurement_intervals import MeasurementIntervals, content_wit
 from ..evaluation.measurements import measure
 from ..io.atomic_write import NOTICE, write_atomically, write_json
 from ..io.image_writer import cube_affine, write_ct, write_greyscale, write_projection
+from ..io.radiograph import XRAY_KEYS
 from ..losses.reprojection import DRRReprojectionLoss
+from ..networks.cascade import GIVEN
 from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import ImagingModel
+from ..radiographs.one_view import note_of
 from .figures import volume_figure, xray_figure
 from .measurement_table import measurement_table
 from .viewer import write_view
@@ -42,17 +45,23 @@ class CaseReport:
         imaging: scales of volumes and X-rays, and the nominal acquisition geometry.
         note: what a reader of the page has to know, such as that its patient was trained on.
         intervals: of the measurements, by the weights that are scored; None for none.
+        only: "frontal" or "lateral" where the network is given that X-ray alone: the one that is compared, and shown.
 
     Raises:
         OutputError: when `cases` is there and holds anything else than the folders of an earlier evaluation.
     """
 
     def __init__(
-        self, output_dir: str, imaging: ImagingModel, note: str = "", intervals: MeasurementIntervals | None = None
+        self,
+        output_dir: str,
+        imaging: ImagingModel,
+        note: str = "",
+        intervals: MeasurementIntervals | None = None,
+        only: str | None = None,
     ) -> None:
         check_case_folders(os.path.join(output_dir, "cases"))
-        self.output_dir, self.imaging, self.note = output_dir, imaging, note
-        self.intervals = intervals
+        self.output_dir, self.imaging, self.note = output_dir, imaging, " ".join(filter(None, (note_of(only), note)))
+        self.intervals, self.only, self.given = intervals, only, GIVEN[only]
         self.reprojection = DRRReprojectionLoss(imaging)
 
     def folder(self, case: str) -> str:
@@ -85,14 +94,15 @@ class CaseReport:
         files = {name: os.path.join(folder, f"{stem}.nii.gz") for name, stem in stems.items()}
         for name, hu in in_hu.items():
             write_ct(files[name], hu, cube_affine(len(hu), self.imaging.geometry.fov_mm, centre))
-        for name, xray in zip(("frontal", "lateral"), xrays[0] * self.imaging.xray_scale):
+        for view in self.given:
+            name, xray = XRAY_KEYS[view], xrays[0, view] * self.imaging.xray_scale
             write_projection(os.path.join(folder, f"{name}.nii.gz"), xray, self.imaging.geometry.pixel_mm)
             write_greyscale(os.path.join(folder, f"{name}.png"), xray)
         hu_truth = in_hu.pop(TRUTH)
         report = volume_figure(in_hu, hu_truth, f"{record['name']}: ground truth, each stage, each stage's error")
         write_atomically(os.path.join(folder, "report.png"), report.savefig)
         drrs = {name: self.reprojection.project(volume, geometry)[0] for name, volume in named.items()}
-        reprojections = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections")
+        reprojections = xray_figure(xrays[0], drrs, f"{record['name']}: X-rays and reprojections", self.given)
         write_atomically(os.path.join(folder, "xrays.png"), reprojections.savefig)
         page = os.path.join(folder, "report.html")
         title = f"{record['name']}: ground truth and reconstruction"
@@ -100,7 +110,8 @@ class CaseReport:
         measured = self._measured(in_hu[f"stage {len(volumes)}"], hu_truth)
         write_json(os.path.join(folder, "measurements.json"), {"notice": NOTICE, **measured})
         table = measurement_table(measured)
-        write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, self.note, measurements=table)
+        shown = {"note": self.note, "measurements": table, "given": self.given}
+        write_view(page, title, files, xrays[0], geometry, centre.tolist(), scores, **shown)
 
     def _measured(self, hu: torch.Tensor, truth: torch.Tensor) -> dict[str, Any]:
         """As `infer` has it, with the ground truth's figures beside."""

@@ -81,6 +81,7 @@ class EvaluationReport(TableReport):
             "definitions": {**DEFINITIONS, **INTERVAL_DEFINITION, **BASELINE_DEFINITIONS},
             "hu_window": list(self.imaging.hu_window),
             "mean_volume": self.baselines.mean_of,
+            **({"only": self.case_report.only} if self.case_report.only else {}),
             "summary": summarise(rows),
             "worst_cases": worst_cases(rows, self.worst.count),
         }
@@ -97,5 +98,5 @@ class EvaluationReport(TableReport):
         size = volume.shape[-1]
         identity = (record["name"], record["patient"], record["group"], size, method)
         scores = volume_metrics(volume, truth_at(truth, size), self.imaging)
-        error = self.reprojection(volume.clamp(0, 1), xrays, geometry=geometry).item() * self.imaging.xray_scale
-        return {**dict(zip(IDENTITY_COLUMNS, identity)), **scores, "reprojection_mae": error}
+        error = self.reprojection(volume.clamp(0, 1), xrays, geometry=geometry, given=self.case_report.given).item()
+        return {**dict(zip(IDENTITY_COLUMNS, identity)), **scores, "reprojection_mae": error * self.imaging.xray_scale}

@@ -49,21 +49,27 @@ def volume_figure(volumes: Mapping[str, torch.Tensor], truth: torch.Tensor | Non
     return figure
 
 
-def xray_figure(xrays: torch.Tensor, reprojections: Mapping[str, torch.Tensor], title: str = "") -> Figure:
+def xray_figure(
+    xrays: torch.Tensor,
+    reprojections: Mapping[str, torch.Tensor],
+    title: str = "",
+    given: Sequence[int] = BOTH_VIEWS,
+) -> Figure:
     """
     Args:
         xrays: `(2, H, W)`, frontal and lateral.
         reprojections: `(2, h, w)` by name, on the same scale.
         title: a line above the X-rays.
+        given: the views that are shown.
     """
-    figure, axes = _grid(2, 1 + len(reprojections), title)
-    for view, (row, name) in enumerate(zip(axes, ("frontal", "lateral"))):
+    figure, axes = _grid(len(given), 1 + len(reprojections), title)
+    for view, row in zip(given, axes):
         low, high = xrays[view].min().item(), xrays[view].max().item()
         shown = {"X-ray": xrays, **{f"reprojection of {key}": each for key, each in reprojections.items()}}
         for place, (label, pair) in zip(row, shown.items()):
             place.imshow(pair[view].cpu(), cmap="gray", vmin=low, vmax=high)
-            place.set_title(label if view == 0 else "", fontsize=9)
-        row[0].set_ylabel(name, fontsize=9)
+            place.set_title(label if view == given[0] else "", fontsize=9)
+        row[0].set_ylabel(XRAY_KEYS[view], fontsize=9)
     return figure
 
 
@@ -76,9 +82,9 @@ def preview_figure(
     given: Sequence[int] = BOTH_VIEWS,
 ) -> Figure:
     """
-    Both X-rays `(2, H, W)`, or those of the `given` views, and the middle slices of the volume `(S, S, S)` in HU, in one row; then, where it is given,
-    the middle coronal slice of the half-width of the volume's prediction interval `(S, S, S)` in HU, bright where it is
-    wide, over what its scale rests on.
+    Both X-rays `(2, H, W)`, or those of the `given` views, and the middle slices of the volume `(S, S, S)` in HU, in
+    one row; then, where it is given, the middle coronal slice of the half-width of the volume's prediction interval
+    `(S, S, S)` in HU, bright where it is wide, over what its scale rests on.
     """
     figure, axes = _grid(1, len(given) + len(PLANES) + (half_width is not None), title)
     low, high = DISPLAY_WINDOW_HU

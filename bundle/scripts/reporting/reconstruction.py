@@ -99,10 +99,10 @@ class WarnOfCutBodyd(Transform):
 
 class SaveReconstructiond(Transform):
     """
-    Writes `ct.nii.gz` (HU), `preview.png` (the X-rays, two or one, and three planes), `view.html`, a page that shows them, and
-    `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which says what
-    the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`. One with
-    `pair_calibration`, whose radiographs have no size of their own, gets `calibration.json`, what was found
+    Writes `ct.nii.gz` (HU), `preview.png` (the X-rays, two or one, and three planes), `view.html`, a page that shows
+    them, and `ct_dicom` when asked. A record with `uncertainty` gets `uncertainty.nii.gz`, `uncertainty.json`, which
+    says what the half-widths rest on, and their slice in the preview, one with `familiarity` gets `familiarity.json`.
+    One with `pair_calibration`, whose radiographs have no size of their own, gets `calibration.json`, what was found
     and by what evidence, and `calibration.png`, its figure, which the page shows as well. One with `measurements` gets
     `measurements.json`, and their table on the page. Preview and page show a record's `note`. What the folder holds of
     these from an earlier run goes when the new `ct.nii.gz` is whole, so that two patients never lie side by side. Its
