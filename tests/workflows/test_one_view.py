@@ -15,7 +15,7 @@ from browser import view_of
 from bundle_runs import ROOT, bundle_run_here, network_of
 from launch_fixtures import random_weights  # noqa: F401  fixture
 from radiograph_files import LATERAL, write_line_integrals
-from scripts import CheckpointError, InputError, Reconstructor
+from scripts import CheckpointError, InputError, KeepUncalibratedd, Reconstructor
 from scripts.data.known_views import met_view_dropout, read_view_dropout, scored_alone, write_known_views
 from scripts.io.sidecar import sha256_of
 
@@ -87,6 +87,8 @@ def test_weights_of_pairs_refuse_one_radiograph_by_the_option_that_they_lack(ran
         reconstruct(radiograph(dataset, "frontal"))
     with pytest.raises(InputError, match="neither field 'frontal' nor field 'lateral'"):
         reconstruct()
+    with pytest.raises(InputError, match="field 'lateral': there is no such radiograph, expected both"):
+        KeepUncalibratedd(dict)({"frontal": torch.zeros(1, 8, 8)})
     with pytest.warns(UserWarning, match="were trained on pairs alone"):
         assert scored_alone("frontal", str(random_weights)) == "frontal"
 

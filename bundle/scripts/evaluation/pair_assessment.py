@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
+from ..errors import InputError
 from ..io.atomic_write import NOTICE
 from ..io.radiograph import XRAY_KEYS
 from ..projection.consistency import EpipolarPlanes
@@ -67,12 +68,21 @@ class KeepUncalibratedd(Transform):
     Args:
         prepare: what makes X-rays of the record's radiographs, a :class:`~scripts.PrepareXraysd`, whose warnings come
             where the record itself is prepared.
+
+    Raises:
+        InputError: when the record has one radiograph alone.
     """
 
     def __init__(self, prepare: Callable[[Mapping[Hashable, Any]], Mapping[Hashable, Any]]) -> None:
         self.prepare = prepare
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        missing = [key for key in XRAY_KEYS if key not in record]
+        if missing:
+            raise InputError(
+                f"field '{missing[0]}': there is no such radiograph, expected both: an assessment holds the views "
+                f"against each other. Name the {missing[0]} one too, or reconstruct by `infer`."
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             prepared = self.prepare(record)
