@@ -376,6 +376,14 @@ def test_a_training_of_before_mirror_averaging_goes_on_without_it():
     assert differences({"seed": 0}, averaging) == "network.mirror_averaging was False, is True"
 
 
+def test_a_training_of_before_view_dropout_goes_on_without_it_and_not_with_it():
+    settings = {"prepare_batch.class": "PrepareBiplanarBatch", "prepare_batch.crop": None}
+    now = {**settings, "prepare_batch.view_dropout": 0.0, "prepare_batch.only": None}
+    assert differences(settings, now) == ""
+    dropped = {**now, "prepare_batch.view_dropout": 0.5}
+    assert differences(settings, dropped) == "prepare_batch.view_dropout was 0.0, is 0.5"
+
+
 def test_a_checkpoint_that_a_training_goes_on_from_is_opened_once(tmp_path: Path):
     """By Python's own record of what is opened."""
     stopped(tmp_path, 10)
