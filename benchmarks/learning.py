@@ -36,6 +36,7 @@ from baselines import BASELINES, LiftedNetwork
 from patients import ENDLESS, DeformedPatients, Record, held_out, left_out, records_in, with_interval
 from scripts import BiplanarGeometry, GradientClipping, ImagingModel, PrepareBiplanarBatch, RandGeometry
 from scripts.anatomy.shapes import with_shapes
+from scripts.evaluation.measurements import measure
 from scripts.evaluation.metrics import volume_metrics
 from scripts.io.atomic_write import write_json
 from scripts.io.stage_overlays import configs_of
@@ -69,6 +70,7 @@ CASCADES: dict[str, dict[str, Any]] = {
     "former_and_views": {name: value for name, value in FORMER.items() if name not in VIEWS},
     "without_shapes": {"shapes_dir": None},
     "without_views": {"augment_geometry": None},
+    "without_augmentation": {"augment": None, "shapes_dir": None},
     "without_vit": {"network_def#attention": "none"},
     "without_features": {"network_def#evidence": ["xrays", "positions", "reprojection"]},
     "without_xrays": {"network_def#evidence": ["features", "positions", "reprojection"]},
@@ -356,8 +358,17 @@ def score(predict: Predict, samples: Iterable[Record], imaging: ImagingModel) ->
     for sample in samples:
         truth = sample["ct"][None]
         volume = predict(sample)
-        scores[sample["group"]].append(volume_metrics(volume, truth, imaging))
+        lungs = [lung_volume(each, imaging) for each in (volume, truth)]
+        further = {"lung_volume_error_l": abs(lungs[0] - lungs[1])}
+        scores[sample["group"]].append({**volume_metrics(volume, truth, imaging), **further})
     return dict(scores)
+
+
+def lung_volume(volume: torch.Tensor, imaging: ImagingModel) -> float:
+    """Of both lungs in litres, NaN where they are not found."""
+    hu = imaging.to_hu(volume.clamp(0, 1))[0, 0].cpu()
+    found = measure(hu, imaging.geometry.fov_mm / hu.shape[-1]).values["lungs_l"]
+    return math.nan if found is None else found
 
 
 def print_table(results: Mapping[str, Sequence[Record]], groups: Sequence[str], markdown: bool) -> None:
