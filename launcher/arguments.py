@@ -145,6 +145,7 @@ def _add_to_evaluate(verb: argparse.ArgumentParser) -> None:
     other.add_argument(
         "--robustness", action="store_true", help="score perturbed X-rays, of which the network is not told all"
     )
+    other.add_argument("--lesions", action="store_true", help="plant balls in the lungs and score what is kept of them")
     other.add_argument("--pairs", action="store_true", help="score real radiographs against a CT in another posture")
     verb.add_argument("--predictions", type=Path, metavar="DIR", help="volumes of another system to score by --pairs")
     verb.add_argument("--stop_after", type=int, choices=[1, 2, 3], metavar="N", help="the last stage of --robustness")

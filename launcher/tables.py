@@ -161,6 +161,25 @@ def print_robustness(summary: list[dict]) -> None:
         print(f"{entry['change']:<62}{value:>18}  {entry['stage']:<7}{means[0]:>8}{means[1]:>8}")
 
 
+def print_lesions(report: dict) -> None:
+    """What each method keeps of planted lesions, by their diameter, and the smallest that it shows."""
+    summary = report["summary"]
+    diameters = sorted({entry["diameter_mm"] for entry in summary})
+    for name, heading, digits in (
+        ("retained", "contrast that is retained", 2),
+        ("detectability", "detectability", 1),
+        ("false_lesions", "false lesions a patient", 1),
+    ):
+        print(f"\n{heading:<40}" + "".join(f"{diameter:>6g} mm" for diameter in diameters))
+        for method in dict.fromkeys(entry["method"] for entry in summary):
+            means = {entry["diameter_mm"]: entry[name]["mean"] for entry in summary if entry["method"] == method}
+            print(f"{method:<40}{''.join(f'{formatted(means.get(each), digits):>9}' for each in diameters)}")
+    smallest = report["smallest_visible_mm"].items()
+    print(f"\nSmallest visible: {', '.join(f'{name} {mm:g} mm' if mm else f'{name} none' for name, mm in smallest)}.")
+    for case, reason in report["left_out"].items():
+        print(f"Left out: {case}: {reason}")
+
+
 def print_assessment(content: dict) -> None:
     """What is known of a reconstruction without a CT: consistency, errors, verdict, and the checklist."""
     consistency, known = content["consistency"], content["out_of_distribution"]

@@ -19,6 +19,7 @@ from .overlays import checked_overlay
 from .processes import launch_line, run
 from .tables import (
     formatted,
+    print_lesions,
     print_measurement_errors,
     print_measurements,
     print_protocol,
@@ -178,7 +179,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _check_datalist(arguments.datalist)
     if arguments.stop_after and not arguments.robustness:
         raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
-    of_pairs = [f"--{name}" for name in ("pairs", "robustness", "protocol") if getattr(arguments, name)]
+    of_pairs = [f"--{name}" for name in ("pairs", "robustness", "lesions", "protocol") if getattr(arguments, name)]
     if arguments.only and of_pairs:
         raise LaunchError(f"--only {arguments.only}: cannot be scored by {of_pairs[0]}, which is of both X-rays.")
     if arguments.predictions and not arguments.pairs:
@@ -186,12 +187,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.pairs:
         _evaluate_pairs(arguments)
         return
+    if arguments.lesions and arguments.gpus > 1:
+        raise LaunchError(f"--gpus {arguments.gpus}: --lesions runs in one process; leave --gpus out.")
     check_weights(arguments.weights)
     asked: dict[str, Path | str] = {"test_section": arguments.section}
     asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
     asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
     asked |= {"only": arguments.only} if arguments.only else {}
-    kind = "robustness" if arguments.robustness else f"protocol_{arguments.protocol}" if arguments.protocol else None
+    kind = next((name for name in ("robustness", "lesions") if getattr(arguments, name)), None)
+    kind = f"protocol_{arguments.protocol}" if arguments.protocol else kind
     further = (places.CONFIGS / f"{kind}.json",) if kind else ()
     output = arguments.output
     run_evaluation(arguments.dataset_dir, output, arguments.weights, arguments.computing, further, **asked)
@@ -199,6 +203,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if arguments.robustness:
         print_robustness(report["summary"])
         print(f"\nEvery case is in {output / 'robustness.csv'}; robustness.png next to it is the figure.")
+        return
+    if arguments.lesions:
+        print_lesions(report)
+        print(f"\nEvery lesion is in {output / 'lesions.csv'}; lesions.png next to it is the figure.")
         return
     if arguments.protocol:
         print_protocol(report["summary"])

@@ -27,6 +27,7 @@ from .evaluation import (
     baselines,
     corrupted_pairs,
     interval_calibration,
+    lesions,
     measurement_intervals,
     metrics,
     out_of_distribution,
@@ -36,6 +37,7 @@ from .evaluation import (
 from .evaluation.anatomy_baselines import AnatomyBaselines
 from .evaluation.baselines import Baselines
 from .evaluation.interval_calibration import CoverageReport, IntervalScaleFit, IntervalTableFit
+from .evaluation.lesions import PlantedRecords
 from .evaluation.measured_volume import MeasureVolumed
 from .evaluation.measurement_calibration import MeasurementIntervalFit
 from .evaluation.measurement_report import MeasurementReport
@@ -82,6 +84,7 @@ from .reporting import many_pairs, tensorboard
 from .reporting.assessment import SaveAssessmentd
 from .reporting.case_report import CaseReport
 from .reporting.evaluation_report import EvaluationReport
+from .reporting.lesion_report import LesionReport
 from .reporting.many_pairs import PairDataset, PairRun, SavePaird
 from .reporting.reconstruction import SaveReconstructiond, ToHUd, WarnOfCutBodyd
 from .reporting.reconstructor import Reconstruction, Reconstructor
@@ -133,6 +136,7 @@ __all__ = [
     "IntervalTable",
     "IntervalTableFit",
     "KeepUncalibratedd",
+    "LesionReport",
     "LoadCTd",
     "LoadEvidenced",
     "LoadRadiographsd",
@@ -152,6 +156,7 @@ __all__ = [
     "PairReconstruction",
     "PairRun",
     "PerturbedRecords",
+    "PlantedRecords",
     "PredictIntervalsd",
     "PredictionFolder",
     "PrepareBiplanarBatch",
@@ -212,6 +217,7 @@ __all__ = [
     "gradient_clipping",
     "hu_to_attenuation",
     "interval_calibration",
+    "lesions",
     "known_views",
     "lift",
     "listed_pairs",

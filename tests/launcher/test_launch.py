@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ from launch_fixtures import (  # noqa: F401  fixtures
 from launcher import verbs
 from launcher.from_bundle import config_text
 from phantoms import phantom
+from scripts import demo_ct
 from scripts.io.image_writer import cube_affine, write_ct
 from unwritable import full_disk, on_posix
 
@@ -370,6 +372,21 @@ def test_robustness_is_told_for_a_folder_without_a_datalist(command, random_weig
     assert written == ["robustness.csv", "robustness.json", "robustness.png"]
 
 
+def test_what_is_kept_of_lesions_is_told_by_diameter(command, random_weights, tmp_path: Path, capfd):
+    shutil.copyfile(demo_ct(), tmp_path / "chest.nii.gz")
+    options = ["--weights", random_weights, "--output", tmp_path / "output", "--lesions"]
+    assert command("evaluate", "--dataset_dir", tmp_path, *options) == 0
+    output = capfd.readouterr().out
+    methods = ["stage 1", "stage 2", "stage 3", "ground truth at 16³", "ground truth at 32³", "ground truth"]
+    for heading in ("contrast that is retained", "detectability", "false lesions a patient"):
+        head, *rows = output.split(f"\n{heading} ")[1].splitlines()[: len(methods) + 1]
+        assert head.split("mm")[0].strip() == "6"
+        assert [re.split(r" {2,}", row)[0] for row in rows] == methods
+    assert re.search(r"Smallest visible: .*, ground truth \d+ mm\.\n", output)
+    written = sorted(path.name for path in (tmp_path / "output").iterdir())
+    assert written == ["lesions.csv", "lesions.json", "lesions.png"]
+
+
 def test_the_protocol_of_others_has_a_table_of_its_own(command, random_weights, folder_of_one, tmp_path: Path, capfd):
     options = ["--weights", random_weights, "--output", tmp_path / "output", "--protocol", "x2ct"]
     assert command("evaluate", "--dataset_dir", folder_of_one, *options) == 0
@@ -393,6 +410,7 @@ def test_the_protocol_of_others_has_a_table_of_its_own(command, random_weights, 
         (["--datalist", "nowhere.json"], f"--datalist {Path.cwd() / 'nowhere.json'}: no such file."),
         (["--stop_after", "1"], "--stop_after needs --robustness"),
         (["--only", "frontal", "--robustness"], "--only frontal: cannot be scored by --robustness"),
+        (["--lesions", "--gpus", "2"], "--gpus 2: --lesions runs in one process"),
     ],
 )
 def test_what_an_evaluation_cannot_do_is_refused_at_once(

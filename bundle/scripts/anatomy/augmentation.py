@@ -141,18 +141,39 @@ class RandNodulesd(RandCTChanged):
 
     def changed(self, hu: Float[Tensor, "1 S S S"]) -> Float[Tensor, "1 S S S"]:
         """A CT with the ellipsoids as last drawn."""
-        hu, inside, size = hu.clone(), body(hu)[0], hu.shape[-1]
-        voxel = self.fov_mm / size
+        inside, size = body(hu)[0], hu.shape[-1]
         for middle_mm, radii_mm, value in zip(self.middles_mm, self.radii_mm, self.values_hu):
             middle = (middle_mm / self.fov_mm + 0.5) * size
-            if not inside[tuple(middle.long().tolist())]:
-                continue
-            reach = ceil(float(radii_mm.max()) / voxel) + 1
-            box = [slice(max(int(at) - reach, 0), int(at) + reach + 1) for at in middle]
-            away_mm = [(torch.arange(size)[part] + 0.5 - at) * voxel for part, at in zip(box, middle)]
-            fraction = ellipsoid(away_mm, radii_mm, voxel).to(hu)
-            hu[0][tuple(box)] = torch.lerp(hu[0][tuple(box)], torch.full_like(fraction, float(value)), fraction)
+            if inside[tuple(middle.long().tolist())]:
+                hu = with_ellipsoid(hu, middle_mm, radii_mm, float(value), self.fov_mm)
         return hu
+
+
+def with_ellipsoid(
+    hu: Float[Tensor, "1 S S S"],
+    middle_mm: Float[Tensor, " 3"],
+    radii_mm: Float[Tensor, " 3"],
+    value: float,
+    fov_mm: float,
+) -> Float[Tensor, "1 S S S"]:
+    """
+    A CT with an ellipsoid along the axes.
+
+    Args:
+        hu: a cube in HU.
+        middle_mm: of the ellipsoid, along X, Y and Z from the middle of the cube.
+        radii_mm: of the ellipsoid.
+        value: of the ellipsoid, in HU.
+        fov_mm: side of the cube.
+    """
+    hu, size = hu.clone(), hu.shape[-1]
+    voxel, middle = fov_mm / size, (middle_mm / fov_mm + 0.5) * size
+    reach = ceil(float(radii_mm.max()) / voxel) + 1
+    box = [slice(max(int(at) - reach, 0), int(at) + reach + 1) for at in middle]
+    away_mm = [(torch.arange(size)[part] + 0.5 - at) * voxel for part, at in zip(box, middle)]
+    fraction = ellipsoid(away_mm, radii_mm, voxel).to(hu)
+    hu[0][tuple(box)] = torch.lerp(hu[0][tuple(box)], torch.full_like(fraction, value), fraction)
+    return hu
 
 
 def ellipsoid(
