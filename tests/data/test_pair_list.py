@@ -71,6 +71,12 @@ def test_an_id_that_leaves_the_output_or_is_no_folders_name_is_refused(tmp_path:
         listed(tmp_path / "pairs.csv", f'frontal,lateral,id\na.png,b.png,"{name}"\n')
 
 
+def test_a_row_of_a_table_may_have_one_radiograph_alone(tmp_path: Path):
+    pairs = listed(tmp_path / "pairs.csv", "frontal,lateral,id\na.png,,one\n,b.png,two\n")
+    expected = {"one": {"frontal": f"{tmp_path}/a.png"}, "two": {"lateral": f"{tmp_path}/b.png"}}
+    assert {pair.name: dict(pair.radiographs) for pair in pairs} == expected
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,7 +86,7 @@ def test_an_id_that_leaves_the_output_or_is_no_folders_name_is_refused(tmp_path:
         ("frontal,lateral,patient\na,b,c\n", "its first row is"),
         ("frontal,lateral,lateral\na,b,c\n", "its first row is"),
         ("frontal,lateral\na,b,c\n", "row 1 has more cells"),
-        ("frontal,lateral\na\n", "row 1: column 'lateral' is empty"),
+        ("frontal,lateral,id\n,,x\n", "row 1: 'frontal' and 'lateral' are empty"),
         ("frontal,lateral\na\0b,c\n", "NUL"),
         ("frontal,lateral,views\na,b,LL PA\n", "column 'views' is 'LL PA', expected AP or PA"),
         ("frontal,lateral\n", "no pair of radiographs found"),

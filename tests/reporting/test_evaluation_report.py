@@ -364,6 +364,22 @@ def test_the_size_of_the_batch_changes_no_score(evaluate: Callable[..., Report],
             assert row["reprojection_mae"] == pytest.approx(alone["reprojection_mae"], rel=1e-3)
 
 
+def test_one_xray_alone_is_given_compared_and_shown(evaluate: Callable[..., Report], report: Report, tmp_path: Path):
+    first = {"validate#dataset#data": "$scripts.load_records(@datalist, 'test')[:1]", "measurements": False}
+    with pytest.warns(UserWarning, match="were trained on pairs alone"):
+        alone = evaluate(tmp_path, only="lateral", written_cases=1, worst_cases=0, **first)
+    row = alone.row(CASES[0], 64, "stage 3")
+    assert alone.content["only"] == "lateral" and "only" not in report.content
+    assert row["psnr_db"] != report.row(CASES[0], 64, "stage 3")["psnr_db"]
+    hu, lateral = (torch.from_numpy(alone.volume(CASES[0], name)).float() for name in ("stage3", "lateral"))
+    projected = chest_imaging(128).project(hu[None, None])[0, 1] * 8
+    assert row["reprojection_mae"] == pytest.approx((projected - lateral[..., 0].T).abs().mean().item(), rel=1e-2)
+    names = {path.name for path in (tmp_path / "cases" / CASES[0]).iterdir()}
+    assert {"lateral.nii.gz", "lateral.png"} <= names and not {"frontal.nii.gz", "frontal.png"} & names
+    page = view_of(tmp_path / "cases" / CASES[0] / "report.html")
+    assert page["note"].startswith("One view: of the lateral X-ray alone.") and len(page["xrays"]) == 1
+
+
 def test_an_earlier_stage_is_scored_by_its_own_weights(
     evaluate: Callable[..., Report], report: Report, trained: Trained, tmp_path: Path
 ):

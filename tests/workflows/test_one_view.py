@@ -81,6 +81,18 @@ def test_the_reconstructor_takes_the_frontal_alone_after_a_pair(tiny_bundle: Pat
     assert alone.xrays[0].any() and not alone.xrays[1].any()
 
 
+def test_a_table_of_pairs_may_have_one_radiograph_in_a_row(
+    tiny_bundle: Path, of_one_view: Path, overlay: Path, dataset: Path, tmp_path: Path
+):
+    path = radiograph(dataset, "frontal")
+    (tmp_path / "pairs.csv").write_text(f"frontal,lateral,id\n{path},,one\n")
+    configs = ["bundle/configs/inference.json", "bundle/configs/pairs.json", str(overlay)]
+    bundle_run_here("run", configs, weights=of_one_view, output_dir=tmp_path / "out", pairs=tmp_path / "pairs.csv")
+    found = nibabel.load(tmp_path / "out" / "one" / "ct.nii.gz").get_fdata()
+    assert np.abs(found - volume_of_network(tiny_bundle, path, "frontal")).max() <= 0.51
+    assert set(json.loads((tmp_path / "out" / "one" / "run.json").read_text())["inputs"]) == {"frontal"}
+
+
 def test_weights_of_pairs_refuse_one_radiograph_by_the_option_that_they_lack(random_weights, dataset: Path):  # noqa: F811
     reconstruct = Reconstructor(random_weights, device="cpu")
     with pytest.raises(InputError, match="field 'lateral': .* were not trained on one alone.* view_dropout"):

@@ -26,7 +26,7 @@ class ListedPair:
     """
     Attributes:
         name: its id, which can name a folder on every system.
-        radiographs: whole paths by `frontal` and `lateral`.
+        radiographs: whole paths by `frontal` and `lateral`, or one of them alone.
         views: View Positions to take where the radiographs do not say, such as `("AP", "LL")`; None for the config's.
         obstacle: why it cannot be reconstructed, as far as that is known of the list alone; None where nothing is.
     """
@@ -44,8 +44,9 @@ def listed_pairs(place: str, reserved: Sequence[str] = ()) -> list[ListedPair]:
     In a folder they are found as for a datalist, see :mod:`~scripts.data.name_conventions`, with a CT or without; a
     study whose radiographs are not one of each view is listed with that obstacle, and what is excluded is printed. A
     table has a row for each pair, and the columns `frontal` and `lateral`, paths from its folder on or whole ones, and
-    where wanted `id` and `views`, such as `AP LL`. A pair without an id is called as the folder that it lies in alone
-    (from the searched folder, or the table's, on, as one word), or else as its frontal radiograph.
+    where wanted `id` and `views`, such as `AP LL`; a row with one of the two has that radiograph alone. A pair without
+    an id is called as the folder that it lies in alone (from the searched folder, or the table's, on, as one word), or
+    else as its frontal radiograph.
 
     Args:
         place: the folder or the CSV file.
@@ -86,13 +87,13 @@ def _pairs_of_table(path: str) -> list[ListedPair]:
     pairs = []
     for number, row in enumerate(_rows(path), start=1):
         where = f"{shown(path)}: row {number}"
-        missing = next((view for view in XRAY_KEYS if not row[view]), None)
-        if missing:
-            raise InputError(f"{where}: column '{missing}' is empty, expected the path of a radiograph.")
+        given = [view for view in XRAY_KEYS if row[view]]
+        if not given:
+            raise InputError(f"{where}: 'frontal' and 'lateral' are empty, expected the path of a radiograph in one.")
         name = row.get("id", "")
         if name:
             check_file_name(name, f"{where}: column 'id'")
-        radiographs = {view: os.path.normpath(os.path.join(folder, row[view])) for view in XRAY_KEYS}
+        radiographs = {view: os.path.normpath(os.path.join(folder, row[view])) for view in given}
         pairs.append(ListedPair(name, radiographs, _views(row.get("views", ""), where)))
     return pairs
 

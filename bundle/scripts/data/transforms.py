@@ -177,8 +177,8 @@ class MaskMissingViewd(Transform):
         if missing and not self.view_dropout:
             raise InputError(
                 f"field '{missing[0]}': there is no such radiograph, expected both: {shown(self.weights)} were not "
-                f"trained on one alone, and what they would make of it is no reconstruction. Name the {missing[0]} one "
-                f"too, or train weights with view_dropout (bundle/docs/training.md, One view)."
+                f"trained on one alone. Name the {missing[0]} one too, or train weights with view_dropout "
+                f"(bundle/docs/training.md, One view)."
             )
         masked = {key: torch.zeros(1, self.pixels, self.pixels) for key in missing}
         return {**record, **masked, ONLY_KEY: given[0] if missing else ""}

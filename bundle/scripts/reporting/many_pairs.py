@@ -83,7 +83,8 @@ class SavePaird(Transform):
 
     Args:
         output_dir: holds the folders.
-        copy_patient: whether a DICOM series takes the patient's identification of the frontal file.
+        copy_patient: whether a DICOM series takes the patient's identification of the frontal file, or of the one that
+            is given alone.
         how: further arguments of that transform, `dicom`, `xray_scale` and `manifest`.
     """
 
@@ -91,7 +92,7 @@ class SavePaird(Transform):
         self.output_dir, self.geometry, self.copy_patient, self.how = output_dir, geometry, copy_patient, how
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        source = record[PATHS_KEY]["frontal"] if self.copy_patient else None
+        source = next(iter(record[PATHS_KEY].values())) if self.copy_patient else None
 
         def write(folder: str) -> None:
             SaveReconstructiond(folder, self.geometry, copy_patient_from=source, **self.how)(record)
