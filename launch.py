@@ -16,6 +16,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py publish    say what of the bundle would go to the Hugging Face Hub, and upload it by your own token
     python launch.py label      serve a folder of studies by MONAI Label, from an environment of its own
     python launch.py node       reconstruct what a PACS or a modality sends by DICOM, and store the results there
+    python launch.py page       a page on this machine to try it: two radiographs in, the report out
     python launch.py install    make what other verbs need, and run none of them
 
 Research use only, not for diagnosis. Needs Python 3.10 or newer and nothing else.
@@ -44,6 +45,8 @@ def main() -> int:
         environments.install(for_development="test" in wanted)
         if wanted & {"node", "test"}:
             environments.install_node()
+        if "page" in wanted:
+            environments.install_page()
         if wanted & {"publish", "test"}:
             environments.install_publish()
         if wanted & {"label", "test"} and verbs.WITHOUT_LABEL not in arguments.pytest:

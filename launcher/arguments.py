@@ -197,6 +197,13 @@ def _add_to_node(verb: argparse.ArgumentParser) -> None:
     _add_computing(verb)
 
 
+def _add_to_page(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
+    verb.add_argument("--host", default="127.0.0.1", help="a name of this machine for itself; no other is taken")
+    verb.add_argument("--port", type=int, default=7860, help="default: %(default)d")
+    _add_computing(verb)
+
+
 def _add_to_install(verb: argparse.ArgumentParser) -> None:
     others = [name for name in VERBS if name != "install"]
     verb.add_argument("verbs", nargs="+", choices=others, metavar="VERB", help=f"of {', '.join(others)}")
@@ -223,6 +230,7 @@ VERBS = {
     "publish": ("say what of the bundle would go to the Hugging Face Hub; --yes uploads it", _add_to_publish),
     "label": ("serve a folder of studies by MONAI Label", _add_to_label),
     "node": ("reconstruct what is sent by DICOM, and store the results", _add_to_node),
+    "page": ("a page on this machine to try it: two radiographs in, the report out", _add_to_page),
     "install": ("make what these verbs need, and run none of them", _add_to_install),
 }
 """Each verb of :mod:`verbs`, its summary in the help, and what adds its options."""

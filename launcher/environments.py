@@ -1,4 +1,7 @@
-"""The environments, made on first use: `.venv` for the bundle, and `.venv-label` over it for MONAI Label."""
+"""
+The environments, made on first use: `.venv` for the bundle, and over it `.venv-label` for MONAI Label and `.venv-page`
+for the page to try it.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,12 @@ def install_publish() -> None:
 def install_label() -> None:
     """Makes `.venv-label` for MONAI Label over `.venv`: it holds only what must be older there, and the server."""
     install_into(places.LABEL_ENVIRONMENT, places.LABEL_PYTHON, requirements_of_label(), over=places.PYTHON)
+
+
+def install_page() -> None:
+    """Makes `.venv-page` over `.venv` for Gradio, which needs an older Pillow."""
+    wanted = {places.REQUIREMENTS_PAGE: ["--no-warn-conflicts"]}
+    install_into(places.PAGE_ENVIRONMENT, places.PAGE_PYTHON, wanted, over=places.PYTHON)
 
 
 def requirements_of_label() -> dict[Path, list[str]]:

@@ -19,6 +19,10 @@ REQUIREMENTS_LABEL = LABEL_APP / "requirements.txt"
 REQUIREMENTS_LABEL_SERVER = LABEL_APP / "requirements-server.txt"
 NODE = ROOT / "dicom_node"
 REQUIREMENTS_NODE = NODE / "requirements.txt"
+TRIAL_PAGE = ROOT / "trial_page"
+PAGE_ENVIRONMENT = ROOT / ".venv-page"
+PAGE_PYTHON = PAGE_ENVIRONMENT / PYTHON.relative_to(ENVIRONMENT)
+REQUIREMENTS_PAGE = TRIAL_PAGE / "requirements.txt"
 BUNDLE = Path("bundle")
 """From the repository root, where the bundle's workflows are run."""
 CONFIGS = BUNDLE / "configs"

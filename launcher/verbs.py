@@ -273,6 +273,18 @@ def node(arguments: argparse.Namespace) -> None:
         raise LaunchError(f"the node ended with status {status}; its message is above.")
 
 
+def page(arguments: argparse.Namespace) -> None:
+    check_weights(arguments.weights)
+    line = ["-m", places.TRIAL_PAGE.name, "--host", arguments.host, "--port", str(arguments.port)]
+    line += ["--weights", arguments.weights.as_posix()]
+    line += ["--device", arguments.device] if arguments.device else []
+    python = Path(os.path.relpath(places.PAGE_PYTHON, places.ROOT)).as_posix()
+    command, shown_as = [str(places.PAGE_PYTHON), *line], config_text.as_typed([python, *line])
+    status = run(command, shown_as, computing=arguments.computing, loads=f"Gradio, {PACKAGES}")
+    if status != 0:
+        raise LaunchError(f"the page's server ended with status {status}; its message is above.")
+
+
 def install(arguments: argparse.Namespace) -> None:
     print(f"What {', '.join(arguments.verbs)} need{'s' * (len(arguments.verbs) == 1)} is installed.")
 

@@ -41,14 +41,18 @@ class Page:
     A page that is loaded and has settled, and every request that it made, the page itself included.
 
     Args:
-        path: the page's file.
+        path: the page's file, or the address of one that a server has, which is loaded when its document is complete.
         profile: an empty folder for the browser.
         size: of the window, in pixels.
         graphics: command line arguments.
     """
 
     def __init__(
-        self, path: Path, profile: Path, size: tuple[int, int] = (1280, 900), graphics: tuple[str, ...] = SOFTWARE_WEBGL
+        self,
+        path: Path | str,
+        profile: Path,
+        size: tuple[int, int] = (1280, 900),
+        graphics: tuple[str, ...] = SOFTWARE_WEBGL,
     ) -> None:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
@@ -106,6 +110,20 @@ class Page:
         self._call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=down)
         self.value("new Promise(done => setTimeout(done, 500))")
 
+    def wait_for(self, expression: str, patience_s: float = PATIENCE_S) -> Any:
+        """The value of a JavaScript expression once it is true."""
+        end = time.monotonic() + patience_s
+        while not (found := self.value(expression)):
+            assert time.monotonic() < end, f"{expression} is not true after {patience_s} s"
+            time.sleep(0.1)
+        return found
+
+    def choose_file(self, expression: str, file: Path) -> None:
+        """What a user does with the file input that is the value of a JavaScript expression."""
+        found = self._call("Runtime.evaluate", expression=expression)["result"]["objectId"]
+        self._call("DOM.setFileInputFiles", files=[str(file)], objectId=found)
+        self._settle()
+
     def press(self, key: str) -> None:
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
@@ -120,17 +138,15 @@ class Page:
         png = base64.b64decode(self._call("Page.captureScreenshot")["data"])
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
-    def _open(self, path: Path, size: tuple[int, int]) -> None:
+    def _open(self, path: Path | str, size: tuple[int, int]) -> None:
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self._call(f"{domain}.enable")
         self.resize(*size)
-        self._call("Page.navigate", url=path.resolve().as_uri())
-        end = time.monotonic() + PATIENCE_S
-        while self.value("document.documentElement?.dataset.state ?? 'loading'") == "loading":
-            assert time.monotonic() < end, f"{path} is still loading after {PATIENCE_S} s"
-            time.sleep(0.1)
+        self._call("Page.navigate", url=path if isinstance(path, str) else path.resolve().as_uri())
+        own = "(document.documentElement?.dataset.state ?? 'loading') != 'loading'"
+        self.wait_for("document.readyState == 'complete'" if isinstance(path, str) else own)
         self._settle()
 
     def _settle(self) -> None:

@@ -36,7 +36,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """What says that all requirements are installed in the environment, whose Python is the one that runs the tests."""
     monkeypatch.setattr(places, "PYTHON", Path(sys.executable))
     monkeypatch.setattr(places, "ENVIRONMENT", tmp_path / "environment")
-    for further in ("install_label", "install_node", "install_publish"):
+    for further in ("install_label", "install_node", "install_page", "install_publish"):
         monkeypatch.setattr(environments, further, lambda: None)
     marker = tmp_path / "environment" / "installed-requirements.sha256"
     marker.parent.mkdir()

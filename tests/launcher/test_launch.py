@@ -107,7 +107,7 @@ def test_each_verb_installs_what_it_needs(command, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         environments, "install", lambda for_development: wanted.append("development" if for_development else "bundle")
     )
-    for further in ("label", "node", "publish"):
+    for further in ("label", "node", "page", "publish"):
         monkeypatch.setattr(environments, f"install_{further}", lambda name=further: wanted.append(name))
     node = ["node", *NODE]
     for verb, *options in (["train"], ["label", "--studies", "d"], node, ["test", "--without-label"], ["test"]):
@@ -118,11 +118,12 @@ def test_each_verb_installs_what_it_needs(command, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [("infer", ""), ("node infer", "node"), ("label node", "label node"), ("publish", "publish")]
+    ("asked", "expected"),
+    [("infer", ""), ("node infer", "node"), ("label node", "label node"), ("publish page", "page publish")],
 )
 def test_install_makes_what_verbs_need_and_runs_none(command, lines, monkeypatch, asked: str, expected: str):
     wanted = []
-    for further in ("label", "node", "publish"):
+    for further in ("label", "node", "page", "publish"):
         monkeypatch.setattr(environments, f"install_{further}", lambda name=further: wanted.append(name))
     assert command("install", *asked.split()) == 0
     assert sorted(wanted) == expected.split() and lines() == []
@@ -427,6 +428,16 @@ def test_package_leaves_the_archive_and_its_checksum(command, tmp_path: Path, ca
     archive, checksum = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert archive.startswith("biplanar_xray_ct_reconstruction_v") and checksum == f"{archive}.sha256"
     assert "The archive holds no weights.\n" in capfd.readouterr().out
+
+
+@on_posix
+def test_page_serves_this_machine_by_the_environment_of_its_own(command, lines, tmp_path: Path, monkeypatch):
+    (weights := tmp_path / "model.pt").touch()
+    monkeypatch.setattr(places, "PAGE_PYTHON", places.PYTHON)
+    assert command("page", "--weights", weights, "--port", "81", "--device", "cpu") == 0
+    expected = ["-m", "trial_page", "--host", "127.0.0.1", "--port", "81", "--weights", str(weights), "--device", "cpu"]
+    assert lines() == [expected]
+    assert command("page", "--weights", weights.with_name("none.pt")) == 1 and lines() == [expected]
 
 
 def test_publish_uploads_nothing_unless_that_is_asked_for(command, lines):
