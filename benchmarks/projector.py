@@ -4,7 +4,8 @@ Time and memory of the bundle's projector and lift, and of open projectors that 
     python benchmarks/projector.py > table.md       about a quarter of an hour on 2 cores
     python benchmarks/projector.py --quick          a small size, to see that it runs
 
-Each row is measured in a process of its own, see `benchmarks/measure.py`; progress goes to stderr. What the columns
+Each row is measured in a process of its own, with `--quick` in this one, see `benchmarks/measure.py`; progress goes to
+stderr. What the columns
 mean is said in `benchmarks/README.md`.
 """
 
@@ -17,7 +18,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -37,19 +38,24 @@ BYTES = 4
 CHANNELS = 16
 MISSING = "-"
 
+Measured = Callable[..., dict]
+"""From what is to be measured to its result."""
+
 
 def main() -> None:
     arguments = parse_arguments()
     os.environ["OMP_NUM_THREADS"] = os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(arguments.threads)
     sizes, views, budget = ([32], [2], 0.2) if arguments.quick else ([64, 128, 256], [1, 2], 5.0)
+    measured = in_this_process if arguments.quick else in_a_process_of_its_own
     machine = measured(kind="machine", device="cpu", size=64 if arguments.quick else 512)
     for device in ["cpu", "cuda"] if machine["gpu"] else ["cpu"]:
         if device == "cuda":
             machine = measured(kind="machine", device="cuda", size=512)
         settings = {"device": device, "budget": budget}
         print(description(machine, device))
-        print(table(projection_rows(arguments.only, sizes, views, settings, machine["bandwidth_bytes_per_s"])))
-        print(table(lift_rows(sizes, settings)), flush=True)
+        bandwidth = machine["bandwidth_bytes_per_s"]
+        print(table(projection_rows(measured, arguments.only, sizes, views, settings, bandwidth)))
+        print(table(lift_rows(measured, sizes, settings)), flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -61,7 +67,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured(**case) -> dict:
+def in_this_process(**case) -> dict:
+    """The result of `measure.py`."""
+    from measure import measure
+
+    print(" ".join(map(str, case.values())), file=sys.stderr, flush=True)
+    return measure(**case)
+
+
+def in_a_process_of_its_own(**case) -> dict:
     """The result of `measure.py`, from a process of its own; empty where that has failed."""
     print(" ".join(map(str, case.values())), file=sys.stderr, flush=True)
     process = subprocess.run([sys.executable, MEASURE, json.dumps(case)], stdout=subprocess.PIPE, text=True)
@@ -69,7 +83,7 @@ def measured(**case) -> dict:
 
 
 def projection_rows(
-    others: list[str], sizes: list[int], views: list[int], settings: dict, bandwidth: float
+    measured: Measured, others: list[str], sizes: list[int], views: list[int], settings: dict, bandwidth: float
 ) -> Iterator[dict[str, str]]:
     """Ours first, which has always two views."""
     others = [name for name in others if runs_here(name, settings["device"])]
@@ -107,7 +121,7 @@ def projection_row(case: dict, result: dict, ours: dict, bandwidth: float) -> di
     }
 
 
-def lift_rows(sizes: list[int], settings: dict) -> Iterator[dict[str, str]]:
+def lift_rows(measured: Measured, sizes: list[int], settings: dict) -> Iterator[dict[str, str]]:
     for size in sizes:
         result = measured(kind="lift", size=size, channels=CHANNELS, **settings)
         yield {

@@ -40,6 +40,14 @@ def test_the_tables_have_a_row_for_each_projector_and_a_number_in_each_cell():
     assert projections[0][4] == projections[0][6] == "1"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [{"kind": "projection", "projector": benchmark.OURS, "views": 2}, {"kind": "lift"}])
+def test_a_process_of_its_own_has_the_figures_of_this_one(case: dict):
+    channels = {"channels": 4} if case["kind"] == "lift" else {}
+    case = {**case, **channels, "size": 16, "device": "cpu", "budget": 0.0}
+    assert benchmark.in_a_process_of_its_own(**case).keys() == benchmark.in_this_process(**case).keys()
+
+
 def test_the_table_knows_what_is_measured():
     assert benchmark.PEERS.keys() == measure.PEERS.keys()
     assert (benchmark.OURS, benchmark.PLAIN) == (measure.OURS, measure.PLAIN)

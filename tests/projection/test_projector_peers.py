@@ -35,6 +35,7 @@ from agreement import (  # noqa: E402
 from peers import Beam, beam  # noqa: E402
 
 MODULES = {SIDDON: "diffdrr", NANODRR: "nanodrr", RTK: "itk.RTKPython"}
+SLOW_AT_FULL_SIZE = (SIDDON, RTK)
 FULL_SIZE = BiplanarGeometry(detector_pixels=512)
 DISTANT_DETECTOR = {"source_to_detector_mm": 1900.0, "detector_size_mm": 600.0}
 """Behind the corners of a rotated volume, too: the peers' rays end at the detector."""
