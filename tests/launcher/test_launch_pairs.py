@@ -119,7 +119,7 @@ def test_a_folder_of_other_files_is_never_replaced_by_a_result(pairs: Path, rand
 
 
 def test_a_pair_and_a_folder_are_not_asked_for_at_once(command, tmp_path: Path, capfd):
-    for options in ([], ["--frontal", "a.png"], ["--pairs", tmp_path, "--frontal", "a.png", "--lateral", "b.png"]):
+    for options in ([], ["--pairs", tmp_path, "--frontal", "a.png"], ["--pairs", tmp_path, "--lateral", "b.png"]):
         assert command("infer", *options, "--output", tmp_path / "out") == 1
         assert "infer needs --frontal and --lateral, or one of them, or --pairs" in capfd.readouterr().err
     assert command("infer", "--pairs", tmp_path / "nothing", "--output", tmp_path / "out") == 1
