@@ -7,6 +7,7 @@ The launcher: makes the environment on first use, then runs the bundle's workflo
     python launch.py fetch      fetch public CTs to train on, or radiographs and CTs of the same patients
     python launch.py datalist   pair and split the studies of a folder, or check the datalist of one
     python launch.py register   register the training CTs to each other, for an augmentation of the training
+    python launch.py preprocess make the cubes that CTs are read as, once, so that trainings load them fast
     python launch.py train      train one stage or all three
     python launch.py atlas      put CTs of the training section next to weights that read other patients' bodies
     python launch.py infer      reconstruct a CT from a frontal and a lateral X-ray: one pair, or those of a folder

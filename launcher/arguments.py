@@ -46,6 +46,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise LaunchError(f"--port {arguments.port}: expected a number from 1 to 65535.")
     if not 0 <= (getattr(arguments, "view_dropout", None) or 0) <= 1:
         raise LaunchError(f"--view_dropout {arguments.view_dropout:g}: expected a probability from 0 to 1.")
+    if bool(getattr(arguments, "dask", None)) != bool(getattr(arguments, "shards", None)):
+        raise LaunchError("--dask ADDRESS and --shards N go together: where to run how many parts.")
     given = {name: getattr(arguments, name) for name in ("device", "threads", "gpus") if hasattr(arguments, name)}
     arguments.computing = Computing(**given)
 
@@ -81,6 +83,14 @@ def _add_to_register(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--dataset_dir", type=Path, required=True, metavar="DIR", help="holds the CTs")
     verb.add_argument("--datalist", type=Path, metavar="FILE", help="default: DIR/datalist.json; paths start at DIR")
     verb.add_argument("--output", type=Path, required=True, metavar="DIR", help="gets a file for each training CT")
+    _add_computing(verb)
+
+
+def _add_to_preprocess(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("dataset_dir", type=Path, metavar="DIR", help="holds datalist.json and its CTs")
+    verb.add_argument("--output", type=Path, metavar="CUBES", help="gets the dataset of cubes; default: DIR_cubes")
+    verb.add_argument("--overlay", type=Path, metavar="FILE", help=f"of the training: {OVERLAY}")
+    _add_shards(verb)
     _add_computing(verb)
 
 
@@ -149,6 +159,8 @@ def _add_to_evaluate(verb: argparse.ArgumentParser) -> None:
     other.add_argument("--pairs", action="store_true", help="score real radiographs against a CT in another posture")
     verb.add_argument("--predictions", type=Path, metavar="DIR", help="volumes of another system to score by --pairs")
     verb.add_argument("--stop_after", type=int, choices=[1, 2, 3], metavar="N", help="the last stage of --robustness")
+    part = _add_shards(verb)
+    part.add_argument("--merge", action="store_true", help="make the tables of all cases of what the shards have left")
     _add_computing(verb)
 
 
@@ -209,6 +221,15 @@ def _add_to_install(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("verbs", nargs="+", choices=others, metavar="VERB", help=f"of {', '.join(others)}")
 
 
+def _add_shards(verb: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """The options of a verb whose records may be dealt out to several machines; what more there is to choose from."""
+    part = verb.add_mutually_exclusive_group()
+    part.add_argument("--shard", metavar="I/N", help="the Ith of N parts alone, such as 1/8 to 8/8")
+    part.add_argument("--dask", metavar="ADDRESS", help="run --shards N parts on the workers of a Dask scheduler")
+    verb.add_argument("--shards", type=int, metavar="N", help="how many parts, with --dask")
+    return part
+
+
 def _add_computing(verb: argparse.ArgumentParser) -> None:
     """The options of a verb that computes."""
     verb.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, xpu; default: a GPU where there is one")
@@ -221,6 +242,7 @@ VERBS = {
     "fetch": ("fetch public CTs, or radiographs and CTs; the same command goes on after a stop", _add_to_fetch),
     "datalist": ("write DIR/datalist.json from the studies in DIR, or check it", _add_to_datalist),
     "register": ("register the training CTs to each other; the same command goes on after a stop", _add_to_register),
+    "preprocess": ("make the cubes that CTs are read as, once; the same command goes on", _add_to_preprocess),
     "train": ("train one stage, or all three in turn; the same command goes on after a stop", _add_to_train),
     "atlas": ("put CTs of the training section next to weights that read other patients' bodies", _add_to_atlas),
     "infer": ("reconstruct a CT from two X-rays, or one, or from each pair of a folder or a table", _add_to_infer),

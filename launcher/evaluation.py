@@ -19,6 +19,7 @@ def run_evaluation(
     weights: Path,
     computing: Computing = Computing(),
     further: tuple[Path, ...] = (),
+    workflow: str = "run",
     **overrides: Path | str,
 ) -> None:
     """
@@ -30,12 +31,14 @@ def run_evaluation(
         weights: with the overlay config of their training next to them, if they have one.
         computing: where it computes.
         further: configs that are merged after `evaluate.json`.
+        workflow: "run", or "merge" of what shards have left.
         overrides: values of config ids.
     """
     configs = [places.CONFIGS / "train.json", places.CONFIGS / "evaluate.json", *further, *sidecar_overlay(weights)]
     # An overlay may name the datalist of its training, which is not that of this dataset.
     given = {"dataset_dir": dataset, "datalist": dataset / "datalist.json", "weights": weights, "output_dir": output}
-    run_workflow("run", configs, output, computing, **{**given, **overrides})
+    computing = computing.of_one_process() if workflow == "merge" else computing
+    run_workflow(workflow, configs, output, computing, **{**given, **overrides})
 
 
 def evaluate_pairs(

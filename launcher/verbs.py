@@ -15,7 +15,7 @@ from .demo import run_demo
 from .evaluation import evaluate_pairs, run_evaluation
 from .failures import LaunchError
 from .from_bundle import config_text
-from .overlays import checked_overlay
+from .overlays import checked_overlay, configs_of
 from .processes import launch_line, run
 from .tables import (
     formatted,
@@ -28,7 +28,7 @@ from .tables import (
 )
 from .training import demo_dataset, train_stages, write_atlas
 from .weights import assessed_beside, check_start, check_weights, sidecar_overlay
-from .workflows import PACKAGES, run_script, run_workflow
+from .workflows import PACKAGES, run_on_dask, run_script, run_workflow
 
 WITHOUT_LABEL = "--without-label"
 """The option of `test` that skips what needs MONAI Label's environment."""
@@ -76,6 +76,22 @@ def register(arguments: argparse.Namespace) -> None:
     run_workflow("run", configs, arguments.output, arguments.computing, output_dir=arguments.output, **chosen)
     following = launch_line("train", "--dataset_dir", arguments.dataset_dir, "--shapes_dir", arguments.output)
     print(f"\nNext: {following}")
+
+
+def preprocess(arguments: argparse.Namespace) -> None:
+    dataset = arguments.dataset_dir
+    output = arguments.output or dataset.with_name(f"{dataset.name}_cubes")
+    overlay = checked_overlay(arguments.overlay, dataset) if arguments.overlay else None
+    if arguments.dask:
+        run_on_dask(arguments.dask, arguments.shards)
+    else:
+        configs = [places.CONFIGS / "train.json", *configs_of(overlay, 3), places.CONFIGS / "preprocess.json"]
+        chosen: dict[str, Path | str] = {"dataset_dir": dataset, "datalist": dataset / "datalist.json"}
+        chosen |= {"shard": arguments.shard} if arguments.shard else {}
+        run_workflow("run", configs, output, arguments.computing, output_dir=output, **chosen)
+    further = ["--overlay", arguments.overlay] if arguments.overlay else []
+    when = "Once all shards are made" if arguments.shard else "Next"
+    print(f"\n{when}: {launch_line('train', *further, '--dataset_dir', output)}")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -184,12 +200,16 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise LaunchError(f"--only {arguments.only}: cannot be scored by {of_pairs[0]}, which is of both X-rays.")
     if arguments.predictions and not arguments.pairs:
         raise LaunchError("--predictions needs --pairs: other scores are of weights.")
+    if arguments.pairs and (arguments.shard or arguments.dask or arguments.merge):
+        raise LaunchError("--pairs runs in one process: leave --shard, --dask and --merge out.")
     if arguments.pairs:
         _evaluate_pairs(arguments)
         return
     if arguments.lesions and arguments.gpus > 1:
         raise LaunchError(f"--gpus {arguments.gpus}: --lesions runs in one process; leave --gpus out.")
     check_weights(arguments.weights)
+    if arguments.dask:
+        run_on_dask(arguments.dask, arguments.shards)
     asked: dict[str, Path | str] = {"test_section": arguments.section}
     asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
     asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
@@ -198,7 +218,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
     kind = f"protocol_{arguments.protocol}" if arguments.protocol else kind
     further = (places.CONFIGS / f"{kind}.json",) if kind else ()
     output = arguments.output
-    run_evaluation(arguments.dataset_dir, output, arguments.weights, arguments.computing, further, **asked)
+    workflow = "merge" if arguments.merge or arguments.dask else "run"
+    asked |= {"shard": arguments.shard} if arguments.shard else {}
+    run_evaluation(arguments.dataset_dir, output, arguments.weights, arguments.computing, further, workflow, **asked)
+    if arguments.shard:
+        print(f"\nShard {arguments.shard} is in {output / 'shards'}. Once all are: the same command with --merge.")
+        return
     report = json.loads((output / f"{kind or 'metrics'}.json").read_text(encoding="utf-8"))
     if arguments.robustness:
         print_robustness(report["summary"])

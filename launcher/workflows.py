@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from . import places
@@ -55,6 +56,23 @@ def run_script(module: str, *arguments: str) -> None:
     status = run(command, shown_as, folder=places.ROOT / places.BUNDLE, loads=PACKAGES)
     if status != 0:
         raise LaunchError(f"the command above ended with status {status}; its message is above.")
+
+
+def run_on_dask(address: str, shards: int) -> None:
+    """Runs this command line once for each shard on the workers of a Dask cluster, where it lies as it does here."""
+    own = without_options(sys.argv[1:], "--dask", "--shards")
+    line = [sys.executable, str(places.ROOT / "launch.py"), *own]
+    run_script("scripts.on_dask", "--folder", Path.cwd().as_posix(), address, str(shards), *line)
+
+
+def without_options(line: list[str], *names: str) -> list[str]:
+    """A command line without some options and their values."""
+    left, is_value = [], False
+    for word in line:
+        if not is_value and not word.startswith(tuple(f"{name}=" for name in names)) and word not in names:
+            left.append(word)
+        is_value = word in names
+    return left
 
 
 def is_trusted(config: Path) -> bool:

@@ -72,7 +72,7 @@ def help_of(*verb: str) -> str:
 
 
 def verbs() -> set[str]:
-    return set(re.findall(r"^ {4}([a-z]+) ", help_of().partition("VERB\n")[2], re.M))
+    return set(re.findall(r"^ {4}([a-z]+)(?: |$)", help_of().partition("VERB\n")[2], re.M))
 
 
 @cache

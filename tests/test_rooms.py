@@ -29,7 +29,7 @@ ROOMS = [
     "evaluation",
     "reporting",
 ]
-DOORS = {"__init__", "datalist", "fetch", "half_precision", "package", "publish"}
+DOORS = {"__init__", "datalist", "fetch", "half_precision", "on_dask", "package", "publish"}
 OWN_PACKAGES = {
     "pydicom": "io",
     "itk": "io",

@@ -14,7 +14,7 @@ from .anatomy.deformation import RandDeformd
 from .anatomy.neighbours import Neighbours, neighbours_beside
 from .anatomy.registration import Registration
 from .anatomy.shapes import LoadShapesd
-from .data import evaluation_records, evidence, known_views, met_records, pair_records
+from .data import cubes, evaluation_records, evidence, known_views, met_records, pair_records
 from .data.batch import PrepareBiplanarBatch, PrepareRadiographsBatch
 from .data.caching import cached_dataset
 from .data.datalist import load_records
@@ -47,6 +47,7 @@ from .evaluation.pair_evaluation import PairEvaluation
 from .evaluation.pair_predictions import PairReconstruction, PredictionFolder
 from .evaluation.prediction_intervals import IntervalTable, PredictIntervalsd
 from .evaluation.robustness import PerturbedRecords, PreparePerturbedBatch
+from .evaluation.shards import EvaluationShards
 from .evaluation.x2ct_protocol import X2CTReport
 from .io import former_ids
 from .io.dicom_ct_writer import read_identification, write_ct_series
@@ -122,6 +123,7 @@ __all__ = [
     "EarlyStopping",
     "EpochReport",
     "EvaluationReport",
+    "EvaluationShards",
     "EvidenceFiles",
     "EvidenceWriter",
     "ExponentialMovingAverage",
@@ -207,6 +209,7 @@ __all__ = [
     "classify",
     "cores",
     "corrupted_pairs",
+    "cubes",
     "demo_ct",
     "devices",
     "distributed",

@@ -62,17 +62,18 @@ def hash_with_files(record: dict[str, Any]) -> bytes:
     Hash of a record with size and times of last change of every file that it names, those of a series' folder and those
     of the voxels of a detached header too, and with :data:`FIELDS`.
     """
-    files = [file for field in (*IMAGE_FIELDS, SHAPES) if field in record for file in _files_of(Path(record[field]))]
-    return pickle_hashing({**record, "fields": FIELDS, "files": [(str(file), *_state(file)) for file in files]})
+    files = [file for field in (*IMAGE_FIELDS, SHAPES) if field in record for file in files_of(Path(record[field]))]
+    return pickle_hashing({**record, "fields": FIELDS, "files": [(str(file), *state_of(file)) for file in files]})
 
 
-def _files_of(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """A file, with those of the voxels of a detached header, or all files of a series' folder."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     return [path, *sorted(voxels for voxels in named_voxels(path) if voxels.is_file())]
 
 
-def _state(file: Path) -> tuple[int, int, int]:
+def state_of(file: Path) -> tuple[int, int, int]:
     """What tells a file from one of another content, be it one that was moved to its place."""
     status = os.stat(file)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

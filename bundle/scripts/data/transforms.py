@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage, MapTransform, SpatialResample, Transform
 
 from ..errors import InputError, shown
-from ..io.ct_reader import check_ct, read_ct
+from ..io.ct_reader import CUBE_FOV_MM, EXTENT_MM, check_ct, read_ct
 from ..io.radiograph import XRAY_KEYS
 from ..projection.attenuation import AIR_HU
 from ..projection.resampling import smooth_for_coarser
@@ -29,8 +29,6 @@ FARTHEST_MM = 1e5
 """How far from the origin of its space a CT may lie."""
 OMITTED = (*XRAY_KEYS, *RADIOGRAPH_FIELDS, *SOURCE_FIELDS, *PAIR_FIELDS)
 """Fields that a record has no more once it is part of a batch."""
-EXTENT_MM = "extent_mm"
-"""Where a cube's metadata has the sides of the CT that it was read from, to right, anterior and superior."""
 
 
 class LoadCTd(MapTransform):
@@ -84,12 +82,15 @@ class ResampleToCubed(MapTransform):
     X-ray shows where that circle was; as a truth it would charge air for being air.
 
     An axis that gets coarser is smoothed first, see :func:`smooth_for_coarser`, then the cube is read by linear
-    interpolation.
+    interpolation. What was read from the file of such a cube stays as it is.
 
     Args:
         keys: fields with a CT in HU, channel first, with an affine.
         size: voxels along a side.
         fov_mm: side of the cube.
+
+    Raises:
+        InputError: when a cube is read that was made of another side, or of fewer voxels.
 
     Warns:
         UserWarning: when the CT covers less than half of the cube.
@@ -110,17 +111,31 @@ class ResampleToCubed(MapTransform):
         voxel_mm = self.fov_mm / self.size
         affine = ct.affine.double()
         spacing = affine[:3, :3].norm(dim=0)
-        self._warn_when_small(field, ct, spacing)
+        own_extent = (torch.tensor(ct.shape[1:]) * spacing).tolist()
+        extent = torch.tensor(ct.meta.get(EXTENT_MM, own_extent), dtype=torch.float64)
+        self._warn_when_small(field, ct, extent)
+        if (fov_mm := ct.meta.pop(CUBE_FOV_MM, None)) is not None:
+            self._check_cube(field, ct, fov_mm)
+            if ct.shape[-1] == self.size:
+                return ct.clamp(min=AIR_HU)
         centre = affine[:3, :3] @ ((torch.tensor(ct.shape[1:], dtype=torch.float64) - 1) / 2) + affine[:3, 3]
         target = torch.diag(torch.tensor([voxel_mm] * 3 + [1.0], dtype=torch.float64))
         target[:3, 3] = centre - voxel_mm * (self.size - 1) / 2
         above_air = smooth_for_coarser(ct.clamp(min=AIR_HU) - AIR_HU, (voxel_mm / spacing).tolist())
         cube = self.resample(above_air, dst_affine=target, spatial_size=[self.size] * 3)
-        cube.meta[EXTENT_MM] = (torch.tensor(ct.shape[1:]) * spacing).tolist()
+        cube.meta[EXTENT_MM] = extent.tolist()
         return (cube + AIR_HU).float()
 
-    def _warn_when_small(self, field: str, ct: MetaTensor, spacing: torch.Tensor) -> None:
-        extent = torch.tensor(ct.shape[1:]) * spacing
+    def _check_cube(self, field: str, ct: MetaTensor, fov_mm: float) -> None:
+        if fov_mm != self.fov_mm or ct.shape[-1] < self.size:
+            path = shown(ct.meta.get("filename_or_obj", "a record"))
+            raise InputError(
+                f"{path}: field '{field}' is a cube of {fov_mm:g} mm and {ct.shape[-1]}³ voxels, expected one of "
+                f"{self.fov_mm:g} mm and at least {self.size}³; make it anew by `launch.py preprocess`, with the "
+                f"--overlay of the training where it has one."
+            )
+
+    def _warn_when_small(self, field: str, ct: MetaTensor, extent: torch.Tensor) -> None:
         covered = float((extent.clamp(max=self.fov_mm) / self.fov_mm).prod())
         if covered < 0.5:
             path = shown(ct.meta.get("filename_or_obj", "a record"))
@@ -193,19 +208,19 @@ def _checked_voxels(image: MetaTensor, where: str) -> MetaTensor:
         image = image[..., 0]
     if image.ndim != 3:
         raise InputError(f"{where} has shape {found}, expected a single-channel image of 3 dimensions.")
-    image = image.float()
-    if not torch.isfinite(image).all():
+    image = image if image.dtype == torch.int16 else image.float()  # of which the checks take half the time
+    if image.is_floating_point() and not torch.isfinite(image).all():
         count = int((~torch.isfinite(image)).sum())
         raise InputError(f"{where} holds {count} NaN or infinite values, expected none.")
-    if image.numel() == 0 or image.min() == image.max():
+    if image.numel() == 0 or (low := float(image.min())) == (high := float(image.max())):
         raise InputError(f"{where} is empty or constant (shape {found}), expected an image with contrast.")
-    largest = float(image.abs().max())
+    largest = max(-low, high)
     if largest > LARGEST_HU:
         raise InputError(
             f"{where} holds values of up to {largest:g} in size, expected HU, at most {LARGEST_HU:g}; correct the "
             f"rescale, such as a NIfTI's scl_slope, or clip what is no tissue."
         )
-    return image
+    return image.float()
 
 
 def _check_place(affine: torch.Tensor, where: str) -> None:

@@ -12,6 +12,7 @@ from monai.engines import PrepareBatch
 from ..anatomy.neighbours import Neighbours
 from ..data.batch import PrepareBiplanarBatch
 from ..data.datalist import RADIOGRAPH_FIELDS
+from ..data.shards import WHOLE, Shard
 from ..io.radiograph import XRAY_KEYS
 from ..projection.imaging import ImagingModel
 from .perturbations import Perturbation
@@ -25,17 +26,23 @@ class PerturbedRecords(Dataset):
 
     Args:
         data: records, see :func:`~scripts.load_records`.
-        perturbations: a sample has the place of its own in `perturbation`, and that of its case in `number`.
+        perturbations: a sample has the place of its own in `perturbation`, and that of its case among those of all
+            shards in `number`.
         transform: loads a record.
+        shard: the part that the records are of all.
     """
 
     def __init__(
-        self, data: Sequence[dict[str, Any]], perturbations: Sequence[Perturbation], transform: Callable
+        self,
+        data: Sequence[dict[str, Any]],
+        perturbations: Sequence[Perturbation],
+        transform: Callable,
+        shard: Shard = WHOLE,
     ) -> None:
         of_radiographs = (*XRAY_KEYS, *RADIOGRAPH_FIELDS)
         cts = [{key: value for key, value in record.items() if key not in of_radiographs} for record in data]
         super().__init__(cts, transform)
-        self.perturbations = perturbations
+        self.perturbations, self.shard = perturbations, shard
         self.loaded: tuple[int, dict[str, Any]] | None = None
 
     def __len__(self) -> int:
@@ -45,7 +52,7 @@ class PerturbedRecords(Dataset):
         number, perturbation = divmod(index, len(self.perturbations))
         if self.loaded is None or self.loaded[0] != number:
             self.loaded = number, super().__getitem__(number)
-        return {**self.loaded[1], "perturbation": perturbation, "number": number}
+        return {**self.loaded[1], "perturbation": perturbation, "number": self.shard.place(number)}
 
 
 class PreparePerturbedBatch(PrepareBatch):

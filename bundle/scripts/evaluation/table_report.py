@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import decollate_batch
 
+from ..data.shards import WHOLE
 from ..io.atomic_write import NOTICE, write_json
 from ..projection.geometry import BiplanarGeometry
 from ..training.distributed import gathered
@@ -35,6 +36,9 @@ class TableReport(ABC):
     def __init__(self, output_dir: str, name: str, baselines: Baselines | None = None) -> None:
         self.output_dir, self.name, self.baselines = output_dir, name, baselines
         self.rows: list[list[dict[str, Any]]] = []
+        self.shard = WHOLE
+        self.write_rows: Callable[[Sequence[list[dict[str, Any]]]], None] | None = None
+        """What becomes of the rows of each sample in a shard of an evaluation, which writes no files."""
 
     def attach(self, engine: Engine) -> None:
         if self.baselines is not None:
@@ -52,10 +56,34 @@ class TableReport(ABC):
             self.rows.append(self.case_rows(record, volumes, label))
 
     def write(self, engine: Engine) -> None:
-        """Writes the files, of the cases of all processes in the order of the datalist."""
-        rows = self.completed([row for case in gathered(self.rows) for row in case])
-        if idist.get_rank() == 0:
-            self.write_files(rows)
+        """Writes the files, of the cases of all processes in the order of the datalist; of a shard its rows alone."""
+        samples = gathered(self.rows)
+        if self.write_rows is None:
+            rows = self.completed([row for sample in samples for row in sample])
+            if idist.get_rank() == 0:
+                self.write_files(rows)
+        elif idist.get_rank() == 0:
+            self.write_rows(samples)
+
+    def merge(self, records: Sequence[list[dict[str, Any]]], common: dict[str, Any]) -> None:
+        """
+        Writes the files of the rows that shards have left.
+
+        Args:
+            records: the rows of each record, in the order of the datalist.
+            common: what :meth:`common` was there.
+        """
+        if self.baselines is not None:
+            self.baselines.mean_of = common["mean_volume"]
+        self.write_files(self.completed([row for record in records for row in record]))
+
+    def common(self) -> dict[str, Any]:
+        """What the files say beside the rows, and is the same in all shards."""
+        return {"mean_volume": None if self.baselines is None else self.baselines.mean_of}
+
+    def place(self, sample: int) -> int:
+        """Where the next sample of this process stands among all samples, by how many it has had."""
+        return self.shard.place(sample * idist.get_world_size() + idist.get_rank())
 
     def write_files(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes the JSON and the CSV; called in the first process alone."""

@@ -13,8 +13,8 @@ import torch
 from scipy import ndimage
 from skimage.metrics import structural_similarity
 
-from ..data.transforms import EXTENT_MM
 from ..errors import InputError
+from ..io.ct_reader import EXTENT_MM
 from ..projection.imaging import ImagingModel
 from .baselines import BASELINE_DEFINITIONS, Baselines
 from .metrics import X2CT_AIR_HU, X2CT_PEAK, X2CT_RANGE, X2CT_WITHOUT_ERROR_DB, x2ct_psnr, x2ct_values

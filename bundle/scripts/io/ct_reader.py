@@ -1,10 +1,11 @@
-"""CTs as the loader takes them: from a DICOM series, NIfTI, NRRD or MetaImage, in HU, on a grid of right angles."""
+"""CTs as the loader takes them: a DICOM series, NIfTI, NRRD, MetaImage or cube, in HU, on a grid of right angles."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import itk
 import nibabel
@@ -16,9 +17,11 @@ from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from pydicom import dcmread
 
 from ..errors import InputError, shown
+from .cube_files import SUFFIX, is_cube_file, read_cube, read_cube_header
 from .dicom_ct_series import check_ct_series
 from .dicom_pixels import read_pixels, with_transfer_syntax
 from .foreign_files import check_content
+from .image_writer import cube_affine
 from .itk_headers import check_meta_image, check_nrrd
 from .label_maps import are_labels, is_label_map
 from .limits import MAX_VOXELS, check_nifti_extent
@@ -33,6 +36,10 @@ SLICES_LOOKED_AT = 16
 """To tell a label map from a CT by its file."""
 SHEAR = 0.01
 """Largest cosine between two axes that counts as a right angle."""
+EXTENT_MM = "extent_mm"
+"""Where a cube's metadata has the sides of the CT that it was read from, to right, anterior and superior."""
+CUBE_FOV_MM = "cube_fov_mm"
+"""Where the metadata of what is a cube already has the length of its side."""
 LUNG_HU, DENSE_HU = -200.0, 2000.0
 """A chest CT has values below the first, its air; one without negative values but some above the second not in HU."""
 
@@ -43,19 +50,23 @@ def read_ct(loader: LoadImage, path: str, field: str) -> MetaTensor:
 
     Args:
         loader: runs MONAI's reader of a file's format: Nibabel's for NIfTI, ITK's for all others.
-        path: folder of a series, or `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
+        path: folder of a series, or `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`, or `.zarr.zip`, a cube of
+            `launch.py preprocess`.
         field: the record's field, for messages.
 
     Returns:
-        `(X, Y, Z)` in the file's values, for a series HU, with an affine to RAS+ in mm.
+        `(X, Y, Z)` in the file's values, for a series and a cube HU, with an affine to RAS+ in mm; the metadata of a
+        cube has :data:`CUBE_FOV_MM` and :data:`EXTENT_MM`.
 
     Raises:
         InputError: for another suffix, a series that is no CT volume, or whose pixels cannot be decoded, a NIfTI that
-            does not say how it is oriented, contradicts itself or has an impossible affine, see :func:`check_axes`, or
-            a header that :func:`check_nrrd` or :func:`check_meta_image` refuses.
+            does not say how it is oriented, contradicts itself or has an impossible affine, see :func:`check_axes`, a
+            damaged cube, or a header that :func:`check_nrrd` or :func:`check_meta_image` refuses.
     """
     if os.path.isdir(path):
         return _read_series(path, field)
+    if is_cube_file(path):
+        return _read_cube(path, field)
     check_ct_header(path, f"{shown(path)}: field '{field}'")
     if not path.lower().endswith(NIFTI):
         return loader(path, reader=_itk_reader(path))
@@ -86,10 +97,12 @@ def check_ct_header(path: str, where: str) -> None:
         check_nrrd(path, where)
     elif name.endswith(META_IMAGE):
         check_meta_image(path, where)
+    elif is_cube_file(path):
+        read_cube_header(path, where)
     else:
         raise InputError(
             f"{where} names no CT that can be read, expected the folder of a DICOM series or a file "
-            f"{', '.join(NIFTI + NRRD + META_IMAGE)}; convert it, or name the folder instead of one slice."
+            f"{', '.join((*NIFTI, *NRRD, *META_IMAGE, SUFFIX))}; convert it, or name the folder instead of one slice."
         )
 
 
@@ -200,9 +213,20 @@ def check_axes(axes: torch.Tensor, where: str) -> None:
 def _read_series(folder: str, field: str) -> MetaTensor:
     series = check_ct_series(folder, field)
     hu = np.stack([_read_slice(file, f"{file}: field '{field}'") for file in series.files])
-    no_channel = {MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan")}  # as MONAI's readers say it: three axes of space
-    meta = {MetaKeys.SPACE: SpaceKeys.RAS, ImageMetaKey.FILENAME_OR_OBJ: folder, **no_channel}
-    return MetaTensor(torch.from_numpy(hu.T), affine=torch.as_tensor(series.affine), meta=meta)
+    return MetaTensor(torch.from_numpy(hu.T), affine=torch.as_tensor(series.affine), meta=_meta(folder))
+
+
+def _read_cube(path: str, field: str) -> MetaTensor:
+    hu, header = read_cube(path, f"{shown(path)}: field '{field}'")
+    affine = cube_affine(header.size, header.fov_mm, torch.tensor(header.centre_mm, dtype=torch.float64))
+    of_cube = {CUBE_FOV_MM: header.fov_mm, EXTENT_MM: list(header.extent_mm)}
+    return MetaTensor(torch.from_numpy(hu), affine=affine, meta={**_meta(path), **of_cube})
+
+
+def _meta(path: str) -> dict[str, Any]:
+    """As MONAI's readers have it of an image without a channel: three axes of space."""
+    no_channel = {MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan")}
+    return {MetaKeys.SPACE: SpaceKeys.RAS, ImageMetaKey.FILENAME_OR_OBJ: path, **no_channel}
 
 
 def _read_slice(file: str, where: str) -> np.ndarray:

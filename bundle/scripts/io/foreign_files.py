@@ -46,17 +46,18 @@ def foreign_content(start: bytes, may_be_zip: bool = False) -> str | None:
     return next((what for known, what in FOREIGN_STARTS.items() if text.startswith(known)), None)
 
 
-def check_content(path: str, where: str) -> None:
+def check_content(path: str, where: str, may_be_zip: bool = False) -> None:
     """
     Args:
         path: of a file that is there.
         where: start of the message.
+        may_be_zip: whether a ZIP archive is what is looked for.
 
     Raises:
         InputError: when it holds no image but a pointer, a web page, an archive or nothing, see
             :data:`FOREIGN_STARTS`.
     """
     with open(path, "rb") as file:
-        found = foreign_content(file.read(LONGEST_START))
+        found = foreign_content(file.read(LONGEST_START), may_be_zip)
     if found:
         raise InputError(f"{where}: '{os.path.basename(path)}' is {found}.")

@@ -145,7 +145,10 @@ def _strange_entries(folder: str) -> Iterator[str]:
         return
     for case in os.scandir(folder):
         if case.is_dir(follow_symlinks=False):
-            files = os.scandir(case.path)
+            try:
+                files = list(os.scandir(case.path))
+            except FileNotFoundError:  # another shard of the evaluation has just removed it
+                continue
             yield from (file.path for file in files if not (file.is_file() and OF_A_CASE.fullmatch(file.name)))
         elif not OF_A_CASE.fullmatch(case.name):
             yield case.path

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 
 from ..evaluation.anatomy_baselines import STAGE as ANATOMY_STAGE
@@ -63,12 +62,19 @@ class EvaluationReport(TableReport):
             for method, volume in of_size.items()
         ]
         write = partial(self.case_report.write, record, volumes, truth, xrays, geometry, rows)
-        if len(self.rows) * idist.get_world_size() + idist.get_rank() < self.written_cases:
+        if self.place(len(self.rows)) < self.written_cases:
             write()
         else:
             last = next(row["psnr_db"] for row in rows if row["method"] == f"stage {len(volumes)}")
             self.worst.consider(last, self.case_report.folder(record["name"]), write)
         return rows
+
+    def merge(self, records: Sequence[list[dict[str, Any]]], common: dict[str, Any]) -> None:
+        """Each shard has kept the folders of its own worst cases."""
+        for rows in records[self.written_cases :]:
+            (case,) = worst_cases(rows, 1)
+            self.worst.kept.append((case["psnr_db"], self.case_report.folder(case["case"])))
+        super().merge(records, common)
 
     def completed(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Keeps the folders of the worst cases of all processes alone."""
