@@ -1,16 +1,20 @@
 """
 What making a batch takes besides the training step that it is for: seconds of every part for a record, and the fraction
-of a step that training waits for its data. See loading.md.
+of a step that training waits for its data; or what it takes to keep CTs in one way or another. See loading.md.
 
-    python benchmarks/loading.py [--stages 1 2 3] [--workers 0 2] [--batch 2] [--markdown] [--quick]
+    python benchmarks/loading.py [--stages 1 2 3] [--records memory cubes] [--workers 0 2] [--batch 2] [--markdown]
+    python benchmarks/loading.py --kept [CT ...] [--markdown]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from math import radians
 from pathlib import Path
 from statistics import fmean
@@ -23,28 +27,42 @@ sys.path.insert(0, str(ROOT / "bundle"))
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
+from monai.data import Dataset
 from monai.transforms import Compose, Rand3DElasticd, RandAffined
 
-from scripts import RandDeformd, cached_dataset, demo_ct
+from scripts import RandDeformd, cached_dataset, demo_ct, load_records
+from scripts.data.cubes import write_cubes
+from scripts.io.cube_files import read_cube
 from table import Table
 
 PARTS = {"part": 48, "CPU s": 8}
+KEPT = {"CTs are kept": 36, "MiB a CT": 8, "beforehand": 10, "first epoch": 11, "later epochs": 12}
 SHARES = {
-    "stage": 5, "batch": 5, "workers": 7, "steps": 5, "s/step": 8, "waiting": 8, "making the batch": 16, "network": 8,
+    "stage": 5, "records": 7, "batch": 5, "workers": 7, "steps": 5, "s/step": 8, "waiting": 8, "making the batch": 16,
+    "network": 8,
 }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
+    if options.kept is not None:
+        table = Table(KEPT, options.markdown)
+        for row in kept(configuration(options, 1), options.kept or [options.ct or demo_ct()]):
+            table.add(**row)
+        return
     record = {"ct": options.ct or demo_ct(), "name": "ct", "group": "training"}
-    table = Table(PARTS, options.markdown)
-    for part, cpu_seconds in parts(configuration(options, 1), record, options.repeats).items():
-        table.add(**{"part": part, "CPU s": cpu_seconds})
-    print()
+    if options.repeats:
+        table = Table(PARTS, options.markdown)
+        for part, cpu_seconds in parts(configuration(options, 1), record, options.repeats).items():
+            table.add(**{"part": part, "CPU s": cpu_seconds})
+        print()
     table = Table(SHARES, options.markdown)
-    for stage in options.stages:
-        for workers in options.workers:
-            table.add(**shares(options, record, stage, workers))
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in options.stages:
+            for records in options.records:
+                own = cube_of(record, configuration(options, stage), folder) if records == "cubes" else record
+                for workers in options.workers:
+                    table.add(**{"records": records, **shares(options, own, stage, records == "memory", workers)})
 
 
 def configuration(options: argparse.Namespace, stage: int) -> ConfigParser:
@@ -114,12 +132,63 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
     return (process_time() - started) / repeats
 
 
-def shares(options: argparse.Namespace, record: dict[str, str], stage: int, workers: int) -> dict[str, Any]:
+def kept(config: ConfigParser, cts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """
+    For every way to keep CTs the bytes of each, and the CPU seconds of each before the training, in its first epoch and
+    in later ones.
+    """
+    load, read = config.get_parsed_content("load"), {"cache_rate": 0.0}
+    with tempfile.TemporaryDirectory() as folder:
+        places = {name: Path(folder, name) for name in ("data", "cache", "cubes")}
+        places["data"].mkdir()
+        files = [shutil.copy(ct, places["data"] / f"{number}_{Path(ct).name}") for number, ct in enumerate(cts)]
+        datalist = str(places["data"] / "datalist.json")
+        Path(datalist).write_text(
+            json.dumps({"training": [{"ct": Path(file).name} for file in files]}), encoding="utf-8"
+        )
+        records = load_records(datalist, "training")
+        yield epochs("not at all: from their files", cached_dataset(records, load, **read), 0.0, sizes(files))
+        in_memory = load(records[0])
+        held = sum(each.numel() * each.element_size() for each in in_memory.values() if isinstance(each, torch.Tensor))
+        started = process_time()
+        memory = cached_dataset(records, load)
+        made = (process_time() - started) / len(cts)
+        yield {**epochs("in memory, float32", memory, 0.0, held), "first epoch": made}
+        cache = cached_dataset(records, load, str(places["cache"]))
+        row = epochs("in a folder by --cache_dir, float32", cache, 0.0, 0)
+        yield {**row, "MiB a CT": sizes(places["cache"].iterdir()) / 2**20}
+        with redirect_stdout(sys.stderr):
+            making = seconds(lambda: write_cubes(datalist, *map(str, (places["data"], places["cubes"])), load), 1)
+        cubes = load_records(str(places["cubes"] / "datalist.json"), "training")
+        size = sizes(places["cubes"].glob("*/*"))
+        yield epochs("as cubes by preprocess, int16", cached_dataset(cubes, load, **read), making / len(cts), size)
+        side = config.get_parsed_content("volume_size")
+        part = (slice(side // 4, 3 * side // 4),) * 3
+        parts = Dataset(cubes, lambda record: read_cube(record["ct"], record["ct"], part))
+        yield epochs(f"of these cubes the middle {side // 2}³ alone", parts, making / len(cts), size)
+
+
+def epochs(name: str, dataset: Dataset, beforehand: float, size: float) -> dict[str, Any]:
+    """A row of what it takes to go through a dataset twice, for each record."""
+    first, later = (seconds(lambda: [dataset[i] for i in range(len(dataset))], 1) / len(dataset) for _ in range(2))
+    return dict(zip(KEPT, (name, size / 2**20, beforehand, first, later)))
+
+
+def sizes(files: Iterable[str | Path]) -> float:
+    """Mean size of files, in bytes."""
+    return fmean(Path(file).stat().st_size for file in files)
+
+
+def shares(
+    options: argparse.Namespace, record: dict[str, str], stage: int, in_memory: bool, workers: int
+) -> dict[str, Any]:
     """
     One training of a few steps, of which the first does not count: seconds a step by the clock, and of them the parts
-    in which training waits for the loader, makes the batch, and runs the network, its loss and its optimizer.
+    in which training waits for the loader, makes the batch, and runs the network, its loss and its optimizer. The
+    record is kept in memory, or read for each step.
     """
     config = configuration(options, stage)
+    config["cache_rate"] = float(in_memory)
     batch = options.batch or config["batch_size"]
     config.update({"num_workers": workers, "batch_size": batch, "epochs": 1})
     config["train#dataset#data"] = [record] * (batch * (options.steps + 1))
@@ -131,8 +200,23 @@ def shares(options: argparse.Namespace, record: dict[str, str], stage: int, work
     total = fmean(clock.waiting[1:]) + fmean(clock.stepping[1:])
     waiting, making = fmean(clock.waiting[1:]) / total, fmean(clock.making[1:]) / total
     cells = {"waiting": waiting, "making the batch": making, "network": 1 - waiting - making}
-    row = {"stage": stage, "batch": batch, "workers": workers, "steps": options.steps, "s/step": total}
+    row = {
+        "stage": stage,
+        "batch": batch,
+        "workers": workers,
+        "steps": options.steps,
+        "s/step": total,
+    }
     return row | {name: f"{share:.1%}" for name, share in cells.items()}
+
+
+def cube_of(record: dict[str, str], config: ConfigParser, folder: str) -> dict[str, str]:
+    """A record of the same CT as a cube in a folder."""
+    datalist = Path(folder, "source.json")
+    datalist.write_text(json.dumps({"training": [{"ct": record["ct"], "name": "ct"}]}), encoding="utf-8")
+    with redirect_stdout(sys.stderr):
+        write_cubes(str(datalist), folder, folder, config.get_parsed_content("load"))
+    return load_records(str(Path(folder, "datalist.json")), "training")[0]
 
 
 class Stopwatch:
@@ -174,11 +258,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ct", help="by default the demo's")
     parser.add_argument("--stages", nargs="*", type=int, choices=(1, 2, 3), default=(1, 2, 3))
+    parser.add_argument("--records", nargs="+", choices=("memory", "cubes"), default=("memory",), help="where they are")
+    parser.add_argument("--kept", nargs="*", metavar="CT", help="what it takes to keep CTs, by default the demo's")
     parser.add_argument("--workers", nargs="+", type=int, default=(0, 2))
     parser.add_argument("--batch", type=int, help="by default each stage's own")
     parser.add_argument("--crop", type=int, help="side of the part that is decoded and scored, by default all")
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=3, help="of each part")
+    parser.add_argument("--repeats", type=int, default=3, help="of each part; 0 leaves that table out")
     parser.add_argument("--quick", action="store_true", help="the small network and cube of tiny.json")
     parser.add_argument("--markdown", action="store_true")
     return parser.parse_args(arguments)

@@ -200,8 +200,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise LaunchError(f"--only {arguments.only}: cannot be scored by {of_pairs[0]}, which is of both X-rays.")
     if arguments.predictions and not arguments.pairs:
         raise LaunchError("--predictions needs --pairs: other scores are of weights.")
-    if arguments.pairs and (arguments.shard or arguments.dask or arguments.merge):
-        raise LaunchError("--pairs runs in one process: leave --shard, --dask and --merge out.")
+    of_one = [f"--{name}" for name in ("pairs", "lesions") if getattr(arguments, name)]
+    if of_one and (arguments.shard or arguments.dask or arguments.merge):
+        raise LaunchError(f"{of_one[0]} runs in one process: leave --shard, --dask and --merge out.")
     if arguments.pairs:
         _evaluate_pairs(arguments)
         return

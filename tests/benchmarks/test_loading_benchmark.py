@@ -55,3 +55,17 @@ def test_training_waits_for_its_cached_data_for_a_small_part_of_a_step(tmp_path:
     shares = [float(row[name].rstrip("%")) for name in ("waiting", "making the batch", "network")]
     assert sum(shares) == pytest.approx(100, abs=0.2)
     assert shares[0] < 10
+
+
+def test_every_way_to_keep_a_ct_has_its_bytes(tmp_path: Path, capsys):
+    """Float32 in memory and in a file; the file of a cube, made before, is at most its voxels in int16."""
+    write_ct(str(tmp_path / "ct.nii.gz"), phantom(64, 0.0), cube_affine(64, 360.0))
+    loading.main(["--kept", str(tmp_path / "ct.nii.gz"), "--quick", "--markdown"])
+    rows = [cells(line) for line in capsys.readouterr().out.splitlines()]
+    found = {row[0]: dict(zip(rows[0][1:], map(float, row[1:]))) for row in rows[2:]}
+    files, memory, folder, cubes, part = (each["MiB a CT"] for each in found.values())
+    side = loading.configuration(loading._options(["--quick"]), 1).get_parsed_content("volume_size")
+    assert files == pytest.approx((tmp_path / "ct.nii.gz").stat().st_size / 2**20, rel=0.01)
+    assert memory >= 4 * side**3 / 2**20 and folder == pytest.approx(memory, rel=0.02)
+    assert cubes == part < 2 * side**3 / 2**20
+    assert [each["beforehand"] > 0 for each in found.values()] == [False, False, False, True, True]

@@ -86,6 +86,7 @@ def test_a_shards_command_is_this_one_without_its_cluster(line: list[str], left:
         (["--shards", "3"], "go together"),
         (["--pairs", "--shard", "1/2"], "--pairs runs in one process"),
         (["--pairs", "--merge"], "--pairs runs in one process"),
+        (["--lesions", "--dask", "tcp://a:1", "--shards", "3"], "--lesions runs in one process"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(command, tmp_path: Path, options: list[str], said: str, capfd):
