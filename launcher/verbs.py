@@ -192,6 +192,30 @@ def assess(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
+    _check_evaluation(arguments)
+    if arguments.pairs:
+        _evaluate_pairs(arguments)
+        return
+    check_weights(arguments.weights)
+    if arguments.dask:
+        run_on_dask(arguments.dask, arguments.shards)
+    asked: dict[str, Path | str] = {"test_section": arguments.section}
+    given = {name: getattr(arguments, name) for name in ("datalist", "stop_after", "only", "shard")}
+    asked |= {name: value if isinstance(value, Path) else str(value) for name, value in given.items() if value}
+    kind = next((name for name in ("robustness", "lesions") if getattr(arguments, name)), None)
+    kind = f"protocol_{arguments.protocol}" if arguments.protocol else kind
+    further = (places.CONFIGS / f"{kind}.json",) if kind else ()
+    output = arguments.output
+    workflow = "merge" if arguments.merge or arguments.dask else "run"
+    run_evaluation(arguments.dataset_dir, output, arguments.weights, arguments.computing, further, workflow, **asked)
+    if arguments.shard:
+        print(f"\nShard {arguments.shard} is in {output / 'shards'}. Once all are: the same command with --merge.")
+        return
+    _print_evaluation(kind, output)
+
+
+def _check_evaluation(arguments: argparse.Namespace) -> None:
+    """Refuses what an evaluation cannot do together."""
     _check_datalist(arguments.datalist)
     if arguments.stop_after and not arguments.robustness:
         raise LaunchError("--stop_after needs --robustness: an evaluation scores every stage of the weights.")
@@ -203,53 +227,39 @@ def evaluate(arguments: argparse.Namespace) -> None:
     of_one = [f"--{name}" for name in ("pairs", "lesions") if getattr(arguments, name)]
     if of_one and (arguments.shard or arguments.dask or arguments.merge):
         raise LaunchError(f"{of_one[0]} runs in one process: leave --shard, --dask and --merge out.")
-    if arguments.pairs:
-        _evaluate_pairs(arguments)
-        return
-    if arguments.lesions and arguments.gpus > 1:
-        raise LaunchError(f"--gpus {arguments.gpus}: --lesions runs in one process; leave --gpus out.")
-    check_weights(arguments.weights)
-    if arguments.dask:
-        run_on_dask(arguments.dask, arguments.shards)
-    asked: dict[str, Path | str] = {"test_section": arguments.section}
-    asked |= {"datalist": arguments.datalist} if arguments.datalist else {}
-    asked |= {"stop_after": str(arguments.stop_after)} if arguments.stop_after else {}
-    asked |= {"only": arguments.only} if arguments.only else {}
-    kind = next((name for name in ("robustness", "lesions") if getattr(arguments, name)), None)
-    kind = f"protocol_{arguments.protocol}" if arguments.protocol else kind
-    further = (places.CONFIGS / f"{kind}.json",) if kind else ()
-    output = arguments.output
-    workflow = "merge" if arguments.merge or arguments.dask else "run"
-    asked |= {"shard": arguments.shard} if arguments.shard else {}
-    run_evaluation(arguments.dataset_dir, output, arguments.weights, arguments.computing, further, workflow, **asked)
-    if arguments.shard:
-        print(f"\nShard {arguments.shard} is in {output / 'shards'}. Once all are: the same command with --merge.")
-        return
+    if of_one and arguments.gpus > 1:
+        raise LaunchError(f"--gpus {arguments.gpus}: {of_one[0]} runs in one process; leave --gpus out.")
+
+
+def _print_evaluation(kind: str | None, output: Path) -> None:
+    """
+    The tables of an evaluation that has ended, and where its files are.
+
+    Args:
+        kind: the config that was merged after `evaluate.json`; None for none.
+        output: holds its results.
+    """
     report = json.loads((output / f"{kind or 'metrics'}.json").read_text(encoding="utf-8"))
-    if arguments.robustness:
+    if kind == "robustness":
         print_robustness(report["summary"])
         print(f"\nEvery case is in {output / 'robustness.csv'}; robustness.png next to it is the figure.")
-        return
-    if arguments.lesions:
+    elif kind == "lesions":
         print_lesions(report)
         print(f"\nEvery lesion is in {output / 'lesions.csv'}; lesions.png next to it is the figure.")
-        return
-    if arguments.protocol:
+    elif kind:
         print_protocol(report["summary"])
         print(f"\nEvery case is in {output / f'{kind}.csv'}; {kind}.json next to it has the definitions.")
-        return
-    print_summary(report["summary"])
-    print_measurement_errors(output / "measurement_errors.json")
-    worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
-    print(
-        f"\nWorst cases: {', '.join(worst)}; their figures are in {output / 'cases'}. "
-        f"Every case is in {output / 'metrics.csv'}."
-    )
+    else:
+        print_summary(report["summary"])
+        print_measurement_errors(output / "measurement_errors.json")
+        worst = [f"{case['case']} {formatted(case['psnr_db'], 2)} dB" for case in report["worst_cases"]]
+        print(
+            f"\nWorst cases: {', '.join(worst)}; their figures are in {output / 'cases'}. "
+            f"Every case is in {output / 'metrics.csv'}."
+        )
 
 
 def _evaluate_pairs(arguments: argparse.Namespace) -> None:
-    if arguments.gpus > 1:
-        raise LaunchError(f"--gpus {arguments.gpus}: --pairs runs in one process; leave --gpus out.")
     asked = {"datalist": arguments.datalist} if arguments.datalist else {}
     chosen = (arguments.weights, arguments.predictions, arguments.computing)
     evaluate_pairs(arguments.dataset_dir, arguments.output, *chosen, **asked)
