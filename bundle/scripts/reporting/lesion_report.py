@@ -188,7 +188,6 @@ def lesion_figure(summary: Sequence[dict[str, Any]]) -> Figure:
         place.grid(linewidth=0.3)
     axes[0].axhline(0, color="black", linewidth=0.6)
     axes[1].axhline(VISIBLE, color="black", linewidth=0.8, linestyle=":")
-    axes[1].set_yscale("symlog", linthresh=1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
