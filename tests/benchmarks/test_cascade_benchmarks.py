@@ -92,6 +92,7 @@ def test_the_plan_of_the_last_stage_holds_the_network_of_its_loss():
     assert planned["planned"] > 4 * vgg16_parameters and "seconds" not in planned
 
 
+@pytest.mark.slow
 def test_the_cascades_benchmark_prints_a_positive_row_for_every_case(capsys):
     options = "--quick --markdown --stages 1 --dtypes float32 --networks cascade --parts training --repeats 1"
     cascade.main(options.split())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from scripts import BiplanarGeometry, ImagingModel, InputError, LesionReport, PlantedRecords
+from bundle_runs import ROOT, bundle_run_here
+from scripts import BiplanarGeometry, ImagingModel, InputError, LesionReport, PlantedRecords, demo_ct
 from scripts.evaluation.lesion_filter import (
     FALSE_HU,
     ball,
@@ -22,6 +25,10 @@ from scripts.evaluation.lesion_filter import (
 )
 from scripts.evaluation.lesions import GAP_MM, draw_places, lesions_of
 from scripts.reporting.lesion_report import TRUTH, VISIBLE, smallest_visible
+
+sys.path.insert(0, str(ROOT))
+
+from launcher.tables import print_lesions  # noqa: E402
 
 FOV_MM = 360.0
 KINDS = lesions_of([24.0, 32.0], [-100.0, 100.0])
@@ -170,3 +177,37 @@ def test_a_perfect_volume_keeps_all_and_one_that_sees_no_lesion_nothing(
         assert ours["detectability"] == pytest.approx(theirs["detectability"])
     assert content["smallest_visible_mm"]["stage 1"] is None
     assert {row["zone"] for row in rows} == {"lower", "middle", "upper"}
+
+
+def test_the_workflow_scores_a_chest_and_the_launcher_tells_it(
+    tiny_bundle: Path, overlay: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    shutil.copyfile(demo_ct(), tmp_path / "chest.nii.gz")
+    configs = [f"bundle/configs/{name}.json" for name in ("train", "evaluate", "lesions")]
+    places = {
+        "dataset_dir": tmp_path,
+        "weights": tiny_bundle / "models" / "model.pt",
+        "output_dir": tmp_path / "output",
+    }
+    few = {"lesion_diameters_mm": [24, 32], "lesion_hu": [0], "lesions_together": 2}
+    bundle_run_here("run", [*configs, str(overlay)], **places, **few)
+    report = json.loads((tmp_path / "output" / "lesions.json").read_text())
+    methods = ["stage 1", "stage 2", "stage 3", "ground truth at 16³", "ground truth at 32³", TRUTH]
+    keys = [(entry["method"], entry["diameter_mm"]) for entry in report["summary"]]
+    assert sorted(keys) == sorted((method, diameter) for method in methods for diameter in (24, 32))
+    capsys.readouterr()
+    print_lesions(report)
+    printed = capsys.readouterr().out
+    for name, heading, digits in (("retained", "contrast that is retained", 2), ("detectability", "detectability", 1)):
+        head, *rows = printed.split(f"\n{heading} ")[1].splitlines()[: len(methods) + 1]
+        assert head.split() == ["24", "mm", "32", "mm"]
+        for method, row in zip(methods, rows):
+            means = [
+                next(
+                    entry[name]["mean"]
+                    for entry in report["summary"]
+                    if (entry["method"], entry["diameter_mm"]) == (method, diameter)
+                )
+                for diameter in (24, 32)
+            ]
+            assert row.split() == [*method.split(), *(f"{mean:.{digits}f}" for mean in means)]

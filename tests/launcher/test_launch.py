@@ -373,6 +373,7 @@ def test_robustness_is_told_for_a_folder_without_a_datalist(command, random_weig
     assert written == ["robustness.csv", "robustness.json", "robustness.png"]
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_lesions_is_told_by_diameter(command, random_weights, tmp_path: Path, capfd):
     shutil.copyfile(demo_ct(), tmp_path / "chest.nii.gz")
     options = ["--weights", random_weights, "--output", tmp_path / "output", "--lesions"]

@@ -81,8 +81,11 @@ def gaussian_body(size: int, fov_mm: float) -> torch.Tensor:
     return (x[:, None, None] * y[:, None] * z)[None, None]
 
 
-@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize(
+    "peer", [pytest.param(peer, marks=pytest.mark.slow) if peer in SLOW_AT_FULL_SIZE else peer for peer in PEERS]
+)
 def test_projections_of_a_chest_agree_at_full_size(peer: str):
+    """All agree at a small size by `test_what_is_measured_makes_the_same_projection`."""
     need(peer)
     for _, _, _, difference, agreement in compared(full_size_projections(peer)):
         assert difference <= 0.01

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -83,13 +82,17 @@ def test_the_quota_of_a_control_group_and_of_those_around_it_limits_the_cores(
 @on_linux
 def test_a_process_that_is_held_to_one_cpu_has_one_core_and_no_worker():
     """A real one; torchrun and Slurm hold their tasks in this way."""
-    code = (
-        "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]); "
-        "from scripts.training.cores import available_cores, loader_workers; print(available_cores(), "
-        "loader_workers(4))"
-    )
-    bundle = Path(__file__).resolve().parents[2] / "bundle"
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=bundle, encoding="utf-8").split() == ["1", "0"]
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+
+    def held() -> None:
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+        theirs.send([available_cores(), loader_workers(4)])
+
+    process = fork.Process(target=held)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0 and ours.recv() == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_an_exported_checkpoint_gives_the_volume_of_the_network(tiny_bundle: Pat
     assert volume.std() > 0.01
 
 
+@pytest.mark.slow
 def test_stage_1_exported_to_onnx_gives_the_networks_volume_in_onnx_runtime(tiny_bundle: Path, tmp_path: Path):
     onnx_export(
         "network_def",
