@@ -9,12 +9,12 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from local_server import serving
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGEST_REGULAR = 100_000
@@ -50,18 +50,9 @@ class Hub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-@contextmanager
-def hub(token: str = "hf_of_a_test") -> Iterator[Hub]:
+def hub(token: str = "hf_of_a_test") -> AbstractContextManager[Hub]:
     """Serves until the block ends."""
-    server = Hub(token)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return serving(Hub(token))
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,11 +7,13 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Event
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from local_server import serving
 
 COLLECTION = {
     "collection": "LIDC-IDRI",
@@ -63,18 +65,9 @@ class Bucket(ThreadingHTTPServer):
         return [start for path, start in self.asked if path == f"/{key}"]
 
 
-@contextmanager
-def bucket(objects: dict[str, bytes]) -> Iterator[Bucket]:
+def bucket(objects: dict[str, bytes]) -> AbstractContextManager[Bucket]:
     """Serves objects until the block ends."""
-    server = Bucket(objects)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serving(Bucket(objects))
 
 
 @contextmanager

@@ -16,12 +16,12 @@ from bundle_runs import ROOT, bundle_run_here
 from scripts import BiplanarGeometry, ImagingModel, InputError, LesionReport, PlantedRecords, demo_ct
 from scripts.evaluation.lesion_filter import (
     FALSE_HU,
+    LungFilter,
     ball,
     count_peaks,
     grid_for,
     matched_filter,
     of_lesion,
-    response,
 )
 from scripts.evaluation.lesions import GAP_MM, draw_places, lesions_of
 from scripts.reporting.lesion_report import TRUTH, VISIBLE, smallest_visible
@@ -122,9 +122,10 @@ def test_every_structure_that_the_ground_truth_has_not_is_counted_once():
     )
     truth += 900.0 * real
     volume = truth + 800.0 * first + 700.0 * second + 0.8 * FALSE_HU * faint
-    found = response(volume, truth, lungs, 16.0, 96.0)
+    sought = LungFilter(truth, lungs, 16.0, 96.0)
+    found = sought.response(volume)
     assert found.false_lesions == 2
-    assert response(truth, truth, lungs, 16.0, 96.0).false_lesions == 0
+    assert sought.response(truth).false_lesions == 0
     assert found.deviation_hu > 0
 
 

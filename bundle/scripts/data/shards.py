@@ -59,5 +59,8 @@ WHOLE = Shard()
 
 
 def dealt_back(parts: Sequence[Sequence[Any]]) -> list[Any]:
-    """All items in their order, of every part in turn: what :meth:`Shard.of` has dealt out."""
+    """
+    All items in their order, of every part in turn: what :meth:`Shard.of`, or a sampler of several processes, has dealt
+    out.
+    """
     return [part[turn] for turn in range(len(parts[0])) for part in parts if turn < len(part)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Hashable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -182,14 +183,13 @@ class MaskMissingViewd(Transform):
 
     def __init__(self, pixels: int, weights: str) -> None:
         self.pixels, self.weights = pixels, weights
-        self.view_dropout = read_view_dropout(weights)
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         given = [key for key in XRAY_KEYS if key in record]
         missing = [key for key in XRAY_KEYS if key not in record]
         if not given:
             raise InputError("A record has neither field 'frontal' nor field 'lateral', expected a radiograph in one.")
-        if missing and not self.view_dropout:
+        if missing and not self.trained_on_one:
             raise InputError(
                 f"field '{missing[0]}': there is no such radiograph, expected both: {shown(self.weights)} were not "
                 f"trained on one alone. Name the {missing[0]} one too, or train weights with view_dropout "
@@ -197,6 +197,11 @@ class MaskMissingViewd(Transform):
             )
         masked = {key: torch.zeros(1, self.pixels, self.pixels) for key in missing}
         return {**record, **masked, ONLY_KEY: given[0] if missing else ""}
+
+    @cached_property
+    def trained_on_one(self) -> bool:
+        """Whether the weights were, for which their file is read; a pair needs no answer."""
+        return read_view_dropout(self.weights) > 0
 
 
 def _checked_voxels(image: MetaTensor, where: str) -> MetaTensor:

@@ -61,31 +61,47 @@ class Response:
     false_lesions: int
 
 
-def response(
-    hu: Float[np.ndarray, "S S S"],
-    truth: Float[np.ndarray, "S S S"],
-    lungs: Bool[np.ndarray, "s s s"],
-    diameter_mm: float,
-    fov_mm: float,
-) -> Response:
+class LungFilter:
     """
+    The filter of one diameter on the places in a patient's lungs where such a lesion would lie.
+
     Args:
-        hu: a volume without lesions.
-        truth: the ground truth.
-        lungs: a mask on a coarser grid.
+        truth: the ground truth without lesions, `(S, S, S)` in HU.
+        lungs: a mask on a coarser grid, in which a lesion of the diameter fits somewhere.
         diameter_mm: of the lesion that is looked for.
         fov_mm: side of the cubes.
     """
-    size = grid_for(diameter_mm, fov_mm, len(hu))
-    voxel_mm = fov_mm / size
-    fits = where_it_fits(lungs, fov_mm / len(lungs), diameter_mm)
-    fits = adaptive_max_pool3d(torch.from_numpy(fits)[None].float(), size)[0].numpy() > 0
-    reach = int(SURROUNDING / 2 * diameter_mm / voxel_mm) + 1
-    places = np.argwhere(fits)
-    box = tuple(slice(max(low - reach, 0), high + reach + 1) for low, high in zip(places.min(0), places.max(0)))
-    kernel = matched_filter([torch.arange(-reach, reach + 1) * voxel_mm] * 3, diameter_mm, voxel_mm)
-    found, of_truth = (fftconvolve(_at(each, size)[box], kernel, mode="same") for each in (hu, truth))
-    return Response(float(found[fits[box]].std()), count_peaks(found - of_truth, fits[box], diameter_mm / voxel_mm))
+
+    def __init__(
+        self,
+        truth: Float[np.ndarray, "S S S"],
+        lungs: Bool[np.ndarray, "s s s"],
+        diameter_mm: float,
+        fov_mm: float,
+    ) -> None:
+        self.size = grid_for(diameter_mm, fov_mm, len(truth))
+        voxel_mm = fov_mm / self.size
+        self.diameter = diameter_mm / voxel_mm
+        fits = where_it_fits(lungs, fov_mm / len(lungs), diameter_mm)
+        fits = adaptive_max_pool3d(torch.from_numpy(fits)[None].float(), self.size)[0].numpy() > 0
+        reach = int(SURROUNDING / 2 * self.diameter) + 1
+        places = np.argwhere(fits)
+        self.box = tuple(
+            slice(max(low - reach, 0), high + reach + 1) for low, high in zip(places.min(0), places.max(0))
+        )
+        self.fits = fits[self.box]
+        self.kernel = matched_filter([torch.arange(-reach, reach + 1) * voxel_mm] * 3, diameter_mm, voxel_mm)
+        self.of_truth = self._filtered(truth)
+
+    def response(self, hu: Float[np.ndarray, "S S S"]) -> Response:
+        """That of a volume without lesions."""
+        found = self._filtered(hu)
+        false = count_peaks(found - self.of_truth, self.fits, self.diameter)
+        return Response(float(found[self.fits].std()), false)
+
+    def _filtered(self, hu: np.ndarray) -> np.ndarray:
+        at_size = truth_at(torch.from_numpy(hu)[None, None].float(), self.size)[0, 0].numpy()
+        return fftconvolve(at_size[self.box], self.kernel, mode="same")
 
 
 def grid_for(diameter_mm: float, fov_mm: float, size: int) -> int:
@@ -141,7 +157,3 @@ def of_lesion(
 def _ends(within: torch.Tensor) -> tuple[int, int]:
     places = within.nonzero()
     return int(places[0]), int(places[-1]) + 1
-
-
-def _at(volume: np.ndarray, size: int) -> np.ndarray:
-    return truth_at(torch.from_numpy(volume)[None, None].float(), size)[0, 0].numpy()

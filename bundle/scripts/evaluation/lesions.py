@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from monai.data import Dataset
 from scipy import ndimage
 from tqdm import tqdm
 
 from ..anatomy.augmentation import with_ellipsoid
 from ..anatomy.thorax import find_thorax
-from ..data.datalist import RADIOGRAPH_FIELDS
 from ..errors import InputError
-from ..io.radiograph import XRAY_KEYS
+from .repeated_cases import RepeatedCases
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -53,11 +51,10 @@ class Patient:
     places_mm: dict[float, np.ndarray]
 
 
-class PlantedRecords(Dataset):
+class PlantedRecords(RepeatedCases):
     """
-    Every case as it is, then with lesions of each kind in its lungs, several in one CT, the samples of a case one after
-    the other. Lesions of one diameter lie at the same places whatever their HU. X-rays are projected from the CT also
-    where a record has radiographs, which show no lesion.
+    Every case as it is, then with lesions of each kind in its lungs, several in one CT. Lesions of one diameter lie at
+    the same places whatever their HU.
 
     Args:
         data: records, see :func:`~scripts.load_records`. All CTs are loaded once, to find the lungs.
@@ -81,13 +78,11 @@ class PlantedRecords(Dataset):
         together: int,
         seed: int,
     ) -> None:
-        of_radiographs = (*XRAY_KEYS, *RADIOGRAPH_FIELDS)
-        super().__init__([{k: v for k, v in record.items() if k not in of_radiographs} for record in data], transform)
+        super().__init__(data, transform)
         self.kinds, self.fov_mm = list(kinds), fov_mm
         self.patients: list[Patient] = []
         self.left_out: dict[str, str] = {}
         """Cases without a lesion, by name, and why."""
-        self.loaded: tuple[int, dict[str, Any]] | None = None
         self.samples: list[tuple[int, int]] = []
         for number, record in enumerate(tqdm(self.data, desc="Lungs", leave=False)):
             patient, reason = self._patient(number, together, seed + number)
@@ -107,7 +102,7 @@ class PlantedRecords(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, kind = self.samples[index]
-        record, patient = self._record(number), self.patients[number]
+        record, patient = self.case(number), self.patients[number]
         places, ct = np.zeros((0, 3)), record["ct"]
         if kind >= 0:
             lesion = self.kinds[kind]
@@ -117,13 +112,8 @@ class PlantedRecords(Dataset):
         further = {"places_mm": torch.from_numpy(places), "lungs": torch.from_numpy(patient.lungs)}
         return {**record, "ct": ct, "lesion": kind, **further}
 
-    def _record(self, number: int) -> dict[str, Any]:
-        if self.loaded is None or self.loaded[0] != number:
-            self.loaded = number, super().__getitem__(number)
-        return self.loaded[1]
-
     def _patient(self, number: int, together: int, seed: int) -> tuple[Patient, str]:
-        hu = torch.as_tensor(self._record(number)["ct"])[0].float().numpy()
+        hu = torch.as_tensor(self.case(number)["ct"])[0].float().numpy()
         lungs = find_thorax(hu, self.fov_mm / len(hu)).lungs
         found = np.where(lungs.left, LEFT, np.where(lungs.right, RIGHT, 0)).astype(np.uint8)
         voxel_mm = self.fov_mm / len(found)

@@ -6,23 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.data import Dataset
 from monai.engines import PrepareBatch
 
 from ..anatomy.neighbours import Neighbours
 from ..data.batch import PrepareBiplanarBatch
-from ..data.datalist import RADIOGRAPH_FIELDS
 from ..data.shards import WHOLE, Shard
-from ..io.radiograph import XRAY_KEYS
 from ..projection.imaging import ImagingModel
 from .perturbations import Perturbation
+from .repeated_cases import RepeatedCases
 
 
-class PerturbedRecords(Dataset):
+class PerturbedRecords(RepeatedCases):
     """
-    Every case under every perturbation, the perturbations of a case one after the other. A case is loaded once for all
-    of them, by the process that comes to it. X-rays are projected from the CT also where a record has radiographs,
-    which nobody can acquire again.
+    Every case under every perturbation, the perturbations of a case one after the other.
 
     Args:
         data: records, see :func:`~scripts.load_records`.
@@ -39,20 +35,15 @@ class PerturbedRecords(Dataset):
         transform: Callable,
         shard: Shard = WHOLE,
     ) -> None:
-        of_radiographs = (*XRAY_KEYS, *RADIOGRAPH_FIELDS)
-        cts = [{key: value for key, value in record.items() if key not in of_radiographs} for record in data]
-        super().__init__(cts, transform)
+        super().__init__(data, transform)
         self.perturbations, self.shard = perturbations, shard
-        self.loaded: tuple[int, dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.data) * len(self.perturbations)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number, perturbation = divmod(index, len(self.perturbations))
-        if self.loaded is None or self.loaded[0] != number:
-            self.loaded = number, super().__getitem__(number)
-        return {**self.loaded[1], "perturbation": perturbation, "number": self.shard.place(number)}
+        return {**self.case(number), "perturbation": perturbation, "number": self.shard.place(number)}
 
 
 class PreparePerturbedBatch(PrepareBatch):

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ..evaluation.anatomy_baselines import AnatomyBaselines
-from ..evaluation.lesion_filter import FALSE_HU, SURROUNDING, Response, of_lesion, response
+from ..evaluation.lesion_filter import FALSE_HU, SURROUNDING, LungFilter, Response, of_lesion
 from ..evaluation.lesions import LEFT, PlantedRecords
 from ..evaluation.summary import INTERVAL_DEFINITION, summarise
 from ..evaluation.table_report import TableReport
@@ -67,6 +67,7 @@ class LesionReport(TableReport):
         self.imaging, self.dataset, self.anatomy = imaging, dataset, anatomy
         self.without: dict[str, tuple[int, np.ndarray]] = {}
         """Of the present case without lesions: each method's size and volume."""
+        self.filters: dict[float, LungFilter] = {}
         self.responses: dict[tuple[str, float], Response] = {}
 
     def case_rows(
@@ -77,7 +78,7 @@ class LesionReport(TableReport):
         lungs = torch.as_tensor(record["lungs"]).cpu().numpy()
         kind = int(record["lesion"])
         if kind < 0:
-            self.without, self.responses = methods, {}
+            self.without, self.filters, self.responses = methods, {}, {}
             return []
         lesion = self.dataset.kinds[kind]
         planted = methods[TRUTH][1] - self.without[TRUTH][1]
@@ -138,8 +139,10 @@ class LesionReport(TableReport):
         lungs: np.ndarray,
     ) -> dict[str, float]:
         before, fov = self.without[method][1], self.dataset.fov_mm
+        if diameter not in self.filters:
+            self.filters[diameter] = LungFilter(self.without[TRUTH][1], lungs > 0, diameter, fov)
         if (method, diameter) not in self.responses:
-            self.responses[method, diameter] = response(before, self.without[TRUTH][1], lungs > 0, diameter, fov)
+            self.responses[method, diameter] = self.filters[diameter].response(before)
         found = of_lesion(volume - before, planted, place, diameter, fov)
         usual = self.responses[method, diameter]
         detectability = found["response_hu"] / usual.deviation_hu if usual.deviation_hu else float("nan")

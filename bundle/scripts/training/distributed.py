@@ -8,6 +8,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch.distributed
 
+from ..data.shards import dealt_back
 from ..errors import InputError
 from .devices import choose_device
 
@@ -73,4 +74,4 @@ def gathered(items: Sequence[Any]) -> list[Any]:
         return list(items)
     shares: list[Any] = [None] * idist.get_world_size()
     torch.distributed.all_gather_object(shares, list(items))
-    return [share[turn] for turn in range(len(shares[0])) for share in shares if turn < len(share)]
+    return dealt_back(shares)
