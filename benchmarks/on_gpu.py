@@ -33,8 +33,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 import torch
 
 import on_gpu_cases as cases
-from cubes import CONFIGS, SPLIT
 from launcher.failures import LaunchError
+from launcher.places import CONFIGS
 from processes import Stopped, TimeUp, Worker, WorkFailed, asked_to_end, run_until
 from projector import OURS, PEERS, PLAIN, processor
 from scripts import InputError
@@ -54,7 +54,8 @@ LIMIT_GB = {1: 10, 2: 16, 3: 35}
 """What a training of each stage may take of a GPU, by the design."""
 OTHERS = (PLAIN, "nanodrr triton", "nanodrr torch", "DiffDRR trilinear", "DiffDRR Siddon")
 PACKAGES = ("torch", "monai", "pytorch-ignite", "numpy", "triton", "nanodrr", "diffdrr")
-OVERLAYS = (CONFIGS / "weights", Path(__file__).with_name("on_gpu_weights"))
+SPLIT = ROOT / CONFIGS / "split.json"
+OVERLAYS = (ROOT / CONFIGS / "weights", Path(__file__).with_name("on_gpu_weights"))
 UNITS = "The end of a name: s, bytes, gb (10^9 bytes), hu. What has none is a number or a word."
 PEAKS = ("peak_allocated", "peak_resident", "both_peak_allocated", "both_peak_resident")
 COLUMNS = {

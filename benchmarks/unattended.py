@@ -1,8 +1,8 @@
 """
 All three stages trained without supervision, in calls that end in time: :mod:`on_gpu`'s `--train`.
 
-OUT holds all that the next call needs, on this machine or another: `cubes` (see :mod:`cubes`), `resume`, each stage's
-best weights and epochs, and `on_gpu`, the overlay that it is trained by.
+OUT holds all that the next call needs, on this machine or another: `cubes` as by `launch.py preprocess`, `resume`, each
+stage's best weights and epochs, and `on_gpu`, the overlay that it is trained by.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from monai.bundle import ConfigParser
 
-from cubes import DATALIST, make_cubes
 from launcher.failures import LaunchError
 from launcher.overlays import configs_of, content_of, merged
 from launcher.places import CONFIGS
 from launcher.training import RESUME
 from processes import Stopped, asked_to_end, run_until
+from scripts.data.evaluation_records import DATALIST
 from scripts.io.atomic_write import write_json
 from scripts.io.stage_overlays import OF_STAGE, STAGES
 from scripts.training.progress import in_words
@@ -42,7 +42,7 @@ def train(
 
     Args:
         output: OUT.
-        dataset_dir: where the datalist's relative paths start; needed until the cubes are made.
+        dataset_dir: where the datalist's relative paths start; None where the cubes are made.
         datalist: its sections `training` and `validation` are taken.
         overlays: configs that change ids of `train.json`, a later one before an earlier one.
         device: "cuda" or "cpu".
@@ -68,10 +68,12 @@ def _go_on(output: Path, dataset_dir: Path | None, datalist: Path, overlay: Path
     stages, cubes = unfinished(output), output / "cubes"
     if not stages:
         return FINISHED
-    if not make_cubes(cubes, datalist, dataset_dir, configs_of(overlay, 3), end):
-        return GOES_ON
+    if dataset_dir is None and not (cubes / DATALIST).is_file():
+        raise LaunchError(f"{cubes} has no cubes: say by --dataset_dir where the files that {datalist} names lie.")
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    command = [sys.executable, Path(__file__).with_name("train_stages.py"), cubes, output, overlay, *stages]
+    command = [sys.executable, Path(__file__).with_name("train_stages.py"), "--output", output, "--overlay", overlay]
+    command += [] if dataset_dir is None else ["--dataset_dir", dataset_dir]
+    command += ["--datalist", datalist, "--stages", *stages]
     return FAILED if run_until(list(map(str, command)), end, env={**os.environ, **hidden}) else FINISHED
 
 

@@ -78,6 +78,21 @@ def train_stages(
         write_atlas(overlays, dataset, output / f"stage{stages[-1]}_best.pth", computing)
 
 
+def write_cubes(
+    dataset: Path,
+    datalist: Path,
+    output: Path,
+    overlay: Path | None,
+    computing: Computing = Computing(),
+    shard: str | None = None,
+) -> None:
+    """Makes what is missing of the cubes that a datalist's CTs are read as, or of a part of them."""
+    configs = [places.CONFIGS / "train.json", *configs_of(overlay, 3), places.CONFIGS / "preprocess.json"]
+    chosen: dict[str, Path | str] = {"dataset_dir": dataset, "datalist": datalist, "output_dir": output}
+    chosen |= {"shard": shard} if shard else {}
+    run_workflow("run", configs, output, computing, **chosen)
+
+
 def find_neighbours(configs: list[Path], dataset: Path, output: Path, computing: Computing) -> None:
     """Makes the files of what other people's bodies say that are not there yet, by the configs of a stage."""
     print("\n=== Neighbours ===")

@@ -15,7 +15,7 @@ from .demo import run_demo
 from .evaluation import evaluate_pairs, run_evaluation
 from .failures import LaunchError
 from .from_bundle import config_text
-from .overlays import checked_overlay, configs_of
+from .overlays import checked_overlay
 from .processes import launch_line, run
 from .tables import (
     formatted,
@@ -26,7 +26,7 @@ from .tables import (
     print_robustness,
     print_summary,
 )
-from .training import demo_dataset, train_stages, write_atlas
+from .training import demo_dataset, train_stages, write_atlas, write_cubes
 from .weights import assessed_beside, check_start, check_weights, sidecar_overlay
 from .workflows import PACKAGES, run_on_dask, run_script, run_workflow
 
@@ -34,6 +34,12 @@ WITHOUT_LABEL = "--without-label"
 """The option of `test` that skips what needs MONAI Label's environment."""
 WHOLE_SUITE = ["--numprocesses", "2", "--dist", "worksteal", "tests"]
 """All tests by two processes; one that has none left takes from the other."""
+KEEPS_FREED_MEMORY = {
+    **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(2**31 - 1)),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""Has glibc keep what is freed: small networks' tensors come and go, and giving their pages back takes a fifth of the
+tests' time."""
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -43,8 +49,9 @@ def demo(arguments: argparse.Namespace) -> None:
 def test(arguments: argparse.Namespace) -> None:
     is_whole = not set(arguments.pytest) - {WITHOUT_LABEL}
     line = ["-m", "pytest", *arguments.pytest, *(WHOLE_SUITE if is_whole else [])]
-    computing = Computing(threads=1) if is_whole else Computing()
-    if run([str(places.PYTHON), *line], config_text.as_typed(["python", *line]), computing=computing) != 0:
+    computing, further = (Computing(threads=1), KEEPS_FREED_MEMORY) if is_whole else (Computing(), {})
+    shown_as = config_text.as_typed(["python", *line])
+    if run([str(places.PYTHON), *line], shown_as, computing=computing, further=further) != 0:
         raise LaunchError("tests failed; see above.")
 
 
@@ -85,10 +92,7 @@ def preprocess(arguments: argparse.Namespace) -> None:
     if arguments.dask:
         run_on_dask(arguments.dask, arguments.shards)
     else:
-        configs = [places.CONFIGS / "train.json", *configs_of(overlay, 3), places.CONFIGS / "preprocess.json"]
-        chosen: dict[str, Path | str] = {"dataset_dir": dataset, "datalist": dataset / "datalist.json"}
-        chosen |= {"shard": arguments.shard} if arguments.shard else {}
-        run_workflow("run", configs, output, arguments.computing, output_dir=output, **chosen)
+        write_cubes(dataset, dataset / "datalist.json", output, overlay, arguments.computing, arguments.shard)
     further = ["--overlay", arguments.overlay] if arguments.overlay else []
     when = "Once all shards are made" if arguments.shard else "Next"
     print(f"\n{when}: {launch_line('train', *further, '--dataset_dir', output)}")

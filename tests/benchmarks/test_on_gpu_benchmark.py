@@ -18,14 +18,13 @@ import torch
 from monai.data import list_data_collate
 from monai.engines import SupervisedTrainer
 
-from bundle_runs import OVERLAY, ROOT, bundle_run_here, read_configs, stage_configs
+from bundle_runs import OVERLAY, ROOT, bundle_run_here, stage_configs
 from fake_gpu import fake_gpu
-from scripts import BiplanarGeometry, InputError, load_records
+from scripts import BiplanarGeometry
 from scripts.io.stage_overlays import configs_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import cubes  # noqa: E402
 import on_gpu  # noqa: E402
 import on_gpu_cases as cases  # noqa: E402
 import processes  # noqa: E402
@@ -215,41 +214,6 @@ def test_a_commands_status_is_given():
     assert processes.run_until([sys.executable, "-c", "raise SystemExit(3)"], time.monotonic() + 60) == 3
 
 
-def test_cubes_are_the_cts_as_training_loads_them(dataset: Path, overlay: Path, tmp_path: Path):
-    """To half a HU; radiographs, names and groups are kept, and the dataset is needed no more."""
-    folder = tmp_path / "cubes"
-    assert not cubes.make_cubes(folder, dataset / "datalist.json", dataset, [overlay], end=time.monotonic())
-    assert cubes.make_cubes(folder, dataset / "datalist.json", dataset, [overlay])
-    written = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}
-    assert cubes.make_cubes(folder, dataset / "datalist.json", None, [overlay])
-    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")} == written
-    load = read_configs(["bundle/configs/train.json", str(overlay)]).get_parsed_content("load")
-    for section, number in (("training", 2), ("validation", 3)):
-        before, after = (load_records(str(place / "datalist.json"), section) for place in (dataset, folder))
-        assert [record["name"] for record in after] == [record["name"] for record in before]
-        assert [record["group"] for record in after] == [record["group"] for record in before]
-        assert len(after) == number
-        for first, second in zip(map(load, before), map(load, after)):
-            assert (first["ct"] - second["ct"]).abs().max() <= 0.5 + 1e-3
-            assert first["has_radiographs"] == second["has_radiographs"] and torch.equal(
-                first["xrays"], second["xrays"]
-            )
-
-
-def test_cubes_of_something_else_are_refused(dataset: Path, overlay: Path, tmp_path: Path):
-    folder = tmp_path / "cubes"
-    cubes.make_cubes(folder, dataset / "datalist.json", dataset, [overlay], end=time.monotonic())
-    with pytest.raises(InputError, match="cubes are missing: say by --dataset_dir"):
-        cubes.make_cubes(folder, dataset / "datalist.json", None, [overlay])
-    with pytest.raises(InputError, match="'made_of' tells of cubes of another datalist, size or field of view"):
-        cubes.make_cubes(folder, dataset / "datalist.json", dataset)
-    fewer = json.loads((dataset / "datalist.json").read_text())
-    fewer["training"].pop()
-    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
-    with pytest.raises(InputError, match="another datalist"):
-        cubes.make_cubes(folder, tmp_path / "fewer.json", dataset, [overlay])
-
-
 @pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_training_is_stopped_and_ends_with_the_bytes_of_one_left_alone(
     dataset: Path, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch, goes_on: bool
@@ -263,6 +227,8 @@ def test_a_training_is_stopped_and_ends_with_the_bytes_of_one_left_alone(
     options += ["--datalist", str(dataset / "datalist.json")]
     places = ["--dataset_dir", str(dataset)]
 
+    assert on_gpu.main(["--train", "1", *options]) == 1
+    assert "has no cubes: say by --dataset_dir" in capfd.readouterr().err
     assert on_gpu.main(["--train", "0.0001", *options, *places]) == 75
     message = capfd.readouterr().out
     assert "Stage 1: none of 3 epochs" in message and "the same command goes on" in message

@@ -33,7 +33,7 @@ WITHOUT_FILES = ("Resume", "EpochReport", "TensorBoardStatsHandler", "TensorBoar
 """Handlers of a training that write values, which a tensor without values has not."""
 FEW_LAYERS = {"network_def#num_layers": [1, 1, 1]}
 """For what does not depend on how often a layer is repeated: without values every operation takes the same time."""
-EVERY_TRANSFORM = ("augment", "mirror", "augment_xrays", "augment_detector")
+EVERY_TRANSFORM = ("augment", "mirror", "augment_xrays", "augment_calibrated")
 
 
 @pytest.fixture
