@@ -46,6 +46,7 @@ from scripts.data.folder_scan import find_records
 from scripts.data.study_pairing import Excluded
 from scripts.errors import BundleError, shown
 from scripts.io.atomic_write import write_atomically, write_checkpoint, write_folder_atomically, write_text
+from scripts.io.dicom_pixels import single_frame
 from scripts.io.limits import MAX_RADIOGRAPH_BYTES, MAX_RADIOGRAPH_PIXELS, MAX_VOXELS, coded_extent
 from scripts.reporting.case_report import CaseReport, check_case_folders
 from scripts.reporting.figures import volume_figure
@@ -238,7 +239,7 @@ def test_compressed_pixels_that_are_others_than_the_tags_say_are_refused(tmp_pat
 )
 def test_the_extent_in_compressed_pixels_is_that_of_pydicoms_own_files(name: str):
     dataset = pydicom.dcmread(get_testdata_file(name))
-    frame = next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1))
+    frame = next(single_frame(dataset.PixelData))
     assert coded_extent(frame) == (dataset.Rows, dataset.Columns, 1)
 
 
@@ -246,7 +247,7 @@ def test_the_extent_in_compressed_pixels_is_that_of_pydicoms_own_files(name: str
 def test_compressed_pixels_that_end_in_their_header_have_no_extent_or_are_refused(tmp_path: Path, end: int):
     for name in ("JPEG2000.dcm", "JPGExtended.dcm"):
         dataset = pydicom.dcmread(get_testdata_file(name))
-        frame = next(pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1))[: end + 2]
+        frame = next(single_frame(dataset.PixelData))[: end + 2]
         dataset.Modality, dataset.PixelData = "CR", encapsulate([frame + b"\0" * (len(frame) % 2)])
         dataset["PixelData"].is_undefined_length = True
         dataset.save_as(tmp_path / name)

@@ -112,7 +112,7 @@ def standard_cube(hu: np.ndarray, fov_mm: float, length_mm: float) -> np.ndarray
     first_mm = middle - SIDE_MM / 2 + STANDARD_MM / 2
     first = (first_mm + fov_mm / 2) / voxel_mm - 0.5
     return ndimage.affine_transform(
-        hu.astype(np.float64), np.full(3, step_mm / voxel_mm), first, (SIZE,) * 3, order=1, mode="nearest"
+        hu.astype(np.float64), np.eye(3) * step_mm / voxel_mm, first, (SIZE,) * 3, order=1, mode="nearest"
     )
 
 

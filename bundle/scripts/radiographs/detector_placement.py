@@ -83,7 +83,7 @@ def _read_at_pixels(image: np.ndarray, ratios: list[float], pixels: int) -> np.n
     """Linear interpolation about the common middle of image and detector, in steps of `ratios` pixels of the image."""
     offsets = [(length - 1) / 2 - ratio * (pixels - 1) / 2 for length, ratio in zip(image.shape, ratios)]
     read = ndimage.affine_transform(
-        image.astype(np.float64), ratios, offsets, output_shape=(pixels, pixels), order=1, mode="nearest"
+        image.astype(np.float64), np.diag(ratios), offsets, output_shape=(pixels, pixels), order=1, mode="nearest"
     )
     for axis, (length, ratio, offset) in enumerate(zip(image.shape, ratios, offsets)):
         at = offset + ratio * np.arange(pixels)
