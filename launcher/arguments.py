@@ -136,7 +136,7 @@ def _add_to_infer(verb: argparse.ArgumentParser) -> None:
 def _add_to_assess(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--frontal", type=Path, metavar="FILE")
     verb.add_argument("--lateral", type=Path, metavar="FILE")
-    verb.add_argument("--pairs", type=Path, metavar="DIR", help="of sub-folders with frontal.* and lateral.* each")
+    verb.add_argument("--pairs", type=Path, metavar="DIR|CSV", help="all pairs of a folder of studies, or of a table")
     verb.add_argument("--output", type=Path, required=True, metavar="DIR")
     verb.add_argument("--weights", type=Path, default=places.WEIGHTS, metavar="FILE")
     _add_computing(verb)

@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 
 from . import places
-from .assessing import assess as assess_pair
-from .assessing import assess_folder
 from .computing import Computing
 from .demo import run_demo
 from .evaluation import evaluate_pairs, run_evaluation
@@ -19,6 +17,7 @@ from .overlays import checked_overlay
 from .processes import launch_line, run
 from .tables import (
     formatted,
+    print_assessment,
     print_lesions,
     print_measurement_errors,
     print_measurements,
@@ -142,12 +141,9 @@ def atlas(arguments: argparse.Namespace) -> None:
 
 
 def infer(arguments: argparse.Namespace) -> None:
-    given = {name: getattr(arguments, name) for name in ("frontal", "lateral", "pairs") if getattr(arguments, name)}
+    given = given_radiographs(arguments)
     if not given or ("pairs" in given and len(given) > 1):
         raise LaunchError("infer needs --frontal and --lateral, or one of them, or --pairs alone.")
-    for name, path in given.items():
-        if not (path.exists() if name == "pairs" else path.is_file()):
-            raise LaunchError(f"--{name} {path}: no such file{' or folder' if name == 'pairs' else ''}.")
     if arguments.copy_patient and not arguments.dicom:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     if arguments.uncertainty and len(given) == 1 and not arguments.pairs:
@@ -183,15 +179,33 @@ def infer(arguments: argparse.Namespace) -> None:
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
 
+def given_radiographs(arguments: argparse.Namespace) -> dict[str, Path]:
+    """
+    What is named of `--frontal`, `--lateral` and `--pairs`.
+
+    Raises:
+        LaunchError: when it is not there.
+    """
+    given = {name: getattr(arguments, name) for name in ("frontal", "lateral", "pairs") if getattr(arguments, name)}
+    for name, path in given.items():
+        if not (path.exists() if name == "pairs" else path.is_file()):
+            raise LaunchError(f"--{name} {path}: no such file{' or folder' if name == 'pairs' else ''}.")
+    return given
+
+
 def assess(arguments: argparse.Namespace) -> None:
-    pair = {name: getattr(arguments, name) for name in ("frontal", "lateral") if getattr(arguments, name)}
-    if len(pair) != (0 if arguments.pairs else 2):
+    given = given_radiographs(arguments)
+    if set(given) not in ({"frontal", "lateral"}, {"pairs"}):
         raise LaunchError("assess needs --frontal and --lateral, or --pairs alone.")
     check_weights(arguments.weights)
+    names = ["inference", "pairs", "assess", "assess_pairs"] if arguments.pairs else ["inference", "assess"]
+    configs = [*(places.CONFIGS / f"{name}.json" for name in names), *sidecar_overlay(arguments.weights)]
+    chosen = {"weights": arguments.weights, "output_dir": arguments.output, **assessed_beside(arguments.weights)}
+    run_workflow("run", configs, arguments.output, arguments.computing, **given, **chosen)
     if arguments.pairs:
-        assess_folder(arguments.pairs, arguments.weights, arguments.output, arguments.computing)
+        print(f"\nEach pair has a folder in {arguments.output}; pairs.csv next to them has a row of each.")
         return
-    assess_pair(pair, arguments.weights, arguments.output, arguments.computing)
+    print_assessment(json.loads((arguments.output / "assessment.json").read_text(encoding="utf-8")))
     print(f"\nWrote assessment.json and assessment.png in {arguments.output}, next to what `infer` writes.")
 
 

@@ -17,7 +17,10 @@ from ..io.atomic_write import NOTICE, remove_earlier, write_atomically, write_js
 from ..io.radiograph import XRAY_KEYS
 from ..projection.imaging import ImagingModel
 
-FILES = ("assessment.json", "assessment.png")
+CONTENT = "assessment.json"
+FILES = (CONTENT, "assessment.png")
+CONSISTENCY_STAGES = ("before_calibration", "after_calibration", "as_reconstructed")
+"""Of `consistency` in the file, those that stand in a table."""
 INCHES = (16.0, 8.2)
 COLOURS = ("#56b4e9", "#e69f00")
 """Of the radiograph's and the reprojection's lung fields: told apart with every colour vision (Okabe and Ito, 2008)."""
@@ -52,6 +55,27 @@ class SaveAssessmentd(Transform):
         write_atomically(picture, assessment_figure(found).savefig)
         write_json(content, found.content)
         return dict(record)
+
+
+def figures_of(content: Mapping[str, Any] | None) -> dict[str, Any]:
+    """
+    The figures of an `assessment.json` for a row of a table, by the names of its columns; None for each where there is
+    no such file. `rules_failed` are the keys of the checklist's rules, one word.
+    """
+    reprojection = [f"reprojection_mae_{view}" for view in XRAY_KEYS]
+    consistency = [f"consistency_{stage}" for stage in CONSISTENCY_STAGES]
+    lungs = ["lung_dice", "lung_contour_mm"]
+    names = (*consistency, *reprojection, *lungs, "rules_passed", "rules_failed")
+    if content is None:
+        return dict.fromkeys(names)
+    fields, checklist = content["lung_fields"], content["checklist"]
+    values = [
+        *(content["consistency"][stage] for stage in CONSISTENCY_STAGES),
+        *(content["reprojection"][view]["mae"] for view in XRAY_KEYS),
+        *(fields["dice"], fields["contour_distance_mm"], checklist["passed"]),
+        " ".join(rule["key"] for rule in checklist["rules"] if not rule["passed"]),
+    ]
+    return dict(zip(names, values, strict=True))
 
 
 def assessment_figure(found: PairAssessment) -> Figure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from ..io.atomic_write import remove_unfinished_folders, write_folder_atomically
 from ..io.folder_lock import LOCK, hold_folder, leave_folder
 from ..io.run_manifest import RUN, RunManifest, read_run
 from ..projection.geometry import BiplanarGeometry
+from ..projection.imaging import ImagingModel
 from ..radiographs.transforms import GEOMETRY_KEY
 from ..training.progress import in_words
+from .assessment import CONTENT, SaveAssessmentd, figures_of
 from .assessment import FILES as ASSESSMENT
 from .reconstruction import RESULTS, SaveReconstructiond
 
@@ -85,16 +88,27 @@ class SavePaird(Transform):
         output_dir: holds the folders.
         copy_patient: whether a DICOM series takes the patient's identification of the frontal file, or of the one that
             is given alone.
+        imaging: of an assessment that is written there as well, see :class:`~scripts.SaveAssessmentd`; None for none.
         how: further arguments of that transform, `dicom`, `xray_scale` and `manifest`.
     """
 
-    def __init__(self, output_dir: str, geometry: BiplanarGeometry, copy_patient: bool, **how: Any) -> None:
+    def __init__(
+        self,
+        output_dir: str,
+        geometry: BiplanarGeometry,
+        copy_patient: bool,
+        imaging: ImagingModel | None = None,
+        **how: Any,
+    ) -> None:
         self.output_dir, self.geometry, self.copy_patient, self.how = output_dir, geometry, copy_patient, how
+        self.imaging = imaging
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         source = next(iter(record[PATHS_KEY].values())) if self.copy_patient else None
 
         def write(folder: str) -> None:
+            if self.imaging is not None:
+                SaveAssessmentd(folder, self.imaging)(record)
             SaveReconstructiond(folder, self.geometry, copy_patient_from=source, **self.how)(record)
 
         write_folder_atomically(os.path.join(self.output_dir, record[NAME_KEY]), write)
@@ -110,13 +124,14 @@ class PairRun:
         output_dir: holds the folders of the pairs; used by one process at a time. What a killed one has left of
             unfinished results is removed.
         pairs: all of them.
+        assessed: whether they are assessed, and `pairs.csv` has the figures of that too.
 
     Raises:
         OutputError: when another process uses the folder.
     """
 
-    def __init__(self, output_dir: str, pairs: Sequence[ListedPair]) -> None:
-        self.output_dir, self.total = output_dir, len(pairs)
+    def __init__(self, output_dir: str, pairs: Sequence[ListedPair], assessed: bool = False) -> None:
+        self.output_dir, self.total, self.assessed = output_dir, len(pairs), assessed
         hold_folder(output_dir)
         for pair in pairs:
             remove_unfinished_folders(output_dir, pair.name)
@@ -134,7 +149,10 @@ class PairRun:
                 obstacle = reason_of(error)
         if obstacle is not None:
             status = "failed"
-        row = row_of(name, status, obstacle, os.path.join(self.output_dir, name))
+        folder = os.path.join(self.output_dir, name)
+        row = row_of(name, status, obstacle, folder)
+        if self.assessed:
+            row |= figures_of(_read(os.path.join(folder, CONTENT)) if status != "failed" else None)
         self._report(row, time.monotonic() - started)
         return output
 
@@ -144,6 +162,10 @@ class PairRun:
             InputError: when pairs have failed, with each and why.
         """
         leave_folder(self.output_dir)
+        if self.assessed:
+            failed_rules = Counter(rule for row in self.rows for rule in (row["rules_failed"] or "").split())
+            for rule, count in failed_rules.most_common():
+                print(f"The rule {rule} fails in {count} of {self.total} pairs.", flush=True)
         failed = [f"{row['id']}: {row['reason']}" for row in self.rows if row["status"] == "failed"]
         count = f"{len(failed)} of {self.total} pairs failed"
         print(f"{self.total - len(failed)} of {self.total} pairs are reconstructed, see {self._path}.", flush=True)
