@@ -37,8 +37,8 @@ KEEPS_FREED_MEMORY = {
     **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(2**31 - 1)),
     "MALLOC_TOP_PAD_": str(2**26),
 }
-"""Has glibc keep what is freed: small networks' tensors come and go, and giving their pages back takes a fifth of the
-tests' time."""
+"""Has glibc keep what is freed: small networks' tensors come and go, and giving their pages back took a fifth of the
+time of some test files."""
 
 
 def demo(arguments: argparse.Namespace) -> None:
@@ -141,9 +141,10 @@ def atlas(arguments: argparse.Namespace) -> None:
 
 
 def infer(arguments: argparse.Namespace) -> None:
-    given = given_radiographs(arguments)
+    given = named_radiographs(arguments)
     if not given or ("pairs" in given and len(given) > 1):
         raise LaunchError("infer needs --frontal and --lateral, or one of them, or --pairs alone.")
+    check_radiographs(given)
     if arguments.copy_patient and not arguments.dicom:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     if arguments.uncertainty and len(given) == 1 and not arguments.pairs:
@@ -179,24 +180,26 @@ def infer(arguments: argparse.Namespace) -> None:
     print(f"\nWrote {', '.join(written)} in {arguments.output}; view.html opens in a browser. Research use only.")
 
 
-def given_radiographs(arguments: argparse.Namespace) -> dict[str, Path]:
-    """
-    What is named of `--frontal`, `--lateral` and `--pairs`.
+def named_radiographs(arguments: argparse.Namespace) -> dict[str, Path]:
+    """What is named of `--frontal`, `--lateral` and `--pairs`."""
+    return {name: getattr(arguments, name) for name in ("frontal", "lateral", "pairs") if getattr(arguments, name)}
 
-    Raises:
-        LaunchError: when it is not there.
+
+def check_radiographs(named: dict[str, Path]) -> None:
     """
-    given = {name: getattr(arguments, name) for name in ("frontal", "lateral", "pairs") if getattr(arguments, name)}
-    for name, path in given.items():
+    Raises:
+        LaunchError: when one of them is not there.
+    """
+    for name, path in named.items():
         if not (path.exists() if name == "pairs" else path.is_file()):
             raise LaunchError(f"--{name} {path}: no such file{' or folder' if name == 'pairs' else ''}.")
-    return given
 
 
 def assess(arguments: argparse.Namespace) -> None:
-    given = given_radiographs(arguments)
+    given = named_radiographs(arguments)
     if set(given) not in ({"frontal", "lateral"}, {"pairs"}):
         raise LaunchError("assess needs --frontal and --lateral, or --pairs alone.")
+    check_radiographs(given)
     check_weights(arguments.weights)
     names = ["inference", "pairs", "assess", "assess_pairs"] if arguments.pairs else ["inference", "assess"]
     configs = [*(places.CONFIGS / f"{name}.json" for name in names), *sidecar_overlay(arguments.weights)]

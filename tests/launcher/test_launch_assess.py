@@ -79,9 +79,7 @@ def test_another_folder_is_refused_by_a_sentence(command, random_weights, tmp_pa
 
 
 def test_a_pair_and_a_folder_are_not_asked_for_at_once_and_half_a_pair_not_either(command, tmp_path: Path, capfd):
-    for name in ("a.png", "b.png"):
-        (tmp_path / name).touch()
-    views = ["--frontal", tmp_path / "a.png", "--lateral", tmp_path / "b.png"]
+    views = ["--frontal", "a.png", "--lateral", "b.png"]
     for options in ([], views[:2], ["--pairs", tmp_path, *views]):
         assert command("assess", *options, "--output", tmp_path) == 1
         assert "--frontal and --lateral, or --pairs" in capfd.readouterr().err

@@ -18,7 +18,7 @@ from ..io.radiograph import XRAY_KEYS
 from ..projection.imaging import ImagingModel
 
 CONTENT = "assessment.json"
-FILES = (CONTENT, "assessment.png")
+ASSESSMENT_FILES = (CONTENT, "assessment.png")
 CONSISTENCY_STAGES = ("before_calibration", "after_calibration", "as_reconstructed")
 """Of `consistency` in the file, those that stand in a table."""
 INCHES = (16.0, 8.2)
@@ -48,7 +48,7 @@ class SaveAssessmentd(Transform):
         self.output_dir, self.imaging = output_dir, imaging
 
     def __call__(self, record: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        content, picture = (os.path.join(self.output_dir, name) for name in FILES)
+        content, picture = (os.path.join(self.output_dir, name) for name in ASSESSMENT_FILES)
         remove_earlier(content)
         remove_earlier(picture)
         found = assess_pair(record, self.imaging)

@@ -25,8 +25,7 @@ from ..projection.geometry import BiplanarGeometry
 from ..projection.imaging import ImagingModel
 from ..radiographs.transforms import GEOMETRY_KEY
 from ..training.progress import in_words
-from .assessment import CONTENT, SaveAssessmentd, figures_of
-from .assessment import FILES as ASSESSMENT
+from .assessment import ASSESSMENT_FILES, CONTENT, SaveAssessmentd, figures_of
 from .reconstruction import RESULTS, SaveReconstructiond
 
 TABLE = "pairs.csv"
@@ -228,7 +227,7 @@ def _foreign(folder: str) -> str | None:
         return None
     if not os.path.isdir(folder):
         return f"{folder}: is a file, expected the place of a folder of results; choose another output folder."
-    others = sorted(set(os.listdir(folder)) - {*RESULTS, *ASSESSMENT, "error.log"})
+    others = sorted(set(os.listdir(folder)) - {*RESULTS, *ASSESSMENT_FILES, "error.log"})
     if others:
         return f"{folder}: {FOREIGN}, such as {others[0]}; it would be replaced: choose another output folder."
     return None
