@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,20 @@ from ..projection.imaging import ImagingModel
 
 CONTENT = "assessment.json"
 ASSESSMENT_FILES = (CONTENT, "assessment.png")
-CONSISTENCY_STAGES = ("before_calibration", "after_calibration", "as_reconstructed")
-"""Of `consistency` in the file, those that stand in a table."""
+FIGURES: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "consistency_before_calibration": lambda content: content["consistency"]["before_calibration"],
+    "consistency_after_calibration": lambda content: content["consistency"]["after_calibration"],
+    "consistency_as_reconstructed": lambda content: content["consistency"]["as_reconstructed"],
+    "reprojection_mae_frontal": lambda content: content["reprojection"]["frontal"]["mae"],
+    "reprojection_mae_lateral": lambda content: content["reprojection"]["lateral"]["mae"],
+    "lung_dice": lambda content: content["lung_fields"]["dice"],
+    "lung_contour_mm": lambda content: content["lung_fields"]["contour_distance_mm"],
+    "rules_passed": lambda content: content["checklist"]["passed"],
+    "rules_failed": lambda content: " ".join(
+        rule["key"] for rule in content["checklist"]["rules"] if not rule["passed"]
+    ),
+}
+"""Columns of a table of assessments, and what of an `assessment.json` stands in each."""
 INCHES = (16.0, 8.2)
 COLOURS = ("#56b4e9", "#e69f00")
 """Of the radiograph's and the reprojection's lung fields: told apart with every colour vision (Okabe and Ito, 2008)."""
@@ -58,24 +70,8 @@ class SaveAssessmentd(Transform):
 
 
 def figures_of(content: Mapping[str, Any] | None) -> dict[str, Any]:
-    """
-    The figures of an `assessment.json` for a row of a table, by the names of its columns; None for each where there is
-    no such file. `rules_failed` are the keys of the checklist's rules, one word.
-    """
-    reprojection = [f"reprojection_mae_{view}" for view in XRAY_KEYS]
-    consistency = [f"consistency_{stage}" for stage in CONSISTENCY_STAGES]
-    lungs = ["lung_dice", "lung_contour_mm"]
-    names = (*consistency, *reprojection, *lungs, "rules_passed", "rules_failed")
-    if content is None:
-        return dict.fromkeys(names)
-    fields, checklist = content["lung_fields"], content["checklist"]
-    values = [
-        *(content["consistency"][stage] for stage in CONSISTENCY_STAGES),
-        *(content["reprojection"][view]["mae"] for view in XRAY_KEYS),
-        *(fields["dice"], fields["contour_distance_mm"], checklist["passed"]),
-        " ".join(rule["key"] for rule in checklist["rules"] if not rule["passed"]),
-    ]
-    return dict(zip(names, values, strict=True))
+    """The :data:`FIGURES` of an `assessment.json`; None for each where there is no such file."""
+    return {name: None if content is None else of(content) for name, of in FIGURES.items()}
 
 
 def assessment_figure(found: PairAssessment) -> Figure:
