@@ -149,26 +149,10 @@ def infer(arguments: argparse.Namespace) -> None:
         raise LaunchError("--copy-patient needs --dicom: only the DICOM series names a patient.")
     if arguments.uncertainty and len(given) == 1 and not arguments.pairs:
         raise LaunchError("--uncertainty needs --frontal and --lateral: the intervals are those of pairs.")
-    check_weights(arguments.weights)
     asked = {name: "True" for name in ("dicom", "copy_patient", "uncertainty") if getattr(arguments, name)}
-    asked |= assessed_beside(arguments.weights)
     asked |= {} if arguments.pairs else {name: "$None" for name in ("frontal", "lateral") if name not in given}
-    run_workflow(
-        "run",
-        [
-            places.CONFIGS / "inference.json",
-            *([places.CONFIGS / "pairs.json"] if arguments.pairs else []),
-            *sidecar_overlay(arguments.weights),
-        ],
-        arguments.output,
-        arguments.computing,
-        **given,
-        weights=arguments.weights,
-        output_dir=arguments.output,
-        **asked,
-    )
+    reconstruct(arguments, [], **given, **asked)
     if arguments.pairs:
-        print(f"\nEach pair has a folder in {arguments.output}; pairs.csv next to them has a row of each.")
         return
     if (measured := arguments.output / "measurements.json").is_file():
         print_measurements(json.loads(measured.read_text(encoding="utf-8")))
@@ -195,18 +179,24 @@ def check_radiographs(named: dict[str, Path]) -> None:
             raise LaunchError(f"--{name} {path}: no such file{' or folder' if name == 'pairs' else ''}.")
 
 
+def reconstruct(arguments: argparse.Namespace, overlays: list[str], **chosen: Path | str) -> None:
+    """Runs the inference of one pair or of many by overlays of its config, named without `.json`."""
+    check_weights(arguments.weights)
+    names = ["inference", *(["pairs"] if arguments.pairs else []), *overlays]
+    configs = [*(places.CONFIGS / f"{name}.json" for name in names), *sidecar_overlay(arguments.weights)]
+    chosen |= {"weights": arguments.weights, "output_dir": arguments.output, **assessed_beside(arguments.weights)}
+    run_workflow("run", configs, arguments.output, arguments.computing, **chosen)
+    if arguments.pairs:
+        print(f"\nEach pair has a folder in {arguments.output}; pairs.csv next to them has a row of each.")
+
+
 def assess(arguments: argparse.Namespace) -> None:
     given = named_radiographs(arguments)
     if set(given) not in ({"frontal", "lateral"}, {"pairs"}):
         raise LaunchError("assess needs --frontal and --lateral, or --pairs alone.")
     check_radiographs(given)
-    check_weights(arguments.weights)
-    names = ["inference", "pairs", "assess", "assess_pairs"] if arguments.pairs else ["inference", "assess"]
-    configs = [*(places.CONFIGS / f"{name}.json" for name in names), *sidecar_overlay(arguments.weights)]
-    chosen = {"weights": arguments.weights, "output_dir": arguments.output, **assessed_beside(arguments.weights)}
-    run_workflow("run", configs, arguments.output, arguments.computing, **given, **chosen)
+    reconstruct(arguments, ["assess", "assess_pairs"] if arguments.pairs else ["assess"], **given)
     if arguments.pairs:
-        print(f"\nEach pair has a folder in {arguments.output}; pairs.csv next to them has a row of each.")
         return
     print_assessment(json.loads((arguments.output / "assessment.json").read_text(encoding="utf-8")))
     print(f"\nWrote assessment.json and assessment.png in {arguments.output}, next to what `infer` writes.")
