@@ -2,7 +2,7 @@
 All three stages trained without supervision, in calls that end in time: :mod:`on_gpu`'s `--train`.
 
 OUT holds all that the next call needs, on this machine or another: `cubes` as by `launch.py preprocess`, `resume`, each
-stage's best weights and epochs, and `on_gpu`, the overlay that it is trained by.
+stage's best weights and epochs, `on_gpu`, the overlay that it is trained by, and `records.json`, whom it is of.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from launcher.overlays import configs_of, content_of, merged
 from launcher.places import CONFIGS
 from launcher.training import RESUME
 from processes import Stopped, asked_to_end, run_until
+from scripts.data.datalist import read_datalist, section_of
 from scripts.data.evaluation_records import DATALIST
 from scripts.io.atomic_write import write_json
 from scripts.io.stage_overlays import OF_STAGE, STAGES
@@ -32,6 +33,9 @@ from scripts.training.resume import is_finished
 FINISHED, FAILED, GOES_ON = 0, 1, 75
 """Exit statuses; 75 is EX_TEMPFAIL of `sysexits.h`."""
 OVERLAY = "on_gpu"
+RECORDS = "records.json"
+"""In OUT: the sections of the datalist that the training was begun with."""
+SECTIONS = ("training", "validation")
 
 
 def train(
@@ -55,6 +59,7 @@ def train(
         BundleError, LaunchError: when it cannot begin or go on.
     """
     overlay = write_overlay(output, overlays)
+    keep_records(output, datalist)
     try:
         with asked_to_end():
             status = _go_on(output, dataset_dir, datalist, overlay, device, end)
@@ -98,6 +103,25 @@ def write_overlay(output: Path, overlays: Sequence[Path]) -> Path:
             )
         write_json(str(path), content)
     return folder
+
+
+def keep_records(output: Path, datalist: Path) -> None:
+    """
+    Keeps whom a training is of.
+
+    Raises:
+        InputError: when the datalist cannot be read.
+        LaunchError: when the training in the folder was begun with other records.
+    """
+    content = read_datalist(str(datalist))
+    records = {section: section_of(content, str(datalist), section) for section in SECTIONS}
+    path = output / RECORDS
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != records:
+        raise LaunchError(
+            f"{path}: the training in this folder is of other records than {datalist} names. Name the datalist that it "
+            f"was begun with, or choose another --output."
+        )
+    write_json(str(path), records)
 
 
 def unfinished(output: Path) -> list[int]:

@@ -232,6 +232,11 @@ def test_a_training_is_stopped_and_ends_with_the_bytes_of_one_left_alone(
     assert on_gpu.main(["--train", "0.0001", *options, *places]) == 75
     message = capfd.readouterr().out
     assert "Stage 1: none of 3 epochs" in message and "the same command goes on" in message
+    fewer = json.loads((dataset / "datalist.json").read_text())
+    fewer["training"].pop()
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    assert on_gpu.main(["--train", "5", *options[:-1], str(tmp_path / "fewer.json"), *places]) == 1
+    assert "is of other records than" in capfd.readouterr().err
     line = [*COMMAND, "--train", "5", *options, *places]
     stopped = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     while stopped.poll() is None and not (out / "stage1_epochs.jsonl").is_file():
